@@ -1,0 +1,146 @@
+"""The synthetic laparoscopy as a data set on disk.
+
+Layout under ``root``::
+
+    dataset.json                    see below
+    videos/clip_000.mp4             the clip as a real video file (lossy, as any video)
+    images/clip_000/000000.png      RGB frames as rendered, lossless
+    masks/clip_000/000000.png       8 bit, one channel: class index, 255 = ignore (outside the visible circle)
+    keypoints/clip_000.json         {"keypoints": [names], "frames": {"000000": [[x, y, visibility], ...], ...}}
+    flow/clip_000.npz               "flow": float16 [T, 2, H, W], true (dx, dy) in pixels from frame t to t + 1
+
+``dataset.json`` holds ``format``, ``version``, ``classes``, ``ignore_index``, ``keypoints``, ``frame_rate``,
+``height``, ``width``, ``parameters`` (of the scene) and ``clips``, a list of {name, video, frames, seed}. Images and
+masks exist for every ``label_every``-th frame, numbered as in the video; visibility is 0 absent or 2 visible.
+It is written last: a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.synthetic.parameters import CLASSES, IGNORE_INDEX, KEYPOINTS, SceneParameters
+from laparoflow.synthetic.scene import SyntheticClip, render_clip
+from laparoflow.video.atomic import write_atomically, write_json
+
+FORMAT, VERSION = "laparoflow-synthetic", 1
+
+
+def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: str = "libx264", quality: int = 16) -> None:
+    """Encode RGB frames to a video file.
+
+    Args:
+        path: file to write; its suffix chooses the container.
+        images: uint8 [T, H, W, 3] with even H and W.
+        frame_rate: frames per second.
+        codec: an encoder that PyAV's build has, ``libx264`` or ``mpeg4``.
+        quality: constant rate factor of x264 or quantiser of mpeg4; smaller is better.
+
+    Raises:
+        ValueError: if the frames cannot be encoded as given.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] % 2 or images.shape[2] % 2:
+        raise ValueError(f"images must be [T, H, W, 3] with even H and W, got {list(images.shape)}")
+    options = {"crf": str(quality)} if codec == "libx264" else {"qmin": "2", "qmax": str(max(2, quality // 4))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with av.open(str(partial), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(frame_rate), options=options)
+        stream.width, stream.height = images.shape[2], images.shape[1]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode())
+    partial.replace(path)
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write RGB or one-channel pixels as PNG."""
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"cannot encode an image of shape {list(image.shape)} for {path}")
+    path.write_bytes(data.tobytes())
+
+
+def _write_labels(root: Path, name: str, clip: SyntheticClip, label_every: int) -> None:
+    for kind in ("images", "masks"):
+        (root / kind / name).mkdir(parents=True, exist_ok=True)
+    frames = {}
+    for t in range(0, len(clip.images), label_every):
+        _write_png(root / "images" / name / f"{t:06d}.png", clip.images[t])
+        _write_png(root / "masks" / name / f"{t:06d}.png", clip.masks[t])
+        frames[f"{t:06d}"] = [[round(float(value), 3) for value in point] for point in clip.keypoints[t]]
+    (root / "keypoints").mkdir(exist_ok=True)
+    write_json(root / "keypoints" / f"{name}.json", {"keypoints": list(KEYPOINTS), "frames": frames})
+
+
+def write_dataset(
+    root: Path | str,
+    params: SceneParameters,
+    videos: int,
+    frames: int,
+    seed: int = 0,
+    *,
+    label_every: int = 1,
+    flow: bool = True,
+    codec: str = "libx264",
+) -> Path:
+    """Render clips and write them in the layout above; the same arguments give the same data set.
+
+    Args:
+        root: folder to create; may exist if it is empty.
+        params: look and motion of the scenes.
+        videos: number of clips; clip n uses seed ``seed * 1000 + n``.
+        frames: frames per clip.
+        seed: seed of the data set.
+        label_every: write image, mask and key points of every n-th frame; the video has all frames.
+        flow: whether the true flow is written (4 bytes per pixel and frame).
+        codec: video encoder.
+
+    Returns:
+        The path of ``dataset.json``.
+
+    Raises:
+        ValueError: for counts below 1 or a folder that already has something in it.
+    """
+    root = Path(root)
+    for name, value in (("videos", videos), ("frames", frames), ("label_every", label_every)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"root must be a new or empty folder, got {root}, which exists and is not empty")
+    root.mkdir(parents=True, exist_ok=True)
+    clips = []
+    for number in range(videos):
+        name = f"clip_{number:03d}"
+        clip_seed = seed * 1000 + number
+        clip = render_clip(params, frames, clip_seed)
+        write_video(root / "videos" / f"{name}.mp4", clip.images, params.frame_rate, codec)
+        _write_labels(root, name, clip, label_every)
+        if flow:
+            (root / "flow").mkdir(exist_ok=True)
+            with write_atomically(root / "flow" / f"{name}.npz") as file:
+                np.savez(file, flow=clip.flow.astype(np.float16))
+        clips.append({"name": name, "video": f"videos/{name}.mp4", "frames": frames, "seed": clip_seed})
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "classes": list(CLASSES),
+        "ignore_index": IGNORE_INDEX,
+        "keypoints": list(KEYPOINTS),
+        "frame_rate": params.frame_rate,
+        "height": params.height,
+        "width": params.width,
+        "label_every": label_every,
+        "parameters": params.as_dict(),
+        "clips": clips,
+    }
+    return write_json(root / "dataset.json", description)
