@@ -1,0 +1,122 @@
+"""Sampling of images, flow and masks at source coordinates.
+
+Coordinates are (x, y) in source pixels with pixel centres at integers. Flow is read where the view pixel comes from
+and stays as it is: in source-frame axes and source-frame pixels, however the view is turned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NEGLIGIBLE = 1e-3  # bilinear weight below which a neighbour is not looked at; also the slack at the frame's edge
+
+
+def _check_grid(name: str, values: Tensor, dims: int, grid: Tensor) -> None:
+    if values.dim() != dims:
+        raise ValueError(f"{name} must have {dims} dimensions, got shape {list(values.shape)}")
+    if grid.dim() != 4 or grid.shape[-1] != 2 or grid.shape[0] != values.shape[0]:
+        raise ValueError(
+            f"grid must be [B, h, w, 2] with B = {values.shape[0]} as in {name}, got shape {list(grid.shape)}"
+        )
+
+
+def sample_image(images: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear sampling of images.
+
+    Args:
+        images: float [B, C, H, W].
+        grid: [B, h, w, 2], (x, y) in source pixels.
+
+    Returns:
+        float [B, C, h, w]; black outside the frame.
+    """
+    _check_grid("images", images, 4, grid)
+    height, width = images.shape[-2:]
+    size = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=grid.dtype, device=grid.device)
+    scaled = (2.0 * grid / size - 1.0).to(images.dtype)
+    return functional.grid_sample(images, scaled, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For the four neighbours of each point: linear index [B, h, w], weight [B, h, w], inside the frame [B, h, w]."""
+    x, y = grid[..., 0], grid[..., 1]
+    left, top = torch.floor(x), torch.floor(y)
+    result = []
+    for step_y in (0, 1):
+        for step_x in (0, 1):
+            column, row = left + step_x, top + step_y
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            inside = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
+            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            result.append((index, weight, inside))
+    return result
+
+
+def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear sampling of flow; the vectors are not turned or scaled.
+
+    Args:
+        flow: float [B, 2, H, W] (or any number of channels), pixels of the source frame.
+        grid: [B, h, w, 2], (x, y) in source pixels.
+
+    Returns:
+        float [B, 2, h, w] in the flow's dtype. Outside the frame the flow of the edge is continued (such pixels are
+        False in ``sample_mask``). A value that is not finite shows only in pixels that touch it.
+    """
+    _check_grid("flow", flow, 4, grid)
+    batch, channels, height, width = flow.shape
+    flat = flow.reshape(batch, channels, -1)
+    limit = torch.tensor([width - 1, height - 1], dtype=grid.dtype, device=grid.device)
+    result = flow.new_zeros(batch, channels, *grid.shape[1:3])
+    for index, weight, _ in _corners(torch.minimum(grid.clamp(min=0), limit), height, width):
+        values = flat.gather(2, index.reshape(batch, 1, -1).expand(-1, channels, -1)).reshape(result.shape)
+        weight = weight.to(flow.dtype)[:, None]
+        result = result + torch.where(weight > NEGLIGIBLE, values * weight, torch.zeros_like(values))
+    return result
+
+
+def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
+    """Validity at source coordinates: inside the frame, and every pixel that bilinear sampling reads is valid.
+
+    Args:
+        valid: bool [B, H, W], True = keep.
+        grid: [B, h, w, 2], (x, y) in source pixels.
+
+    Returns:
+        bool [B, h, w].
+    """
+    _check_grid("valid", valid, 3, grid)
+    if valid.dtype != torch.bool:
+        raise TypeError(f"valid must be bool with True = keep, got {valid.dtype}")
+    batch, height, width = valid.shape
+    flat = valid.reshape(batch, -1)
+    result = torch.isfinite(grid).all(-1)
+    grid = torch.nan_to_num(grid, nan=-10.0, posinf=-10.0, neginf=-10.0)
+    for index, weight, inside in _corners(grid, height, width):
+        kept = flat.gather(1, index.reshape(batch, -1)).reshape(result.shape) & inside
+        result = result & (kept | (weight <= NEGLIGIBLE))
+    return result
+
+
+def cell_grid(grid: Tensor, stride: int) -> Tensor:
+    """Source coordinates of the centres of stride x stride cells of a view.
+
+    Args:
+        grid: [B, h, w, 2] source grid of the view, h and w multiples of ``stride``.
+        stride: cell size in view pixels.
+
+    Returns:
+        [B, h / stride, w / stride, 2]: the middle pixel's coordinates for an odd stride, the mean of the four middle
+        pixels' for an even one.
+
+    Raises:
+        ValueError: if the view is not a whole number of cells.
+    """
+    batch, height, width, _ = grid.shape
+    if stride < 1 or height % stride or width % stride:
+        raise ValueError(f"stride must divide the view's height and width {height} x {width}, got {stride}")
+    cells = grid.reshape(batch, height // stride, stride, width // stride, stride, 2)
+    low, high = (stride - 1) // 2, stride // 2 + 1
+    return cells[:, :, low:high, :, low:high].mean(dim=(2, 4))

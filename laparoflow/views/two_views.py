@@ -1,0 +1,104 @@
+"""Two views of each frame of a batch, reproducible from (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from laparoflow.views.geometry import GeometrySettings, draw_transform
+from laparoflow.views.photometric import PhotometricSettings, photometric
+from laparoflow.views.sampling import sample_image, sample_mask
+
+
+class View(NamedTuple):
+    """One view of a batch of frames.
+
+    Attributes:
+        image: float [B, 3, h, w], RGB in 0..1.
+        grid: float32 [B, h, w, 2], (x, y) in source pixels of every view pixel.
+        inside: bool [B, h, w], True where the view pixel comes from a valid pixel inside the frame.
+    """
+
+    image: Tensor
+    grid: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How views are made.
+
+    Attributes:
+        size: (h, w) of a view in pixels.
+        geometry: geometric transforms.
+        photometric: photometric transforms.
+    """
+
+    size: tuple[int, int] = (112, 112)
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
+    photometric: PhotometricSettings = field(default_factory=PhotometricSettings)
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size must be (height, width) of at least 1 pixel, got {self.size}")
+
+
+def step_generator(seed: int, epoch: int, index: int) -> torch.Generator:
+    """A CPU generator whose stream depends on nothing but (seed, epoch, index)."""
+    digest = hashlib.sha256(f"{int(seed)},{int(epoch)},{int(index)}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class TwoViews:
+    """Draws two independent views of every frame of a batch, on the device of the images.
+
+    Args:
+        settings: size and strength of the transforms.
+
+    Example:
+        >>> views = TwoViews(ViewSettings(size=(32, 32)))
+        >>> first, second = views(torch.rand(2, 3, 48, 64), torch.ones(2, 48, 64, dtype=torch.bool))
+        >>> first.grid.shape
+        torch.Size([2, 32, 32, 2])
+    """
+
+    def __init__(self, settings: ViewSettings | None = None) -> None:
+        self.settings = settings or ViewSettings()
+
+    def __call__(
+        self, images: Tensor, valid: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[View, View]:
+        """Make two views.
+
+        Args:
+            images: float [B, 3, H, W], RGB in 0..1.
+            valid: bool [B, H, W], True = keep.
+            generator: CPU generator, for instance of ``step_generator``.
+
+        Returns:
+            Two views.
+
+        Raises:
+            ValueError: for wrong shapes.
+            TypeError: for images that are not floating point or a mask that is not bool.
+        """
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be [B, 3, H, W], got shape {list(images.shape)}")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point in 0..1, got {images.dtype}")
+        if valid.shape != (images.shape[0], *images.shape[2:]):
+            raise ValueError(f"valid must be [B, H, W] as images {list(images.shape)}, got {list(valid.shape)}")
+        return self._view(images, valid, generator), self._view(images, valid, generator)
+
+    def _view(self, images: Tensor, valid: Tensor, generator: torch.Generator | None) -> View:
+        height, width = images.shape[-2:]
+        transform = draw_transform(
+            self.settings.geometry, len(images), (height, width), self.settings.size, generator
+        )
+        grid = transform.grid(*self.settings.size).float().to(images.device)
+        image = photometric(sample_image(images, grid), self.settings.photometric, generator)
+        return View(image, grid, sample_mask(valid, grid))
