@@ -1,0 +1,88 @@
+"""Data sets by name: one table, one function.
+
+To add a data set: write one file with a `SegmentationDataset` or `KeypointDataset` in it, and name it here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Literal
+
+from laparoflow.datasets.cholecseg8k import CholecSeg8k
+from laparoflow.datasets.samples import FrameDataset
+from laparoflow.datasets.splits import SplitSettings, split_dataset
+from laparoflow.datasets.synthetic import SyntheticKeypoints, SyntheticSegmentation
+from laparoflow.datasets.sznitman import Sznitman
+
+Task = Literal["segmentation", "keypoints"]
+Part = Literal["all", "train", "val", "test"]
+
+READERS: dict[tuple[str, str], type[FrameDataset[Any]]] = {
+    ("cholecseg8k", "segmentation"): CholecSeg8k,
+    ("synthetic", "segmentation"): SyntheticSegmentation,
+    ("synthetic", "keypoints"): SyntheticKeypoints,
+    ("sznitman", "keypoints"): Sznitman,
+}
+
+
+def dataset_names(task: str | None = None) -> tuple[str, ...]:
+    """Names of the data sets, or of those that serve one task."""
+    return tuple(sorted({name for name, served in READERS if task in (None, served)}))
+
+
+def build_dataset(
+    name: str,
+    root: str | Path,
+    split: Part = "all",
+    *,
+    task: Task | None = None,
+    split_settings: SplitSettings | None = None,
+    **options: Any,
+) -> Any:
+    """Opens a data set by name.
+
+    Args:
+        name: one of `dataset_names()`.
+        root: the data set's folder.
+        split: "all" frames, or one part.
+        task: "segmentation" or "keypoints"; needed only for a data set that has both.
+        split_settings: how the parts are made; see `splits.py`.
+        **options: the reader's own options (for instance `classes=8`).
+
+    Returns:
+        A `SegmentationDataset` or a `KeypointDataset`.
+
+    Raises:
+        ValueError: an unknown name, task, part or option, or a data set that does not serve the task.
+        DatasetError: what is on disk is not that data set.
+    """
+    if name not in dataset_names():
+        raise ValueError(f"dataset must be one of {', '.join(dataset_names())}, got {name!r}")
+    tasks = [served for known, served in READERS if known == name]
+    if task is None:
+        if len(tasks) > 1:
+            raise ValueError(f"{name} has labels for {' and '.join(tasks)}: say which by task")
+        task = tasks[0]  # type: ignore[assignment]
+    if task not in tasks:
+        raise ValueError(
+            f"{name} has labels for {' and '.join(tasks)}, not for {task!r}; try {dataset_names(task)}"
+        )
+    if split not in ("all", "train", "val", "test"):
+        raise ValueError(f"split must be all, train, val or test, got {split!r}")
+    reader = READERS[name, task]
+    known = [parameter for parameter in inspect.signature(reader).parameters if parameter != "root"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    dataset = reader(Path(root), **options)
+    if split == "all":
+        return dataset
+    parts = split_dataset(dataset, split_settings or SplitSettings())
+    indices = getattr(parts, split)
+    if not indices:
+        raise ValueError(f"{name}: the split by {parts.by} has no {split} part")
+    chosen = dataset.select(indices)
+    if parts.warning:
+        chosen.warnings = [*chosen.warnings, parts.warning]
+    return chosen

@@ -1,0 +1,156 @@
+"""Labelled frames: what a reader gives, whatever the data set.
+
+A reader is a list of `Frame` (which files, which video, when in it) plus a way to turn one into a sample.
+Frames are known before any pixel is read, so splits and label budgets never decode an image.
+
+    SegmentationSample.image  uint8  [H, W, 3]  RGB
+    SegmentationSample.mask   int64  [H, W]     class id, or IGNORE_INDEX where there is no usable label
+    KeypointSample.keypoints  float32 [I, K, 3] (x, y, visibility) per instrument and joint, x and y in pixels,
+                                                pixel centres at integers; visibility 0 absent, 1 occluded, 2 visible
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+IGNORE_INDEX = 255
+ABSENT, OCCLUDED, VISIBLE = 0.0, 1.0, 2.0
+
+
+class DatasetError(ValueError):
+    """A data set on disk is not what its reader expects; the message names the file and what was expected."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One labelled frame, known by its files alone.
+
+    Attributes:
+        image: the picture's file.
+        label: the label's file, or what the reader needs to make the label.
+        video: name of the video (or patient) that the frame is from; splits never divide it unless asked to.
+        name: unique within the data set, usable as a file name.
+        order: position in time within the video (any unit that grows with time).
+        part: the published split's part that the frame is in ("train", "val", "test"), or "" where none is published.
+    """
+
+    image: Path
+    label: Any
+    video: str
+    name: str
+    order: float
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class SegmentationSample:
+    """A picture with its class map; see the module's docstring for shapes."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.int64]
+    video: str
+    name: str
+
+
+@dataclass(frozen=True)
+class KeypointSample:
+    """A picture with its key points; see the module's docstring for shapes."""
+
+    image: NDArray[np.uint8]
+    keypoints: NDArray[np.float32]
+    video: str
+    name: str
+
+
+SampleT = TypeVar("SampleT", SegmentationSample, KeypointSample)
+
+
+class FrameDataset(Generic[SampleT]):
+    """A sequence of labelled frames with known videos; subclasses say how one frame is read.
+
+    Attributes:
+        frames: in a fixed order (by video, then by time).
+        name: the data set's name on the command line.
+        warnings: what the reader had to tell, in words; grows while frames are read.
+    """
+
+    name: str = ""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        if not frames:
+            raise DatasetError(f"{self.name or type(self).__name__}: no labelled frame was found")
+        self.frames = tuple(frames)
+        self.warnings: list[str] = []
+
+    def read(self, frame: Frame) -> SampleT:
+        """Reads one frame from disk."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> SampleT:
+        return self.read(self.frames[index])
+
+    def __iter__(self) -> Iterator[SampleT]:
+        return (self.read(frame) for frame in self.frames)
+
+    @property
+    def videos(self) -> tuple[str, ...]:
+        """Names of the videos, each once, in the order of the frames."""
+        return tuple(dict.fromkeys(frame.video for frame in self.frames))
+
+    def select(self, indices: Sequence[int]) -> Self:
+        """The same data set with only these frames, in this order; it may be empty."""
+        chosen = copy.copy(self)
+        chosen.frames = tuple(self.frames[i] for i in indices)
+        return chosen
+
+
+class SegmentationDataset(FrameDataset[SegmentationSample]):
+    """Frames with class maps.
+
+    Attributes:
+        classes: name of each class id, 0 first.
+    """
+
+    classes: tuple[str, ...] = ()
+
+
+class KeypointDataset(FrameDataset[KeypointSample]):
+    """Frames with key points.
+
+    Attributes:
+        joints: name of each key point of an instrument.
+    """
+
+    joints: tuple[str, ...] = ()
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Reads a picture as RGB, uint8 [H, W, 3].
+
+    Raises:
+        DatasetError: the file is missing or is not a readable picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise DatasetError(f"cannot read the picture {path}: {error}") from error
+
+
+def require_folder(root: Path, reader: str) -> Path:
+    """Returns `root` when it is a folder, else raises DatasetError naming the reader."""
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{reader}: root {root} is not a folder")
+    return root

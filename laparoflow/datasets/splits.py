@@ -1,0 +1,242 @@
+"""Splitting labelled frames, and choosing few of them.
+
+Neighbouring frames of a video are nearly the same picture, so a score means something only when no video is on both
+sides. The kinds of split, in the order in which "auto" tries them:
+
+    official   the parts that the data set's authors (or its users) published
+    video      whole videos to either side
+    time       within each video the end is the test part, and a gap before it belongs to neither
+    frame      frames at random; only by name, since it measures memory and not generalisation
+
+A label budget is a prefix of one random order per seed, so the subsets of one seed are nested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from laparoflow.datasets.samples import FrameDataset
+
+SplitBy = Literal["auto", "official", "video", "time", "frame"]
+Budget = int | float | Literal["all"]
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How to divide a data set.
+
+    Args:
+        by: the kind of split; "auto" takes official, else video, else (one video only) time, and says so.
+        test_fraction: share of the videos, of each video's frames, or of all frames that is tested on.
+        gap_fraction: for "time", the share of each video's frames between the two sides that is left out.
+        test_videos: these videos are the test part, whatever `by` says, and every other one trains.
+        train_videos: only these videos train (for few-label protocols by video).
+        seed: for "video" and "frame", which ones are drawn.
+    """
+
+    by: SplitBy = "auto"
+    test_fraction: float = 0.3
+    gap_fraction: float = 0.1
+    test_videos: tuple[str, ...] = ()
+    train_videos: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(SplitBy):
+            raise ValueError(f"split must be one of {', '.join(get_args(SplitBy))}, got {self.by!r}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"test_fraction must lie between 0 and 1, got {self.test_fraction}")
+        if not 0 <= self.gap_fraction < 1 - self.test_fraction:
+            raise ValueError(
+                f"gap_fraction must lie in [0, 1 - test_fraction = {1 - self.test_fraction:g}), got {self.gap_fraction}"
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint parts of a data set and how they came about.
+
+    Attributes:
+        train: indices of the frames to learn from.
+        test: indices of the frames to score on.
+        val: indices of the frames that a published split keeps for choosing settings; often empty.
+        by: what keeps the parts apart.
+        warning: what a reader of the scores must know about this split, or "".
+        record: counts, videos and settings as JSON values.
+    """
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    by: str
+    val: tuple[int, ...] = ()
+    warning: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSettings()) -> Split:
+    """Divides the frames of a data set into train and test.
+
+    Args:
+        dataset: any labelled data set.
+        settings: how.
+
+    Returns:
+        The split. Its `warning` is not empty when train and test share a video.
+
+    Raises:
+        ValueError: the split that was asked for by name cannot be made, or a side would be empty.
+    """
+    by, warning = settings.by, ""
+    if by == "auto":
+        by, warning = _choose(dataset, settings)
+    val: list[int] = []
+    if settings.test_videos:
+        by = "video"
+        _require_videos(dataset, settings.test_videos, "test_videos")
+        chosen = set(settings.test_videos)
+        test = [i for i, frame in enumerate(dataset.frames) if frame.video in chosen]
+        train = [i for i, frame in enumerate(dataset.frames) if frame.video not in chosen]
+    elif by == "official":
+        parts = {
+            part: [i for i, f in enumerate(dataset.frames) if f.part == part]
+            for part in ("train", "val", "test")
+        }
+        train, val, test = parts["train"], parts["val"], parts["test"]
+    elif by == "video":
+        train, test = _by_video(dataset, settings)
+    elif by == "time":
+        train, test = _by_time(dataset, settings)
+    else:
+        train, test = _by_frame(dataset, settings)
+    if settings.train_videos:
+        _require_videos(dataset, settings.train_videos, "train_videos")
+        train = [i for i in train if dataset.frames[i].video in settings.train_videos]
+    for side, indices in (("train", train), ("test", test)):
+        if not indices:
+            raise ValueError(
+                f"{dataset.name}: the split by {by} leaves no frame to {side} on ({len(dataset)} frames)"
+            )
+    shared = {dataset.frames[i].video for i in train} & {dataset.frames[i].video for i in test}
+    if shared and not warning:
+        warning = _shared_warning(by, len(shared))
+    return Split(
+        tuple(train), tuple(test), by, tuple(val), warning, _record(dataset, settings, by, train, test)
+    )
+
+
+def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
+    """Positions of the labelled frames of one budget and seed: a prefix of one random order per seed.
+
+    Args:
+        available: number of frames to choose from.
+        budget: a number of frames, a fraction in (0, 1), or "all".
+        seed: which random order; subsets of one seed are nested.
+
+    Raises:
+        ValueError: the budget is not of that form or exceeds what is available.
+    """
+    count = budget_count(available, budget)
+    return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])
+
+
+def budget_count(available: int, budget: Budget) -> int:
+    """Number of frames that a budget means; see `label_subset`."""
+    if budget == "all":
+        return available
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise TypeError(f'labels must be a count, a fraction in (0, 1) or "all", got {budget!r}')
+    if isinstance(budget, float) and not budget.is_integer():
+        if not 0 < budget < 1:
+            raise ValueError(f"a fractional label budget must lie in (0, 1), got {budget}")
+        return max(1, round(budget * available))
+    if budget < 1:
+        raise ValueError(f"a label budget must be at least 1, got {budget}")
+    if budget > available:
+        raise ValueError(
+            f"labels asks for {int(budget)} frames, the training part has {available}; use fewer, or all"
+        )
+    return int(budget)
+
+
+def _choose(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[str, str]:
+    parts = {frame.part for frame in dataset.frames}
+    if {"train", "test"} <= parts:
+        return "official", ""
+    if len(dataset.videos) >= 2:
+        return "video", ""
+    return "time", (
+        f"{dataset.name} has one video only ({dataset.videos[0]}), so it is split in time with a gap of "
+        f"{settings.gap_fraction:.0%} of its frames: the scores say nothing about other patients"
+    )
+
+
+def _shared_warning(by: str, count: int) -> str:
+    if by == "frame":
+        return f"split by frame: {count} videos are on both sides, so the scores measure memory, not generalisation"
+    return f"split by {by}: {count} videos are on both sides, so the scores say nothing about other patients"
+
+
+def _by_video(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[int], list[int]]:
+    videos = dataset.videos
+    if len(videos) < 2:
+        raise ValueError(
+            f"{dataset.name}: a split by video needs at least two videos, {list(videos)} is all there is; "
+            "ask for --split time to divide it in time, with a gap"
+        )
+    count = min(len(videos) - 1, max(1, math.ceil(settings.test_fraction * len(videos))))
+    order = np.random.default_rng(settings.seed).permutation(len(videos))
+    chosen = {videos[i] for i in order[:count]}
+    train = [i for i, frame in enumerate(dataset.frames) if frame.video not in chosen]
+    return train, [i for i, frame in enumerate(dataset.frames) if frame.video in chosen]
+
+
+def _by_time(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[int], list[int]]:
+    train: list[int] = []
+    test: list[int] = []
+    for video in dataset.videos:
+        indices = sorted(
+            (i for i, f in enumerate(dataset.frames) if f.video == video),
+            key=lambda i: dataset.frames[i].order,
+        )
+        tested = math.ceil(settings.test_fraction * len(indices))
+        gap = math.ceil(settings.gap_fraction * len(indices))
+        test += indices[len(indices) - tested :]
+        train += indices[: max(0, len(indices) - tested - gap)]
+    return train, test
+
+
+def _by_frame(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[int], list[int]]:
+    order = [int(i) for i in np.random.default_rng(settings.seed).permutation(len(dataset))]
+    tested = math.ceil(settings.test_fraction * len(order))
+    return sorted(order[tested:]), sorted(order[:tested])
+
+
+def _require_videos(dataset: FrameDataset[Any], names: Sequence[str], argument: str) -> None:
+    unknown = sorted(set(names) - set(dataset.videos))
+    if unknown:
+        raise ValueError(f"{argument}: {dataset.name} has no video {unknown}; it has {list(dataset.videos)}")
+
+
+def _record(
+    dataset: FrameDataset[Any], settings: SplitSettings, by: str, train: Sequence[int], test: Sequence[int]
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "by": by,
+        "asked_for": settings.by,
+        "train_frames": len(train),
+        "test_frames": len(test),
+        "train_videos": sorted({dataset.frames[i].video for i in train}),
+        "test_videos": sorted({dataset.frames[i].video for i in test}),
+    }
+    if by == "time":
+        record["gap_fraction"] = settings.gap_fraction
+    if by in ("time", "frame", "video") and not settings.test_videos:
+        record["test_fraction"] = settings.test_fraction
+    if by in ("video", "frame"):
+        record["seed"] = settings.seed
+    return record

@@ -1,0 +1,134 @@
+"""The synthetic laparoscopy, as `laparoflow.synthetic.write_dataset` lays it out.
+
+root/dataset.json                      classes, key-point names, videos
+root/images/clip_000/000000.png        the picture
+root/masks/clip_000/000000.png         class ids, 255 = ignored
+root/keypoints/clip_000.json           per frame [[x, y, visibility], ...]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from laparoflow.datasets.samples import (
+    IGNORE_INDEX,
+    DatasetError,
+    Frame,
+    KeypointDataset,
+    KeypointSample,
+    SegmentationDataset,
+    SegmentationSample,
+    read_rgb,
+    require_folder,
+)
+
+
+def _description(root: Path) -> dict[str, Any]:
+    path = root / "dataset.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DatasetError(f"synthetic: cannot read {path}: {error}") from error
+    if not isinstance(description, dict):
+        raise DatasetError(f"synthetic: {path} must hold a JSON object, got {type(description).__name__}")
+    return description
+
+
+def _names(description: dict[str, Any], keys: tuple[str, ...], root: Path) -> tuple[str, ...]:
+    for key in keys:
+        if key in description:
+            return tuple(str(name) for name in description[key])
+    raise DatasetError(f"synthetic: {root / 'dataset.json'} has none of the keys {', '.join(keys)}")
+
+
+def _pictures(root: Path) -> list[tuple[str, Path]]:
+    return [
+        (folder.name, image)
+        for folder in sorted((root / "images").glob("*"))
+        for image in sorted(folder.glob("*.png"))
+    ]
+
+
+class SyntheticSegmentation(SegmentationDataset):
+    """The synthetic laparoscopy with its masks.
+
+    Args:
+        root: the folder that `write_dataset` filled.
+
+    Raises:
+        DatasetError: `dataset.json` or a mask is missing, or a mask holds an id with no class.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, root: Path) -> None:
+        root = require_folder(root, self.name)
+        self.classes = _names(_description(root), ("classes",), root)
+        super().__init__(
+            [
+                Frame(
+                    image, root / "masks" / clip / image.name, clip, f"{clip}_{image.stem}", int(image.stem)
+                )
+                for clip, image in _pictures(root)
+            ]
+        )
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        try:
+            with Image.open(frame.label) as picture:
+                mask = np.asarray(picture).astype(np.int64)
+        except OSError as error:
+            raise DatasetError(f"cannot read the mask {frame.label}: {error}") from error
+        unknown = (mask >= len(self.classes)) & (mask != IGNORE_INDEX)
+        if mask.ndim != 2 or unknown.any():
+            raise DatasetError(f"{frame.label} must hold one channel of ids below {len(self.classes)} or 255")
+        return SegmentationSample(read_rgb(frame.image), mask, frame.video, frame.name)
+
+
+class SyntheticKeypoints(KeypointDataset):
+    """The synthetic laparoscopy with its key points, one instrument per clip.
+
+    Args:
+        root: the folder that `write_dataset` filled.
+
+    Raises:
+        DatasetError: `dataset.json` or a key-point file is missing or has another number of frames or joints.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, root: Path) -> None:
+        root = require_folder(root, self.name)
+        self.joints = _names(_description(root), ("keypoints", "joints", "keypoint_names"), root)
+        points: dict[str, np.ndarray] = {}
+        frames = []
+        for clip, image in _pictures(root):
+            if clip not in points:
+                points[clip] = _read_points(root / "keypoints" / f"{clip}.json", len(self.joints))
+            number = int(image.stem)
+            if number >= len(points[clip]):
+                raise DatasetError(
+                    f"synthetic: {clip} has key points for {len(points[clip])} frames, not for {number}"
+                )
+            frames.append(Frame(image, points[clip][number], clip, f"{clip}_{image.stem}", number))
+        super().__init__(frames)
+
+    def read(self, frame: Frame) -> KeypointSample:
+        return KeypointSample(read_rgb(frame.image), frame.label[None], frame.video, frame.name)
+
+
+def _read_points(path: Path, joints: int) -> np.ndarray:
+    """float32 [T, K, 3] of one clip; the file holds that array or an object with it under "keypoints"."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        points = np.asarray(content["keypoints"] if isinstance(content, dict) else content, dtype=np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise DatasetError(f"synthetic: cannot read the key points {path}: {error}") from error
+    if points.ndim != 3 or points.shape[1:] != (joints, 3):
+        raise DatasetError(f"synthetic: {path} must hold [T, {joints}, 3] numbers, got {list(points.shape)}")
+    return points

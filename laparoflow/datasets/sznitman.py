@@ -1,0 +1,97 @@
+"""Sznitman laparoscopy: one video, 400 consecutive frames 384 x 288, the tip region of up to two instruments.
+
+    root/train.xml               per frame: PositionIndex, and a `tool` line per instrument: row column scale angle
+    root/trainData/NNNNNN.jpg    the picture of PositionIndex NNNNNN
+
+The first number is the ROW, so a key point is (x, y) = (second, first). A frame without a `tool` line shows no
+instrument; it is labelled, and its key points are [0, 1, 3].
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from laparoflow.datasets.samples import (
+    VISIBLE,
+    DatasetError,
+    Frame,
+    KeypointDataset,
+    KeypointSample,
+    read_rgb,
+    require_folder,
+)
+
+_FRAME = re.compile(r"<frame>(.*?)</frame>", re.DOTALL)
+_INDEX = re.compile(r"<PositionIndex>\s*(\d+)\s*</PositionIndex>")
+_TOOL = re.compile(r"<tool>(.*?)</tool>", re.DOTALL)
+
+
+class Sznitman(KeypointDataset):
+    """Reads the Sznitman laparoscopy sequence.
+
+    Args:
+        root: the folder that holds `train.xml` and `trainData`.
+
+    Raises:
+        DatasetError: the annotation file is missing or not of the form above, or a point lies outside its picture.
+    """
+
+    name = "sznitman"
+    joints = ("instrument",)
+
+    def __init__(self, root: Path) -> None:
+        root = require_folder(root, self.name)
+        annotations = root / "train.xml"
+        try:
+            text = annotations.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DatasetError(f"{self.name}: cannot read {annotations}: {error}") from error
+        frames = []
+        missing = []
+        for block in _FRAME.findall(text):
+            index = _INDEX.search(block)
+            if index is None:
+                raise DatasetError(f"{annotations}: a frame has no PositionIndex")
+            number = int(index.group(1))
+            image = root / "trainData" / f"{number:06d}.jpg"
+            if not image.is_file():
+                missing.append(image.name)
+                continue
+            tools = tuple(_parse_tool(line, annotations, number) for line in _TOOL.findall(block))
+            frames.append(Frame(image, tools, "sznitman", f"{number:06d}", number))
+        if not frames:
+            raise DatasetError(
+                f"{self.name}: {annotations} names no frame whose picture is in {root / 'trainData'}"
+            )
+        super().__init__(sorted(frames, key=lambda frame: frame.order))
+        if missing:
+            self.warnings.append(
+                f"{len(missing)} annotated frames have no picture, the first is {missing[0]}"
+            )
+
+    def read(self, frame: Frame) -> KeypointSample:
+        image = read_rgb(frame.image)
+        points = np.array([[[x, y, VISIBLE]] for x, y in frame.label], dtype=np.float32).reshape(-1, 1, 3)
+        height, width = image.shape[:2]
+        outside = (points[..., 0] >= width) | (points[..., 1] >= height)
+        if outside.any():
+            raise DatasetError(
+                f"{frame.name}: a point lies outside the picture ({height} rows, {width} columns)"
+            )
+        return KeypointSample(image, points, frame.video, frame.name)
+
+
+def _parse_tool(line: str, path: Path, frame: int) -> tuple[float, float]:
+    """(x, y) of one `row column scale angle` line."""
+    try:
+        row, column, *_ = (float(value) for value in line.split())
+    except ValueError as error:
+        raise DatasetError(
+            f"{path}: frame {frame}: expected 'row column scale angle', got {line!r}"
+        ) from error
+    if row < 0 or column < 0:
+        raise DatasetError(f"{path}: frame {frame}: row and column must not be negative, got {line!r}")
+    return column, row

@@ -1,0 +1,149 @@
+"""Key-point scores: how far, how many, how sure.
+
+Per frame and joint, detections (x, y, score) are matched one to one to the true points. Two matchings are used:
+
+    localisation   the n best-scored detections against the n true points, least total distance
+                   -> distance error, RMSE, PCK(a) = share of true points within a * picture diagonal
+    detection      all detections with score >= threshold; per pixel threshold t the largest matching within t
+                   -> precision, recall, F1 at t
+
+True points count when their visibility is above 0. A true point for which no detection is left counts as missed: it
+lowers PCK and recall and stays out of RMSE, whose number of points is reported beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+PCK_FRACTIONS = (0.01, 0.02, 0.05, 0.1)
+PIXEL_THRESHOLDS = (5.0, 10.0, 20.0, 40.0)
+
+
+@dataclass
+class _JointTally:
+    squared: float = 0.0
+    located: int = 0
+    points: int = 0
+    detections: int = 0
+
+
+class KeypointScores:
+    """Accumulates detections and gives the scores.
+
+    Args:
+        joints: joint names.
+        score_threshold: detections below it are not counted in precision and recall.
+        pck_fractions: of the picture's diagonal.
+        pixel_thresholds: distances in pixels for precision and recall.
+    """
+
+    def __init__(
+        self,
+        joints: Sequence[str],
+        score_threshold: float = 0.3,
+        pck_fractions: Sequence[float] = PCK_FRACTIONS,
+        pixel_thresholds: Sequence[float] = PIXEL_THRESHOLDS,
+    ) -> None:
+        if not joints:
+            raise ValueError("joints must name at least one joint")
+        self.joints = tuple(joints)
+        self.score_threshold = score_threshold
+        self.pck_fractions = tuple(pck_fractions)
+        self.pixel_thresholds = tuple(pixel_thresholds)
+        self._tally = [_JointTally() for _ in joints]
+        self._within = np.zeros((len(joints), len(self.pck_fractions)), dtype=np.int64)
+        self._matched = np.zeros((len(joints), len(self.pixel_thresholds)), dtype=np.int64)
+
+    def update(
+        self, detections: Sequence[NDArray[np.floating]], truth: NDArray[np.floating], size: tuple[int, int]
+    ) -> None:
+        """Counts one frame.
+
+        Args:
+            detections: per joint [P, 3] (x, y, score), pixels of the source picture, best first or not.
+            truth: [I, K, 3] (x, y, visibility).
+            size: (height, width) of the source picture.
+
+        Raises:
+            ValueError: the number of joints differs.
+        """
+        if len(detections) != len(self.joints) or truth.ndim != 3 or truth.shape[1:] != (len(self.joints), 3):
+            raise ValueError(
+                f"expected detections of {len(self.joints)} joints and truth [I, {len(self.joints)}, 3], "
+                f"got {len(detections)} and {list(truth.shape)}"
+            )
+        diagonal = math.hypot(*size)
+        for joint, found in enumerate(detections):
+            points = truth[truth[:, joint, 2] > 0, joint, :2]
+            found = found[np.argsort(-found[:, 2], kind="stable")]
+            best = matched_distances(found[: len(points), :2], points)
+            tally = self._tally[joint]
+            tally.points += len(points)
+            tally.located += len(best)
+            tally.squared += float((best**2).sum())
+            self._within[joint] += [(best <= fraction * diagonal).sum() for fraction in self.pck_fractions]
+            sure = found[found[:, 2] >= self.score_threshold, :2]
+            tally.detections += len(sure)
+            self._matched[joint] += [matching_size(sure, points, limit) for limit in self.pixel_thresholds]
+
+    def compute(self) -> dict[str, Any]:
+        """Scores as JSON values, over all joints and per joint; None where there is nothing to divide by."""
+        overall = self._scores(range(len(self.joints)))
+        return {**overall, "per_joint": {name: self._scores([k]) for k, name in enumerate(self.joints)}}
+
+    def _scores(self, joints: Sequence[int] | range) -> dict[str, Any]:
+        chosen = list(joints)
+        points = sum(self._tally[k].points for k in chosen)
+        located = sum(self._tally[k].located for k in chosen)
+        detections = sum(self._tally[k].detections for k in chosen)
+        within, matched = self._within[chosen].sum(0), self._matched[chosen].sum(0)
+        return {
+            "pck": {
+                f"{a:g}": _ratio(int(n), points) for a, n in zip(self.pck_fractions, within, strict=True)
+            },
+            "rmse_px": math.sqrt(sum(self._tally[k].squared for k in chosen) / located) if located else None,
+            "points": points,
+            "points_located": located,
+            "precision": {
+                f"{t:g}": _ratio(int(n), detections)
+                for t, n in zip(self.pixel_thresholds, matched, strict=True)
+            },
+            "recall": {
+                f"{t:g}": _ratio(int(n), points) for t, n in zip(self.pixel_thresholds, matched, strict=True)
+            },
+            "f1": {
+                f"{t:g}": _ratio(2 * int(n), detections + points)
+                for t, n in zip(self.pixel_thresholds, matched, strict=True)
+            },
+            "score_threshold": self.score_threshold,
+        }
+
+
+def matched_distances(found: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Distances [min(P, N)] of the one-to-one matching of least total distance; found [P, 2], points [N, 2]."""
+    distances = _distances(found, points)
+    rows, columns = linear_sum_assignment(distances)
+    return distances[rows, columns]
+
+
+def matching_size(found: NDArray[np.floating], points: NDArray[np.floating], limit: float) -> int:
+    """Size of the largest one-to-one matching of found [P, 2] to points [N, 2] with distances up to `limit`."""
+    near = _distances(found, points) <= limit
+    rows, columns = linear_sum_assignment(near, maximize=True)
+    return int(near[rows, columns].sum())
+
+
+def _distances(found: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    difference = found[:, None].astype(np.float64) - points[None].astype(np.float64)
+    return np.linalg.norm(difference, axis=-1)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

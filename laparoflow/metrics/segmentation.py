@@ -1,0 +1,96 @@
+"""Segmentation scores from confusion counts.
+
+    iou_c  = tp_c / (tp_c + fp_c + fn_c)         dice_c = 2 tp_c / (2 tp_c + fp_c + fn_c)
+
+Rules: pixels labelled `IGNORE_INDEX` count nowhere. A class that is in neither truth nor prediction is absent: its
+score is None and it is left out of the mean. A class that is predicted but not there scores 0 and is in the mean.
+Counts are summed over all frames before dividing; the per-video figures sum over each video's frames, and
+"mean over videos" is the plain mean of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from laparoflow.datasets.samples import IGNORE_INDEX
+
+
+class SegmentationScores:
+    """Accumulates predictions and gives the scores.
+
+    Args:
+        classes: class names, id 0 first.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        if len(classes) < 2:
+            raise ValueError(f"classes must name at least two classes, got {list(classes)}")
+        self.classes = tuple(classes)
+        self._by_video: dict[str, Tensor] = {}
+
+    def update(self, prediction: Tensor, truth: Tensor, video: str) -> None:
+        """Counts one frame.
+
+        Args:
+            prediction: class ids, integer [H, W].
+            truth: class ids or IGNORE_INDEX, integer [H, W].
+            video: name of the frame's video.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if prediction.shape != truth.shape:
+            raise ValueError(
+                f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape"
+            )
+        counts = multiclass_confusion_matrix(
+            prediction.flatten(), truth.flatten(), num_classes=len(self.classes), ignore_index=IGNORE_INDEX
+        )
+        self._by_video[video] = self._by_video.get(video, torch.zeros_like(counts)) + counts
+
+    @property
+    def confusion(self) -> Tensor:
+        """[C, C] pixel counts over all frames, rows truth, columns prediction."""
+        if not self._by_video:
+            return torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64)
+        return torch.stack(list(self._by_video.values())).sum(0)
+
+    def compute(self) -> dict[str, Any]:
+        """Scores as JSON values: mean_iou, mean_dice, pixel_accuracy, per class, per video, mean over videos."""
+        scores = scores_from_confusion(self.confusion, self.classes)
+        videos = {
+            video: scores_from_confusion(counts, self.classes) for video, counts in self._by_video.items()
+        }
+        means = [entry["mean_iou"] for entry in videos.values() if entry["mean_iou"] is not None]
+        return {
+            **scores,
+            "mean_iou_over_videos": sum(means) / len(means) if means else None,
+            "per_video": {video: entry["mean_iou"] for video, entry in sorted(videos.items())},
+        }
+
+
+def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Scores of one confusion matrix [C, C] (rows truth); see the module's docstring for the rules."""
+    counts = confusion.double()
+    hit = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - hit
+    total = counts.sum()
+    iou = [None if u == 0 else h / u for h, u in zip(hit.tolist(), union.tolist(), strict=True)]
+    dice = [None if u == 0 else 2 * h / (u + h) for h, u in zip(hit.tolist(), union.tolist(), strict=True)]
+    return {
+        "mean_iou": _mean(iou),
+        "mean_dice": _mean(dice),
+        "pixel_accuracy": float(hit.sum() / total) if total > 0 else None,
+        "per_class_iou": dict(zip(classes, iou, strict=True)),
+        "per_class_dice": dict(zip(classes, dice, strict=True)),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

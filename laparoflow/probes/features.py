@@ -1,0 +1,116 @@
+"""Frozen features of labelled pictures, computed once.
+
+A picture [H, W, 3] is resized to the probe's size, the backbone gives [C, h, w] with h = height / stride. Cells and
+pixels: with pixel centres at integers, cell c has its centre at (c + 0.5) * stride - 0.5 of the resized picture, and
+x of the resized picture is (x_source + 0.5) * width / W - 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laparoflow.datasets.samples import FrameDataset
+
+SMALLEST_LONG_SIDE = 256
+CELLS_ALONG_LONG_SIDE = 32
+
+
+class FeatureEncoder(Protocol):
+    """What a probe needs of a backbone: `laparoflow.models.PixelEncoder` has it."""
+
+    feature_dim: int
+    feature_stride: int
+
+    def features(self, images: Tensor) -> Tensor:
+        """RGB 0..1 [B, 3, H, W] -> [B, C, H / stride, W / stride]."""
+
+
+def probe_size(source: tuple[int, int], stride: int, asked: tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) that pictures are resized to, multiples of the stride.
+
+    Args:
+        source: (height, width) of a picture of the data set.
+        stride: of the features, in pixels.
+        asked: what the settings say, or None for the source's shape with the longer side at most
+            max(256, 32 strides).
+
+    Raises:
+        ValueError: `asked` is not a multiple of the stride.
+    """
+    if asked is not None:
+        if asked[0] % stride or asked[1] % stride:
+            raise ValueError(
+                f"image_size must be multiples of the backbone's stride {stride}, got {tuple(asked)}"
+            )
+        return int(asked[0]), int(asked[1])
+    longest = max(SMALLEST_LONG_SIDE, CELLS_ALONG_LONG_SIDE * stride)
+    scale = min(1.0, longest / max(source))
+    height, width = (max(stride, round(side * scale / stride) * stride) for side in source)
+    return height, width
+
+
+def to_input(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """RGB uint8 [H, W, 3] -> float 0..1 [3, height, width], resized with antialiasing."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    if tuple(tensor.shape[1:]) == size:
+        return tensor
+    resized = F.interpolate(tensor[None], size=size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].clamp(0, 1)
+
+
+@torch.no_grad()
+def feature_batches(
+    encoder: FeatureEncoder, dataset: FrameDataset[Any], size: tuple[int, int], batch_size: int, device: str
+) -> Iterator[tuple[list[Any], Tensor]]:
+    """Samples and their features, batch by batch: yields (samples, features [B, C, h, w] on the device)."""
+    for start in range(0, len(dataset), batch_size):
+        samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        images = torch.stack([to_input(sample.image, size) for sample in samples]).to(device)
+        yield samples, encoder.features(images).float()
+
+
+def collect_features(
+    encoder: FeatureEncoder,
+    dataset: FrameDataset[Any],
+    size: tuple[int, int],
+    batch_size: int,
+    device: str,
+    target: Callable[[Any], Tensor],
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Tensor, Tensor]:
+    """Features [n, C, h, w] and training targets [n, ...] of a whole data set, float32 on the CPU.
+
+    Args:
+        encoder: the frozen backbone.
+        dataset: frames to label from.
+        size: (height, width) for the backbone.
+        batch_size: pictures per pass.
+        device: where the backbone runs.
+        target: makes the training target of one sample.
+        advance: told the number of pictures done, for a progress bar.
+    """
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
+    for samples, batch in feature_batches(encoder, dataset, size, batch_size, device):
+        features.append(batch.cpu())
+        targets += [target(sample) for sample in samples]
+        advance(len(samples))
+    return torch.cat(features), torch.stack(targets)
+
+
+def grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(h, w) of the feature map of a picture of this size."""
+    return size[0] // stride, size[1] // stride
+
+
+def diagonal(size: Sequence[int]) -> float:
+    """Length of the diagonal of (height, width), in its unit."""
+    return math.hypot(size[0], size[1])

@@ -1,0 +1,162 @@
+"""Segmentation from frozen features.
+
+Training compares, per feature cell, the head's softmax with the shares of the classes among the cell's labelled
+pixels; ignored pixels have no share. A prediction is the arg max of the head's maps, upsampled bilinearly to the
+mask's own size, and is scored there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laparoflow.datasets.samples import (
+    IGNORE_INDEX,
+    SegmentationDataset,
+    SegmentationSample,
+)
+from laparoflow.datasets.splits import budget_count, label_subset
+from laparoflow.metrics.segmentation import SegmentationScores
+from laparoflow.probes.clusters import fit_kmeans, fit_knn
+from laparoflow.probes.features import (
+    FeatureEncoder,
+    collect_features,
+    feature_batches,
+    grid_size,
+    probe_size,
+)
+from laparoflow.probes.heads import train_head
+from laparoflow.probes.progress import progress
+from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
+from laparoflow.report.pictures import beside, mask_picture, pca_pictures
+
+Predictor = Callable[[Tensor], Tensor]
+
+
+def class_shares(mask: NDArray[np.int64], classes: int, grid: tuple[int, int]) -> Tensor:
+    """Shares of the classes per cell: mask [H, W] -> float32 [C, h, w]; a cell sums to its labelled fraction."""
+    labels = torch.from_numpy(mask)
+    one_hot = F.one_hot(torch.where(labels == IGNORE_INDEX, classes, labels), classes + 1)[..., :classes]
+    return F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), grid)
+
+
+def share_loss(maps: Tensor, shares: Tensor) -> Tensor:
+    """Cross-entropy between softmax over classes and shares, [B, C, h, w] both, averaged over labelled area."""
+    total = shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+    return -(shares * maps.log_softmax(1)).sum() / total
+
+
+def fit_predictor(features: Tensor, shares: Tensor, options: ProbeOptions, seed: int) -> Predictor:
+    """Fits the head that the options name; returns features [B, C, h, w] -> class scores [B, K, h, w]."""
+    if options.head == "knn":
+        return fit_knn(features.to(options.device), shares.to(options.device), options.neighbours, seed)
+    if options.head == "kmeans":
+        return fit_kmeans(features.to(options.device), shares.to(options.device), seed)
+    return train_head(features, shares, shares.shape[1], share_loss, options, seed)
+
+
+def probe_segmentation(
+    encoder: FeatureEncoder | Mapping[str, FeatureEncoder],
+    train: SegmentationDataset,
+    test: SegmentationDataset,
+    options: ProbeOptions | None = None,
+) -> ProbeResult:
+    """Scores frozen features on segmentation.
+
+    Args:
+        encoder: the backbone, or several by name (for instance {"trained": a, "random": b}), all in eval mode.
+        train: frames that labels are drawn from.
+        test: frames to score on, with the same classes.
+        options: budgets, seeds, head.
+
+    Returns:
+        One run per backbone, budget and seed, and pictures of predictions and features.
+
+    Raises:
+        ValueError: the classes differ, a budget exceeds the training frames, or a size does not fit the stride.
+    """
+    options = options or ProbeOptions()
+    if train.classes != test.classes:
+        raise ValueError(f"train and test must have the same classes, got {train.classes} and {test.classes}")
+    encoders = dict(encoder) if isinstance(encoder, Mapping) else {TRAINED: encoder}
+    subsets = {
+        (budget_count(len(train), budget), seed): label_subset(len(train), budget, seed)
+        for budget in options.labels
+        for seed in options.seeds
+    }
+    pool = sorted({index for subset in subsets.values() for index in subset})
+    source = train[pool[0]].mask.shape
+    result = ProbeResult("segmentation", test.classes, (0, 0), [])
+    for name, backbone in encoders.items():
+        size = probe_size(source, backbone.feature_stride, options.image_size)
+        result.image_size = size
+        grid = grid_size(size, backbone.feature_stride)
+        with progress(f"{name}: labelled frames", len(pool)) as advance:
+            features, shares = collect_features(
+                backbone,
+                train.select(pool),
+                size,
+                options.batch_size,
+                options.device,
+                lambda sample: class_shares(sample.mask, len(train.classes), grid),  # noqa: B023 (used at once)
+                advance,
+            )
+        predictors: dict[tuple[int, int], Predictor] = {}
+        with progress(f"{name}: heads", len(subsets)) as advance:
+            for (count, seed), subset in subsets.items():
+                rows = torch.tensor([pool.index(index) for index in subset])
+                predictors[count, seed] = fit_predictor(features[rows], shares[rows], options, seed)
+                advance(1)
+        result.runs += _evaluate(name, backbone, predictors, test, size, options, result)
+        for run in result.runs:
+            if run.backbone == name:
+                run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
+    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings]))
+    return result
+
+
+@torch.no_grad()
+def _evaluate(
+    name: str,
+    encoder: FeatureEncoder,
+    predictors: Mapping[tuple[int, int], Predictor],
+    test: SegmentationDataset,
+    size: tuple[int, int],
+    options: ProbeOptions,
+    result: ProbeResult,
+) -> list[ProbeRun]:
+    """One pass over the test frames for all heads; draws the pictures of the head with most labels, first seed."""
+    scores = {key: SegmentationScores(test.classes) for key in predictors}
+    drawn = {int(i) for i in np.linspace(0, len(test) - 1, min(options.pictures, len(test)))}
+    shown = max(predictors, key=lambda key: (key[0], -key[1]))
+    shown_features: list[Tensor] = []
+    position = 0
+    with progress(f"{name}: test frames", len(test)) as advance:
+        for samples, features in feature_batches(encoder, test, size, options.batch_size, options.device):
+            maps = {key: predict(features) for key, predict in predictors.items()}
+            for row, sample in enumerate(samples):
+                for key, batch in maps.items():
+                    prediction = predict_mask(batch[row], sample)
+                    scores[key].update(prediction, torch.from_numpy(sample.mask), sample.video)
+                    if key == shown and position in drawn:
+                        picture = mask_picture(
+                            sample.image, sample.mask, prediction.numpy(), len(test.classes)
+                        )
+                        result.pictures[f"{name}_{sample.name}"] = picture
+                        shown_features.append(features[row].cpu())
+                position += 1
+            advance(len(samples))
+    if shown_features:
+        result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
+    return [ProbeRun(name, count, seed, scores[count, seed].compute(), []) for count, seed in predictors]
+
+
+def predict_mask(maps: Tensor, sample: SegmentationSample) -> Tensor:
+    """Class ids int64 [H, W] on the CPU, at the size of the sample's mask, from class scores [K, h, w]."""
+    full = F.interpolate(maps[None].float(), size=sample.mask.shape, mode="bilinear", align_corners=False)
+    return full[0].argmax(0).cpu()

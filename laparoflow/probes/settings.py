@@ -1,0 +1,165 @@
+"""What a probe is asked to do, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from laparoflow.datasets.splits import Budget, SplitBy, SplitSettings
+
+Task = Literal["segmentation", "keypoints"]
+HeadName = Literal["linear", "conv", "knn", "kmeans"]
+
+TRAINED, RANDOM = "trained", "random"
+
+
+@dataclass(kw_only=True)
+class ProbeOptions:
+    """How frozen features are turned into scores; the data and the backbone come from elsewhere.
+
+    Attributes:
+        labels: label budgets: numbers of training frames, fractions in (0, 1), or "all". Nested per seed.
+        seeds: each draws its own frames and its own initial head.
+        head: "linear" (one 1x1 convolution), "conv" (three small convolutions), and for segmentation also "knn"
+            (votes of the nearest labelled cells) and "kmeans" (clusters matched one to one to the classes).
+        image_size: (height, width) that pictures are resized to for the backbone, multiples of its stride; None
+            keeps the shape of the first picture with the longer side at most max(256, 32 strides) pixels.
+        steps: training steps of a linear or convolutional head.
+        batch_size: pictures per training step and per pass of the backbone.
+        learning_rate: of AdamW, cosine decay to zero.
+        weight_decay: of AdamW.
+        neighbours: for "knn".
+        heatmap_sigma: width of a key point's heat map as a fraction of the picture's diagonal.
+        max_instances: most detections per joint and picture.
+        pictures: number of test frames drawn.
+        device: where the backbone and the heads run.
+    """
+
+    labels: list[Budget] = field(default_factory=lambda: [22])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    head: HeadName = "linear"
+    image_size: tuple[int, int] | None = None
+    steps: int = 300
+    batch_size: int = 8
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-4
+    neighbours: int = 20
+    heatmap_sigma: float = 0.025
+    max_instances: int = 4
+    pictures: int = 6
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.labels or not self.seeds:
+            raise ValueError(f"labels and seeds must not be empty, got {self.labels} and {self.seeds}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        if self.head not in get_args(HeadName):
+            raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {self.head!r}")
+        for name in ("steps", "batch_size", "neighbours", "max_instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "heatmap_sigma"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise ValueError(f"image_size must be (height, width), got {self.image_size}")
+        if self.pictures < 0 or self.weight_decay < 0:
+            raise ValueError("pictures and weight_decay must not be negative")
+
+
+@dataclass(kw_only=True)
+class ProbeSettings(ProbeOptions):
+    """Everything that `laparoflow probe` needs; see `ProbeOptions` for the rest.
+
+    Attributes:
+        task: "segmentation" or "keypoints".
+        dataset: name of the data set.
+        root: its folder.
+        checkpoint: folder of a pretraining run, or a checkpoint file.
+        out: folder to write; it must not hold a finished probe already.
+        split: what keeps train and test apart; see `laparoflow.datasets.splits`.
+        test_fraction, gap_fraction, test_videos, train_videos, split_seed: the split's details.
+        dataset_options: the reader's own options, for instance {"classes": 8}.
+        random_control: probe a randomly initialised twin of the backbone beside it.
+        overwrite: replace an earlier result in `out`.
+    """
+
+    task: Task
+    dataset: str
+    root: Path
+    checkpoint: Path
+    out: Path
+    split: SplitBy = "auto"
+    test_fraction: float = 0.3
+    gap_fraction: float = 0.1
+    test_videos: list[str] = field(default_factory=list)
+    train_videos: list[str] = field(default_factory=list)
+    split_seed: int = 0
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    random_control: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task not in get_args(Task):
+            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {self.task!r}")
+
+    @property
+    def split_settings(self) -> SplitSettings:
+        """The split's settings as `split_dataset` takes them."""
+        return SplitSettings(
+            by=self.split,
+            test_fraction=self.test_fraction,
+            gap_fraction=self.gap_fraction,
+            test_videos=tuple(self.test_videos),
+            train_videos=tuple(self.train_videos),
+            seed=self.split_seed,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
+        }
+
+
+@dataclass
+class ProbeRun:
+    """One head: one backbone, one budget, one seed.
+
+    Attributes:
+        backbone: "trained", "random", or another name.
+        labels: number of labelled frames.
+        seed: of the choice of frames and of the head.
+        metrics: scores on the test part, JSON values.
+        train_frames: names of the labelled frames.
+    """
+
+    backbone: str
+    labels: int
+    seed: int
+    metrics: dict[str, Any]
+    train_frames: list[str]
+
+
+@dataclass
+class ProbeResult:
+    """All heads of a probe.
+
+    Attributes:
+        task: "segmentation" or "keypoints".
+        names: classes or joints.
+        image_size: (height, width) that the backbone saw.
+        runs: one per backbone, budget and seed.
+        pictures: name -> RGB uint8 [H, W, 3].
+        warnings: in words.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    image_size: tuple[int, int]
+    runs: list[ProbeRun]
+    pictures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
