@@ -1,0 +1,96 @@
+"""Settings that decide what a cache contains. Anything that does not change its bytes is not here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What is taken from each video and how its flow is found.
+
+    "Source frames" are frames of the file as decoded; "pixels" are pixels of the cached, resized frame.
+
+    Attributes:
+        height, width: size of the cached frames; with one of them the other follows the aspect, with both the frame
+            is scaled to exactly that size; with neither ``short_side`` decides.
+        short_side: shorter side of the cached frames when neither height nor width is given; None keeps the size.
+            Frames are never enlarged by it.
+        frame_rate: frames per second to keep; None keeps every source frame.
+        image_rate: frame rate of image sequences, which carry none.
+        gaps: distances from a frame to the flow's target frame, in source frames.
+        gap_choice: "first_moving" keeps each frame once, with the smallest gap that shows enough motion;
+            "all" keeps a frame once per gap that shows enough motion.
+        min_motion: motion within the frame (see ``laparoflow.video.flow.relative_motion``) in pixels below which a
+            frame is left out, as flow then says nothing about what belongs together; 0 keeps all.
+        flow_method: flow estimator.
+        dis_preset: accuracy of DIS.
+        consistency_relative, consistency_absolute: forward and backward flow f, b agree where
+            |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, in square pixels.
+        find_border: detect a circular (or letterbox) border and mark it invalid.
+        crop_border: also crop to the bounding box of what the border leaves.
+        border_margin: pixels by which the visible circle is shrunk.
+        shard_megabytes: size of a shard, which is the unit that is written, verified and resumed.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    short_side: int | None = 240
+    frame_rate: float | None = None
+    image_rate: float = 25.0
+    gaps: tuple[int, ...] = (1,)
+    gap_choice: Literal["first_moving", "all"] = "first_moving"
+    min_motion: float = 0.0
+    flow_method: Literal["dis"] = "dis"
+    dis_preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    consistency_relative: float = 0.01
+    consistency_absolute: float = 0.5
+    find_border: bool = True
+    crop_border: bool = True
+    border_margin: float = 2.0
+    shard_megabytes: float = 64.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gaps", tuple(self.gaps))
+        for name in ("height", "width", "short_side"):
+            value = getattr(self, name)
+            if value is not None and value < 16:
+                raise ValueError(f"{name} must be at least 16 pixels or None, got {value}")
+        if self.frame_rate is not None and not self.frame_rate > 0:
+            raise ValueError(f"frame_rate must be positive or None, got {self.frame_rate}")
+        if not self.image_rate > 0:
+            raise ValueError(f"image_rate must be positive, got {self.image_rate}")
+        if not self.gaps or min(self.gaps) < 1 or len(set(self.gaps)) != len(self.gaps):
+            raise ValueError(f"gaps must be different whole numbers of at least 1, got {self.gaps}")
+        if list(self.gaps) != sorted(self.gaps):
+            raise ValueError(f"gaps must be in increasing order, got {self.gaps}")
+        for name, choices in (
+            ("gap_choice", ("first_moving", "all")),
+            ("flow_method", ("dis",)),
+            ("dis_preset", ("ultrafast", "fast", "medium")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        for name in ("min_motion", "consistency_relative", "consistency_absolute", "border_margin"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.shard_megabytes > 0:
+            raise ValueError(f"shard_megabytes must be positive, got {self.shard_megabytes}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def frame_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size (H, W) of the cached frame for a (cropped) source frame of the given size."""
+        if self.height and self.width:
+            return self.height, self.width
+        if self.height:
+            return self.height, max(1, round(width * self.height / height))
+        if self.width:
+            return max(1, round(height * self.width / width)), self.width
+        if self.short_side and self.short_side < min(height, width):
+            scale = self.short_side / min(height, width)
+            return max(1, round(height * scale)), max(1, round(width * scale))
+        return height, width
