@@ -1,0 +1,42 @@
+"""Triton backend: statistics, gradients and weighted sums as tiled kernels for NVIDIA GPUs from sm_80 on.
+
+Importing this package needs torch alone; triton and the kernels are imported at the first call. Under
+``TRITON_INTERPRET=1`` (set before the first call) the same kernels run on CPU tensors, slowly.
+
+    pairs.py                mathematics of one tile: distances, weights, loads
+    statistics_kernels.py   forward: row and column statistics
+    gradient_kernels.py     backward: dq, dk, dtemperature
+    weighted_sum_kernel.py  sum_j w_ij v_j
+    launch.py               host code of each operator
+    tiles.py                tile sizes and their tuning
+    availability.py         where this backend can run
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .availability import unavailable
+
+__all__ = ["backward", "forward", "unavailable", "weighted_sum"]
+
+
+def forward(*arguments: Any) -> Any:
+    """(row_stats [4, Tq], column_stats [4, Tk] or [4, 0]); see ``launch.forward`` for the arguments."""
+    from . import launch
+
+    return launch.forward(*arguments)
+
+
+def backward(*arguments: Any) -> Any:
+    """(dquery [Tq, D], dkey [Tk, D], dtemperature []); see ``launch.backward`` for the arguments."""
+    from . import launch
+
+    return launch.backward(*arguments)
+
+
+def weighted_sum(*arguments: Any) -> Any:
+    """(sums [Tq, C], weight_sum [Tq]); see ``launch.weighted_sum`` for the arguments."""
+    from . import launch
+
+    return launch.weighted_sum(*arguments)

@@ -1,0 +1,276 @@
+"""Gradients of the flow-weighted InfoNCE: one kernel body for dq and for dk, no N x M matrix, no atomics.
+
+With the statistics of the forward and the upstream gradients a = dL/dlse, b = dL/dpositive of every row (and column):
+
+    dS_ij = a_i n_ij e^(s_ij - lse_i) + b_i (outside: w_ij / W_i | inside: w_ij e^(s_ij - positive_i)) + column terms
+    dq_i = sum_j dS_ij k_j / temperature      dk_j = sum_i dS_ij q_i / temperature
+    dtemperature = -sum_ij dS_ij q_i.k_j / temperature^2
+
+A program owns a tile of one side ("own": queries for dq, keys for dk) and streams the other side past it, so every
+output row has one writer and one order of summation. OWN_TERMS are the terms whose coefficients belong to the owned
+rows (rows' terms in dq, columns' terms in dk), OTHER_TERMS those of the streamed rows; the symmetric loss has both.
+All terms of dS are added in float32 before the one rounding to the input's dtype that the second product needs.
+
+``coefficients_kernel`` prepares four numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
+
+    bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b / W, c3 = W e^-positive
+    otherwise   c0 = a           c1 = lse    outside: c2 = b / W   inside: c2 = b,     c3 = positive      (base 2)
+
+all times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end.
+
+Grid: frame x tile of the owned side. Memory: 4 floats per row and the outputs.
+"""
+
+import triton
+import triton.language as tl
+
+from .pairs import (
+    LN_2_HIGH,
+    LN_2_LOW,
+    LOG2_E,
+    load_flow,
+    load_rows,
+    other_frame_tile,
+    pair_weight,
+    product,
+    rounded_to,
+    squared_distance,
+    valid_rows,
+)
+
+
+@triton.jit
+def accurate_exp(x):
+    """e^x with the product x log2 e split, so that an error of one row's coefficient stays near one rounding."""
+    whole = tl.floor(x * LOG2_E + 0.5)
+    rest = tl.fma(whole, tl.full(x.shape, -LN_2_LOW, x.dtype), tl.fma(whole, tl.full(x.shape, -LN_2_HIGH, x.dtype), x))
+    return tl.exp2(whole) * tl.exp2(rest * LOG2_E)
+
+
+@triton.jit
+def base_two(x):
+    """x log2 e rounded, and the factor 2^-(what the rounding dropped) that makes 2^-rounded into e^-x."""
+    rounded = x * LOG2_E
+    whole = tl.floor(rounded + 0.5)
+    rest = tl.fma(whole, tl.full(x.shape, -LN_2_LOW, x.dtype), tl.fma(whole, tl.full(x.shape, -LN_2_HIGH, x.dtype), x))
+    return rounded, tl.exp2((rounded - whole) - rest * LOG2_E)
+
+
+@triton.jit
+def coefficients_kernel(
+    stats, gradient, gradient_scale, coefficients, total: tl.int32,
+    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """coefficients [4, total] from stats [4, total] and gradient [2, total]."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    valid = rows < total
+    stride = total.to(tl.int64)
+    scale = tl.load(gradient_scale)
+    lse = tl.load(stats + rows, mask=valid, other=float("-inf"))
+    weight_sum = tl.load(stats + stride + rows, mask=valid, other=0.0)
+    positive = tl.load(stats + 2 * stride + rows, mask=valid, other=0.0)
+    a = tl.load(gradient + rows, mask=valid, other=0.0) * scale
+    b = tl.load(gradient + stride + rows, mask=valid, other=0.0) * scale
+    has_denominator = lse > float("-inf")
+    has_positive = weight_sum > 0.0
+    a = tl.where(has_denominator, a, 0.0)
+    b = tl.where(has_positive, b, 0.0)
+    safe_sum = tl.where(has_positive, weight_sum, 1.0)
+    if BOUNDED:
+        a = a * accurate_exp(tl.where(has_denominator, -lse, 0.0))
+        shift = tl.zeros_like(a)
+    else:
+        shift, correction = base_two(tl.where(has_denominator, lse, 0.0))
+        shift = tl.where(has_denominator, shift, float("inf"))
+        a = a * correction
+    ratio = tl.zeros_like(a)
+    if not INSIDE:
+        b = b / safe_sum
+    elif BOUNDED:
+        b = b / safe_sum
+        ratio = safe_sum * accurate_exp(tl.where(has_positive, -positive, 0.0))
+    else:
+        ratio, correction = base_two(tl.where(has_positive, positive, 0.0))
+        ratio = tl.where(has_positive, ratio, float("inf"))
+        b = b * correction
+    tl.store(coefficients + rows, a, mask=valid)
+    tl.store(coefficients + stride + rows, shift, mask=valid)
+    tl.store(coefficients + 2 * stride + rows, b, mask=valid)
+    tl.store(coefficients + 3 * stride + rows, ratio, mask=valid)
+
+
+@triton.jit
+def load_coefficients(coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr):
+    """The four coefficients of ``rows``; zeros (and shifts of infinity) where not valid."""
+    stride = total.to(tl.int64)
+    c0 = tl.load(coefficients + rows, mask=valid, other=0.0)
+    c2 = tl.load(coefficients + 2 * stride + rows, mask=valid, other=0.0)
+    c1 = c0
+    c3 = c0
+    if not BOUNDED:
+        c1 = tl.load(coefficients + stride + rows, mask=valid, other=float("inf"))
+    if INSIDE:
+        c3 = tl.load(coefficients + 3 * stride + rows, mask=valid, other=0.0 if BOUNDED else float("inf"))
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def side_terms(
+    z, weight, logarithm, coefficients,
+    AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+):  # fmt: skip
+    """Running-maximum form: the terms of dS that carry the coefficients of one side (1: own rows, 0: columns)."""
+    c0 = tl.expand_dims(coefficients[0], AXIS)
+    exponent = z - tl.expand_dims(coefficients[1], AXIS)
+    if WEIGHTED and DISSIMILAR:
+        # n e^(s - lse) <= 1, but where n is 0 the exponential alone may overflow
+        terms = tl.where(weight < 1.0, tl.exp2(exponent) * (1.0 - weight), 0.0) * c0
+    else:
+        terms = tl.exp2(exponent) * c0
+    if WEIGHTED:
+        c2 = tl.expand_dims(coefficients[2], AXIS)
+        if INSIDE:
+            shifted = tl.where(weight > 0.0, z + logarithm - tl.expand_dims(coefficients[3], AXIS), float("-inf"))
+            terms += tl.exp2(shifted) * c2
+        else:
+            terms += weight * c2
+    return terms
+
+
+@triton.jit
+def bounded_terms(
+    z, weight, own, other,
+    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
+):  # fmt: skip
+    """dS where |s| is bounded: one exponential serves the terms of both sides."""
+    power = tl.exp2(z)
+    if OWN_TERMS and OTHER_TERMS:
+        softmax = own[0][:, None] + other[0][None, :]
+    elif OWN_TERMS:
+        softmax = own[0][:, None]
+    else:
+        softmax = other[0][None, :]
+    terms = power * softmax
+    if WEIGHTED and DISSIMILAR:
+        terms = terms * (1.0 - weight)
+    if WEIGHTED:
+        if INSIDE:
+            if OWN_TERMS:
+                terms += (weight * own[2][:, None]) * (power * own[3][:, None])
+            if OTHER_TERMS:
+                terms += (weight * other[2][None, :]) * (power * other[3][None, :])
+        elif OWN_TERMS and OTHER_TERMS:
+            terms += weight * (own[2][:, None] + other[2][None, :])
+        elif OWN_TERMS:
+            terms += weight * own[2][:, None]
+        else:
+            terms += weight * other[2][None, :]
+    return terms
+
+
+@triton.jit
+def backward_tile(
+    own, own_flow, own_coefficients, other, other_flow_base, other_mask, other_coefficient_base, total_other,
+    start, end, scale, inverse_bandwidth, gradient, temperature_sum,
+    D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+    BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
+    ROWS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the owned rows after one more tile of the other side."""
+    other_valid = valid_rows(other_mask, start, end, BLOCK_N)
+    y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
+    s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
+    z = s * scale + tl.where(other_valid, 0.0, float("-inf"))[None, :]
+    weight = s
+    logarithm = s
+    if WEIGHTED:
+        other_flow = load_flow(
+            other_flow_base + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), other_valid, float("inf"), F
+        )
+        weight, logarithm = pair_weight(squared_distance(own_flow, other_flow, F), inverse_bandwidth, FLOW_KERNEL)
+    other_coefficients = own_coefficients
+    if OTHER_TERMS:
+        other_coefficients = load_coefficients(
+            other_coefficient_base + start.to(tl.int64), total_other, tl.arange(0, BLOCK_N), other_valid, INSIDE,
+            BOUNDED,
+        )  # fmt: skip
+    if BOUNDED:
+        ds = bounded_terms(
+            z, weight, own_coefficients, other_coefficients, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS
+        )
+    else:
+        if OWN_TERMS:
+            ds = side_terms(z, weight, logarithm, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
+            if OTHER_TERMS:
+                ds += side_terms(z, weight, logarithm, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+        else:
+            ds = side_terms(z, weight, logarithm, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+    if TEMPERATURE:
+        temperature_sum += tl.sum(ds * s, 1)
+    if ROWS:
+        gradient = product(rounded_to(ds, own.dtype), y, gradient, PRECISION)
+    return gradient, temperature_sum
+
+
+@triton.jit
+def backward_kernel(
+    own, other, own_flow, other_flow, temperature, inverse_bandwidth, own_offsets, other_offsets, own_mask, other_mask,
+    own_coefficients, other_coefficients, gradient_scale, own_gradient, temperature_rows,
+    total_own: tl.int32, total_other: tl.int32, own_tiles: tl.int32,
+    D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
+    BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, ROWS: tl.constexpr,
+    TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """own_gradient [total_own, D] (with ROWS) and temperature_rows [total_own] (with TEMPERATURE) of one tile."""
+    tile = tl.program_id(0) % own_tiles
+    frame = tl.program_id(0) // own_tiles
+    own_start = tl.load(own_offsets + frame).to(tl.int32)
+    own_end = tl.load(own_offsets + frame + 1).to(tl.int32)
+    first = own_start + tile * BLOCK_M
+    if first < own_end:
+        other_start = tl.load(other_offsets + frame).to(tl.int32)
+        other_end = tl.load(other_offsets + frame + 1).to(tl.int32)
+        inv_bandwidth = tl.load(inverse_bandwidth + frame)
+        inv_temperature = 1.0 / tl.load(temperature)
+        scale = inv_temperature * LOG2_E
+        rows = tl.arange(0, BLOCK_M)
+        own_valid = valid_rows(own_mask, first, own_end, BLOCK_M)
+        x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
+        x_flow = load_flow(own_flow + first.to(tl.int64) * F, rows, own_valid, float("-inf"), F)
+        x_coefficients = load_coefficients(
+            own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED
+        )
+        gradient = tl.zeros([BLOCK_M, BLOCK_D], dtype=scale.dtype)
+        temperature_sum = tl.zeros([BLOCK_M], dtype=scale.dtype)
+        for t in range(0, tl.cdiv(other_end - other_start, BLOCK_N)):
+            gradient, temperature_sum = backward_tile(
+                x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
+                other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
+                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
+                TEMPERATURE, ROWS, PRECISION,
+            )  # fmt: skip
+        if BATCH:
+            for t in range(0, tl.cdiv(other_start, BLOCK_N) + tl.cdiv(total_other - other_end, BLOCK_N)):
+                start, end = other_frame_tile(t, other_start, other_end, total_other, BLOCK_N)
+                gradient, temperature_sum = backward_tile(
+                    x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
+                    start, end, scale, inv_bandwidth, gradient, temperature_sum,
+                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
+                    TEMPERATURE, ROWS, PRECISION,
+                )  # fmt: skip
+        in_frame = first + rows < own_end
+        unscale = inv_temperature / tl.load(gradient_scale)
+        if ROWS:
+            d = tl.arange(0, BLOCK_D)
+            gradient = tl.where(own_valid[:, None], gradient * unscale, 0.0)
+            tl.store(
+                own_gradient + first.to(tl.int64) * D + rows[:, None] * D + d[None, :],
+                rounded_to(gradient, own.dtype.element_ty),
+                mask=in_frame[:, None] & (d < D)[None, :],
+            )
+        if TEMPERATURE:
+            temperature_sum = tl.where(own_valid, temperature_sum * (-unscale * inv_temperature), 0.0)
+            tl.store(temperature_rows + first.to(tl.int64) + rows, temperature_sum, mask=in_frame)

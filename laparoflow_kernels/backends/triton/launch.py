@@ -1,0 +1,303 @@
+"""Host code of the Triton operators: shapes to grids, options to compile-time constants, buffers, launches.
+
+All tensors are packed over the batch: query [Tq, D], key [Tk, D], flows [Tq, F], [Tk, F]; frame b owns the rows
+offsets[b]:offsets[b + 1]. Launches go to the current stream of the tensors' device; nothing waits for the device
+except the tuning of ``tiles``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from . import tiles
+from .gradient_kernels import backward_kernel, coefficients_kernel
+from .statistics_kernels import finish_kernel, forward_kernel
+from .tiles import Tile
+from .weighted_sum_kernel import weighted_sum_kernel
+
+MAX_DIMENSIONS = 256
+MAX_FLOW = 8
+MAX_SLOTS = 64
+MAX_SPLITS = 16
+INSIDE_SHIFT = 48.0
+ROW_BLOCK = 256
+HALF_LOG2_RANGE = 12
+
+
+def forward(
+    query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, temperature: Tensor, inv_bandwidth: Tensor,
+    query_offsets: Tensor, key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None,
+    max_query: int, max_key: int, flow_kernel: str, positives: str, negatives: str, scope: str,
+    symmetric: bool, bounded: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Row statistics [4, Tq] and, with symmetric, column statistics [4, Tk] (else [4, 0]).
+
+    Rows are lse, weight_sum, positive, weight_log_sum, in float32 (float64 for float64 inputs, interpreter only).
+
+    Raises:
+        ValueError: D over 256, F over 8, or 2^31 rows or more.
+    """
+    check_sizes(query, key, query_flow)
+    frames, total_query, total_key = query_offsets.numel() - 1, query.shape[0], key.shape[0]
+    accumulator = query_flow.dtype
+    inside = positives == "inside"
+    constants = dict(
+        D=query.shape[1], F=query_flow.shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
+        INSIDE=inside, DISSIMILAR=negatives == "dissimilar", BATCH=scope == "batch", SYMMETRIC=symmetric,
+        BOUNDED=bounded, FIXED_SHIFT=INSIDE_SHIFT if bounded and inside else 0.0,
+        QUANTITIES=4 if bounded else 6 if inside else 5, PRECISION=input_precision(query),
+    )  # fmt: skip
+    columns = total_key if symmetric else 0
+    if frames == 0 or max_query == 0:
+        row_partial, column_partial = (empty_partial(1, total, constants, query_flow) for total in (total_query, columns))
+    else:
+
+        def run(tile: Tile) -> tuple[Tensor, Tensor]:
+            row_groups, splits = forward_grid(tile, frames, max_query, max_key, total_key, scope, symmetric, query.device)
+            slots = row_groups * (frames if scope == "batch" else 1)
+            rows = torch.empty(
+                (splits, constants["QUANTITIES"], total_query), dtype=accumulator, device=query.device
+            )
+            column = empty_partial(slots if symmetric else 1, columns, constants, query_flow)
+            forward_kernel[(frames * row_groups, splits)](
+                query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets,
+                query_mask, key_mask, rows, column, total_query, total_key, row_groups, splits,
+                BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages, **constants,
+            )  # fmt: skip
+            return rows, column
+
+        pairs = total_query * (total_key if scope == "batch" else max_key)
+        with on_device(query):
+            row_partial, column_partial = run(pick("forward", query, constants, pairs, run))
+    with on_device(query):
+        return (
+            finish(row_partial, query_mask, temperature, constants),
+            finish(column_partial, key_mask, temperature, constants),
+        )
+
+
+def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants: dict[str, Any]) -> Tensor:
+    """Statistics [4, T] from partial sums [slots, quantities, T]."""
+    slots, _, total = partial.shape
+    stats = torch.empty((4, total), dtype=partial.dtype, device=partial.device)
+    if total:
+        names = ("INSIDE", "BOUNDED", "FIXED_SHIFT", "QUANTITIES")
+        finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
+            partial, mask, temperature, stats, total, slots, BLOCK=ROW_BLOCK, **{name: constants[name] for name in names}
+        )
+    return stats
+
+
+def empty_partial(slots: int, total: int, constants: dict[str, Any], like: Tensor) -> Tensor:
+    """Partial sums of nothing: zeros, and -inf for running maxima."""
+    partial = torch.zeros((slots, constants["QUANTITIES"], total), dtype=like.dtype, device=like.device)
+    partial[:, 4:].fill_(float("-inf"))
+    return partial
+
+
+def forward_grid(
+    tile: Tile, frames: int, max_query: int, max_key: int, total_key: int, scope: str, symmetric: bool,
+    device: torch.device,
+) -> tuple[int, int]:  # fmt: skip
+    """Row groups per frame and splits of the keys that fill the device twice over.
+
+    One direction: a group is one row tile. Symmetric: every group has a slot of column sums, so groups are few and
+    each takes several row tiles in turn.
+    """
+    row_tiles = triton.cdiv(max_query, tile.block_m)
+    groups = row_tiles
+    if symmetric:
+        slots = MAX_SLOTS // frames if scope == "batch" else MAX_SLOTS // 2
+        groups = max(1, min(row_tiles, slots))
+    wanted = 2 * processors(device)
+    key_tiles = triton.cdiv(total_key if scope == "batch" else max_key, tile.block_n)
+    splits = triton.cdiv(wanted, frames * groups)
+    return groups, max(1, min(splits, MAX_SPLITS, key_tiles))
+
+
+def backward(
+    query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, temperature: Tensor, inv_bandwidth: Tensor,
+    query_offsets: Tensor, key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None,
+    max_query: int, max_key: int, flow_kernel: str, positives: str, negatives: str, scope: str,
+    symmetric: bool, bounded: bool,
+    row_stats: Tensor, column_stats: Tensor, row_grad: Tensor, column_grad: Tensor,
+    need_query: bool, need_key: bool, need_temperature: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dquery [Tq, D], dkey [Tk, D], dtemperature []; what is not needed is empty ([0]) and not computed.
+
+    Raises:
+        ValueError: D over 256, F over 8, or 2^31 rows or more.
+    """
+    check_sizes(query, key, query_flow)
+    frames = query_offsets.numel() - 1
+    constants = dict(
+        D=query.shape[1], F=query_flow.shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
+        INSIDE=positives == "inside", DISSIMILAR=negatives == "dissimilar", BATCH=scope == "batch", BOUNDED=bounded,
+        PRECISION=input_precision(query),
+    )  # fmt: skip
+
+    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=query.device)
+
+    with on_device(query):
+        scale = gradient_scale(query, row_grad, column_grad)
+        query_coefficients = coefficients(row_stats, row_grad, scale, constants)
+        key_coefficients = query_coefficients
+        if symmetric:
+            key_coefficients = coefficients(column_stats, column_grad, scale, constants)
+        rows = (query, query_flow, query_offsets, query_mask, query_coefficients, max_query)
+        columns = (key, key_flow, key_offsets, key_mask, key_coefficients, max_key)
+
+        def side(own: tuple, other: tuple, is_query: bool, gradient: bool, temperature_too: bool) -> tuple[Tensor, Tensor]:
+            own_gradient = torch.empty_like(own[0]) if gradient else empty(0, dtype=query.dtype)
+            by_row = empty(own[0].shape[0] if temperature_too else 0, dtype=row_stats.dtype)
+            if frames == 0 or own[5] == 0:
+                return own_gradient, by_row
+            options = dict(
+                constants, OWN_TERMS=is_query or symmetric, OTHER_TERMS=not is_query or symmetric,
+                ROWS=gradient, TEMPERATURE=temperature_too,
+            )  # fmt: skip
+
+            def run(tile: Tile) -> None:
+                own_tiles = triton.cdiv(own[5], tile.block_m)
+                backward_kernel[(frames * own_tiles,)](
+                    own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
+                    own[4], other[4], scale, own_gradient, by_row, own[0].shape[0], other[0].shape[0], own_tiles,
+                    BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages, **options,
+                )  # fmt: skip
+
+            pairs = own[0].shape[0] * (other[0].shape[0] if scope == "batch" else other[5])
+            run(pick("backward", query, options, pairs, run))
+            return own_gradient, by_row
+
+        unneeded = empty(0, dtype=query.dtype)
+        dquery, dkey, by_row = unneeded, unneeded, empty(0, dtype=row_stats.dtype)
+        if need_query or (need_temperature and not need_key):
+            dquery, by_row = side(rows, columns, True, need_query, need_temperature)
+        if need_key:
+            dkey, by_key = side(columns, rows, False, True, need_temperature and not need_query)
+            by_row = by_key if need_temperature and not need_query else by_row
+        dtemperature = by_row.sum() if need_temperature else empty(0, dtype=row_stats.dtype)
+        return dquery, dkey, dtemperature
+
+
+def coefficients(stats: Tensor, gradient: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
+    """Per-row coefficients [4, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
+    total = stats.shape[1]
+    result = torch.empty((4, total), dtype=stats.dtype, device=stats.device)
+    if total:
+        coefficients_kernel[(triton.cdiv(total, ROW_BLOCK),)](
+            stats, gradient.contiguous(), scale, result, total, BLOCK=ROW_BLOCK,
+            INSIDE=constants["INSIDE"], BOUNDED=constants["BOUNDED"],
+        )  # fmt: skip
+    return result
+
+
+def gradient_scale(query: Tensor, row_grad: Tensor, column_grad: Tensor) -> Tensor:
+    """A 0-d power of two that brings the largest upstream gradient to 2^12 for float16, 1 for other dtypes.
+
+    dS is rounded to the input's dtype before the second product; with a mean over 1e5 rows it would be under the
+    smallest float16 otherwise.
+    """
+    if query.dtype != torch.float16:
+        return torch.ones((), dtype=row_grad.dtype, device=query.device)
+    largest = torch.cat([row_grad.reshape(-1), column_grad.reshape(-1), row_grad.new_zeros(1)]).abs().amax()
+    exponent = torch.where(largest > 0, HALF_LOG2_RANGE - torch.ceil(torch.log2(largest)), 0.0)
+    return torch.exp2(exponent.clamp(-100.0, 100.0))
+
+
+def weighted_sum(
+    query_flow: Tensor, key_flow: Tensor, values: Tensor, inv_bandwidth: Tensor, query_offsets: Tensor,
+    key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, max_query: int, max_key: int,
+    flow_kernel: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """sums [Tq, C] = sum_j w_ij values_jc and weight_sum [Tq], per frame, in the dtype of the flows.
+
+    Raises:
+        ValueError: F over 8, or 2^31 rows or more.
+    """
+    check_sizes(query_flow, key_flow, query_flow)
+    frames, channels = query_offsets.numel() - 1, values.shape[1]
+    sums = torch.empty((query_flow.shape[0], channels), dtype=query_flow.dtype, device=query_flow.device)
+    weights = torch.empty((query_flow.shape[0],), dtype=query_flow.dtype, device=query_flow.device)
+    if frames == 0 or max_query == 0:
+        return sums, weights
+    block_c = min(64, padded(max(channels, 1)))
+    constants = dict(F=query_flow.shape[1], FLOW_KERNEL=flow_kernel, PRECISION=input_precision(query_flow))
+
+    def run(tile: Tile) -> None:
+        query_tiles = triton.cdiv(max_query, tile.block_m)
+        weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
+            query_flow, key_flow, values, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
+            sums, weights, query_tiles, channels,
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_C=block_c, num_warps=tile.warps, num_stages=tile.stages,
+            **constants,
+        )  # fmt: skip
+
+    with on_device(values):
+        run(pick("weighted_sum", query_flow, dict(constants, BLOCK_D=block_c), query_flow.shape[0] * max_key, run))
+    return sums, weights
+
+
+def check_sizes(rows: Tensor, columns: Tensor, flow: Tensor) -> None:
+    """What the kernels take beyond the checks of the public functions."""
+    if rows.shape[1] > MAX_DIMENSIONS:
+        raise ValueError(f"query: the triton backend takes D from 1 to {MAX_DIMENSIONS}, got {rows.shape[1]}")
+    if not 1 <= flow.shape[1] <= MAX_FLOW:
+        raise ValueError(f"query_flow: F must be 1 to {MAX_FLOW}, got {flow.shape[1]}")
+    for name, tensor in (("query", rows), ("key", columns)):
+        if tensor.shape[0] >= 2**31 - 2**16:
+            raise ValueError(f"{name}: the triton backend takes under 2^31 rows, got {tensor.shape[0]}")
+
+
+def padded(size: int) -> int:
+    """Power of two of at least 16 (the smallest side of a product) that holds ``size``."""
+    return max(16, int(triton.next_power_of_2(size)))
+
+
+def input_precision(tensor: Tensor) -> str:
+    """ieee or tf32 products for float32, by torch.set_float32_matmul_precision; others have one precision."""
+    if tensor.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee" if tensor.dtype in (torch.float32, torch.float64) else "tf32"
+
+
+def pick(
+    kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], Any]
+) -> Tile:  # fmt: skip
+    """The tile of a launch; ``run`` launches with a tile and is timed where tuning applies."""
+    precision = "half" if tensor.dtype in (torch.float16, torch.bfloat16) else str(constants["PRECISION"])
+    varied = {name: value for name, value in constants.items() if name not in ("D", "BLOCK_D", "PRECISION")}
+    options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
+
+    def seconds(tile: Tile) -> float:
+        run(tile)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        best = float("inf")
+        for _ in range(3):
+            start.record()
+            run(tile)
+            end.record()
+            end.synchronize()
+            best = min(best, start.elapsed_time(end) * 1e-3)
+        return best
+
+    return tiles.choose(kind, options, precision, int(constants["BLOCK_D"]), tensor.device, pairs, seconds)
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 2 in the interpreter, so that splits are exercised there as well."""
+    if device.type != "cuda":
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Make the tensor's device current: Triton launches on the current device and stream."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

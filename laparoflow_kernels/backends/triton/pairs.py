@@ -1,0 +1,207 @@
+"""The mathematics of one tile of pixel pairs, shared by every Triton kernel.
+
+For rows x and columns y of a tile, with flows f_x and g_y (F components, pixels of the source frame):
+
+    r2_xy = sum_c (f_xc - g_yc)^2                   the difference first: flows may be 1e4
+    w_xy  = phi(r2_xy / bandwidth^2)                pair weight, exactly 0 below 2^-126
+    gaussian exp(-r^2/2) | laplace exp(-r) | cauchy 1/(1+r^2) | tophat [r <= 1]
+
+A masked or padded row carries the flow -inf and such a column +inf, so that their distance is infinite and
+every flow kernel gives 0 without a further select; the finite flows of a pair are never touched by this.
+
+Exponentials are base 2 throughout. ``exp2_clamped`` is the exponential of a weight: of every four elements one
+goes to the special function unit (16 per clock and multiprocessor) and three to a polynomial on the FMA units
+(128 per clock), because the softmax alone already keeps the special function unit busy.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+LN_2_HIGH = tl.constexpr(0.693145751953125)
+LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
+SMALLEST_EXPONENT = tl.constexpr(-126.0)
+CLAMPED_EXPONENT = tl.constexpr(-127.0)
+
+# 2^f on [-1/2, 1/2] as 1 + f (c1 + f (c2 + ...)): relative error 9e-8 (1.7e-7 evaluated in float32), exact at 0.
+EXP2_COEFFICIENTS = (0.6931469776, 0.2402224208, 0.0555073374, 0.0096715127, 0.0013264727)
+
+
+def _hexadecimal(value: float) -> str:
+    import struct
+
+    return "0f%08X" % struct.unpack("<I", struct.pack("<f", value))[0]
+
+
+def _polynomial_assembly(index: int, result: int, base: int, factor: int) -> str:
+    """2^(x c) on the FMA units: round to an integer n by a magic constant, polynomial of the rest, times 2^n.
+
+    The magic constant is 1.5 * 2^23 + 127, so the low bits of the rounded sum are the biased exponent n + 127 and
+    one shift makes the float 2^n (which is 0 for n = -127); the last product flushes what is under 2^-126.
+    """
+    magic = _hexadecimal(1.5 * 2**23 + 127)
+    t, n, f, p, s = (f"{name}{index}" for name in "tnfps")
+    lines = [
+        f".reg .f32 {t}, {n}, {f}, {p}, {s};",
+        f"fma.rn.f32 {t}, ${base}, ${factor}, {magic};",
+        f"sub.rn.f32 {n}, {t}, {magic};",
+        f"neg.f32 {n}, {n};",
+        f"fma.rn.f32 {f}, ${base}, ${factor}, {n};",
+        f"mov.f32 {p}, {_hexadecimal(EXP2_COEFFICIENTS[-1])};",
+    ]
+    lines += [f"fma.rn.f32 {p}, {p}, {f}, {_hexadecimal(c)};" for c in EXP2_COEFFICIENTS[-2::-1]]
+    lines += [
+        f"fma.rn.f32 {p}, {p}, {f}, {_hexadecimal(1.0)};",
+        f".reg .b32 b{index};",
+        f"mov.b32 b{index}, {t};",
+        f"shl.b32 b{index}, b{index}, 23;",
+        f"mov.b32 {s}, b{index};",
+        f"mul.ftz.f32 ${result}, {p}, {s};",
+    ]
+    return "\n".join(lines)
+
+
+def exp2_assembly(pack: int, on_special_unit: int) -> str:
+    """PTX for ``pack`` elements of 2^(x c): the first ``on_special_unit`` by ex2, the others by the polynomial.
+
+    Operands: results $0..pack-1, x $pack..2 pack-1, c $2 pack..3 pack-1.
+    """
+    blocks = []
+    for index in range(pack):
+        result, base, factor = index, pack + index, 2 * pack + index
+        if index < on_special_unit:
+            blocks.append(
+                f".reg .f32 e{index};\nmul.rn.f32 e{index}, ${base}, ${factor};\n"
+                f"ex2.approx.ftz.f32 ${result}, e{index};"
+            )
+        else:
+            blocks.append(_polynomial_assembly(index, result, base, factor))
+    return "{\n" + "\n".join(blocks) + "\n}"
+
+
+def exp2_constraints(pack: int) -> str:
+    """Register constraints of ``exp2_assembly``."""
+    return ",".join(["=&f"] * pack + ["f"] * (2 * pack))
+
+
+EXP2_PACK = tl.constexpr(4)
+EXP2_ASSEMBLY = tl.constexpr(exp2_assembly(4, 1))
+EXP2_CONSTRAINTS = tl.constexpr(exp2_constraints(4))
+
+
+@triton.jit
+def exp2_clamped(distance, factor):
+    """2^(distance * factor) of a product in [-127, 0]; results below 2^-126 are exactly 0."""
+    if INTERPRETED or distance.dtype == tl.float64:
+        exponent = distance * factor
+        result = tl.where(exponent >= SMALLEST_EXPONENT, tl.exp2(exponent), 0.0)
+    else:
+        result = tl.inline_asm_elementwise(
+            EXP2_ASSEMBLY,
+            EXP2_CONSTRAINTS,
+            [distance, tl.broadcast_to(factor, distance.shape)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=EXP2_PACK,
+        )
+    return result
+
+
+@triton.jit
+def load_flow(flow, rows, valid, sentinel, F: tl.constexpr):
+    """Components of the flow of ``rows`` (pointer to the frame's first row) as a tuple of F vectors."""
+    components = (tl.load(flow + rows * F, mask=valid, other=sentinel),)
+    for c in tl.static_range(1, F):
+        components = components + (tl.load(flow + rows * F + c, mask=valid, other=0.0),)
+    return components
+
+
+@triton.jit
+def squared_distance(row_flow, column_flow, F: tl.constexpr):
+    """[rows, columns] squared flow distance in pixels^2; infinite where a side is masked."""
+    difference = row_flow[0][:, None] - column_flow[0][None, :]
+    total = difference * difference
+    for c in tl.static_range(1, F):
+        component = row_flow[c][:, None] - column_flow[c][None, :]
+        total += component * component
+    return total
+
+
+@triton.jit
+def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr):
+    """Weight w and log2 w (finite everywhere, meaningful where w > 0) of squared flow distances."""
+    if FLOW_KERNEL == "gaussian":
+        factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
+        clamped = tl.minimum(squared, CLAMPED_EXPONENT / factor)
+        weight = exp2_clamped(clamped, factor)
+        logarithm = clamped * factor
+    elif FLOW_KERNEL == "laplace":
+        factor = inverse_bandwidth * (-LOG2_E)
+        clamped = tl.minimum(tl.sqrt(squared), CLAMPED_EXPONENT / factor)
+        weight = exp2_clamped(clamped, factor)
+        logarithm = clamped * factor
+    elif FLOW_KERNEL == "cauchy":
+        scaled = squared * (inverse_bandwidth * inverse_bandwidth)
+        inside = scaled < 8.507059173023462e37
+        scaled = 1.0 + tl.where(inside, scaled, 0.0)
+        weight = tl.where(inside, 1.0 / scaled, 0.0)
+        logarithm = -tl.log2(scaled)
+    else:
+        scaled = squared * (inverse_bandwidth * inverse_bandwidth)
+        weight = tl.where(scaled <= 1.0, 1.0, 0.0).to(squared.dtype)
+        logarithm = tl.zeros_like(squared)
+    return weight, logarithm
+
+
+@triton.jit
+def load_rows(matrix, start, valid, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows start..start+BLOCK of a contiguous [*, D] matrix, 0 where not valid, in 64-bit addressing."""
+    base = matrix + start.to(tl.int64) * D
+    d = tl.arange(0, BLOCK_D)
+    offsets = tl.arange(0, BLOCK)[:, None] * D + d[None, :]
+    if BLOCK_D == D:
+        mask = valid[:, None]
+    else:
+        mask = valid[:, None] & (d < D)[None, :]
+    return tl.load(base + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def valid_rows(mask, start, end, BLOCK: tl.constexpr):
+    """Rows start..start+BLOCK that lie before ``end`` and are kept by ``mask`` (or None)."""
+    rows = start + tl.arange(0, BLOCK)
+    valid = rows < end
+    if mask is not None:
+        valid = valid & (tl.load(mask + rows, mask=valid, other=0) != 0)
+    return valid
+
+
+@triton.jit
+def product(a, b, accumulator, PRECISION: tl.constexpr):
+    """a b + accumulator on the tensor cores (on the FMA units for ieee float32), accumulated in float32."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc=accumulator, input_precision=PRECISION, out_dtype=accumulator.dtype)
+
+
+@triton.jit
+def rounded_to(x, DTYPE: tl.constexpr):
+    """x in DTYPE, to the nearest even; the interpreter alone would cut bfloat16 off."""
+    if INTERPRETED and DTYPE == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
+def other_frame_tile(tile, start, end, total, BLOCK: tl.constexpr):
+    """First and one-past-last row of the tile-th tile of the rows outside [start, end) of ``total`` rows."""
+    before = tl.cdiv(start, BLOCK)
+    first = tl.where(tile < before, tile * BLOCK, end + (tile - before) * BLOCK)
+    last = tl.where(tile < before, start, total)
+    return first, last

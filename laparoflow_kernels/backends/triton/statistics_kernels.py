@@ -1,0 +1,307 @@
+"""Forward statistics of the flow-weighted InfoNCE: one pass over the pairs, no N x M matrix.
+
+For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / temperature):
+
+    l  = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
+    X  = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
+
+``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp
+are running maxima. The symmetric loss takes the same sums over columns from the same tile of pairs.
+
+Grid: axis 0 = frame x group of row tiles, axis 1 = split of the key tiles. Each program keeps the row sums of its
+tile in registers and writes them to a partial buffer [splits, quantities, Tq]; column sums go by load-add-store to the
+slot of the program's row group in [slots, quantities, Tk], which no other program touches, so the order of every sum is
+fixed. ``finish_kernel`` adds the partials and forms [4, T] (lse, weight_sum, positive, weight_log_sum).
+
+Memory: (splits Tq + slots Tk) * 4 to 6 floats; slots are at most MAX_SLOTS whatever N.
+"""
+
+import triton
+import triton.language as tl
+
+from .pairs import (
+    LN_2,
+    LOG2_E,
+    load_flow,
+    load_rows,
+    other_frame_tile,
+    pair_weight,
+    product,
+    squared_distance,
+    valid_rows,
+)
+
+
+@triton.jit
+def rescale(maximum, new_maximum):
+    """2^(old - new) for running maxima that start at -inf."""
+    return tl.where(maximum == float("-inf"), 0.0, tl.exp2(maximum - new_maximum))
+
+
+@triton.jit
+def finite(maximum):
+    """A maximum that can be subtracted: 0 where nothing was seen yet."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
+
+
+@triton.jit
+def tile_sums(
+    s, z, weight, logarithm, valid,
+    AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
+
+    ``valid`` marks the lines summed over where z alone does not (rows, for column sums), or is None.
+    """
+    OTHER: tl.constexpr = 1 - AXIS
+    if BOUNDED:
+        m = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
+        power = tl.exp2(z)
+    else:
+        kept = z
+        if WEIGHTED and DISSIMILAR:
+            kept = tl.where(weight < 1.0, kept, float("-inf"))
+        if valid is not None:
+            kept = tl.where(tl.expand_dims(valid, OTHER), kept, float("-inf"))
+        m = tl.max(kept, AXIS)
+        power = tl.exp2(kept - tl.expand_dims(finite(m), AXIS))
+    term = power
+    if WEIGHTED and DISSIMILAR:
+        term = power * (1.0 - weight)
+    if BOUNDED and valid is not None:
+        term = tl.where(tl.expand_dims(valid, OTHER), term, 0.0)
+    denominator = tl.sum(term, AXIS)
+    zero = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
+    weight_sum = zero
+    weight_logarithm = zero
+    positive = zero
+    positive_m = zero
+    if WEIGHTED:
+        weight_sum = tl.sum(weight, AXIS)
+        weight_logarithm = tl.sum(weight * logarithm, AXIS)
+        if not INSIDE:
+            positive = tl.sum(weight * s, AXIS)
+        elif BOUNDED:
+            positive = tl.sum(weight * power, AXIS)
+        else:
+            exponent = tl.where(weight > 0.0, z + logarithm, float("-inf"))
+            positive_m = tl.max(exponent, AXIS)
+            positive = tl.sum(tl.exp2(exponent - tl.expand_dims(finite(positive_m), AXIS)), AXIS)
+    return denominator, m, weight_sum, weight_logarithm, positive, positive_m
+
+
+@triton.jit
+def merge(total, maximum, part, part_maximum, BOUNDED: tl.constexpr):
+    """(den, m) of two sums of powers of two relative to their maxima."""
+    if BOUNDED:
+        merged = total + part
+        new_maximum = maximum
+    else:
+        new_maximum = tl.maximum(maximum, part_maximum)
+        merged = total * rescale(maximum, new_maximum) + part * rescale(part_maximum, new_maximum)
+    return merged, new_maximum
+
+
+@triton.jit
+def merge_partial(
+    partial, stride, rows, valid, den, m, w, h, x, mp,
+    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, OVERWRITE: tl.constexpr,
+):  # fmt: skip
+    """Write, or add to, the sums of ``rows`` in one slot: quantities den, W, H, X, then m, then mp."""
+    at = partial + rows
+    stride = stride.to(tl.int64)
+    if not OVERWRITE:
+        old_m = m
+        if not BOUNDED:
+            old_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
+        den, m = merge(tl.load(at, mask=valid, other=0.0), old_m, den, m, BOUNDED)
+        if WEIGHTED:
+            w += tl.load(at + stride, mask=valid, other=0.0)
+            h += tl.load(at + 2 * stride, mask=valid, other=0.0)
+            old_mp = mp
+            if INSIDE and not BOUNDED:
+                old_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
+            x, mp = merge(tl.load(at + 3 * stride, mask=valid, other=0.0), old_mp, x, mp, BOUNDED or not INSIDE)
+    tl.store(at, den, mask=valid)
+    if WEIGHTED:
+        tl.store(at + stride, w, mask=valid)
+        tl.store(at + 2 * stride, h, mask=valid)
+        tl.store(at + 3 * stride, x, mask=valid)
+        if INSIDE and not BOUNDED:
+            tl.store(at + 5 * stride, mp, mask=valid)
+    if not BOUNDED:
+        tl.store(at + 4 * stride, m, mask=valid)
+
+
+@triton.jit
+def forward_tile(
+    q, q_flow, q_valid, key, key_flow, key_mask, column_partial, total_key, start, end, scale, inverse_bandwidth,
+    den, m, w, h, x, mp,
+    D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
+    k_valid = valid_rows(key_mask, start, end, BLOCK_N)
+    k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
+    s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
+    bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))
+    z = s * scale + bias[None, :]
+    weight = s
+    logarithm = s
+    if WEIGHTED:
+        k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
+        weight, logarithm = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL)
+    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, weight, logarithm, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
+    den, m = merge(den, m, tile_den, tm, BOUNDED)
+    if WEIGHTED:
+        w += tw
+        h += th
+        x, mp = merge(x, mp, tx, tmp, BOUNDED or not INSIDE)
+    if SYMMETRIC:
+        col_den, cm, cw, ch, cx, cmp = tile_sums(
+            s, z, weight, logarithm, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+        )
+        merge_partial(
+            column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
+            col_den, cm, cw, ch, cx, cmp, WEIGHTED, INSIDE, BOUNDED, False,
+        )  # fmt: skip
+    return den, m, w, h, x, mp
+
+
+@triton.jit
+def forward_kernel(
+    query, key, query_flow, key_flow, temperature, inverse_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
+    row_partial, column_partial, total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
+    D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, QUANTITIES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of the rows of one group of row tiles against one split of the keys."""
+    group = tl.program_id(0) % row_groups
+    frame = tl.program_id(0) // row_groups
+    split = tl.program_id(1)
+    q_start = tl.load(query_offsets + frame).to(tl.int32)
+    q_end = tl.load(query_offsets + frame + 1).to(tl.int32)
+    k_start = tl.load(key_offsets + frame).to(tl.int32)
+    k_end = tl.load(key_offsets + frame + 1).to(tl.int32)
+    inv_bandwidth = tl.load(inverse_bandwidth + frame)
+    scale = LOG2_E / tl.load(temperature)
+    row_slot = row_partial + split.to(tl.int64) * QUANTITIES * total_query
+    slot = group
+    if BATCH:
+        slot = tl.program_id(0)
+    column_slot = column_partial
+    if SYMMETRIC:
+        column_slot = column_partial + slot.to(tl.int64) * QUANTITIES * total_key
+
+    row_tiles = tl.cdiv(q_end - q_start, BLOCK_M)
+    tiles_per_group = tl.cdiv(row_tiles, row_groups)
+    key_tiles = tl.cdiv(k_end - k_start, BLOCK_N)
+    keys_per_split = tl.cdiv(key_tiles, splits)
+    first_key = split * keys_per_split
+    last_key = tl.minimum(first_key + keys_per_split, key_tiles)
+
+    for row_tile in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, row_tiles)):
+        q_first = q_start + row_tile * BLOCK_M
+        q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M)
+        q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
+        q_flow = load_flow(query_flow + q_first.to(tl.int64) * F, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)
+        den = tl.zeros([BLOCK_M], dtype=scale.dtype)
+        w = den
+        h = den
+        x = den
+        m = den
+        mp = den
+        if not BOUNDED:
+            m = den - float("inf")
+            if INSIDE:
+                mp = m
+        for tile in range(first_key, last_key):
+            den, m, w, h, x, mp = forward_tile(
+                q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
+                scale, inv_bandwidth, den, m, w, h, x, mp,
+                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
+                PRECISION,
+            )  # fmt: skip
+        if BATCH:
+            other_tiles = tl.cdiv(k_start, BLOCK_N) + tl.cdiv(total_key - k_end, BLOCK_N)
+            others_per_split = tl.cdiv(other_tiles, splits)
+            first_other = split * others_per_split
+            for tile in range(first_other, tl.minimum(first_other + others_per_split, other_tiles)):
+                start, end = other_frame_tile(tile, k_start, k_end, total_key, BLOCK_N)
+                den, m, w, h, x, mp = forward_tile(
+                    q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, start, end,
+                    scale, inv_bandwidth, den, m, w, h, x, mp,
+                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
+                    PRECISION,
+                )  # fmt: skip
+        inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
+        merge_partial(
+            row_slot + q_first.to(tl.int64), total_query, tl.arange(0, BLOCK_M), inside_frame,
+            den, m, w, h, x, mp, True, INSIDE, BOUNDED, True,
+        )  # fmt: skip
+        if SYMMETRIC:
+            # the next row tile adds to what other threads of this block have just stored
+            tl.debug_barrier()
+
+
+@triton.jit
+def logarithm_of(total, maximum, FIXED_SHIFT: tl.constexpr):
+    """ln(total 2^(maximum - FIXED_SHIFT)), the shift taken off before the logarithm where that cannot underflow."""
+    if FIXED_SHIFT == 0.0:
+        result = tl.log2(total) + finite(maximum)
+    else:
+        safe = total > 1e-20
+        result = tl.log2(tl.where(safe, total * (2.0**-FIXED_SHIFT), total)) - tl.where(safe, 0.0, FIXED_SHIFT)
+    return result * LN_2
+
+
+@triton.jit
+def finish_kernel(
+    partial, mask, temperature, stats, total: tl.int32, slots: tl.int32,
+    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr,
+    QUANTITIES: tl.constexpr,
+):  # fmt: skip
+    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total]."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    valid = rows < total
+    stride = total.to(tl.int64)
+    inv_temperature = 1.0 / tl.load(temperature)
+    den = tl.zeros([BLOCK], dtype=inv_temperature.dtype)
+    w = den
+    h = den
+    x = den
+    m = den
+    mp = den
+    if not BOUNDED:
+        m = den - float("inf")
+        if INSIDE:
+            mp = m
+    for slot in range(0, slots):
+        at = partial + slot * (stride * QUANTITIES) + rows
+        slot_m = m
+        slot_mp = mp
+        if not BOUNDED:
+            slot_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
+            if INSIDE:
+                slot_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
+        den, m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, BOUNDED)
+        w += tl.load(at + stride, mask=valid, other=0.0)
+        h += tl.load(at + 2 * stride, mask=valid, other=0.0)
+        x, mp = merge(x, mp, tl.load(at + 3 * stride, mask=valid, other=0.0), slot_mp, BOUNDED or not INSIDE)
+    lse = logarithm_of(den, m, FIXED_SHIFT)
+    lse = tl.where(den > 0.0, lse, float("-inf"))
+    if INSIDE:
+        positive = logarithm_of(x, mp, FIXED_SHIFT)
+        positive = tl.where(x > 0.0, positive, float("-inf"))
+    else:
+        positive = tl.where(w > 0.0, x * inv_temperature / tl.where(w > 0.0, w, 1.0), 0.0)
+    if mask is not None:
+        # rows alone carry no marker in the softmax sums: a masked row has seen the keys with a zero embedding
+        lse = tl.where(tl.load(mask + rows, mask=valid, other=0) != 0, lse, float("-inf"))
+    tl.store(stats + rows, lse, mask=valid)
+    tl.store(stats + stride + rows, w, mask=valid)
+    tl.store(stats + 2 * stride + rows, positive, mask=valid)
+    tl.store(stats + 3 * stride + rows, h * LN_2, mask=valid)

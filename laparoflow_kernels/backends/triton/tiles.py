@@ -1,0 +1,195 @@
+"""Tile sizes: defaults, the candidates worth timing, and a cache of what won.
+
+A choice is keyed by kernel, device, versions, dtype class, padded D, and the options that change the register need;
+the number of pairs is not part of the key. An entry remembers the size it was timed at and serves every call whose
+number of pairs is within a factor of 16, so a run never tunes again because N changed by one. Small problems (under
+2^24 pairs), captured graphs and torch.use_deterministic_algorithms(True) take the default without timing anything.
+
+Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off; LAPAROFLOW_TRITON_CACHE names the cache file
+(default ~/.cache/laparoflow/triton-tiles.json; an empty value keeps the cache in memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+SMALLEST_TUNED = 2**24
+REUSE_FACTOR_LOG2 = 4.0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows held by a program, rows streamed at a time, warps, and stages of the load pipeline."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+_forced: dict[str, Tile] = {}
+_memory: dict[str, list[dict]] = {}
+_loaded_from: Path | None = None
+
+
+@contextlib.contextmanager
+def forced(**tiles: Tile) -> Iterator[None]:
+    """Use these tiles (forward=, backward=, weighted_sum=) inside the block, whatever the tuning says."""
+    before = dict(_forced)
+    _forced.update(tiles)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+def candidates(kind: str, precision: str, block_d: int, capability: int) -> list[Tile]:
+    """Tiles worth timing, the default first; all of them compile without spills on sm_80, sm_90 and sm_100.
+
+    Args:
+        kind: "forward", "backward" or "weighted_sum".
+        precision: "half", "tf32" or "ieee".
+        block_d: D padded to a power of two.
+        capability: compute capability as an integer, 80, 90, 100; 0 in the interpreter.
+    """
+    if capability == 0:
+        return [Tile(64, 64, 4, 1)]
+    if kind == "weighted_sum":
+        return [Tile(32, 32, 4, 2)] if precision == "ieee" else [Tile(64, 64, 4, 2), Tile(128, 64, 8, 2)]
+    if precision == "ieee":
+        return [Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)]
+    wide = precision == "tf32"
+    if kind == "forward":
+        if block_d <= 64:
+            return [Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3)]
+        if block_d <= 128:
+            return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)] if wide else [Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)]
+        return [Tile(64, 32, 4, 2), Tile(64, 64, 8, 1)] if wide else [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
+    if block_d <= 64:
+        return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
+    if block_d <= 128:
+        return [Tile(64, 32, 4, 2), Tile(64, 64, 8, 2)] if wide else [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
+    return [Tile(64, 32, 8, 1)] if wide else [Tile(128, 32, 8, 2), Tile(64, 64, 8, 2)]
+
+
+def choose(
+    kind: str,
+    options: str,
+    precision: str,
+    block_d: int,
+    device: torch.device,
+    pairs: int,
+    time: Callable[[Tile], float] | None,
+) -> Tile:
+    """The tile for one call; times the candidates (seconds by ``time``) when the cache has no answer near it.
+
+    Args:
+        kind: kernel, as in ``candidates``.
+        options: the compile-time options that change what the kernel needs, as text.
+        precision: "half", "tf32" or "ieee".
+        block_d: D padded to a power of two.
+        device: where the call runs.
+        pairs: number of pairs of the call.
+        time: seconds of one launch with a tile; None never times.
+    """
+    if kind in _forced:
+        return _forced[kind]
+    if device.type != "cuda":
+        return candidates(kind, precision, block_d, 0)[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    tiles = candidates(kind, precision, block_d, 10 * major + minor)
+    if (
+        time is None
+        or len(tiles) == 1
+        or pairs < SMALLEST_TUNED
+        or os.environ.get("LAPAROFLOW_TRITON_AUTOTUNE", "1") == "0"
+        or torch.are_deterministic_algorithms_enabled()
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return tiles[0]
+    import triton
+
+    key = "|".join(
+        [kind, options, precision, f"D{block_d}", torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
+    )
+    found = lookup(key, pairs)
+    if found is not None and found in tiles:
+        return found
+    seconds = {tile: time(tile) for tile in tiles}
+    best = min(tiles, key=lambda tile: seconds[tile])
+    remember(key, pairs, best, seconds[best])
+    return best
+
+
+def lookup(key: str, pairs: int) -> Tile | None:
+    """The remembered tile whose size is nearest to ``pairs``, None when none is within the reuse factor."""
+    _load()
+    size = math.log2(max(pairs, 1))
+    near = sorted(_memory.get(key, []), key=lambda entry: abs(entry["log2_pairs"] - size))
+    if near and abs(near[0]["log2_pairs"] - size) <= REUSE_FACTOR_LOG2:
+        return Tile(**near[0]["tile"])
+    return None
+
+
+def remember(key: str, pairs: int, tile: Tile, seconds: float) -> None:
+    """Add an entry to the cache in memory and, where a file is used, on disk."""
+    entry = {"log2_pairs": math.log2(max(pairs, 1)), "tile": asdict(tile), "seconds": seconds}
+    _memory.setdefault(key, []).append(entry)
+    path = cache_file()
+    if path is not None:
+        _write(path)
+
+
+def cache_file() -> Path | None:
+    """Where choices are kept, None for memory alone."""
+    named = os.environ.get("LAPAROFLOW_TRITON_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    return Path.home() / ".cache" / "laparoflow" / "triton-tiles.json"
+
+
+def forget() -> None:
+    """Drop the cache in memory; the next call reads the file again."""
+    global _loaded_from
+    _memory.clear()
+    _loaded_from = None
+
+
+def _load() -> None:
+    global _loaded_from
+    path = cache_file()
+    if path is None or path == _loaded_from:
+        return
+    _loaded_from = path
+    try:
+        stored = json.loads(path.read_text())
+        for key, entries in stored.items():
+            _memory[key] = [entry for entry in entries if Tile(**entry["tile"]) and entry["log2_pairs"] >= 0]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # an unreadable cache costs one tuning run and is then replaced
+        _memory.clear()
+
+
+def _write(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(_memory, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError:
+        # a read-only home directory: the choice stays in memory
+        return
