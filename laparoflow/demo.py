@@ -1,0 +1,167 @@
+"""``laparoflow demo``: the whole job on a generated laparoscopy, in minutes on two cores.
+
+    OUT/synthetic/     generated clips: encoded videos, masks, key points
+    OUT/cache/         frames decoded from the videos, flow estimated from them (DIS)
+    OUT/run/           pretraining without labels
+    OUT/probe_*/       frozen probes with few labels on other clips, beside the same network at random init
+    OUT/report.html    scores and pictures
+    OUT/demo.json      the table
+
+Every step is the function behind the command of the same name; the recipe is ``configs/demo.yaml``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from laparoflow.cli import build_parser, parse_settings
+from laparoflow.probes import ProbeSettings, run_probe
+from laparoflow.report import write_report
+from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
+from laparoflow.training.run import pretrain, write_text
+from laparoflow.video.prepare import prepare
+from laparoflow.video.settings import PrepareSettings
+
+
+@dataclass
+class DemoSettings:
+    """The demo.
+
+    Attributes:
+        out: folder to write; must not exist, or be empty.
+        pretrain_clips: clips to learn from, without labels.
+        test_clips: clips to score on; never seen in pretraining.
+        frames: frames per clip.
+        labels: labelled frames, from the pretraining clips.
+        seeds: draws of the labelled frames.
+        seed: of the scenes and of pretraining.
+        scene: parameters of the generator.
+        config: recipe of pretraining.
+        max_steps: steps of pretraining; null for the recipe's.
+    """
+
+    out: Path
+    pretrain_clips: int = 16
+    test_clips: int = 6
+    frames: int = 20
+    labels: int = 16
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seed: int = 0
+    scene: str = "default"
+    config: str = "demo"
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scene not in ("default", "held_out"):
+            raise ValueError(f"scene: expected default or held_out, got {self.scene!r}")
+        for name in ("pretrain_clips", "test_clips", "labels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.frames < 8:
+            raise ValueError(f"frames: expected at least 8, got {self.frames}")
+
+
+LABEL_EVERY = 4
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Run it, print the table, and return what ``demo.json`` holds.
+
+    Raises:
+        FileExistsError: ``out`` holds files.
+    """
+    out, console = Path(settings.out), Console()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"out: {out} exists and is not empty; name another folder")
+    begun = time.perf_counter()
+    root = out / "synthetic"
+    clips = settings.pretrain_clips + settings.test_clips
+    console.print(f"1/5 generating {clips} clips of {settings.frames} frames")
+    scene = DEFAULT if settings.scene == "default" else HELD_OUT
+    write_dataset(root, scene, clips, settings.frames, settings.seed, label_every=LABEL_EVERY, flow=False)
+    names = [f"clip_{number:03d}" for number in range(clips)]
+    seen, unseen = names[: settings.pretrain_clips], names[settings.pretrain_clips :]
+
+    console.print("2/5 decoding the videos, estimating flow")
+    videos = [root / "videos" / f"{name}.mp4" for name in seen]
+    prepare(videos, out / "cache", PrepareSettings(short_side=None, crop_border=False))
+
+    console.print("3/5 pretraining without labels")
+    parser, settings_class = build_parser("pretrain")
+    words = ["--config", settings.config, "--data", str(out / "cache"), "--out", str(out / "run")]
+    words += ["--seed", str(settings.seed)]
+    if settings.max_steps is not None:
+        words += ["--max-steps", str(settings.max_steps)]
+    summary = pretrain(parse_settings(parser, settings_class, words))
+
+    console.print(f"4/5 probing frozen features with {settings.labels} labelled frames, on unseen clips")
+    metrics = {
+        task: run_probe(
+            ProbeSettings(
+                task=task,  # type: ignore[arg-type]
+                dataset="synthetic",
+                root=root,
+                checkpoint=out / "run",
+                out=out / f"probe_{task}",
+                labels=[settings.labels],
+                seeds=list(settings.seeds),
+                train_videos=seen,
+                test_videos=unseen,
+            )
+        )
+        for task in ("segmentation", "keypoints")
+    }
+    console.print("5/5 writing the page")
+    page = write_report([out / "run", out / "probe_segmentation", out / "probe_keypoints"], out / "report.html")
+    result = {
+        "seconds": time.perf_counter() - begun,
+        "pretraining_seconds": summary["seconds"],
+        "labels": settings.labels,
+        "scores": {task: scores(found) for task, found in metrics.items()},
+        "page": str(page),
+    }
+    write_text(out / "demo.json", json.dumps(result, indent=2))
+    console.print(table(result))
+    console.print(f"{result['seconds']:.0f} s in all; pictures and scores: {page}", soft_wrap=True)
+    return result
+
+
+SHOWN = {
+    "segmentation": {"mean_iou": "segmentation, mean IoU", "mean_dice": "segmentation, mean Dice"},
+    "keypoints": {"pck/0.1": "key points, PCK at 10 %", "rmse_px": "key points, RMSE in pixels (lower is better)"},
+}
+
+
+def scores(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Score name -> backbone -> mean and deviation over seeds."""
+    shown: dict[str, dict[str, Any]] = {}
+    for row in metrics["summary"]:
+        for name in SHOWN[metrics["task"]]:
+            shown.setdefault(name, {})[row["backbone"]] = row[name]
+    return shown
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The closing table: trained beside random init."""
+    shown = Table(title=f"Frozen features, {result['labels']} labelled frames, unseen clips")
+    for title in ("score", "pretrained", "random init"):
+        shown.add_column(title, justify="left" if title == "score" else "right")
+    for task, names in SHOWN.items():
+        for name, label in names.items():
+            cells = result["scores"][task][name]
+            shown.add_row(label, *(_cell(cells[backbone]) for backbone in ("trained", "random")))
+    return shown
+
+
+def _cell(score: dict[str, Any]) -> str:
+    if score["mean"] is None:
+        return "none"
+    spread = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
+    return f"{score['mean']:.3f}{spread}"

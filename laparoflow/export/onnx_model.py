@@ -1,0 +1,83 @@
+"""Backbone and pixel head as ONNX, checked against PyTorch with onnxruntime.
+
+    images float32 [B, 3, H, W], RGB in 0..1  ->  features [B, C, H/p, W/p], embeddings [B, D, H/s, W/s]
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from laparoflow.models.encoder import PixelEncoder
+
+TOLERANCE = 1e-4
+
+
+class BothOutputs(nn.Module):
+    """Features and embeddings of an encoder."""
+
+    def __init__(self, encoder: PixelEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] RGB 0..1 -> (features, embeddings)."""
+        return self.encoder.features(images), self.encoder(images)
+
+
+def write_onnx(encoder: PixelEncoder, path: Path, size: tuple[int, int]) -> None:
+    """Write the model for pictures of one size and any batch.
+
+    Args:
+        encoder: in eval mode.
+        path: the file; its suffix must be ``.onnx``.
+        size: (height, width) of the pictures, multiples of the backbone's stride.
+
+    Raises:
+        ValueError: another suffix, or a size that does not fit.
+        RuntimeError: onnxruntime does not give what PyTorch gives; nothing is left behind.
+    """
+    if path.suffix != ".onnx":
+        raise ValueError(f"out: expected a name ending in .onnx, got {path}")
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    encoder.check_images(images)
+    model = BothOutputs(encoder).eval()
+    partial = path.with_name(f".{path.stem}.partial.onnx")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (images,),
+                str(partial),
+                input_names=["images"],
+                output_names=["features", "embeddings"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        onnx.checker.check_model(str(partial))
+        _compare(model, partial, torch.cat([images, images.flip(-1)])[:3])
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _compare(model: nn.Module, path: Path, images: Tensor) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(["features", "embeddings"], {"images": images.numpy()})
+    with torch.no_grad():
+        wanted = model(images)
+    for name, ours, theirs in zip(("features", "embeddings"), wanted, found, strict=True):
+        expected = ours.numpy()
+        error = float(np.abs(theirs - expected).max() / np.abs(expected).max())
+        if not error <= TOLERANCE:
+            raise RuntimeError(f"onnxruntime gives other {name} than PyTorch: relative error {error:.2e}")

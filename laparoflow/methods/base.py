@@ -1,0 +1,96 @@
+"""What a pretraining method is: a network, two views of a batch of frames, a loss.
+
+Every method takes the same views through the same trainer, so that a comparison compares methods only.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from laparoflow.models.encoder import PixelEncoder
+
+
+class PixelView(NamedTuple):
+    """One view, with what is known of each of its embedding cells.
+
+    Attributes:
+        image: float [B, 3, h, w], RGB 0..1, after photometric changes.
+        grid: float [B, h', w', 2], source pixel (x, y) of each cell's centre; h' = h / stride.
+        flow: float [B, 2, h', w'], flow at that source pixel, source-frame pixels and axes.
+        valid: bool [B, h', w'], cell inside the frame with a trusted flow.
+        inside: bool [B, h', w'], cell inside the frame, whatever its flow.
+        spread: float [B], robust spread of the whole frame's flow in pixels, the same for both views.
+        extent: (height, width) of the source frame in pixels.
+    """
+
+    image: Tensor
+    grid: Tensor
+    flow: Tensor
+    valid: Tensor
+    inside: Tensor
+    spread: Tensor
+    extent: tuple[int, int]
+
+
+class MethodOutput(NamedTuple):
+    """A scalar loss and named scalars to log (detached)."""
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """Base of every method; a subclass implements :meth:`forward`.
+
+    Args:
+        encoder: the network to train.
+        momentum: momentum of the teacher in [0, 1); None for none.
+
+    Attributes:
+        shuffle_flow: ask the trainer for another frame's flow (a control).
+    """
+
+    shuffle_flow = False
+
+    def __init__(self, encoder: PixelEncoder, momentum: float | None = None) -> None:
+        super().__init__()
+        if momentum is not None and not 0 <= momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1) or null, got {momentum}")
+        self.encoder = encoder
+        self.momentum = momentum
+        self.teacher: PixelEncoder | None = None
+        if momentum is not None:
+            self.teacher = copy.deepcopy(encoder)
+            self.teacher.requires_grad_(False)
+
+    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+        """Loss of two views of the same frames."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def teach(self, image: Tensor) -> Tensor:
+        """Embeddings [B, D, h', w'] of the teacher, without gradient.
+
+        Raises:
+            RuntimeError: the method has no teacher.
+        """
+        if self.teacher is None:
+            raise RuntimeError("this method has no momentum teacher; set its momentum")
+        return self.teacher(image)
+
+    @torch.no_grad()
+    def after_step(self, step: int, total: int) -> None:
+        """Move the teacher after optimiser step ``step`` of ``total``."""
+        if self.teacher is None or self.momentum is None:
+            return
+        progress = min(step / max(total, 1), 1.0)
+        keep = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        for mine, theirs in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            mine.lerp_(theirs.detach(), 1 - keep)
+        for mine, theirs in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,177 @@
+"""The flow-weighted InfoNCE over two embedding maps, as methods use it.
+
+    guides [B, F, h, w] say what belongs together: flow (ours), coordinates (PixContrast), or both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from laparoflow_kernels import flow_infonce
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from laparoflow.methods.base import Method, MethodOutput, PixelView
+from laparoflow.methods.gather import gather_batch, joint_mean, world_size
+
+
+@dataclass
+class ContrastSettings:
+    """Options of the loss, named as in ``laparoflow_kernels.flow_infonce``.
+
+    Attributes:
+        temperature: divides the cosine similarities.
+        learn_temperature: train the temperature (its logarithm), kept in 0.01 to 1.
+        positives: ``inside`` bears wrong positives better, ``outside`` is the plain weighted mean.
+        negatives: ``all`` pixels, or ``dissimilar`` ones weighted by 1 - w.
+        scope: negatives from the same ``frame``, the ``batch``, or ``gathered`` over all processes.
+        symmetric: contrast both ways.
+        backend: backend of the loss.
+    """
+
+    temperature: float = 0.1
+    learn_temperature: bool = False
+    positives: Literal["outside", "inside"] = "inside"
+    negatives: Literal["all", "dissimilar"] = "all"
+    scope: Literal["frame", "batch", "gathered"] = "frame"
+    symmetric: bool = True
+    backend: Literal["auto", "reference", "native", "triton"] = "auto"
+
+
+class PixelContrast(nn.Module):
+    """Loss of query and key maps under a guide.
+
+    Args:
+        settings: options of the loss.
+        kernel: weight of a distance between guides.
+        bandwidth: distance at which the weight falls off, in the guide's unit.
+    """
+
+    def __init__(self, settings: ContrastSettings, kernel: str, bandwidth: float) -> None:
+        super().__init__()
+        if not settings.temperature > 0:
+            raise ValueError(f"temperature: expected a number above 0, got {settings.temperature}")
+        if not bandwidth > 0:
+            raise ValueError(f"bandwidth: expected a number above 0, got {bandwidth}")
+        self.settings = settings
+        self.kernel = kernel
+        self.bandwidth = bandwidth
+        self.log_temperature: nn.Parameter | None = None
+        if settings.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)))
+
+    def temperature(self) -> Tensor | float:
+        """The temperature in use: a float, or a 0-d tensor with a gradient."""
+        if self.log_temperature is None:
+            return self.settings.temperature
+        return self.log_temperature.exp().clamp(0.01, 1.0)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_guide: Tensor,
+        key_guide: Tensor,
+        query_mask: Tensor,
+        key_mask: Tensor,
+        symmetric: bool | None = None,
+    ) -> MethodOutput:
+        """Loss over all pairs of pixels of a frame.
+
+        Args:
+            query: embeddings [B, D, h, w]; normalised here.
+            key: embeddings [B, D, h', w'].
+            query_guide: [B, F, h, w].
+            key_guide: [B, F, h', w'].
+            query_mask: bool [B, h, w], True = keep.
+            key_mask: bool [B, h', w'].
+            symmetric: override of the setting.
+
+        Returns:
+            The loss (as the joint batch of all processes has it) and: ``excess`` (loss above its floor: for
+            positives outside that is the entropy of the weights, for positives inside it is 0),
+            ``weight_entropy``, ``valid`` (share of queries that count), ``temperature``.
+        """
+        parts = [_pixels(F.normalize(x.float(), dim=1)) for x in (query, key)]
+        parts += [_pixels(x.float()) for x in (query_guide, key_guide)]
+        parts += [query_mask.flatten(1), key_mask.flatten(1)]
+        gathered = self.settings.scope == "gathered"
+        if gathered:
+            parts = [gather_batch(part) for part in parts]
+        both = self.settings.symmetric if symmetric is None else symmetric
+        if gathered or world_size() == 1:
+            return self._loss(parts, both, joint=True)
+        output = self._loss(parts, False, joint=False)
+        if not both:
+            return output
+        q, k, f, g, m, n = parts
+        return mean_output(output, self._loss([k, q, g, f, n, m], False, joint=False))
+
+    def _loss(self, parts: list[Tensor], symmetric: bool, joint: bool) -> MethodOutput:
+        q, k, f, g, m, n = parts
+        loss, stats = flow_infonce(
+            q,
+            k,
+            f,
+            g,
+            temperature=self.temperature(),
+            bandwidth=self.bandwidth,
+            flow_kernel=self.kernel,
+            positives=self.settings.positives,
+            negatives=self.settings.negatives,
+            scope="frame" if self.settings.scope == "frame" else "batch",
+            symmetric=symmetric,
+            query_mask=m,
+            key_mask=n,
+            reduction="mean" if joint else "sum",
+            return_stats=True,
+            backend=self.settings.backend,
+            normalized=True,
+        )
+        rows = stats.rows
+        count = rows.valid.sum()
+        if not joint:
+            loss = joint_mean(loss, count)
+        kept = count.clamp(min=1)
+        zero = torch.zeros_like(rows.entropy)
+        logs = {
+            "excess": (rows.excess if self.settings.positives == "outside" else rows.loss).sum() / kept,
+            "weight_entropy": torch.where(rows.valid, rows.entropy, zero).sum() / kept,
+            "valid": rows.valid.float().mean(),
+            "temperature": torch.as_tensor(self.temperature()).detach(),
+        }
+        return MethodOutput(loss, logs)
+
+
+class ContrastMethod(Method):
+    """A method whose loss is :class:`PixelContrast` of two views under some guide."""
+
+    contrast: PixelContrast
+
+    def contrast_views(
+        self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor]
+    ) -> MethodOutput:
+        """Loss of two views; with a teacher it encodes the keys, and each view is the query once."""
+        queries = [self.encoder(first.image), self.encoder(second.image)]
+        if self.teacher is None:
+            return self.contrast(queries[0], queries[1], *guides, *masks)
+        keys = [self.teach(first.image), self.teach(second.image)]
+        one = self.contrast(queries[0], keys[1], *guides, *masks, symmetric=False)
+        if not self.contrast.settings.symmetric:
+            return one
+        two = self.contrast(queries[1], keys[0], *guides[::-1], *masks[::-1], symmetric=False)
+        return mean_output(one, two)
+
+
+def mean_output(one: MethodOutput, two: MethodOutput) -> MethodOutput:
+    """Mean of two losses and of their logs."""
+    logs = {name: (value + two.logs[name]) / 2 for name, value in one.logs.items()}
+    return MethodOutput((one.loss + two.loss) / 2, logs)
+
+
+def _pixels(maps: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h * w, C]."""
+    return maps.flatten(2).transpose(1, 2)

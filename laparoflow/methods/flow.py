@@ -1,0 +1,89 @@
+"""Flow-weighted pixel contrast: pixels that move together get similar vectors.
+
+    w_ij = phi(|f_i - g_j| / bandwidth),   f and g the source-frame flow of two pixels of one frame
+
+The weights may be taken on the flow in pixels, or on the flow over the frame's robust spread, so that one
+bandwidth serves frames of little and of much motion.  The spread is never taken below ``min_spread``: in a
+nearly still frame the flow is mostly noise, and dividing by a tiny spread would blow that up.  Frames whose
+spread is under ``min_motion`` say nothing and are left out of the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from laparoflow.methods.base import MethodOutput, PixelView
+from laparoflow.methods.contrast import ContrastMethod, ContrastSettings, PixelContrast
+from laparoflow.models.encoder import PixelEncoder
+
+
+@dataclass
+class FlowSettings:
+    """Options of the flow-weighted method.
+
+    Attributes:
+        guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
+            another frame's flow and ``uniform`` gives every pair the same weight (two controls).
+        flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
+        bandwidth: width of the weights, in spreads or in pixels.
+        flow_kernel: shape of the weights.
+        min_spread: least spread in pixels that the flow is divided by.
+        min_motion: frames with a smaller spread (pixels) are left out; 0 keeps all.
+        place_width: with ``flow_and_place``, the distance that counts as one bandwidth, as a share of the
+            frame's longer side.
+        contrast: options of the loss.
+        momentum: momentum of a teacher that encodes the keys; null for none.
+    """
+
+    guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
+    flow_normalisation: Literal["spread", "none"] = "spread"
+    bandwidth: float = 0.7
+    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "gaussian"
+    min_spread: float = 0.5
+    min_motion: float = 0.0
+    place_width: float = 0.3
+    contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    momentum: float | None = None
+
+
+class FlowMethod(ContrastMethod):
+    """See the module."""
+
+    def __init__(self, encoder: PixelEncoder, settings: FlowSettings) -> None:
+        super().__init__(encoder, settings.momentum)
+        for name in ("min_spread", "place_width"):
+            if not getattr(settings, name) > 0:
+                raise ValueError(f"flow.{name}: expected a number above 0, got {getattr(settings, name)}")
+        self.settings = settings
+        self.shuffle_flow = settings.guide == "shuffled"
+        self.contrast = PixelContrast(settings.contrast, settings.flow_kernel, settings.bandwidth)
+
+    def guide(self, view: PixelView) -> Tensor:
+        """What the weights compare, [B, F, h, w], in bandwidth units of the settings."""
+        settings = self.settings
+        flow = view.flow.float()
+        if settings.guide == "uniform":
+            return torch.zeros_like(flow)
+        if settings.flow_normalisation == "spread":
+            flow = flow / view.spread.float().clamp(min=settings.min_spread).view(-1, 1, 1, 1)
+        if settings.guide == "flow_and_place":
+            side = float(max(view.extent))
+            place = view.grid.float().movedim(-1, 1) * (settings.bandwidth / (settings.place_width * side))
+            return torch.cat([flow, place], dim=1)
+        return flow
+
+    def mask(self, view: PixelView) -> Tensor:
+        """Pixels that count, bool [B, h, w]."""
+        moving = view.spread >= self.settings.min_motion
+        return view.valid & moving.view(-1, 1, 1)
+
+    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+        """Loss of two views; with a teacher, each view is the query once."""
+        guides, masks = [self.guide(v) for v in (first, second)], [self.mask(v) for v in (first, second)]
+        output = self.contrast_views(first, second, guides, masks)
+        output.logs["motion"] = first.spread.float().mean()
+        return output

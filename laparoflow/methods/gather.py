@@ -1,0 +1,48 @@
+"""Batches spread over processes: joined with gradients, or averaged as one batch would be."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of training processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_batch(local: Tensor) -> Tensor:
+    """Join [B, ...] of every process into [world * B, ...] in rank order, with gradients for floating tensors.
+
+    The backward pass sums the gradients that every process has for this one's part.  As each process then
+    computes the whole loss and DDP averages over processes, the result is the joint batch's gradient.
+    Every process must hold the same shape.
+    """
+    if world_size() == 1:
+        return local
+    if local.requires_grad:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(local.contiguous())))
+    carrier = local.to(torch.uint8) if local.dtype == torch.bool else local
+    parts = [torch.empty_like(carrier, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, carrier.contiguous())
+    return torch.cat(parts).to(local.dtype)
+
+
+def joint_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Mean over the items of all processes, scaled so that DDP's averaged gradient is the joint batch's.
+
+    Args:
+        total: scalar sum over this process's items.
+        count: scalar number of this process's items, no gradient.
+
+    Returns:
+        ``world * total / sum of counts``; 0 where there is no item at all.
+    """
+    count = count.detach().to(total.dtype).clone()
+    size = world_size()
+    if size > 1:
+        dist.all_reduce(count)
+    return total * size / count.clamp(min=1)

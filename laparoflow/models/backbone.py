@@ -1,0 +1,79 @@
+"""A timm vision transformer as a map of patch tokens, with weights from a local file when one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import laparoflow.models.conv_stem  # noqa: F401  (registers the convolutional-stem models with timm)
+from laparoflow.models.weights import load_backbone_weights
+
+
+class TokenBackbone(nn.Module):
+    """Patch tokens of a timm ViT as a map.
+
+    Args:
+        name: a name of ``timm.list_models()`` that is a vision transformer.
+        image_size: size in pixels that the position embedding is laid out for; other sizes are interpolated.
+        weights: local checkpoint (timm, DINO, or one of ours) to start from; nothing is ever fetched.
+        blocks: how many of the last blocks' tokens to concatenate into the features.
+        **options: passed to ``timm.create_model``.
+
+    Raises:
+        ValueError: unknown name, not a vision transformer, or weights that do not fit.
+        FileNotFoundError: ``weights`` does not exist.
+    """
+
+    def __init__(
+        self, name: str, image_size: int, weights: Path | None = None, blocks: int = 1, **options: Any
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ValueError(f"encoder.backbone: {name!r} is not a model of timm {timm.__version__}; near it: {near}")
+        try:
+            model = timm.create_model(
+                name, pretrained=False, num_classes=0, img_size=image_size, dynamic_img_size=True, **options
+            )
+        except TypeError as error:
+            raise ValueError(f"encoder.backbone: {name!r} does not take these options: {error}") from error
+        if not isinstance(model, VisionTransformer):
+            raise ValueError(f"encoder.backbone: expected a vision transformer, {name!r} is {type(model).__name__}")
+        if not 1 <= blocks <= len(model.blocks):
+            raise ValueError(f"encoder.feature_blocks: expected 1 to {len(model.blocks)}, got {blocks}")
+        self.model = model
+        self.blocks = blocks
+        self.stride: int = model.patch_embed.patch_size[0]
+        self.token_dim: int = model.num_features
+        self.feature_dim = self.token_dim * blocks
+        if weights is not None:
+            load_backbone_weights(model, Path(weights))
+
+    @property
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of RGB (0..1) that the model's configuration names."""
+        config = self.model.pretrained_cfg
+        return tuple(config["mean"]), tuple(config["std"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens after the last norm: [B, 3, H, W] normalised -> [B, C, H/p, W/p]."""
+        return self._as_map(self.model.forward_features(images), images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Tokens of the last ``blocks`` blocks, each normalised, joined: [B, 3, H, W] -> [B, C * blocks, h, w]."""
+        if self.blocks == 1:
+            return self(images)
+        maps = self.model.forward_intermediates(
+            images, indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return torch.cat(list(maps), dim=1)
+
+    def _as_map(self, tokens: Tensor, images: Tensor) -> Tensor:
+        height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride
+        patches = tokens[:, self.model.num_prefix_tokens :]
+        return patches.transpose(1, 2).reshape(len(images), self.token_dim, height, width)

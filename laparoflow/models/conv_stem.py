@@ -1,0 +1,168 @@
+"""A vision transformer behind a small convolutional stem, registered with timm.
+
+A linear patch embedding of stride 4 or 8 learns very little in minutes; three strided convolutions do.  The
+stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
+``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
+
+    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, BatchNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+
+Importing this module registers ``laparoflow_convvit_mini`` (96 wide, 2 blocks, stride 4) and
+``laparoflow_convvit_small`` (384 wide, 12 blocks, stride 16) with ``timm.create_model``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+MIN_LAYERS = 3
+
+
+def stem_strides(stride: int) -> tuple[int, ...]:
+    """Strides of the stem's 3x3 convolutions whose product is ``stride``.
+
+    Args:
+        stride: a power of two, 1 or more.
+
+    Returns:
+        At least three numbers, the twos first: 4 gives (2, 2, 1), 16 gives (2, 2, 2, 2).
+
+    Raises:
+        ValueError: ``stride`` is not a power of two.
+    """
+    if stride < 1 or stride & (stride - 1):
+        raise ValueError(f"stride: expected a power of two, got {stride}")
+    twos = int(math.log2(stride))
+    return (2,) * twos + (1,) * max(0, MIN_LAYERS - twos)
+
+
+class ConvStem(PatchEmbed):
+    """Convolutional stem with the interface of ``timm.layers.PatchEmbed``.
+
+    Args:
+        img_size: image size in pixels that the position embedding is laid out for.
+        patch_size: stride of the stem, a power of two.
+        in_chans: image channels.
+        embed_dim: channels of a token.
+        bias: give the last 1x1 convolution a bias.
+        **kwargs: what ``PatchEmbed`` takes (``output_fmt``, ``strict_img_size``, ``dynamic_img_pad``, ...).
+
+    Shape:
+        [B, in_chans, H, W] -> as PatchEmbed: [B, H/s * W/s, embed_dim], or NHWC with ``output_fmt="NHWC"``.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] | None = 64,
+        patch_size: int | tuple[int, int] = 4,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        stride = patch_size if isinstance(patch_size, int) else patch_size[0]
+        super().__init__(img_size, stride, in_chans, embed_dim, bias=bias, **kwargs)
+        device, dtype = self.proj.weight.device, self.proj.weight.dtype
+        strides = stem_strides(stride)
+        layers: list[nn.Module] = []
+        width = in_chans
+        for i, step in enumerate(strides):
+            remaining = len(strides) - 1 - i
+            out = max(16, embed_dim // 2**remaining)
+            layers += [
+                nn.Conv2d(width, out, 3, stride=step, padding=1, bias=False, device=device, dtype=dtype),
+                nn.BatchNorm2d(out, device=device, dtype=dtype),
+                nn.GELU(),
+            ]
+            width = out
+        layers.append(nn.Conv2d(width, embed_dim, 1, bias=bias, device=device, dtype=dtype))
+        self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
+        """Change the image size; the stem's stride is fixed.
+
+        Raises:
+            ValueError: a patch size other than the stem's stride was asked for.
+        """
+        if patch_size is not None and tuple(torch.as_tensor(patch_size).expand(2).tolist()) != self.patch_size:
+            raise ValueError(f"patch_size: a convolutional stem keeps its stride {self.patch_size}, got {patch_size}")
+        super().set_input_size(img_size=img_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(x)
+
+
+def _cfg(size: int, stride: int) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 0,
+        "input_size": (3, size, size),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "patch_embed.proj.0",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {"laparoflow_convvit_mini": _cfg(64, 4), "laparoflow_convvit_small": _cfg(224, 16)}
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
+    return build_model_with_cfg(
+        VisionTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+@register_model
+def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
+    args = {
+        "img_size": 64,
+        "patch_size": 4,
+        "embed_dim": 96,
+        "depth": 2,
+        "num_heads": 3,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "num_classes": 0,
+        "embed_layer": ConvStem,
+    }
+    return _create("laparoflow_convvit_mini", pretrained, **(args | kwargs))
+
+
+@register_model
+def laparoflow_convvit_small(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """12 blocks, 384 wide, stride 16: a ViT-S with a convolutional stem, for one GPU."""
+    args = {
+        "img_size": 224,
+        "patch_size": 16,
+        "embed_dim": 384,
+        "depth": 12,
+        "num_heads": 6,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "num_classes": 0,
+        "embed_layer": ConvStem,
+    }
+    return _create("laparoflow_convvit_small", pretrained, **(args | kwargs))

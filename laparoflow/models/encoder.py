@@ -1,0 +1,143 @@
+"""The network that is pretrained and probed: backbone, up-sampling, projection.
+
+    images RGB 0..1 [B, 3, H, W] --normalise--> backbone --features--> [B, C, H/p, W/p]
+                                                   '--pixel head--> embeddings [B, D, H/s, W/s]
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laparoflow.models.backbone import TokenBackbone
+from laparoflow.models.pixel_head import PixelHead
+
+
+@dataclass
+class EncoderSettings:
+    """What the network is made of.
+
+    Attributes:
+        backbone: name of a timm vision transformer; ``laparoflow_convvit_mini`` learns in minutes on a CPU.
+        image_size: side in pixels that the position embedding is laid out for (other sizes are interpolated).
+        weights: local checkpoint of the backbone to start from (timm, DINO or ours); never fetched.
+        backbone_options: further arguments of ``timm.create_model`` (``depth``, ``drop_path_rate``, ...).
+        feature_blocks: how many last blocks make up the frozen features.
+        embed_stride: stride of the embeddings in pixels, the backbone's stride over a power of two; None
+            keeps the backbone's.
+        dim: length of a pixel embedding.
+        hidden: width of the projection's hidden layers.
+        projection_layers: linear layers of the projection.
+        image_mean: mean of RGB in 0..1; None takes the backbone's own.
+        image_std: standard deviation of RGB in 0..1; None takes the backbone's own.
+    """
+
+    backbone: str = "vit_small_patch16_224"
+    image_size: int = 224
+    weights: Path | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    feature_blocks: int = 1
+    embed_stride: int | None = None
+    dim: int = 64
+    hidden: int = 256
+    projection_layers: int = 2
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain values, for checkpoints and YAML."""
+        values = asdict(self)
+        values["weights"] = None if self.weights is None else str(self.weights)
+        return values
+
+
+class PixelEncoder(nn.Module):
+    """Dense embeddings for training, frozen features for probes.
+
+    Attributes:
+        settings: the settings it was built from.
+        feature_dim: channels of :meth:`features`.
+        feature_stride: stride of :meth:`features` in pixels.
+        embed_dim: channels of :meth:`forward`.
+        embed_stride: stride of :meth:`forward` in pixels.
+        image_mean, image_std: [1, 3, 1, 1], applied inside; callers pass RGB in 0..1.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = TokenBackbone(
+            settings.backbone,
+            settings.image_size,
+            settings.weights,
+            settings.feature_blocks,
+            **settings.backbone_options,
+        )
+        self.feature_dim = self.backbone.feature_dim
+        self.feature_stride = self.backbone.stride
+        self.embed_dim = settings.dim
+        self.embed_stride = settings.embed_stride or self.feature_stride
+        self.head = PixelHead(
+            self.backbone.token_dim,
+            self.feature_stride,
+            self.embed_stride,
+            settings.dim,
+            settings.hidden,
+            settings.projection_layers,
+        )
+        mean, std = self.backbone.pixel_statistics
+        for name, own, given in (
+            ("image_mean", mean, settings.image_mean),
+            ("image_std", std, settings.image_std),
+        ):
+            values = list(own if given is None else given)
+            if len(values) != 3 or (name == "image_std" and min(values) <= 0):
+                raise ValueError(f"encoder.{name}: expected three numbers (above 0 for the deviation), got {values}")
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless ``images`` is float [B, 3, H, W] with H and W multiples of the stride."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                f"images: expected float [B, 3, H, W] RGB in 0..1, got {images.dtype} {tuple(images.shape)}"
+            )
+        height, width = images.shape[-2:]
+        if height % self.feature_stride or width % self.feature_stride or not height or not width:
+            raise ValueError(
+                f"images: height and width must be multiples of the backbone's stride {self.feature_stride}, "
+                f"got {height}x{width}"
+            )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB 0..1 -> what the backbone expects, [B, 3, H, W]."""
+        return (images - self.image_mean) / self.image_std
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features for probes: float RGB 0..1 [B, 3, H, W] -> [B, C, H/p, W/p]."""
+        self.check_images(images)
+        return self.backbone.features(self.normalise(images))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens after the last block: [B, 3, H, W] RGB 0..1 -> [B, C, H/p, W/p]."""
+        self.check_images(images)
+        return self.backbone(self.normalise(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings for the loss, not normalised: float RGB 0..1 [B, 3, H, W] -> [B, D, H/s, W/s]."""
+        return self.head(self.tokens(images))
+
+
+def build_encoder(settings: EncoderSettings, seed: int | None = None) -> PixelEncoder:
+    """A freshly initialised network; with ``seed`` the same weights every time, the caller's RNG untouched."""
+    if seed is None:
+        return PixelEncoder(settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PixelEncoder(settings)

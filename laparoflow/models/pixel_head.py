@@ -1,0 +1,95 @@
+"""From patch tokens to dense embeddings: learnable up-sampling, then a per-pixel projection.
+
+    tokens [B, C, h, w] --(up-sampling x2) x log2(p/s)--> [B, C', p/s h, p/s w] --(1x1 MLP)--> [B, D, ., .]
+
+``p`` is the stride of the tokens, ``s`` the stride of the embeddings.  One up-sampling step is a 1x1
+convolution to four times the channels and a pixel shuffle, started as nearest-neighbour repetition, so that
+an untrained head neither blurs nor paints a checkerboard.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a map [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class UpsampleTwice(nn.Sequential):
+    """[B, C, h, w] -> [B, C', 2h, 2w], learnable."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        expand = nn.Conv2d(channels, 4 * out_channels, 1)
+        with torch.no_grad():
+            nn.init.xavier_uniform_(expand.weight[::4])
+            expand.weight.copy_(expand.weight[::4].repeat_interleave(4, 0))
+            nn.init.zeros_(expand.bias)  # type: ignore[arg-type]
+        super().__init__(expand, nn.PixelShuffle(2), ChannelNorm(out_channels), nn.GELU())
+
+
+class Projection(nn.Sequential):
+    """Per-pixel MLP [B, C, H, W] -> [B, D, H, W]; ``layers=1`` is a single linear map, 0 is none."""
+
+    def __init__(self, channels: int, hidden: int, dim: int, layers: int) -> None:
+        parts: list[nn.Module] = []
+        width = channels
+        for _ in range(layers - 1):
+            parts += [nn.Conv2d(width, hidden, 1), ChannelNorm(hidden), nn.GELU()]
+            width = hidden
+        if layers > 0:
+            parts.append(nn.Conv2d(width, dim, 1))
+        super().__init__(*parts)
+
+
+class PixelHead(nn.Module):
+    """Up-sampling and projection.
+
+    Args:
+        channels: channels of the tokens.
+        token_stride: stride of the tokens in pixels.
+        embed_stride: stride of the embeddings, ``token_stride`` over a power of two.
+        dim: length of an embedding.
+        hidden: width of the projection's hidden layers.
+        layers: linear layers of the projection, 0 for none (then ``dim`` must be the number of channels).
+
+    Raises:
+        ValueError: ``embed_stride`` cannot be reached by doublings, or layers=0 and the widths differ.
+    """
+
+    def __init__(
+        self, channels: int, token_stride: int, embed_stride: int, dim: int, hidden: int, layers: int
+    ) -> None:
+        super().__init__()
+        ratio, rest = divmod(token_stride, embed_stride) if embed_stride > 0 else (0, 1)
+        if rest or ratio < 1 or ratio & (ratio - 1):
+            raise ValueError(
+                f"embed_stride: expected the backbone's stride {token_stride} divided by a power of two, "
+                f"got {embed_stride}"
+            )
+        steps = ratio.bit_length() - 1
+        ups: list[nn.Module] = []
+        width = channels
+        for _ in range(steps):
+            out = max(dim, width // 2)
+            ups.append(UpsampleTwice(width, out))
+            width = out
+        if layers < 0 or (layers == 0 and width != dim):
+            raise ValueError(
+                f"projection_layers: expected at least 1 (0 only when the {width} channels equal dim), got {layers}"
+            )
+        self.upsample = nn.Sequential(*ups)
+        self.projection = Projection(width, hidden, dim, layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, D, h * p/s, w * p/s], not normalised."""
+        return self.projection(self.upsample(tokens))

@@ -1,0 +1,1 @@
+"""Pretraining: data, LightningModule, trainer. ``from laparoflow.training.run import pretrain``."""

@@ -1,0 +1,97 @@
+"""Checkpoints that are whole or absent, the last few of them, and a save when the machine is taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, then renames."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save ``checkpoint`` at ``path`` so that a reader never sees half a file."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class StepCheckpoints(ModelCheckpoint):
+    """``step_0000500.ckpt`` every so many steps, the newest ``keep`` of them, and ``last.ckpt``."""
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="step_{step:07d}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            save_last=True,
+            every_n_train_steps=every,
+            enable_version_counter=False,
+        )
+
+
+class SaveOnSignal(Callback):
+    """On SIGTERM: finish the step, write ``last.ckpt``, stop.
+
+    Attributes:
+        stopped: the signal that stopped the run, or None.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stopped: int | None = None
+        self._received: int | None = None
+        self._before: Any = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take over SIGTERM."""
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after an optimiser step once any process was told to."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        told = self._received is not None
+        if trainer.world_size > 1:
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if told and self.stopped is None:
+            self.stopped = self._received or signal.SIGTERM
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Give SIGTERM back."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Give SIGTERM back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None

@@ -1,0 +1,181 @@
+"""Frames of a cache as batches whose order depends on (seed, step) alone, so that a run resumes anywhere.
+
+Batch ``t`` of process ``r`` out of ``R`` holds the positions t * B * R + r * B ... + B - 1 of an endless sequence
+that walks through one random permutation of the frames after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Frame(Protocol):
+    """What a cache gives for one frame: image uint8 [H, W, 3], flow float [2, H, W], valid bool [H, W]."""
+
+    image: np.ndarray
+    flow: np.ndarray
+    valid: np.ndarray
+
+
+class Cache(Protocol):
+    """What is needed of a frame cache."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class FrameBatch(NamedTuple):
+    """A batch of whole frames.
+
+    Attributes:
+        image: uint8 [B, 3, H, W].
+        flow: float32 [B, 2, H, W], source-frame pixels.
+        valid: bool [B, H, W].
+        index: int64 [B], position in the cache.
+        number: int64 [B], number of the batch in the run (the same in all of it).
+    """
+
+    image: Tensor
+    flow: Tensor
+    valid: Tensor
+    index: Tensor
+    number: Tensor
+
+
+class CachedFrames(Dataset[FrameBatch]):
+    """A cache as a data set; an item is asked for by (frame, batch number)."""
+
+    def __init__(self, cache: Cache) -> None:
+        if len(cache) == 0:
+            raise ValueError("data: the cache holds no frame to train on")
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, item: tuple[int, int]) -> FrameBatch:
+        index, number = item
+        frame: Frame = self.cache[index]
+        return FrameBatch(
+            torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
+            torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
+            torch.from_numpy(np.array(frame.valid, dtype=bool)),
+            torch.tensor(index),
+            torch.tensor(number),
+        )
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches ``start`` to ``stop`` of the sequence; see the module.
+
+    Args:
+        frames: number of frames.
+        batch_size: frames per process and batch.
+        start: first batch.
+        stop: batch to stop before.
+        seed: of the permutations.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self, frames: int, batch_size: int, start: int, stop: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.frames, self.batch_size, self.start, self.stop = frames, batch_size, start, stop
+        self.seed, self.rank, self.world = seed, rank, world
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def _frame(self, position: int) -> int:
+        epoch, place = divmod(position, self.frames)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+            self._order = (epoch, torch.randperm(self.frames, generator=generator).tolist())
+        return self._order[1][place]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number in range(self.start, self.stop):
+            first = (number * self.world + self.rank) * self.batch_size
+            yield [(self._frame(first + i), number) for i in range(self.batch_size)]
+
+
+def mixed_seed(*parts: int) -> int:
+    """A 63-bit seed from several numbers, well spread for neighbouring ones."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class FrameModule(pl.LightningDataModule):
+    """The cache as Lightning wants it; goes on from the trainer's step after a resume.
+
+    Args:
+        cache: a frame cache.
+        batch_size: frames per process and batch.
+        seed: of the order.
+        workers: reading processes.
+
+    Attributes:
+        waited: seconds that steps have waited for data so far.
+    """
+
+    def __init__(self, cache: Cache, batch_size: int, seed: int, workers: int = 0) -> None:
+        super().__init__()
+        self.frames = CachedFrames(cache)
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+
+    def train_dataloader(self) -> DataLoader[FrameBatch]:
+        """Batches from the trainer's current step to its last."""
+        trainer = self.trainer
+        assert trainer is not None
+        accumulate = trainer.accumulate_grad_batches
+        sampler = StepSampler(
+            len(self.frames),
+            self.batch_size,
+            trainer.global_step * accumulate,
+            max(trainer.max_steps, trainer.global_step) * accumulate,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return DataLoader(
+            self.frames,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=False,
+            pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+        )
+
+
+class Stopwatch:
+    """Share of the time that was spent waiting, over the interval since it was last read."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.since = self.begun
+        self.waited = 0.0
+
+    def batch_arrived(self) -> None:
+        """Call when a batch is there."""
+        self.waited += time.perf_counter() - self.since
+
+    def batch_done(self) -> None:
+        """Call when its step is over."""
+        self.since = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """(seconds since the last read, share of them spent waiting), and start anew."""
+        now = time.perf_counter()
+        seconds = max(now - self.begun, 1e-9)
+        share = self.waited / seconds
+        self.begun, self.waited = now, 0.0
+        return seconds, share

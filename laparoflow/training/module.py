@@ -1,0 +1,103 @@
+"""The LightningModule: views, loss, optimiser, logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from laparoflow.methods.settings import build_method
+from laparoflow.models.encoder import build_encoder
+from laparoflow.models.loading import SETTINGS_KEY
+from laparoflow.training.frames import FrameBatch, Stopwatch, mixed_seed
+from laparoflow.training.optim import build_optimiser
+from laparoflow.training.pairs import two_views
+from laparoflow.training.settings import PretrainSettings, plain
+from laparoflow.views import TwoViews
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss is NaN or infinite; the message names the file that holds the batch."""
+
+
+class PretrainModule(pl.LightningModule):
+    """Trains one method on frames.
+
+    Args:
+        settings: of the run.
+
+    Attributes:
+        method: network and loss.
+    """
+
+    def __init__(self, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(settings.seed, 0))
+            encoder = build_encoder(settings.encoder)
+            self.method = build_method(encoder, settings.method)
+        self.views = TwoViews(settings.views)
+        self.watch = Stopwatch()
+        self.example_input_array = None
+
+    def training_step(self, batch: FrameBatch, batch_index: int) -> Tensor:
+        """One batch of frames to a loss; everything random in it comes from (seed, batch number, process)."""
+        number = int(batch.number[0])
+        seed = (self.settings.seed, 1, number, self.global_rank)
+        torch.manual_seed(mixed_seed(*seed, 1))
+        stride = self.method.encoder.embed_stride
+        first, second = two_views(batch, self.views, stride, seed, self.method.shuffle_flow)
+        output = self.method(first, second)
+        if not torch.isfinite(output.loss):
+            raise NonFiniteLossError(self._save_bad_batch(batch, output.loss, seed))
+        self.log("loss", output.loss.detach(), prog_bar=True)
+        self.log_dict(output.logs, prog_bar=False)
+        if "excess" in output.logs:
+            self.log("excess", output.logs["excess"], prog_bar=True, logger=False)
+        return output.loss
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Note how long the batch was waited for."""
+        self.watch.batch_arrived()
+
+    def on_train_batch_end(self, outputs: Any, batch: FrameBatch, batch_index: int) -> None:
+        """Move the teacher after each optimiser step; log speed and waiting."""
+        if self._stepped(int(batch.number[0])):
+            self.method.after_step(self.global_step, self.settings.max_steps)
+            if self.global_step % self.settings.trainer.log_every == 0:
+                seconds, share = self.watch.read()
+                frames = len(batch.image) * self.settings.trainer.log_every * self.settings.trainer.accumulate
+                self.log("frames_per_second", frames * self.trainer.world_size / seconds)
+                self.log("data_wait_share", share)
+                if self.device.type == "cuda":
+                    self.log("memory_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
+        self.watch.batch_done()
+
+    def _stepped(self, number: int) -> bool:
+        return (number + 1) % self.trainer.accumulate_grad_batches == 0
+
+    def _save_bad_batch(self, batch: FrameBatch, loss: Tensor, seed: tuple[int, ...]) -> str:
+        """Save what led to a loss that is not finite, and say so."""
+        path = Path(self.settings.out) / f"bad_batch_{seed[2]:07d}_process{self.global_rank}.pt"
+        content = {name: value.cpu() for name, value in batch._asdict().items()}
+        torch.save(content | {"loss": loss.detach().cpu(), "seed": list(seed)}, path)
+        return (
+            f"the loss is {float(loss)} at batch {seed[2]} (step {self.global_step}); "
+            f"its frames, flow and view seed are in {path}"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its per-step schedule."""
+        blocks = len(self.method.encoder.backbone.model.blocks)
+        total = self.settings.max_steps
+        optimiser, schedule = build_optimiser(self.method, blocks, total, self.settings.optimiser)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to build the network again."""
+        checkpoint[SETTINGS_KEY] = self.settings.encoder.plain()
+        checkpoint["laparoflow_settings"] = plain(self.settings)

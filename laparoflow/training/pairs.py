@@ -1,0 +1,56 @@
+"""From a batch of frames to two views with the flow of each embedding cell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from laparoflow.methods.base import PixelView
+from laparoflow.methods.spread import frame_spread
+from laparoflow.training.frames import FrameBatch, mixed_seed
+from laparoflow.views import TwoViews, View, cell_grid, sample_flow, sample_mask
+
+
+def cell_inside(inside: Tensor, stride: int) -> Tensor:
+    """Cells of which at least three quarters are valid: bool [B, h, w] -> [B, h / stride, w / stride]."""
+    return F.avg_pool2d(inside.float()[:, None], stride)[:, 0] >= 0.75
+
+
+def describe_view(view: View, flow: Tensor, valid: Tensor, spread: Tensor, stride: int) -> PixelView:
+    """A view with the flow and the masks of its embedding cells.
+
+    Args:
+        view: image [B, 3, h, w], grid [B, h, w, 2], inside [B, h, w].
+        flow: [B, 2, H, W] of the source frames.
+        valid: bool [B, H, W] of the source frames.
+        spread: [B] of the source frames' flow.
+        stride: of the embeddings, in view pixels.
+    """
+    cells = cell_grid(view.grid, stride)
+    inside = cell_inside(view.inside, stride)
+    trusted = sample_mask(valid, cells) & inside
+    height, width = flow.shape[-2:]
+    return PixelView(view.image, cells, sample_flow(flow, cells), trusted, inside, spread, (height, width))
+
+
+def two_views(
+    batch: FrameBatch, views: TwoViews, stride: int, seed: tuple[int, ...], shuffle_flow: bool = False
+) -> tuple[PixelView, PixelView]:
+    """Two views of each frame, reproducible from ``seed``.
+
+    Args:
+        batch: whole frames.
+        views: the transforms.
+        stride: of the embeddings.
+        seed: numbers that name the batch: the run's seed, the batch's number, the process.
+        shuffle_flow: take the next frame's flow (a control: motion without meaning).
+    """
+    flow, valid = batch.flow, batch.valid
+    if shuffle_flow:
+        flow, valid = flow.roll(1, 0), valid.roll(1, 0)
+    spread = frame_spread(flow, valid)
+    generator = torch.Generator().manual_seed(mixed_seed(*seed))
+    pair = views(batch.image.float() / 255, batch.valid, generator)
+    first, second = (describe_view(view, flow, valid, spread, stride) for view in pair)
+    return first, second

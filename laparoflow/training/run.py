@@ -1,0 +1,155 @@
+"""``laparoflow pretrain``: from a cache and settings to a run folder.
+
+    RUN/config.yaml                    every setting
+    RUN/checkpoints/last.ckpt          and the newest step_*.ckpt
+    RUN/logs/csv/from_step_N/metrics.csv, RUN/logs/tensorboard/
+    RUN/run.json                       what came out: steps, last loss, speed, hash of the data, versions
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+import laparoflow
+from laparoflow.models.loading import find_checkpoint
+from laparoflow.models.weights import read_state
+from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, StepCheckpoints
+from laparoflow.training.frames import FrameModule
+from laparoflow.training.launch import Launch, find_launch
+from laparoflow.training.module import PretrainModule
+from laparoflow.training.settings import PretrainSettings, plain
+from laparoflow.video.cache import FrameCache
+
+
+class Interrupted(SystemExit):
+    """The run was told to stop and has saved; exits with 128 + signal."""
+
+
+def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    """Train, and return what ``run.json`` holds.
+
+    Raises:
+        FileExistsError: ``out`` holds files and ``resume`` is not set.
+        FileNotFoundError: no cache, or nothing to resume from.
+        ValueError: a setting out of range.
+        NonFiniteLossError: the loss became NaN or infinite; the batch is saved.
+        Interrupted: SIGTERM came; the run is saved and can be resumed.
+    """
+    launch = find_launch(settings.trainer.devices)
+    out = Path(settings.out)
+    start = _check_folder(out, settings.resume, launch.rank)
+    if not Path(settings.data).is_dir():
+        raise FileNotFoundError(f"data: no cache at {settings.data}; write one with `laparoflow prepare`")
+    cache = FrameCache.open(Path(settings.data))
+    module = PretrainModule(settings)
+    frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers)
+    if launch.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+    stopper = SaveOnSignal(out / "checkpoints")
+    trainer = build_trainer(settings, launch, start, [stopper])
+    begun = time.perf_counter()
+    with warnings.catch_warnings():
+        # the sampler starts at the trainer's step by itself, so Lightning's doubt about resuming does not apply
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        resume = str(find_checkpoint(out)) if settings.resume else None
+        trainer.fit(module, datamodule=frames, ckpt_path=resume, weights_only=True)
+    if stopper.stopped is not None:
+        raise Interrupted(128 + stopper.stopped)
+    trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")
+    summary = {
+        "kind": "pretrain",
+        "method": settings.method.name,
+        "steps": trainer.global_step,
+        "loss": float(trainer.callback_metrics["loss"]),
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "seconds": time.perf_counter() - begun,
+        "frames": len(cache),
+        "data_hash": cache.content_hash,
+        "parameters": sum(p.numel() for p in module.method.encoder.parameters()),
+        "processes": launch.world,
+        "versions": {"laparoflow": laparoflow.__version__, "torch": torch.__version__},
+    }
+    if launch.rank == 0:
+        write_text(out / "run.json", json.dumps(summary, indent=2))
+    return summary
+
+
+def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra: list[Callback]) -> pl.Trainer:
+    """The Lightning trainer of a run.
+
+    Args:
+        settings: of the run.
+        launch: processes.
+        start: step the run starts at, names the CSV folder.
+        extra: further callbacks.
+    """
+    options, out = settings.trainer, Path(settings.out)
+    loggers: list[Logger] = [CSVLogger(out, name="logs/csv", version=f"from_step_{start}", flush_logs_every_n_steps=10)]
+    if options.tensorboard:
+        loggers.append(TensorBoardLogger(out, name="logs", version="tensorboard"))
+    if options.wandb is not None:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(project=options.wandb, save_dir=out))
+    callbacks: list[Callback] = [
+        StepCheckpoints(out / "checkpoints", options.checkpoint_every, options.keep),
+        LearningRateMonitor("step"),
+        *extra,
+    ]
+    if options.progress:
+        callbacks.append(RichProgressBar(leave=False))
+    return pl.Trainer(
+        default_root_dir=out,
+        accelerator=options.accelerator,
+        devices=launch.devices,
+        num_nodes=launch.nodes,
+        strategy="ddp" if launch.world > 1 else "auto",
+        precision=options.precision,
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=settings.optimiser.clip or None,
+        log_every_n_steps=options.log_every,
+        deterministic=options.deterministic or None,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+    )
+
+
+def _check_folder(out: Path, resume: bool, rank: int) -> int:
+    """Step to start from; refuse to write over a run."""
+    if resume:
+        return int(read_state(find_checkpoint(out))["global_step"])
+    if rank == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"out: {out} exists and is not empty; name another folder, or set resume to go on from its last checkpoint"
+        )
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

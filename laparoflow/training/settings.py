@@ -1,0 +1,126 @@
+"""Every setting of a pretraining run; each is an option of the command line and a key of a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from laparoflow.methods.settings import MethodSettings
+from laparoflow.models.encoder import EncoderSettings
+from laparoflow.views import ViewSettings
+
+
+@dataclass
+class OptimiserSettings:
+    """AdamW with a linear warm-up and a cosine to ``final_rate`` times the learning rate.
+
+    Attributes:
+        rate: learning rate.
+        weight_decay: on matrices; vectors (biases, norms) and position embeddings have none.
+        betas: of AdamW.
+        warmup: share of the steps that warm up.
+        final_rate: share of the learning rate that is left at the end.
+        layer_decay: factor on the learning rate per block counted from the last; 1 for none.
+        clip: largest norm of the gradient; 0 for no clipping.
+    """
+
+    rate: float = 5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = 0.05
+    final_rate: float = 0.01
+    layer_decay: float = 1.0
+    clip: float = 1.0
+
+
+@dataclass
+class TrainerSettings:
+    """How the steps are run.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        devices: processes on this machine; under torchrun or SLURM the launcher's numbers are taken instead.
+        precision: as Lightning names it (``32-true``, ``bf16-mixed``, ``16-mixed``).
+        accumulate: batches per optimiser step.
+        workers: processes that read frames.
+        checkpoint_every: steps between checkpoints.
+        keep: how many checkpoints are kept.
+        log_every: steps between rows of the logs.
+        progress: show a progress bar.
+        deterministic: only deterministic algorithms.
+        average: decay of a moving average of the weights; null for none.
+        tensorboard: write TensorBoard logs beside the CSV.
+        wandb: name of a Weights & Biases project; null for none.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: int = 1
+    workers: int = 0
+    checkpoint_every: int = 500
+    keep: int = 2
+    log_every: int = 10
+    progress: bool = True
+    deterministic: bool = False
+    average: float | None = None
+    tensorboard: bool = True
+    wandb: str | None = None
+
+
+@dataclass
+class PretrainSettings:
+    """A pretraining run.
+
+    Attributes:
+        data: cache written by ``laparoflow prepare``.
+        out: folder of the run; must not exist, or be empty, unless ``resume``.
+        max_steps: optimiser steps.
+        batch_size: frames per process and batch.
+        seed: of weights, order and views.
+        resume: go on from the last checkpoint in ``out``.
+        method: what is learned, and its options.
+        encoder: the network.
+        views: the two views.
+        optimiser: learning rate and the like.
+        trainer: devices, precision, checkpoints, logs.
+    """
+
+    data: Path
+    out: Path
+    max_steps: int = 10_000
+    batch_size: int = 16
+    seed: int = 0
+    resume: bool = False
+    method: MethodSettings = field(default_factory=MethodSettings)
+    encoder: EncoderSettings = field(default_factory=lambda: EncoderSettings(embed_stride=4))
+    views: ViewSettings = field(default_factory=ViewSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("max_steps", self.max_steps),
+            ("batch_size", self.batch_size),
+            ("trainer.accumulate", self.trainer.accumulate),
+            ("trainer.checkpoint_every", self.trainer.checkpoint_every),
+            ("trainer.keep", self.trainer.keep),
+            ("trainer.log_every", self.trainer.log_every),
+            ("trainer.devices", self.trainer.devices),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.trainer.average is not None and not 0 < self.trainer.average < 1:
+            raise ValueError(f"trainer.average: expected a number in (0, 1) or null, got {self.trainer.average}")
+
+
+def plain(value: Any) -> Any:
+    """Settings as plain values for YAML and JSON: dataclasses as dictionaries, paths as text, tuples as lists."""
+    if hasattr(value, "__dataclass_fields__"):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
