@@ -6,19 +6,21 @@ Layout under ``root``::
     videos/clip_000.mp4             the clip as a real video file (lossy, as any video)
     images/clip_000/000000.png      RGB frames as rendered, lossless
     masks/clip_000/000000.png       8 bit, one channel: class index, 255 = ignore (outside the visible circle)
-    keypoints/clip_000.json         {"keypoints": [names], "frames": {"000000": [[x, y, visibility], ...], ...}}
-    flow/clip_000.npz               "flow": float16 [T, 2, H, W], true (dx, dy) in pixels from frame t to t + 1
+    keypoints/clip_000.json         {"keypoints": [names], "frames": {"000000": [[x, y, visibility], ...],
+    ...}} flow/clip_000.npz               "flow": float16 [T, 2, H, W], true (dx, dy) in pixels from frame t
+    to t + 1
 
 ``dataset.json`` holds ``format``, ``version``, ``classes``, ``ignore_index``, ``keypoints``, ``frame_rate``,
-``height``, ``width``, ``parameters`` (of the scene) and ``clips``, a list of {name, video, frames, seed}. Images and
-masks exist for every ``label_every``-th frame, numbered as in the video; visibility is 0 absent or 2 visible.
-It is written last: a folder that has it is complete.
+``height``, ``width``, ``parameters`` (of the scene) and ``clips``, a list of {name, video, frames, seed}.
+Images and masks exist for every ``label_every``-th frame, numbered as in the video; visibility is 0 absent or
+2 visible. It is written last: a folder that has it is complete.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -51,7 +53,7 @@ def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: s
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     with av.open(str(partial), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(frame_rate), options=options)
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=Fraction(frame_rate), options=options))
         stream.width, stream.height = images.shape[2], images.shape[1]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

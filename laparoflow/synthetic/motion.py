@@ -1,7 +1,7 @@
 """Motion of the layers of a synthetic scene.
 
-Every layer l carries canvas coordinates u to frame coordinates x by an affine matrix A_l(t) (3 x 3, pixel centres at
-integers). The true flow of a pixel x of layer l from frame t to t + 1 is therefore exact:
+Every layer l carries canvas coordinates u to frame coordinates x by an affine matrix A_l(t) (3 x 3, pixel
+centres at integers). The true flow of a pixel x of layer l from frame t to t + 1 is therefore exact:
 
     flow(x) = A_l(t + 1) A_l(t)^-1 x - x
 
@@ -33,7 +33,9 @@ def shift(x: float, y: float) -> Matrix:
 
 @dataclass(frozen=True)
 class Orbit:
-    """A circle of ``radius`` pixels around ``centre`` run at ``speed`` pixels per frame, with a slow sine rotation."""
+    """A circle of ``radius`` pixels around ``centre`` run at ``speed`` pixels per frame, with a slow sine
+    rotation.
+    """
 
     centre: tuple[float, float]
     radius: float

@@ -1,13 +1,13 @@
 """What a synthetic scene looks like and how it moves.
 
 Two sets of parameters are fixed here and are not to be tuned towards a method's score: ``DEFAULT``, on which
-recipes are developed, and ``HELD_OUT``, on which they are only reported. They differ in texture statistics, colour,
-organ size, speed, camera motion, border and noise.
+recipes are developed, and ``HELD_OUT``, on which they are only reported. They differ in texture statistics,
+colour, organ size, speed, camera motion, border and noise.
 
-The three soft classes share one mean colour per clip. They are separated by texture statistics (wavelength and
-anisotropy of band-limited noise of equal contrast), hardly by colour (``colour_difference`` is far below the slow
-colour variation that all of them share), and by motion: each organ circles at its own constant speed, so that its
-flow differs from its surroundings in every frame.
+The three soft classes share one mean colour per clip. They are separated by texture statistics (wavelength
+and anisotropy of band-limited noise of equal contrast), hardly by colour (``colour_difference`` is far below
+the slow colour variation that all of them share), and by motion: each organ circles at its own constant
+speed, so that its flow differs from its surroundings in every frame.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SceneParameters:
-    """Parameters of a scene. Lengths are pixels, speeds pixels per frame; a range is drawn from once per clip.
+    """Parameters of a scene. Lengths are pixels, speeds pixels per frame; a range is drawn from once per
+    clip.
 
     Attributes:
         height, width: frame size in pixels.
         frame_rate: frames per second of the written video.
-        border_radius: radius of the visible circle as a share of the frame's half diagonal; >= 1 means no border.
+        border_radius: radius of the visible circle as a share of the frame's half diagonal; >= 1 means no
+            border.
         base_colour: mean RGB (0..255) of tissue and organs.
         colour_jitter: largest shift per channel of ``base_colour`` from clip to clip.
         colour_difference: largest shift per channel of one soft class from the others, redrawn for each clip.
@@ -93,8 +95,7 @@ class SceneParameters:
             raise ValueError(f"border_radius must be above 0.2 of the half diagonal, got {self.border_radius}")
         if min(self.wavelengths) < 3 or min(self.anisotropies) < 1:
             raise ValueError(
-                "wavelengths must be >= 3 pixels and anisotropies >= 1, "
-                f"got {self.wavelengths} and {self.anisotropies}"
+                f"wavelengths must be >= 3 pixels and anisotropies >= 1, got {self.wavelengths} and {self.anisotropies}"
             )
         for name in (
             "organ_radius", "organ_speed", "organ_orbit", "camera_speed", "camera_orbit",

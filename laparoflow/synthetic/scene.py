@@ -1,8 +1,8 @@
 """Rendering of a synthetic clip: tissue, two organs, an instrument, seen by a moving camera.
 
-Layers are textures on canvases carried into the frame by affine matrices (see ``motion``) and laid over one another
-from back to front: tissue, organ_a, organ_b, instrument. A pixel belongs to the front layer that covers more than
-half of it; its mask, and its flow, are that layer's.
+Layers are textures on canvases carried into the frame by affine matrices (see ``motion``) and laid over one
+another from back to front: tissue, organ_a, organ_b, instrument. A pixel belongs to the front layer that
+covers more than half of it; its mask, and its flow, are that layer's.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class SyntheticClip:
     Attributes:
         images: uint8 [T, H, W, 3], RGB.
         masks: uint8 [T, H, W], index into ``CLASSES``; ``IGNORE_INDEX`` outside the visible circle.
-        flow: float32 [T, 2, H, W], (dx, dy) in pixels from frame t to t + 1, also for the last frame; 0 outside the
-            visible circle.
-        keypoints: float32 [T, K, 3], (x, y, visibility) in the order of ``KEYPOINTS``; visibility 0 outside the
-            visible circle or the frame, else 2.
+        flow: float32 [T, 2, H, W], (dx, dy) in pixels from frame t to t + 1, also for the last frame; 0
+            outside the visible circle.
+        keypoints: float32 [T, K, 3], (x, y, visibility) in the order of ``KEYPOINTS``; visibility 0 outside
+            the visible circle or the frame, else 2.
     """
 
     images: NDArray[np.uint8]
@@ -42,7 +42,9 @@ class SyntheticClip:
 
 @dataclass(frozen=True)
 class Layer:
-    """A texture with its coverage: canvas float32 [h, w, 4] (RGB in 0..1 and alpha), glints float32 [h, w]."""
+    """A texture with its coverage: canvas float32 [h, w, 4] (RGB in 0..1 and alpha), glints float32 [h,
+    w].
+    """
 
     canvas: Float
     glints: Float
@@ -55,7 +57,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Instrument:
-    """An instrument that enters at ``pivot`` and whose tip runs on ``orbit``; key points in canvas coordinates."""
+    """An instrument that enters at ``pivot`` and whose tip runs on ``orbit``; key points in canvas
+    coordinates.
+    """
 
     layer: Layer
     orbit: Orbit
@@ -118,7 +122,11 @@ def _draw_organ(
 
 
 def _draw_instrument(
-    rng: np.random.Generator, params: SceneParameters, colour: Float, centre: tuple[float, float], reach: float
+    rng: np.random.Generator,
+    params: SceneParameters,
+    colour: Float,
+    centre: tuple[float, float],
+    reach: float,
 ) -> Instrument:
     width = float(rng.uniform(*params.instrument_width))
     height = int(np.ceil(width * 1.4)) | 1
@@ -130,8 +138,9 @@ def _draw_instrument(
     alpha = np.zeros((height, length), np.uint8)
     half = width / 2.0
     parts = (
-        [(tip, middle - 0.8), (wrist, middle - half * 0.85), (wrist, middle + half * 0.85), (tip, middle + 0.8)],
-        [(wrist - 0.5 * width, middle - half * 0.6), (wrist, middle - half), (length + 9.0, middle - half),
+        [(tip, middle - 0.8), (wrist, middle - half * 0.85), (wrist, middle + half * 0.85), (tip, middle +
+        0.8)], [(wrist - 0.5 * width, middle - half * 0.6), (wrist, middle - half), (length + 9.0, middle -
+        half),
          (length + 9.0, middle + half), (wrist, middle + half), (wrist - 0.5 * width, middle + half * 0.6)],
     )  # fmt: skip
     for part in parts:
@@ -153,7 +162,10 @@ def _draw_instrument(
     return Instrument(
         layer=layer,
         orbit=draw_orbit(rng, target, params.instrument_orbit, params.instrument_speed, 0.0),
-        pivot=(centre[0] + 1.3 * reach * float(np.cos(entry)), centre[1] + 1.3 * reach * float(np.sin(entry))),
+        pivot=(
+            centre[0] + 1.3 * reach * float(np.cos(entry)),
+            centre[1] + 1.3 * reach * float(np.sin(entry)),
+        ),
         keypoints=np.array([[tip, middle], [wrist, middle], [wrist + 2.5 * width, middle]]),
     )
 
@@ -179,7 +191,10 @@ def build_scene(params: SceneParameters, seed: int) -> Scene:
     for kind in (1, 2):
         angle = start + (kind - 1) * np.pi + float(rng.uniform(-0.5, 0.5))
         away = float(rng.uniform(0.30, 0.50))
-        place = centre[0] + away * centre[0] * np.cos(angle), centre[1] + away * centre[1] * 1.1 * np.sin(angle)
+        place = (
+            centre[0] + away * centre[0] * np.cos(angle),
+            centre[1] + away * centre[1] * 1.1 * np.sin(angle),
+        )
         organs.append(_draw_organ(rng, params, colour, kind, place))
     return Scene(
         params=params,
@@ -249,7 +264,7 @@ def _keypoints(scene: Scene, matrix: Matrix) -> Float:
     points = np.zeros((len(KEYPOINTS), 3), np.float32)
     for row, (u, v) in enumerate(scene.instrument.keypoints):
         x, y, _ = matrix @ np.array([u, v, 1.0])
-        column, line = int(round(x)), int(round(y))
+        column, line = round(float(x)), round(float(y))
         seen = 0 <= column < width and 0 <= line < height and bool(scene.visible[line, column])
         points[row] = x, y, VISIBLE if seen else ABSENT
     return points

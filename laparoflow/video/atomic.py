@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DiskFullError: when the disk is full; the temporary file is removed and ``path`` is as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "wb") as file:
             yield file
@@ -41,7 +42,9 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free
             raise DiskFullError(
-                error.errno, f"disk full while writing ({free / 1e6:.0f} MB free); finished work is kept", str(path)
+                error.errno,
+                f"disk full while writing ({free / 1e6:.0f} MB free); finished work is kept",
+                str(path),
             ) from error
         raise
     except BaseException:

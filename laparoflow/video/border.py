@@ -1,7 +1,8 @@
 """The black border of an endoscope: a circle, or bars at the sides.
 
-From frames spread over the video the brightest value that each pixel ever takes is thresholded. The outline of the
-bright area, where it is not the frame's own edge, is fitted by a circle; if it is none, the bounding box remains.
+From frames spread over the video the brightest value that each pixel ever takes is thresholded. The outline
+of the bright area, where it is not the frame's own edge, is fitted by a circle; if it is none, the bounding
+box remains.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Border:
         Args:
             height, width: size of the resized frame.
             crop: box of the source that the frame shows.
-            margin: pixels of the resized frame by which the visible part is shrunk where it is not the frame's edge.
+            margin: pixels of the resized frame by which the visible part is shrunk where it is not the
+                frame's edge.
 
         Returns:
             bool [height, width], True = visible.
@@ -97,6 +99,8 @@ def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
     Returns:
         The visible part; the whole frame if there is no border or the frames are all dark.
     """
+    if not frames:
+        raise ValueError("frames must hold at least one frame, got none")
     brightest = np.max([frame.max(-1) for frame in frames], axis=0)
     height, width = brightest.shape
     whole = Border((0, 0, width, height))

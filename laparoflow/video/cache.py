@@ -3,11 +3,11 @@
 Layout::
 
     cache.json                  format, version, settings
-    clips/NAME/clip.json        the finished clip: source, sizes, content hash, report; absent while it is prepared
-    clips/NAME/00000.*          its shards, see ``laparoflow.video.shards``
+    clips/NAME/clip.json        the finished clip: source, sizes, content hash, report; absent while it is
+    prepared clips/NAME/00000.*          its shards, see ``laparoflow.video.shards``
 
-There is no central list, so several processes or machines can write clips side by side, and one that dies leaves
-the others' work whole. Reading needs numpy alone.
+There is no central list, so several processes or machines can write clips side by side, and one that dies
+leaves the others' work whole. Reading needs numpy alone.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def read_clip(folder: Path) -> ClipRecord | None:
         raise CacheError(f"{folder / 'clip.json'} is damaged ({error}); delete it and run prepare again") from error
 
 
-def _find_damage(folder: Path, clip: ClipRecord, hashes: bool) -> tuple[list[ShardRecord], list[str]]:
-    """The shard records of a clip, and what is wrong with them."""
+def find_damage(folder: Path, clip: ClipRecord, hashes: bool) -> tuple[list[ShardRecord], list[str]]:
+    """The shard records of a clip, and what is wrong with them; ``hashes`` reads every file."""
     records, problems = [], []
     for number in range(clip.shards):
         record = read_record(folder, number)
@@ -159,7 +159,8 @@ class FrameCache(Sequence[CachedFrame]):
 
         Args:
             path: folder of the cache.
-            verify: "hashes" reads every shard once and compares its SHA-256; "sizes" only looks at file sizes.
+            verify: "hashes" reads every shard once and compares its SHA-256; "sizes" only looks at file
+                sizes.
 
         Returns:
             The cache.
@@ -178,7 +179,7 @@ class FrameCache(Sequence[CachedFrame]):
             names = ", ".join(folder.name for folder, clip in found if clip is None)
             warnings.warn(f"{path}: not finished and left out: {names}; run prepare again to finish", stacklevel=2)
         with ThreadPoolExecutor() as pool:
-            checked = list(pool.map(lambda pair: _find_damage(*pair, verify == "hashes"), finished))
+            checked = list(pool.map(lambda pair: find_damage(pair[0], pair[1], verify == "hashes"), finished))
         problems = [problem for _, clip_problems in checked for problem in clip_problems]
         if problems:
             raise CacheError(
@@ -199,7 +200,10 @@ class FrameCache(Sequence[CachedFrame]):
     @property
     def content_hash(self) -> str:
         """SHA-256 over settings and the content of all clips, independent of paths."""
-        parts = [json.dumps(self.settings, sort_keys=True), *(f"{c.name}:{c.content_hash}" for c in self.clips)]
+        parts = [
+            json.dumps(self.settings, sort_keys=True),
+            *(f"{c.name}:{c.content_hash}" for c in self.clips),
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property

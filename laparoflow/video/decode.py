@@ -1,7 +1,8 @@
-"""Frames from video files (PyAV) and from folders of images (OpenCV), with a report of what could not be read.
+"""Frames from video files (PyAV) and from folders of images (OpenCV), with a report of what could not be
+read.
 
-A frame's index is its place in the file, also when frames before it are damaged: a packet that cannot be decoded
-uses up an index, so that the distance between two frames is never mistaken.
+A frame's index is its place in the file, also when frames before it are damaged: a packet that cannot be
+decoded uses up an index, so that the distance between two frames is never mistaken.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ class Frame:
         """Pixels uint8 [H, W, 3]."""
         if isinstance(self.raw, Path):
             return _read_image(self.raw)
-        return self.raw.to_ndarray(format="rgb24")
+        return _rgb(self.raw)
+
+
+def _rgb(raw: av.VideoFrame) -> Image:
+    return np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
@@ -93,8 +98,8 @@ def images_in(folder: Path) -> list[Path]:
 def find_sources(inputs: list[Path]) -> list[Path]:
     """Videos and image folders named by the inputs.
 
-    A file is taken as a video. A folder gives every video below it; if there is none, every folder below it (itself
-    included) that holds images is an image sequence.
+    A file is taken as a video. A folder gives every video below it; if there is none, every folder below it
+    (itself included) that holds images is an image sequence.
 
     Raises:
         VideoError: for an input that does not exist or holds neither videos nor images.
@@ -164,7 +169,9 @@ class Source:
         return SourceInfo(first.raw.height, first.raw.width, rate, expected, f"PyAV {av.__version__} {codec}")
 
     def frames(self, report: DecodeReport | None = None) -> Iterator[Frame]:
-        """Decode from the first frame on; what goes wrong on the way is written into ``report``, not raised."""
+        """Decode from the first frame on; what goes wrong on the way is written into ``report``, not
+        raised.
+        """
         report = report if report is not None else DecodeReport()
         if self.images:
             report.expected = len(self.images)
@@ -220,7 +227,7 @@ class Source:
                 except (av.error.FFmpegError, OSError):
                     continue
                 if raw is not None and not raw.is_corrupt:
-                    result.append(raw.to_ndarray(format="rgb24"))
+                    result.append(_rgb(raw))
         if not result:
             for frame in self.frames():
                 result.append(frame.rgb())

@@ -1,11 +1,13 @@
 """Optical flow between two frames and where it can be trusted.
 
-Flow is (dx, dy) in pixels of the frame, from source to target: target(x + flow(x)) shows what source(x) shows.
+Flow is (dx, dy) in pixels of the frame, from source to target: target(x + flow(x)) shows what source(x)
+shows.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,11 +24,26 @@ DIS_PRESETS = {
 }
 
 
-class FlowEstimator(Protocol):
-    """Anything that gives the flow between two frames, both ways."""
+@dataclass(frozen=True)
+class FlowPair:
+    """Flow between two frames.
 
-    def __call__(self, source: Image, target: Image) -> tuple[Flow, Flow]:
-        """Flow float32 [2, H, W] from source to target, and from target to source, of uint8 [H, W, 3] frames."""
+    Attributes:
+        forward: float32 [2, H, W], source to target.
+        backward: float32 [2, H, W], target to source, or None where it is not known.
+        valid: bool [H, W], where the estimator itself vouches for ``forward``, or None for everywhere.
+    """
+
+    forward: Flow
+    backward: Flow | None
+    valid: Mask | None = None
+
+
+class FlowEstimator(Protocol):
+    """Anything that gives the flow between two frames."""
+
+    def __call__(self, source: Image, target: Image, frame: int) -> FlowPair:
+        """Flow between uint8 [H, W, 3] frames; ``frame`` is the index of the source frame in its file."""
 
 
 class DISFlow:
@@ -41,18 +58,19 @@ class DISFlow:
             raise ValueError(f"preset must be one of {tuple(DIS_PRESETS)}, got {preset!r}")
         self.engine = cv2.DISOpticalFlow.create(DIS_PRESETS[preset])
 
-    def __call__(self, source: Image, target: Image) -> tuple[Flow, Flow]:
-        """Flow both ways, float32 [2, H, W] each."""
+    def __call__(self, source: Image, target: Image, frame: int = 0) -> FlowPair:
+        """Flow both ways between uint8 [H, W, 3] frames."""
         if source.shape != target.shape:
             raise ValueError(f"source and target must have one shape, got {source.shape} and {target.shape}")
         first = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
         second = cv2.cvtColor(target, cv2.COLOR_RGB2GRAY)
-        forward = self.engine.calc(first, second, None)
-        backward = self.engine.calc(second, first, None)
-        return _planes(forward), _planes(backward)
+        start: Any = None  # no flow to start from; the stubs do not know that it may be left out
+        forward = self.engine.calc(first, second, start)
+        backward = self.engine.calc(second, first, start)
+        return FlowPair(_planes(forward), _planes(backward))
 
 
-def _planes(flow: NDArray[np.float32]) -> Flow:
+def _planes(flow: NDArray[Any]) -> Flow:
     return np.ascontiguousarray(flow.transpose(2, 0, 1), np.float32)
 
 
@@ -65,42 +83,32 @@ def warp_by_flow(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]
     return np.stack(planes).astype(np.float32)
 
 
-def consistency_mask(
-    forward: Flow, backward: Flow, visible: Mask, relative: float = 0.01, absolute: float = 0.5
-) -> Mask:
+def consistency_mask(pair: FlowPair, visible: Mask, relative: float = 0.01, absolute: float = 0.5) -> Mask:
     """Where forward and backward flow agree (Sundaram et al., ECCV 2010).
 
     Args:
-        forward: float32 [2, H, W], source to target.
-        backward: float32 [2, H, W], target to source.
+        pair: the flow; without a backward flow only what can be checked without it is.
         visible: bool [H, W], pixels inside the visible circle, the same for both frames.
         relative, absolute: |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, with b read where f points.
 
     Returns:
-        bool [H, W], True where the flow agrees, is finite, and leads from a visible to a visible pixel of the frame.
+        bool [H, W], True where the flow agrees, is finite, and leads from a visible to a visible pixel of the
+        frame.
     """
     height, width = visible.shape
-    finite = np.isfinite(forward).all(0) & np.isfinite(backward).all(0)
-    forward, backward = np.nan_to_num(forward), np.nan_to_num(backward)
-    back = warp_by_flow(backward, forward)
-    gap = ((forward + back) ** 2).sum(0)
-    size = (forward**2).sum(0) + (back**2).sum(0)
-    x = np.arange(width)[None] + forward[0]
-    y = np.arange(height)[:, None] + forward[1]
+    keep = visible & np.isfinite(pair.forward).all(0)
+    if pair.valid is not None:
+        keep = keep & pair.valid
+    forward = np.nan_to_num(pair.forward)
+    x = np.arange(width, dtype=np.float32)[None] + forward[0]
+    y = np.arange(height, dtype=np.float32)[:, None] + forward[1]
     arrives = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     column = np.clip(np.rint(x), 0, width - 1).astype(np.int64)
     row = np.clip(np.rint(y), 0, height - 1).astype(np.int64)
-    return finite & visible & arrives & visible[row, column] & (gap <= relative * size + absolute)
-
-
-def relative_motion(flow: Flow, valid: Mask) -> float:
-    """How much parts of a frame move against each other, in pixels.
-
-    The 90th percentile over valid pixels of the distance of the flow from its median. Camera pan, which moves all
-    pixels alike, does not count. 0 if fewer than 1 % of the pixels are valid.
-    """
-    if valid.mean() < 0.01:
-        return 0.0
-    vectors = flow[:, valid]
-    away = vectors - np.median(vectors, axis=1, keepdims=True)
-    return float(np.percentile(np.hypot(away[0], away[1]), 90))
+    keep = keep & arrives & visible[row, column]
+    if pair.backward is None:
+        return keep
+    back = warp_by_flow(pair.backward, forward)
+    gap = ((forward + back) ** 2).sum(0)
+    size = (forward**2).sum(0) + (back**2).sum(0)
+    return keep & np.isfinite(gap) & (gap <= relative * size + absolute)

@@ -1,12 +1,15 @@
 """Videos to a cache.
 
 All sources are opened before any work starts, so that an unreadable file is known at once. Finished clips and
-finished shards of an earlier run are kept; damaged ones are built again. Nothing is ever half written.
+finished shards of an earlier run are kept; damaged ones are built again. Nothing is ever half written. Under
+torchrun or srun every rank runs the same command and does its share.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +17,30 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from laparoflow.video.atomic import DiskFullError, write_json
-from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord, _find_damage, read_clip, read_header
-from laparoflow.video.clip import ClipPlan, ClipWriter, fingerprint, plan_clip
+from laparoflow.video.cache import (
+    FORMAT,
+    VERSION,
+    CacheError,
+    ClipRecord,
+    find_damage,
+    read_clip,
+    read_header,
+)
 from laparoflow.video.decode import VideoError, find_sources
+from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, split_tasks, units_of
+from laparoflow.video.plan import ClipPlan, fingerprint, plan_clip
 from laparoflow.video.settings import PrepareSettings
+from laparoflow.video.shards import sha256
 
 
 @dataclass
 class PrepareReport:
-    """What a run of ``prepare`` did.
+    """What a run of ``prepare`` did on this rank.
 
     Attributes:
         cache: folder of the cache.
-        clips: records of the clips that belong to the inputs.
+        rank, world_size: this process among those that share the work.
+        clips: records of the clips that were finished when this run ended and to which it had to contribute.
         prepared: names of the clips that this run finished.
         kept: names of the clips that an earlier run had finished.
         rebuilt: damaged shards that were built again, with what was wrong.
@@ -34,6 +48,8 @@ class PrepareReport:
     """
 
     cache: str
+    rank: int = 0
+    world_size: int = 1
     clips: list[ClipRecord] = field(default_factory=list)
     prepared: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -45,43 +61,73 @@ class PrepareReport:
         """Cached frames over all clips."""
         return sum(clip.frames for clip in self.clips)
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """Clips whose source could not be read to its end, with what happened."""
+        return {clip.name: clip.report["problem"] for clip in self.clips if clip.report.get("problem")}
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Number of source frames left out, by reason."""
+        counts: dict[str, int] = {}
+        for clip in self.clips:
+            for reason, frames in clip.report["excluded"].items():
+                counts[reason] = counts.get(reason, 0) + len(frames)
+        return counts
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "frames": self.frames}
+        summary = {"frames": self.frames, "excluded": self.excluded, "problems": self.problems}
+        return {**summary, **asdict(self)}
 
 
 def clip_names(sources: list[Path]) -> list[str]:
     """A folder name for every source: its stem, with as many parent folders as it takes to be unique."""
+
+    def name(source: Path, depth: int) -> str:
+        parts = (
+            *source.parent.parts[1:],
+            source.stem if source.suffix and not source.is_dir() else source.name,
+        )
+        return "__".join(parts[-depth:])
+
     names = []
+    deepest = max(len(source.parts) for source in sources)
     for source in sources:
-        parts = (*source.parent.parts[1:], source.stem if source.is_file() else source.name)
-        for depth in range(1, len(parts) + 1):
-            name = "__".join(parts[-depth:])
-            others = ["__".join((*o.parent.parts[1:], o.stem if o.is_file() else o.name)[-depth:]) for o in sources]
-            if others.count(name) == 1:
+        for depth in range(1, deepest + 1):
+            chosen = name(source, depth)
+            if sum(name(other, depth) == chosen for other in sources) == 1:
                 break
         else:
-            name = f"{name}{source.suffix.replace('.', '_')}"
-        names.append(name)
+            chosen += source.suffix.replace(".", "_")
+        names.append(chosen)
     return names
 
 
-def _claim(out: Path, settings: PrepareSettings) -> None:
-    """Make ``out`` a cache with these settings, or check that it is one."""
+def _identity(settings: PrepareSettings) -> dict[str, Any]:
+    """The settings as they are recorded: a weights file counts by its content, not by its path."""
+    recorded = settings.as_dict()
+    if settings.flow_weights is not None:
+        weights = Path(settings.flow_weights)
+        if not weights.is_file():
+            raise ValueError(f"flow_weights {weights} does not exist")
+        recorded["flow_weights"] = f"sha256:{sha256(weights)}"
+    return recorded
+
+
+def _check_folder(out: Path, identity: dict[str, Any]) -> None:
+    """Check that ``out`` may become, or is, a cache with these settings."""
     if out.exists() and not out.is_dir():
         raise CacheError(f"out must be a folder, got the file {out}")
-    if out.is_dir() and any(out.iterdir()) and not (out / "cache.json").exists():
-        raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
-    wanted = settings.as_dict()
-    if (out / "cache.json").exists():
-        have = read_header(out)["settings"]
-        different = sorted(key for key in {*have, *wanted} if have.get(key) != wanted.get(key))
-        if different:
-            listed = ", ".join(f"{key} is {have.get(key)!r}, asked {wanted.get(key)!r}" for key in different)
-            raise CacheError(f"{out} was prepared with other settings ({listed}); choose another folder for these")
+    if not out.exists() or all(path.name.endswith(".partial") for path in out.iterdir()):
         return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": wanted})
+    if not (out / "cache.json").exists():
+        raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
+    have = read_header(out)["settings"]
+    different = sorted(key for key in {*have, *identity} if have.get(key) != identity.get(key))
+    if different:
+        listed = ", ".join(f"{key} is {have.get(key)!r}, asked {identity.get(key)!r}" for key in different)
+        raise CacheError(f"{out} was prepared with other settings ({listed}); choose another folder for these")
 
 
 def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) -> None:
@@ -102,6 +148,46 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
         )
 
 
+def _intact(out: Path, source: Path, name: str) -> ClipRecord | None:
+    """The record of a clip that is finished and undamaged.
+
+    Raises:
+        CacheError: if the clip of this name was made from another file.
+    """
+    clip = read_clip(out / "clips" / name)
+    if clip is None:
+        return None
+    if clip.fingerprint != fingerprint(source):
+        raise CacheError(
+            f"{out} already holds a clip {name!r} of another file ({clip.source}); rename {source} or choose another folder"
+        )
+    _, damaged = find_damage(out / "clips" / name, clip, hashes=True)
+    return None if damaged else clip
+
+
+def _plan(
+    missing: list[tuple[Path, str]], settings: PrepareSettings, skip_unreadable: bool
+) -> tuple[dict[str, ClipPlan], dict[str, str]]:
+    """Plans by clip name, and sources that cannot be read with the reason."""
+
+    def attempt(item: tuple[Path, str]) -> ClipPlan | VideoError:
+        try:
+            return plan_clip(*item, settings)
+        except VideoError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(attempt, missing))
+    problems = {
+        str(source): str(outcome)
+        for (source, _), outcome in zip(missing, outcomes, strict=True)
+        if isinstance(outcome, VideoError)
+    }
+    if problems and not skip_unreadable:
+        raise VideoError("; ".join(problems.values()))
+    return {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}, problems
+
+
 def _progress(show: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"),
@@ -114,8 +200,11 @@ def prepare(
     out: Path,
     settings: PrepareSettings | None = None,
     *,
+    workers: int = 1,
     skip_unreadable: bool = False,
     progress: bool = True,
+    rank: int | None = None,
+    world_size: int | None = None,
 ) -> PrepareReport:
     """Decode videos, find their flow, and write both into a cache.
 
@@ -123,59 +212,78 @@ def prepare(
         inputs: video files, or folders of videos or of image sequences.
         out: folder of the cache; new, empty, or a cache with the same settings, which is then completed.
         settings: what is cached.
+        workers: processes on this machine; 0 means one per available core. What is written does not depend on
+            it.
         skip_unreadable: leave out sources that cannot be read instead of stopping before any work.
         progress: show a progress bar.
+        rank, world_size: share of this process; by default what torchrun or srun says.
 
     Returns:
-        What was done; also written to ``out/report.json``.
+        What was done; also written to ``out/report.json`` (``report-RANK.json`` with several ranks).
 
     Raises:
         VideoError: for inputs that do not exist, hold nothing, or cannot be read.
         CacheError: for an ``out`` that is something else, or a cache of other settings or another version.
         DiskFullError: when the space does not suffice; finished work is kept.
+        ValueError: for a rank outside the world, or negative workers.
     """
     settings = settings or PrepareSettings()
     inputs, out = [Path(path) for path in inputs], Path(out)
     if not inputs:
         raise VideoError("inputs must name at least one video or folder, got none")
+    if workers < 0:
+        raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
+    workers = workers or len(os.sched_getaffinity(0))
+    launched = rank_and_world_size()
+    rank = launched[0] if rank is None else rank
+    world_size = launched[1] if world_size is None else world_size
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
+
     sources = find_sources(inputs)
     names = clip_names(sources)
-    report = PrepareReport(cache=str(out))
-    if out.exists():
-        _claim(out, settings)
-    finished = {name: read_clip(out / "clips" / name) for name in names}
-    plans, problems = [], {}
-    for source, name in zip(sources, names, strict=True):
-        clip = finished[name]
-        if clip is not None:
-            if clip.fingerprint != fingerprint(source):
-                raise CacheError(
-                    f"{out} already holds a clip {name!r} of another file ({clip.source}); "
-                    f"rename {source} or choose another folder"
-                )
-            _, damaged = _find_damage(out / "clips" / name, clip, hashes=True)
-            if not damaged:
-                report.kept.append(name)
-                report.clips.append(clip)
-                continue
-        try:
-            plans.append(plan_clip(source, name, settings))
-        except VideoError as error:
-            problems[str(source)] = str(error)
-    if problems and not (skip_unreadable and len(problems) < len(sources)):
-        raise VideoError("; ".join(problems.values()))
-    report.unreadable = problems
-    _claim(out, settings)
-    _check_space(out, plans, settings)
+    identity = _identity(settings)
+    _check_folder(out, identity)
+    report = PrepareReport(str(out), rank, world_size)
+    units = units_of(len(sources), rank, world_size)
+    missing: list[tuple[Path, str]] = []
+    for index in sorted({unit[0] for unit in units}):
+        clip = _intact(out, sources[index], names[index])
+        if clip is None:
+            missing.append((sources[index], names[index]))
+        else:
+            report.kept.append(clip.name)
+            report.clips.append(clip)
+    plans, report.unreadable = _plan(missing, settings, skip_unreadable)
+
+    out.mkdir(parents=True, exist_ok=True)
+    if world_size == 1:
+        for leftover in out.rglob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+    if not (out / "cache.json").exists():
+        write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
+    _check_space(out, list(plans.values()), settings)
+    for name in plans:
+        (out / "clips" / name / "clip.json").unlink(missing_ok=True)
+    tasks = [Task(out, plans[names[c]], settings, (part, parts)) for c, part, parts in units if names[c] in plans]
+    tasks = split_tasks(tasks, workers)
     with _progress(progress) as bar:
-        for plan in plans:
-            task = bar.add_task(plan.name, total=plan.expected)
-            folder = out / "clips" / plan.name
-            (folder / "clip.json").unlink(missing_ok=True)
-            result = ClipWriter(folder, plan, settings, lambda n, task=task: bar.advance(task, n)).run()
-            report.prepared.append(plan.name)
+        shares = {name: sum(task.plan.name == name for task in tasks) for name in plans}
+        bars = {
+            name: bar.add_task(name, total=plan.expected and plan.expected * shares[name]) for name, plan in plans.items()
+        }
+        results, errors = run_tasks(tasks, workers, lambda name, frames: bar.advance(bars[name], frames))
+        for name, plan in plans.items():
+            if plan.expected and not errors:
+                bar.update(bars[name], completed=plan.expected * shares[name])
+    for result in results:
+        report.rebuilt.extend(result.rebuilt)
+        if result.record is not None and result.name not in report.prepared:
+            report.prepared.append(result.name)
             report.clips.append(result.record)
-            report.rebuilt.extend(result.rebuilt)
     report.clips.sort(key=lambda clip: clip.name)
-    write_json(out / "report.json", report.as_dict())
+    report.prepared.sort()
+    write_json(out / ("report.json" if world_size == 1 else f"report-{rank}.json"), report.as_dict())
+    if errors:
+        raise errors[0]
     return report

@@ -13,19 +13,25 @@ class PrepareSettings:
     "Source frames" are frames of the file as decoded; "pixels" are pixels of the cached, resized frame.
 
     Attributes:
-        height, width: size of the cached frames; with one of them the other follows the aspect, with both the frame
-            is scaled to exactly that size; with neither ``short_side`` decides.
-        short_side: shorter side of the cached frames when neither height nor width is given; None keeps the size.
-            Frames are never enlarged by it.
+        height, width: size of the cached frames; with one of them the other follows the aspect, with both the
+            frame is scaled to exactly that size; with neither ``short_side`` decides.
+        short_side: shorter side of the cached frames when neither height nor width is given; None keeps the
+            size. Frames are never enlarged by it.
         frame_rate: frames per second to keep; None keeps every source frame.
         image_rate: frame rate of image sequences, which carry none.
-        gaps: distances from a frame to the flow's target frame, in source frames.
+        gaps: distances from a frame to the flow's target frame, in source frames, in increasing order.
         gap_choice: "first_moving" keeps each frame once, with the smallest gap that shows enough motion;
             "all" keeps a frame once per gap that shows enough motion.
-        min_motion: motion within the frame (see ``laparoflow.video.flow.relative_motion``) in pixels below which a
-            frame is left out, as flow then says nothing about what belongs together; 0 keeps all.
-        flow_method: flow estimator.
+        min_motion: motion within the frame (see ``laparoflow.video.motion.relative_motion``) in pixels below
+            which a frame is left out, as flow then says nothing about what belongs together; 0 keeps all.
+        camera_motion: "keep" stores flow as found; "similarity" or "affine" subtracts the motion of that kind
+            that most of the frame follows.
+        drop_bad_frames: leave out black frames, frozen frames and pairs on both sides of a scene cut.
+        flow_method: "dis" (OpenCV), "raft" (torchvision, with ``flow_weights``), or "precomputed"
+            (``flow_folder``).
         dis_preset: accuracy of DIS.
+        flow_weights: file with the state dict of torchvision's raft_small or raft_large.
+        flow_folder: folder with precomputed flow, see ``laparoflow.video.precomputed``.
         consistency_relative, consistency_absolute: forward and backward flow f, b agree where
             |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, in square pixels.
         find_border: detect a circular (or letterbox) border and mark it invalid.
@@ -39,16 +45,20 @@ class PrepareSettings:
     short_side: int | None = 240
     frame_rate: float | None = None
     image_rate: float = 25.0
-    gaps: tuple[int, ...] = (1,)
+    gaps: tuple[int, ...] = (1, 2, 4)
     gap_choice: Literal["first_moving", "all"] = "first_moving"
-    min_motion: float = 0.0
-    flow_method: Literal["dis"] = "dis"
+    min_motion: float = 0.5
+    camera_motion: Literal["keep", "similarity", "affine"] = "keep"
+    drop_bad_frames: bool = True
+    flow_method: Literal["dis", "raft", "precomputed"] = "dis"
     dis_preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    flow_weights: str | None = None
+    flow_folder: str | None = None
     consistency_relative: float = 0.01
     consistency_absolute: float = 0.5
     find_border: bool = True
     crop_border: bool = True
-    border_margin: float = 2.0
+    border_margin: float = 4.0
     shard_megabytes: float = 64.0
 
     def __post_init__(self) -> None:
@@ -67,11 +77,20 @@ class PrepareSettings:
             raise ValueError(f"gaps must be in increasing order, got {self.gaps}")
         for name, choices in (
             ("gap_choice", ("first_moving", "all")),
-            ("flow_method", ("dis",)),
+            ("camera_motion", ("keep", "similarity", "affine")),
+            ("flow_method", ("dis", "raft", "precomputed")),
             ("dis_preset", ("ultrafast", "fast", "medium")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        for name, method in (("flow_weights", "raft"), ("flow_folder", "precomputed")):
+            if (getattr(self, name) is not None) != (self.flow_method == method):
+                raise ValueError(
+                    f"{name} must be given with flow_method={method!r} and only then, "
+                    f"got {getattr(self, name)!r} with flow_method={self.flow_method!r}"
+                )
+        if self.flow_method == "precomputed" and len(self.gaps) > 1:
+            raise ValueError(f"gaps must be the one gap of the precomputed flow, got {self.gaps}")
         for name in ("min_motion", "consistency_relative", "consistency_absolute", "border_margin"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -3,12 +3,12 @@
 A shard holds the kept frames of a fixed range of a clip's sampled frames, as three arrays that numpy maps::
 
     00000.frames.npy   uint8   [n, H, W, 3]            RGB
-    00000.flow.npy     float16 [n, 2, H, W]            (dx, dy) in pixels, source to target, 0 where not finite
-    00000.valid.npy    uint8   [n, H, ceil(W / 8)]     bits, first pixel in the highest bit
+    00000.flow.npy     float16 [n, 2, H, W]            (dx, dy) in pixels, source to target, 0 where not
+    finite 00000.valid.npy    uint8   [n, H, ceil(W / 8)]     bits, first pixel in the highest bit
     00000.json         samples, what was left out and why, size and SHA-256 of each array
 
-The JSON is written last and everything is written atomically, so a shard that has its JSON is complete. A shard from
-which every frame was left out has no arrays.
+The JSON is written last and everything is written atomically, so a shard that has its JSON is complete. A
+shard from which every frame was left out has no arrays.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Sample:
-    """One kept frame: index and time (seconds) in the source, gap to the flow's target in source frames, and the
-    motion within the frame in pixels."""
+    """One kept frame: index and time (seconds) in the source, gap to the flow's target in source frames, and
+    the motion within the frame in pixels."""
 
     frame: int
     time: float
@@ -82,7 +82,7 @@ def write_shard(
     files: dict[str, dict[str, Any]] = {}
     if frames:
         half = np.stack([np.clip(np.nan_to_num(flow), -LARGEST_HALF, LARGEST_HALF) for flow in flows])
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "frames": np.stack(frames),
             "flow": half.astype(np.float16),
             "valid": np.packbits(np.stack(valids), axis=-1),
@@ -133,7 +133,9 @@ def remove_shard(folder: Path, number: int) -> None:
 
 
 def content_hash(records: list[ShardRecord]) -> str:
-    """SHA-256 over the samples and file hashes of a clip's shards; paths and times of writing do not enter."""
+    """SHA-256 over the samples and file hashes of a clip's shards; paths and times of writing do not
+    enter.
+    """
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(asdict(record), sort_keys=True).encode())

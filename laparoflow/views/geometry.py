@@ -5,8 +5,9 @@ from the source point
 
     x = project( M (p + e(p)) ),   M = T(centre) R(rotation) K(shear) F(flip) S(crop / view) P(perspective) T(-middle)
 
-where e is the elastic displacement, a sum of a few plane waves. All of it is evaluated analytically, in float64, so
-that the map and its inverse agree far below a thousandth of a pixel: there is no chain of resamplings.
+where e is the elastic displacement, a sum of a few plane waves. All of it is evaluated analytically, in
+float64, so that the map and its inverse agree far below a thousandth of a pixel: there is no chain of
+resamplings.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ class GeometrySettings:
         for name in ("flip", "vertical_flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a probability in [0, 1], got {getattr(self, name)}")
-        for name, limit in (("rotation", 180.0), ("shear", 45.0), ("perspective", 0.45), ("elastic", MAX_ELASTIC)):
+        for name, limit in (
+            ("rotation", 180.0),
+            ("shear", 45.0),
+            ("perspective", 0.45),
+            ("elastic", MAX_ELASTIC),
+        ):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must be in [0, {limit:.4g}], got {getattr(self, name)}")
 
@@ -85,7 +91,9 @@ class ViewTransform:
         return _project(self.matrix, points + self._elastic(points))
 
     def to_view(self, points: Tensor, iterations: int = 60) -> Tensor:
-        """Map source points [B, P, 2] to view points [B, P, 2]; the elastic part by a contracting iteration."""
+        """Map source points [B, P, 2] to view points [B, P, 2]; the elastic part by a contracting
+        iteration.
+        """
         target = _project(torch.linalg.inv(self.matrix), points.to(self.matrix))
         result = target
         if bool(self.amplitude.any()):
@@ -95,8 +103,9 @@ class ViewTransform:
 
     def grid(self, height: int, width: int) -> Tensor:
         """Source grid float64 [B, height, width, 2] of a view of the given size, (x, y) in source pixels."""
-        kwargs = {"dtype": self.matrix.dtype, "device": self.matrix.device}
-        v, u = torch.meshgrid(torch.arange(height, **kwargs), torch.arange(width, **kwargs), indexing="ij")
+        rows = torch.arange(height, dtype=self.matrix.dtype, device=self.matrix.device)
+        columns = torch.arange(width, dtype=self.matrix.dtype, device=self.matrix.device)
+        v, u = torch.meshgrid(rows, columns, indexing="ij")
         points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(len(self.matrix), -1, -1)
         return self.to_source(points).reshape(-1, height, width, 2)
 

@@ -1,8 +1,9 @@
-"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
+"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at
+once.
 
 The formulas are those of torchvision's v2 ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``,
-``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur`` (with the kernel size fixed by the largest sigma), which
-take one factor for a batch; here each frame has its own. The tests hold them to torchvision's results.
+``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur`` (with the kernel size fixed by the largest sigma),
+which take one factor for a batch; here each frame has its own. The tests hold them to torchvision's results.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue of float images [B, 3, H, W] in 0..1 by ``shift`` [B, 1, 1] turns of the colour circle."""
+    """Shift the hue of float images [B, 3, H, W] in 0..1 by ``shift`` [B, 1, 1] turns of the colour
+    circle.
+    """
     red, green, blue = images.unbind(1)
     top, bottom = images.amax(1), images.amin(1)
     spread = top - bottom
@@ -69,7 +72,9 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of float images [B, C, H, W], each with its own ``sigma`` [B] in pixels; reflected edges."""
+    """Gaussian blur of float images [B, C, H, W], each with its own ``sigma`` [B] in pixels; reflected
+    edges.
+    """
     batch, channels, height, width = images.shape
     radius = min(radius, height - 1, width - 1)
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
@@ -81,9 +86,7 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return stacked.reshape(images.shape)
 
 
-def photometric(
-    images: Tensor, settings: PhotometricSettings, generator: torch.Generator | None = None
-) -> Tensor:
+def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.Generator | None = None) -> Tensor:
     """Apply randomly drawn photometric transforms, different for every frame.
 
     Args:
@@ -121,6 +124,6 @@ def photometric(
     if settings.grey > 0:
         result = torch.where(grey, v2.rgb_to_grayscale(result, num_output_channels=3), result)
     if settings.blur > 0:
-        radius = max(1, int(round(3 * settings.blur_sigma[1])))
+        radius = max(1, round(3 * settings.blur_sigma[1]))
         result = torch.where(blurred, blur(result, sigma.reshape(batch), radius), result)
     return result

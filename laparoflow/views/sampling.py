@@ -1,7 +1,7 @@
 """Sampling of images, flow and masks at source coordinates.
 
-Coordinates are (x, y) in source pixels with pixel centres at integers. Flow is read where the view pixel comes from
-and stays as it is: in source-frame axes and source-frame pixels, however the view is turned.
+Coordinates are (x, y) in source pixels with pixel centres at integers. Flow is read where the view pixel
+comes from and stays as it is: in source-frame axes and source-frame pixels, however the view is turned.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ def _check_grid(name: str, values: Tensor, dims: int, grid: Tensor) -> None:
     if values.dim() != dims:
         raise ValueError(f"{name} must have {dims} dimensions, got shape {list(values.shape)}")
     if grid.dim() != 4 or grid.shape[-1] != 2 or grid.shape[0] != values.shape[0]:
-        raise ValueError(
-            f"grid must be [B, h, w, 2] with B = {values.shape[0]} as in {name}, got shape {list(grid.shape)}"
-        )
+        raise ValueError(f"grid must be [B, h, w, 2] with B = {values.shape[0]} as in {name}, got shape {list(grid.shape)}")
 
 
 def sample_image(images: Tensor, grid: Tensor) -> Tensor:
@@ -40,7 +38,9 @@ def sample_image(images: Tensor, grid: Tensor) -> Tensor:
 
 
 def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For the four neighbours of each point: linear index [B, h, w], weight [B, h, w], inside the frame [B, h, w]."""
+    """For the four neighbours of each point: linear index [B, h, w], weight [B, h, w], inside the frame [B,
+    h, w].
+    """
     x, y = grid[..., 0], grid[..., 1]
     left, top = torch.floor(x), torch.floor(y)
     result = []
@@ -62,8 +62,8 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
         grid: [B, h, w, 2], (x, y) in source pixels.
 
     Returns:
-        float [B, 2, h, w] in the flow's dtype. Outside the frame the flow of the edge is continued (such pixels are
-        False in ``sample_mask``). A value that is not finite shows only in pixels that touch it.
+        float [B, 2, h, w] in the flow's dtype. Outside the frame the flow of the edge is continued (such
+        pixels are False in ``sample_mask``). A value that is not finite shows only in pixels that touch it.
     """
     _check_grid("flow", flow, 4, grid)
     batch, channels, height, width = flow.shape
@@ -78,7 +78,8 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
 
 
 def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
-    """Validity at source coordinates: inside the frame, and every pixel that bilinear sampling reads is valid.
+    """Validity at source coordinates: inside the frame, and every pixel that bilinear sampling reads is
+    valid.
 
     Args:
         valid: bool [B, H, W], True = keep.
@@ -108,8 +109,8 @@ def cell_grid(grid: Tensor, stride: int) -> Tensor:
         stride: cell size in view pixels.
 
     Returns:
-        [B, h / stride, w / stride, 2]: the middle pixel's coordinates for an odd stride, the mean of the four middle
-        pixels' for an even one.
+        [B, h / stride, w / stride, 2]: the middle pixel's coordinates for an odd stride, the mean of the four
+        middle pixels' for an even one.
 
     Raises:
         ValueError: if the view is not a whole number of cells.

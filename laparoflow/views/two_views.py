@@ -69,9 +69,7 @@ class TwoViews:
     def __init__(self, settings: ViewSettings | None = None) -> None:
         self.settings = settings or ViewSettings()
 
-    def __call__(
-        self, images: Tensor, valid: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[View, View]:
+    def __call__(self, images: Tensor, valid: Tensor, generator: torch.Generator | None = None) -> tuple[View, View]:
         """Make two views.
 
         Args:
@@ -96,9 +94,7 @@ class TwoViews:
 
     def _view(self, images: Tensor, valid: Tensor, generator: torch.Generator | None) -> View:
         height, width = images.shape[-2:]
-        transform = draw_transform(
-            self.settings.geometry, len(images), (height, width), self.settings.size, generator
-        )
+        transform = draw_transform(self.settings.geometry, len(images), (height, width), self.settings.size, generator)
         grid = transform.grid(*self.settings.size).float().to(images.device)
         image = photometric(sample_image(images, grid), self.settings.photometric, generator)
         return View(image, grid, sample_mask(valid, grid))

@@ -1,0 +1,95 @@
+"""What is decided about a clip before its frames are read: size, border, crop."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from laparoflow.video.border import Border, detect_border
+from laparoflow.video.decode import Source
+from laparoflow.video.settings import PrepareSettings
+
+BORDER_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The decisions about one clip; they depend on the source and the settings only.
+
+    Attributes:
+        name: folder of the clip in the cache.
+        source: the video or image folder.
+        fingerprint: hash that recognises the source.
+        source_height, source_width: size of the source frames.
+        border: visible part of the source frame.
+        crop: box (left, top, right, bottom) of the source that is cached.
+        height, width: size of the cached frames.
+        frame_rate: frames per second of the source.
+        expected: announced number of source frames, or None.
+        decoder: what decodes the source.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    source_height: int
+    source_width: int
+    border: Border
+    crop: tuple[int, int, int, int]
+    height: int
+    width: int
+    frame_rate: float
+    expected: int | None
+    decoder: str
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one cached frame with flow and mask."""
+        return self.height * (self.width * 7 + (self.width + 7) // 8)
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a source's sizes and of samples of its content; a folder's images count by name and size."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.iterdir() if p.is_file()):
+            digest.update(f"{file.name}:{file.stat().st_size};".encode())
+        return digest.hexdigest()
+    size, block = path.stat().st_size, 1 << 20
+    digest.update(str(size).encode())
+    with open(path, "rb") as content:
+        for start in (0, max(0, size // 2 - block // 2), max(0, size - block)):
+            content.seek(start)
+            digest.update(content.read(block))
+    return digest.hexdigest()
+
+
+def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
+    """Open a source, look at its size and border, and decide what is cached.
+
+    Raises:
+        VideoError: if the source cannot be read or has no frame.
+    """
+    source = Source(path, settings.image_rate)
+    info = source.info
+    border = Border((0, 0, info.width, info.height))
+    if settings.find_border:
+        sampled = source.spread(BORDER_FRAMES)
+        border = detect_border([frame for frame in sampled if frame.shape[:2] == (info.height, info.width)])
+    crop = border.box if settings.crop_border else (0, 0, info.width, info.height)
+    height, width = settings.frame_size(crop[3] - crop[1], crop[2] - crop[0])
+    return ClipPlan(
+        name=name,
+        source=str(path),
+        fingerprint=fingerprint(path),
+        source_height=info.height,
+        source_width=info.width,
+        border=border,
+        crop=crop,
+        height=height,
+        width=width,
+        frame_rate=info.frame_rate,
+        expected=info.expected,
+        decoder=info.decoder,
+    )

@@ -1,0 +1,164 @@
+"""Flow that was computed elsewhere.
+
+Layout of the folder, for a clip that the cache calls NAME::
+
+    NAME/000017.flo                 from source frame 17 to frame 17 + gap; also .npz or .png
+    NAME/000017_backward.flo        optional: back from frame 17 + gap to frame 17
+    NAME.npz                        or all frames in one: "flow" [T, 2, H, W], optionally "backward" and
+    "valid"
+
+``.flo`` is Middlebury's format; unknown flow there is larger than 1e9. ``.png`` is KITTI's: 16 bit, (value -
+2^15) / 64 pixels, third channel valid. ``.npz`` holds "flow" [2, H, W] (or [H, W, 2]), optionally "valid"
+bool [H, W]. Flow has the size of the source frame, and is then cropped and scaled as the frame is, or that of
+the cached frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.video.flow import Flow, FlowPair, Image, Mask
+
+FLO_MAGIC = 202021.25
+SUFFIXES = (".flo", ".npz", ".png")
+
+
+def read_flo(path: Path) -> tuple[Flow, Mask]:
+    """Middlebury .flo: flow float32 [2, H, W] and where it is known, bool [H, W]."""
+    data = path.read_bytes()
+    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(FLO_MAGIC):
+        raise ValueError(f"{path} is not a .flo file: wrong magic number")
+    width, height = (int(n) for n in np.frombuffer(data, "<i4", 2, 4))
+    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
+        raise ValueError(f"{path} is damaged: {len(data)} bytes for a flow of {height} x {width} pixels")
+    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
+    valid = (np.abs(flow) < 1e9).all(0)
+    return np.where(valid, flow, 0).astype(np.float32), valid
+
+
+def write_flo(path: Path, flow: Flow) -> None:
+    """Write flow float32 [2, H, W] as Middlebury .flo."""
+    height, width = flow.shape[1:]
+    header = np.float32(FLO_MAGIC).tobytes() + np.array([width, height], "<i4").tobytes()
+    path.write_bytes(header + np.ascontiguousarray(flow.transpose(1, 2, 0), "<f4").tobytes())
+
+
+def read_kitti(path: Path) -> tuple[Flow, Mask]:
+    """KITTI 16 bit flow PNG: flow float32 [2, H, W] and valid bool [H, W]."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"{path} is not a KITTI flow image: expected 16 bit with 3 channels")
+    valid = pixels[..., 0] > 0  # OpenCV reads blue first: valid, dy, dx
+    flow = (pixels[..., 2:0:-1].astype(np.float32) - 2**15) / 64.0
+    return np.ascontiguousarray(np.where(valid, flow.transpose(2, 0, 1), 0), np.float32), valid
+
+
+def _as_planes(flow: NDArray[np.floating], name: str) -> Flow:
+    if flow.ndim == 3 and flow.shape[0] != 2 and flow.shape[2] == 2:
+        flow = flow.transpose(2, 0, 1)
+    if flow.ndim != 3 or flow.shape[0] != 2:
+        raise ValueError(f"{name} must hold flow [2, H, W] or [H, W, 2], got {list(flow.shape)}")
+    return np.ascontiguousarray(flow, np.float32)
+
+
+def read_flow(path: Path) -> tuple[Flow, Mask]:
+    """Read .flo, .npz or KITTI .png: flow float32 [2, H, W] and valid bool [H, W].
+
+    Raises:
+        ValueError: for another format or a damaged file.
+    """
+    if path.suffix == ".flo":
+        return read_flo(path)
+    if path.suffix == ".png":
+        return read_kitti(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as content:
+            if "flow" not in content:
+                raise ValueError(f"{path} holds no array 'flow', only {sorted(content)}")
+            flow = _as_planes(content["flow"], str(path))
+            valid = np.asarray(np.isfinite(flow).all(0), bool)
+            if "valid" in content:
+                valid = valid & content["valid"].astype(bool)
+            return flow, valid
+    raise ValueError(f"{path} has no known flow format, expected one of {SUFFIXES}")
+
+
+class PrecomputedFlow:
+    """Flow of one clip read from files.
+
+    Args:
+        folder: folder of the layout above.
+        name: the clip's name in the cache.
+        crop: box (left, top, right, bottom) of the source frame that is cached.
+        source_size: (H, W) of the source frame.
+
+    Raises:
+        ValueError: if the folder holds nothing for this clip.
+    """
+
+    def __init__(self, folder: Path | str, name: str, crop: tuple[int, int, int, int], source_size: tuple[int, int]) -> None:
+        self.folder, self.crop, self.source_size = Path(folder) / name, crop, source_size
+        self.whole: dict[str, NDArray[np.floating]] = {}
+        bundle = Path(folder) / f"{name}.npz"
+        if bundle.is_file():
+            with np.load(bundle, allow_pickle=False) as content:
+                self.whole = {key: content[key] for key in ("flow", "backward", "valid") if key in content}
+            if "flow" not in self.whole or self.whole["flow"].ndim != 4:
+                raise ValueError(f"{bundle} must hold an array 'flow' [T, 2, H, W]")
+        elif not self.folder.is_dir():
+            raise ValueError(f"flow_folder holds no flow for clip {name!r}: neither {bundle} nor {self.folder}/")
+
+    def _read(self, frame: int, suffix: str) -> tuple[Flow, Mask] | None:
+        if self.whole:
+            key = "backward" if suffix else "flow"
+            if key not in self.whole or frame >= len(self.whole[key]):
+                return None
+            flow = self.whole[key][frame].astype(np.float32)
+            valid = np.isfinite(flow).all(0)
+            if "valid" in self.whole and not suffix:
+                valid = valid & self.whole["valid"][frame].astype(bool)
+            return flow, valid
+        for kind in SUFFIXES:
+            path = self.folder / f"{frame:06d}{suffix}{kind}"
+            if path.is_file():
+                return read_flow(path)
+        return None
+
+    def _fit(self, flow: Flow, valid: Mask, size: tuple[int, int]) -> tuple[Flow, Mask]:
+        """Crop and scale flow of the source frame to the cached frame of the given size."""
+        if flow.shape[1:] == size and size != self.source_size:
+            return flow, valid
+        if flow.shape[1:] != self.source_size:
+            raise ValueError(
+                f"precomputed flow in {self.folder} must have the size of the source frame {self.source_size} "
+                f"or of the cached frame {size}, got {flow.shape[1:]}"
+            )
+        left, top, right, bottom = self.crop
+        flow, valid = flow[:, top:bottom, left:right], valid[top:bottom, left:right]
+        if flow.shape[1:] == size:
+            return np.ascontiguousarray(flow), valid
+        weight = valid.astype(np.float32)
+        target = (size[1], size[0])
+        share = cv2.resize(weight, target, interpolation=cv2.INTER_AREA)
+        scale = (size[1] / flow.shape[2], size[0] / flow.shape[1])
+        planes = [
+            cv2.resize(np.nan_to_num(plane) * weight, target, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-6) * k
+            for plane, k in zip(flow, scale, strict=True)
+        ]
+        return np.stack(planes).astype(np.float32), share > 0.5
+
+    def __call__(self, source: Image, target: Image, frame: int) -> FlowPair:
+        """Flow of the pair that starts at source frame ``frame``; invalid everywhere if there is no file for
+        it.
+        """
+        size = source.shape[:2]
+        found = self._read(frame, "")
+        if found is None:
+            return FlowPair(np.zeros((2, *size), np.float32), None, np.zeros(size, bool))
+        forward, valid = self._fit(*found, size)
+        back = self._read(frame, "_backward")
+        return FlowPair(forward, self._fit(*back, size)[0] if back else None, valid)
