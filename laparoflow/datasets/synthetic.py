@@ -39,11 +39,10 @@ def _description(root: Path) -> dict[str, Any]:
     return description
 
 
-def _names(description: dict[str, Any], keys: tuple[str, ...], root: Path) -> tuple[str, ...]:
-    for key in keys:
-        if key in description:
-            return tuple(str(name) for name in description[key])
-    raise DatasetError(f"synthetic: {root / 'dataset.json'} has none of the keys {', '.join(keys)}")
+def _names(description: dict[str, Any], key: str, root: Path) -> tuple[str, ...]:
+    if not isinstance(description.get(key), list):
+        raise DatasetError(f"synthetic: {root / 'dataset.json'} must hold a list under {key!r}")
+    return tuple(str(name) for name in description[key])
 
 
 def _pictures(root: Path) -> list[tuple[str, Path]]:
@@ -68,7 +67,7 @@ class SyntheticSegmentation(SegmentationDataset):
 
     def __init__(self, root: Path) -> None:
         root = require_folder(root, self.name)
-        self.classes = _names(_description(root), ("classes",), root)
+        self.classes = _names(_description(root), "classes", root)
         super().__init__(
             [
                 Frame(
@@ -104,31 +103,32 @@ class SyntheticKeypoints(KeypointDataset):
 
     def __init__(self, root: Path) -> None:
         root = require_folder(root, self.name)
-        self.joints = _names(_description(root), ("keypoints", "joints", "keypoint_names"), root)
-        points: dict[str, np.ndarray] = {}
+        self.joints = _names(_description(root), "keypoints", root)
+        points: dict[str, dict[str, np.ndarray]] = {}
         frames = []
         for clip, image in _pictures(root):
             if clip not in points:
                 points[clip] = _read_points(root / "keypoints" / f"{clip}.json", len(self.joints))
-            number = int(image.stem)
-            if number >= len(points[clip]):
-                raise DatasetError(
-                    f"synthetic: {clip} has key points for {len(points[clip])} frames, not for {number}"
-                )
-            frames.append(Frame(image, points[clip][number], clip, f"{clip}_{image.stem}", number))
+            if image.stem not in points[clip]:
+                raise DatasetError(f"synthetic: the key points of {clip} lack its frame {image.stem}")
+            label = points[clip][image.stem]
+            frames.append(Frame(image, label, clip, f"{clip}_{image.stem}", int(image.stem)))
         super().__init__(frames)
 
     def read(self, frame: Frame) -> KeypointSample:
         return KeypointSample(read_rgb(frame.image), frame.label[None], frame.video, frame.name)
 
 
-def _read_points(path: Path, joints: int) -> np.ndarray:
-    """float32 [T, K, 3] of one clip; the file holds that array or an object with it under "keypoints"."""
+def _read_points(path: Path, joints: int) -> dict[str, np.ndarray]:
+    """Frame number as written -> float32 [K, 3], of one clip."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        points = np.asarray(content["keypoints"] if isinstance(content, dict) else content, dtype=np.float32)
-    except (OSError, KeyError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))["frames"]
+        points = {frame: np.asarray(values, dtype=np.float32) for frame, values in content.items()}
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"synthetic: cannot read the key points {path}: {error}") from error
-    if points.ndim != 3 or points.shape[1:] != (joints, 3):
-        raise DatasetError(f"synthetic: {path} must hold [T, {joints}, 3] numbers, got {list(points.shape)}")
+    for frame, values in points.items():
+        if values.shape != (joints, 3):
+            raise DatasetError(
+                f"synthetic: {path}, frame {frame}: expected [{joints}, 3] numbers, got {list(values.shape)}"
+            )
     return points

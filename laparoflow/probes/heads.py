@@ -46,9 +46,13 @@ class Head(nn.Module):
         else:
             raise ValueError(f"kind must be linear or conv, got {kind!r}")
 
+    def standardise(self, features: Tensor) -> Tensor:
+        """[B, C, h, w] with mean 0 and deviation 1 per channel over the labelled pictures."""
+        return (features - self.mean) / self.deviation
+
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, K, h, w]."""
-        return self.network((features - self.mean) / self.deviation)
+        return self.network(self.standardise(features))
 
 
 CONV_WIDTH = 128
@@ -88,7 +92,9 @@ def train_head(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = Head(features, outputs, options.head, bias).to(options.device).train()
+        head = Head(features, outputs, options.head, bias)
+    standard = head.standardise(features)
+    head = head.to(options.device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -100,7 +106,7 @@ def train_head(
         if len(order) < batch:
             order = torch.randperm(len(features), generator=generator)
         chosen, order = order[:batch], order[batch:]
-        maps = head(features[chosen].to(options.device))
+        maps = head.network(standard[chosen].to(options.device))
         optimizer.zero_grad(set_to_none=True)
         loss(maps, targets[chosen].to(options.device)).backward()
         optimizer.step()

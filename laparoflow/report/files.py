@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from laparoflow.video.atomic import write_atomically
+
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Writes a file atomically, making its folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with write_atomically(path) as file:
+        file.write(content)
     return path
 
 

@@ -15,6 +15,8 @@ from laparoflow.datasets.samples import IGNORE_INDEX
 
 Picture = NDArray[np.uint8]
 GAP = 4
+LONGEST = 512
+"""Longer side, in pixels, that a picture for the page is shrunk to."""
 TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 64, 64)
 
 
@@ -36,11 +38,21 @@ def overlay(image: Picture, mask: NDArray[np.integer], classes: int, opacity: fl
     return np.round((1 - opacity) * image + opacity * colours).astype(np.uint8)
 
 
+def shrink(picture: Picture, longest: int = LONGEST) -> Picture:
+    """The picture with its longer side at most `longest` pixels."""
+    scale = longest / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
 def mask_picture(
     image: Picture, truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int
 ) -> Picture:
-    """picture | truth | prediction, side by side; ignored pixels of the truth stay in the prediction."""
-    return beside([image, overlay(image, truth, classes), overlay(image, prediction, classes)])
+    """picture | truth | prediction, side by side, each at most LONGEST pixels wide or high."""
+    panels = (image, overlay(image, truth, classes), overlay(image, prediction, classes))
+    return beside([shrink(panel) for panel in panels])
 
 
 def keypoint_picture(

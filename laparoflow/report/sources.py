@@ -1,0 +1,110 @@
+"""What the report knows how to read: a folder's kind, and its content as plain values.
+
+    probe       metrics.json of `laparoflow probe` beside predictions/ and features/
+    pretrain    run.json, config.yaml and logs/csv/*/metrics.csv of `laparoflow pretrain`
+    evidence    evidence.json of `laparoflow evidence`
+
+A folder may be several of these, and the folders below it are looked at too.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROBE_FILE, PRETRAIN_FILE, EVIDENCE_FILE = "metrics.json", "run.json", "evidence.json"
+KIND_OF_FILE = {PROBE_FILE: "probe", PRETRAIN_FILE: "pretrain", EVIDENCE_FILE: "evidence"}
+
+
+@dataclass
+class Source:
+    """One thing to report on.
+
+    Attributes:
+        kind: "probe", "pretrain" or "evidence".
+        folder: where it is.
+        title: the folder's name, with its parent's where that tells more.
+        content: what its JSON file holds.
+        curves: for "pretrain", name -> [(step, value), ...].
+        pictures: PNG files, relative name -> path.
+    """
+
+    kind: str
+    folder: Path
+    title: str
+    content: dict[str, Any]
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+def find_sources(runs: list[Path]) -> list[Source]:
+    """Everything reportable in these folders, in the order given, then by name.
+
+    Raises:
+        FileNotFoundError: a folder does not exist.
+        ValueError: a folder holds nothing to report, or a JSON file in it is damaged.
+    """
+    found: dict[Path, Source] = {}
+    for run in runs:
+        if not run.is_dir():
+            raise FileNotFoundError(f"runs: {run} is not a folder")
+        files = [path for path in _result_files(run) if path.resolve() not in found]
+        if not files and not any(path.is_relative_to(run.resolve()) for path in found):
+            raise ValueError(
+                f"runs: {run} holds none of {', '.join(KIND_OF_FILE)}, so there is nothing to report"
+            )
+        for path in files:
+            source = _read(path)
+            if source is not None:
+                found[path.resolve()] = source
+    return list(found.values())
+
+
+def _result_files(run: Path) -> Iterator[Path]:
+    return (path for name in KIND_OF_FILE for path in sorted(run.rglob(name)))
+
+
+def _read(path: Path) -> Source | None:
+    """The source that a JSON file stands for; None where the file is another program's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    kind, folder = KIND_OF_FILE[path.name], path.parent
+    expected = {"probe": "runs", "pretrain": "steps", "evidence": "entries"}[kind]
+    if not isinstance(content, dict) or expected not in content:
+        return None
+    source = Source(
+        kind, folder, f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name, content
+    )
+    source.pictures = {str(p.relative_to(folder)): p for p in sorted(folder.glob("*/*.png"))}
+    if kind == "pretrain":
+        source.curves = read_curves(folder)
+    return source
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Logged values of a pretraining run over its steps; where a resumed run repeats a step, the later file counts."""
+    merged: dict[str, dict[int, float]] = {}
+    files = folder.glob("logs/csv/*/metrics.csv")
+    for path in sorted(files, key=lambda p: (len(p.parent.name), p.parent.name)):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                step = row.get("step") or ""
+                if not step.isdigit():
+                    continue
+                for name, text in row.items():
+                    if name in (None, "step", "epoch") or not text:
+                        continue
+                    try:
+                        value = float(text)
+                    except (TypeError, ValueError):
+                        continue
+                    if math.isfinite(value):
+                        merged.setdefault(name, {})[int(step)] = value
+    return {name: sorted(points.items()) for name, points in sorted(merged.items())}

@@ -1,0 +1,92 @@
+"""The segmentation probe finds what the features hold, and nothing where they hold nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toys import BlindEncoder, Blocks, ColourEncoder
+
+from laparoflow.datasets import IGNORE_INDEX
+from laparoflow.probes import ProbeOptions, probe_segmentation
+from laparoflow.probes.segmentation import class_shares, share_loss
+
+TRAIN, TEST = Blocks().select(range(6)), Blocks().select(range(6, 12))
+
+
+@pytest.mark.parametrize("head", ["linear", "conv", "knn", "kmeans"])
+def test_heads_on_perfect_and_on_blind_features(head: str) -> None:
+    options = ProbeOptions(labels=[3], seeds=[0, 1], head=head, steps=60, pictures=0)  # type: ignore[arg-type]
+    result = probe_segmentation({"seeing": ColourEncoder(), "blind": BlindEncoder()}, TRAIN, TEST, options)
+    scores = {(run.backbone, run.seed): run.metrics["mean_iou"] for run in result.runs}
+    assert len(scores) == 4
+    for seed in (0, 1):
+        assert scores["seeing", seed] > 0.9
+        assert scores["blind", seed] < 0.35
+
+
+def test_same_seed_same_scores_and_labels_are_recorded() -> None:
+    options = ProbeOptions(labels=[1, 4], seeds=[7], steps=30)
+    first = probe_segmentation(ColourEncoder(), TRAIN, TEST, options)
+    again = probe_segmentation(ColourEncoder(), TRAIN, TEST, options)
+    assert [run.metrics for run in first.runs] == [run.metrics for run in again.runs]
+    small, large = (run.train_frames for run in first.runs)
+    assert len(small) == 1 and len(large) == 4 and set(small) < set(large)
+    assert set(large) <= {frame.name for frame in TRAIN.frames}
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    probe_segmentation(ColourEncoder(), TRAIN, TEST, ProbeOptions(labels=[2], seeds=[0], steps=5, pictures=0))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_pictures_show_picture_truth_and_prediction() -> None:
+    options = ProbeOptions(labels=[2], seeds=[0], steps=5, pictures=2)
+    result = probe_segmentation(ColourEncoder(), TRAIN, TEST, options)
+    names = set(result.pictures)
+    assert names == {"trained_f006", "trained_f011", "trained_features_pca"}
+    picture = result.pictures["trained_f006"]
+    assert (picture[:, :48] == TEST[0].image).all() and picture.shape[1] == 3 * 48 + 8
+
+
+def test_class_shares_count_labelled_pixels_only() -> None:
+    mask = np.array([[0, 0, 1, IGNORE_INDEX], [0, 1, IGNORE_INDEX, IGNORE_INDEX]])
+    shares = class_shares(mask, 2, (1, 2))
+    assert shares[:, 0].tolist() == [[0.75, 0.0], [0.25, 0.25]]
+
+
+def test_share_loss_is_cross_entropy_for_whole_cells() -> None:
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    labels[0, 0] = IGNORE_INDEX
+    shares = torch.stack([class_shares(row.numpy(), 3, (4, 5)) for row in labels])
+    expected = torch.nn.functional.cross_entropy(maps, labels, ignore_index=IGNORE_INDEX)
+    assert torch.allclose(share_loss(maps, shares), expected)
+
+
+def test_too_many_labels_says_how_many_there_are() -> None:
+    with pytest.raises(ValueError, match="22 frames, the training part has 6"):
+        probe_segmentation(ColourEncoder(), TRAIN, TEST, ProbeOptions())
+
+
+def test_size_must_fit_the_stride() -> None:
+    with pytest.raises(ValueError, match="stride 4"):
+        probe_segmentation(ColourEncoder(), TRAIN, TEST, ProbeOptions(labels=[1], image_size=(30, 48)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": []}, "labels and seeds"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
+        ({"head": "forest"}, "head must be"),
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProbeOptions(**options)  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+"""`run_probe`: the folder it writes, on a miniature data set and a real checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from laparoflow.models import EncoderSettings, build_encoder
+from laparoflow.probes import ProbeSettings, run_probe
+from laparoflow.synthetic import SceneParameters, write_dataset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds data/ (one clip of 12 labelled frames) and run.ckpt."""
+    root = tmp_path_factory.mktemp("probe")
+    write_dataset(root / "data", SceneParameters(height=48, width=64), 1, 12, 1, flow=False)
+    options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    encoder = build_encoder(EncoderSettings("laparoflow_convvit_mini", 32, backbone_options=options), seed=3)
+    state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save({"laparoflow_encoder": encoder.settings.plain(), "state_dict": state}, root / "run.ckpt")
+    return root
+
+
+def settings(folder: Path, out: Path, **changes: object) -> ProbeSettings:
+    values: dict[str, object] = {
+        "task": "segmentation",
+        "dataset": "synthetic",
+        "root": folder / "data",
+        "checkpoint": folder / "run.ckpt",
+        "out": out,
+        "labels": [2, 5],
+        "seeds": [0, 1],
+        "steps": 10,
+        "pictures": 2,
+    }
+    return ProbeSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("task", "headline"), [("segmentation", "mean_iou"), ("keypoints", "pck/0.05")])
+def test_writes_scores_and_pictures(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, task: str, headline: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        metrics = run_probe(settings(folder, tmp_path / "out", task=task))
+    assert "one video only" in caplog.text
+    assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["split"]["by"] == "time" and "one video only" in metrics["warnings"][0]
+    assert {(r["backbone"], r["labels"], r["seed"]) for r in metrics["runs"]} == {
+        (b, n, s) for b in ("trained", "random") for n in (2, 5) for s in (0, 1)
+    }
+    for entry in metrics["summary"]:
+        values = entry[headline]["values"]
+        assert len(values) == 2 and entry[headline]["mean"] == pytest.approx(sum(values) / 2)
+    pictures = sorted((tmp_path / "out" / "predictions").glob("*.png"))
+    assert len(pictures) == 4
+    assert Image.open(pictures[0]).height == 48
+    assert (tmp_path / "out" / "features" / "trained_features_pca.png").is_file()
+
+
+def test_a_finished_probe_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        run_probe(settings(folder, tmp_path))
+    assert (tmp_path / "metrics.json").read_text() == "{}"
+
+
+def test_split_by_video_of_one_video_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--split time"):
+        run_probe(settings(folder, tmp_path, split="video"))
+
+
+def test_missing_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_probe(settings(folder, tmp_path, checkpoint=folder / "nowhere"))
+
+
+def test_task_that_the_data_set_lacks(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="task must be one of"):
+        settings(folder, tmp_path, task="depth")
+    with pytest.raises(ValueError, match="sznitman has labels for keypoints"):
+        run_probe(settings(folder, tmp_path, dataset="sznitman"))

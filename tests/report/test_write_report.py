@@ -1,0 +1,166 @@
+"""The page is one file: whole, well-formed, without a script or an address, and it shows what the runs hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from laparoflow.report import write_report
+from laparoflow.report.files import write_json, write_png
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def spread(*values: float) -> dict[str, Any]:
+    return {
+        "mean": float(np.mean(values)),
+        "deviation": float(np.std(values, ddof=1)),
+        "values": list(values),
+    }
+
+
+def probe_run(folder: Path, text: str = "two videos <b>only</b>") -> Path:
+    runs = [
+        {
+            "backbone": backbone,
+            "labels": labels,
+            "seed": seed,
+            "metrics": {"per_class_iou": {"liver": 0.5 + 0.1 * seed, "fat & co": None}},
+            "train_frames": [],
+        }
+        for backbone in ("trained", "random")
+        for labels in (1, 22)
+        for seed in (0, 1)
+    ]
+    summary = [
+        {
+            "backbone": b,
+            "labels": n,
+            "seeds": [0, 1],
+            "mean_iou": spread(0.25, 0.75),
+            "pixel_accuracy": spread(0.8, 0.9),
+        }
+        for b in ("trained", "random")
+        for n in (1, 22)
+    ]
+    content = {
+        "format": "laparoflow-probe-1",
+        "task": "segmentation",
+        "dataset": "cholecseg8k",
+        "head": "linear",
+        "names": ["liver", "fat & co"],
+        "image_size": [64, 96],
+        "settings": {"root": "/data"},
+        "split": {"by": "time", "train_frames": 24, "test_frames": 12},
+        "warnings": [text],
+        "summary": summary,
+        "runs": runs,
+    }
+    write_json(folder / "metrics.json", content)
+    write_png(folder / "predictions" / "trained_frame.png", np.full((4, 5, 3), 200, dtype=np.uint8))
+    return folder
+
+
+def pretrain_run(folder: Path) -> Path:
+    write_json(folder / "run.json", {"kind": "pretrain", "method": "flow", "steps": 30, "loss": 2.5})
+    for start, rows in (
+        (0, ["loss,step", "9.5,0", "8.5,10", "7.5,20"]),
+        (20, ["loss,step", "7.0,20", "6.5,30", ",31"]),
+    ):
+        path = folder / "logs" / "csv" / f"from_step_{start}" / "metrics.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(rows) + "\n")
+    (folder / "config.yaml").write_text("data: /nowhere\n")
+    return folder
+
+
+def test_page_is_self_contained_and_well_formed(tmp_path: Path) -> None:
+    runs = [probe_run(tmp_path / "probe"), pretrain_run(tmp_path / "run")]
+    out = write_report(runs, tmp_path / "page.html")
+    page = Page(out.read_text(encoding="utf-8"))
+    assert not page.open and "script" not in page.tags and "iframe" not in page.tags
+    assert page.loads and all(address.startswith("data:") for address in page.loads)
+    assert "url(" not in out.read_text(encoding="utf-8") and "@import" not in out.read_text(encoding="utf-8")
+    pictures = [address for address in page.loads if address.startswith("data:image/png;base64,")]
+    assert len(pictures) == 3
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).load()
+
+
+def test_page_shows_scores_and_escapes_text(tmp_path: Path) -> None:
+    out = write_report([probe_run(tmp_path / "probe")], tmp_path / "page.html")
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "0.500 \N{PLUS-MINUS SIGN} 0.354" in page.text
+    assert "two videos <b>only</b>" in page.text and "<b>" not in text
+    assert "fat & co" in page.text and "\N{EN DASH}" in page.text
+    assert "split by time: 24 frames to train" in page.text
+
+
+def test_same_content_as_json_and_png(tmp_path: Path) -> None:
+    write_report([probe_run(tmp_path / "probe"), pretrain_run(tmp_path / "run")], tmp_path / "page.html")
+    document = json.loads((tmp_path / "page.json").read_text())
+    assert [source["kind"] for source in document["sources"]] == ["probe", "pretrain"]
+    assert len(list((tmp_path / "page_pictures").glob("*.png"))) == 3
+
+
+def test_curves_of_a_resumed_run_are_joined(tmp_path: Path) -> None:
+    write_report([pretrain_run(tmp_path / "run")], tmp_path / "page.html")
+    curves = json.loads((tmp_path / "page.json").read_text())["sources"][0]["curves"]
+    assert curves == {"loss": [[0, 9.5], [10, 8.5], [20, 7.0], [30, 6.5]]}
+
+
+def test_folders_below_are_found_once(tmp_path: Path) -> None:
+    probe_run(tmp_path / "all" / "probe")
+    pretrain_run(tmp_path / "all" / "run")
+    write_report([tmp_path / "all", tmp_path / "all" / "run"], tmp_path / "page.html")
+    assert len(json.loads((tmp_path / "page.json").read_text())["sources"]) == 2
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="nothing to report"):
+        write_report([tmp_path / "empty"], tmp_path / "page.html")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_report([tmp_path / "nowhere"], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="at least one"):
+        write_report([], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="end in .html"):
+        write_report([probe_run(tmp_path / "probe")], tmp_path / "page.txt")
+    (tmp_path / "empty" / "metrics.json").write_text("{")
+    with pytest.raises(ValueError, match="metrics.json"):
+        write_report([tmp_path / "empty"], tmp_path / "page.html")
