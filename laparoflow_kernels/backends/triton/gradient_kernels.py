@@ -116,7 +116,7 @@ def load_coefficients(coefficients, total, rows, valid, INSIDE: tl.constexpr, BO
 
 @triton.jit
 def side_terms(
-    z, weight, logarithm, coefficients,
+    z, weight, distance, factor, coefficients,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
 ):  # fmt: skip
     """Running-maximum form: the terms of dS that carry the coefficients of one side (1: own rows, 0: columns)."""
@@ -130,7 +130,7 @@ def side_terms(
     if WEIGHTED:
         c2 = tl.expand_dims(coefficients[2], AXIS)
         if INSIDE:
-            shifted = tl.where(weight > 0.0, z + logarithm - tl.expand_dims(coefficients[3], AXIS), float("-inf"))
+            shifted = tl.where(weight > 0.0, z + distance * factor - tl.expand_dims(coefficients[3], AXIS), float("-inf"))
             terms += tl.exp2(shifted) * c2
         else:
             terms += weight * c2
@@ -176,7 +176,7 @@ def backward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
-    ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the owned rows after one more tile of the other side."""
     other_valid = valid_rows(other_mask, start, end, BLOCK_N)
@@ -184,12 +184,13 @@ def backward_tile(
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
     z = s * scale + tl.where(other_valid, 0.0, float("-inf"))[None, :]
     weight = s
-    logarithm = s
+    distance = s
+    factor = scale
     if WEIGHTED:
         other_flow = load_flow(
             other_flow_base + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), other_valid, float("inf"), F
         )
-        weight, logarithm = pair_weight(squared_distance(own_flow, other_flow, F), inverse_bandwidth, FLOW_KERNEL)
+        weight, distance, factor = pair_weight(squared_distance(own_flow, other_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
     other_coefficients = own_coefficients
     if OTHER_TERMS:
         other_coefficients = load_coefficients(
@@ -202,11 +203,11 @@ def backward_tile(
         )
     else:
         if OWN_TERMS:
-            ds = side_terms(z, weight, logarithm, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
+            ds = side_terms(z, weight, distance, factor, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
             if OTHER_TERMS:
-                ds += side_terms(z, weight, logarithm, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+                ds += side_terms(z, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
         else:
-            ds = side_terms(z, weight, logarithm, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+            ds = side_terms(z, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
     if TEMPERATURE:
         temperature_sum += tl.sum(ds * s, 1)
     if ROWS:
@@ -222,7 +223,7 @@ def backward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, ROWS: tl.constexpr,
-    TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr,
+    TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
 ):  # fmt: skip
     """own_gradient [total_own, D] (with ROWS) and temperature_rows [total_own] (with TEMPERATURE) of one tile."""
     tile = tl.program_id(0) % own_tiles
@@ -250,7 +251,7 @@ def backward_kernel(
                 x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
                 other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
                 D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                TEMPERATURE, ROWS, PRECISION,
+                TEMPERATURE, ROWS, PRECISION, SPECIAL,
             )  # fmt: skip
         if BATCH:
             for t in range(0, tl.cdiv(other_start, BLOCK_N) + tl.cdiv(total_other - other_end, BLOCK_N)):
@@ -259,7 +260,7 @@ def backward_kernel(
                     x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
                     start, end, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                    TEMPERATURE, ROWS, PRECISION,
+                    TEMPERATURE, ROWS, PRECISION, SPECIAL,
                 )  # fmt: skip
         in_frame = first + rows < own_end
         unscale = inv_temperature / tl.load(gradient_scale)

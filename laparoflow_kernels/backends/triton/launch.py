@@ -68,7 +68,7 @@ def forward(
             forward_kernel[(frames * row_groups, splits)](
                 query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets,
                 query_mask, key_mask, rows, column, total_query, total_key, row_groups, splits,
-                BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages, **constants,
+                BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages, **constants,
             )  # fmt: skip
             return rows, column
 
@@ -169,7 +169,7 @@ def backward(
                 backward_kernel[(frames * own_tiles,)](
                     own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
                     own[4], other[4], scale, own_gradient, by_row, own[0].shape[0], other[0].shape[0], own_tiles,
-                    BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages, **options,
+                    BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages, **options,
                 )  # fmt: skip
 
             pairs = own[0].shape[0] * (other[0].shape[0] if scope == "batch" else other[5])
@@ -236,7 +236,7 @@ def weighted_sum(
         weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
             query_flow, key_flow, values, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
             sums, weights, query_tiles, channels,
-            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_C=block_c, num_warps=tile.warps, num_stages=tile.stages,
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_C=block_c, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages,
             **constants,
         )  # fmt: skip
 

@@ -11,7 +11,8 @@ every flow kernel gives 0 without a further select; the finite flows of a pair a
 
 Exponentials are base 2 throughout. ``exp2_clamped`` is the exponential of a weight: of every four elements one
 goes to the special function unit (16 per clock and multiprocessor) and three to a polynomial on the FMA units
-(128 per clock), because the softmax alone already keeps the special function unit busy.
+(128 per clock), because the softmax alone already takes one operation per pair there. Another share is a choice of
+the tile (``tiles.Tile.special``), for devices on which instruction issue is the tighter bound.
 """
 
 import os
@@ -89,19 +90,30 @@ def exp2_constraints(pack: int) -> str:
 
 
 EXP2_PACK = tl.constexpr(4)
-EXP2_ASSEMBLY = tl.constexpr(exp2_assembly(4, 1))
+EXP2_QUARTER = tl.constexpr(exp2_assembly(4, 1))
+EXP2_HALF = tl.constexpr(exp2_assembly(4, 2))
+EXP2_ALL = tl.constexpr(exp2_assembly(4, 4))
 EXP2_CONSTRAINTS = tl.constexpr(exp2_constraints(4))
 
 
 @triton.jit
-def exp2_clamped(distance, factor):
-    """2^(distance * factor) of a product in [-127, 0]; results below 2^-126 are exactly 0."""
+def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
+    """2^(distance * factor) of a product in [-127, 0]; results below 2^-126 are exactly 0.
+
+    SPECIAL of every four elements go to the special function unit (1, 2 or 4).
+    """
     if INTERPRETED or distance.dtype == tl.float64:
         exponent = distance * factor
         result = tl.where(exponent >= SMALLEST_EXPONENT, tl.exp2(exponent), 0.0)
     else:
+        if SPECIAL == 1:
+            assembly: tl.constexpr = EXP2_QUARTER
+        elif SPECIAL == 2:
+            assembly: tl.constexpr = EXP2_HALF
+        else:
+            assembly: tl.constexpr = EXP2_ALL
         result = tl.inline_asm_elementwise(
-            EXP2_ASSEMBLY,
+            assembly,
             EXP2_CONSTRAINTS,
             [distance, tl.broadcast_to(factor, distance.shape)],
             dtype=tl.float32,
@@ -132,29 +144,29 @@ def squared_distance(row_flow, column_flow, F: tl.constexpr):
 
 
 @triton.jit
-def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr):
-    """Weight w and log2 w (finite everywhere, meaningful where w > 0) of squared flow distances."""
+def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr):
+    """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar."""
     if FLOW_KERNEL == "gaussian":
         factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
-        clamped = tl.minimum(squared, CLAMPED_EXPONENT / factor)
-        weight = exp2_clamped(clamped, factor)
-        logarithm = clamped * factor
+        distance = tl.minimum(squared, CLAMPED_EXPONENT / factor)
+        weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "laplace":
         factor = inverse_bandwidth * (-LOG2_E)
-        clamped = tl.minimum(tl.sqrt(squared), CLAMPED_EXPONENT / factor)
-        weight = exp2_clamped(clamped, factor)
-        logarithm = clamped * factor
+        distance = tl.minimum(tl.sqrt(squared), CLAMPED_EXPONENT / factor)
+        weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "cauchy":
+        factor = inverse_bandwidth * 0.0 - 1.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
         inside = scaled < 8.507059173023462e37
         scaled = 1.0 + tl.where(inside, scaled, 0.0)
         weight = tl.where(inside, 1.0 / scaled, 0.0)
-        logarithm = -tl.log2(scaled)
+        distance = tl.log2(scaled)
     else:
+        factor = inverse_bandwidth * 0.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
         weight = tl.where(scaled <= 1.0, 1.0, 0.0).to(squared.dtype)
-        logarithm = tl.zeros_like(squared)
-    return weight, logarithm
+        distance = tl.zeros_like(squared)
+    return weight, distance, factor
 
 
 @triton.jit

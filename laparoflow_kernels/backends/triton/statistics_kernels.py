@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from .pairs import (
+    INTERPRETED,
     LN_2,
     LOG2_E,
     load_flow,
@@ -45,8 +46,27 @@ def finite(maximum):
 
 
 @triton.jit
+def add_four(a0, b0, c0, d0, a1, b1, c1, d1):
+    """One step of the joint reduction in ``sums``."""
+    return a0 + a1, b0 + b1, c0 + c1, d0 + d1
+
+
+@triton.jit
+def sums(a, b, c, d, AXIS: tl.constexpr):
+    """Four sums along AXIS by one reduction.
+
+    A reduction of several operands has one layout, that of the product; alone, the weights (which do not depend on the
+    product) would be formed a second time in a layout of their own.
+    """
+    if INTERPRETED:
+        return tl.sum(a, AXIS), tl.sum(b, AXIS), tl.sum(c, AXIS), tl.sum(d, AXIS)
+    else:
+        return tl.reduce((a, b, c, d), AXIS, add_four)
+
+
+@triton.jit
 def tile_sums(
-    s, z, weight, logarithm, valid,
+    s, z, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
@@ -70,24 +90,21 @@ def tile_sums(
         term = power * (1.0 - weight)
     if BOUNDED and valid is not None:
         term = tl.where(tl.expand_dims(valid, OTHER), term, 0.0)
-    denominator = tl.sum(term, AXIS)
     zero = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
-    weight_sum = zero
-    weight_logarithm = zero
-    positive = zero
-    positive_m = zero
     if WEIGHTED:
-        weight_sum = tl.sum(weight, AXIS)
-        weight_logarithm = tl.sum(weight * logarithm, AXIS)
+        positive_m = zero
         if not INSIDE:
-            positive = tl.sum(weight * s, AXIS)
+            positive = weight * s
         elif BOUNDED:
-            positive = tl.sum(weight * power, AXIS)
+            positive = weight * power
         else:
-            exponent = tl.where(weight > 0.0, z + logarithm, float("-inf"))
+            exponent = tl.where(weight > 0.0, z + distance * factor, float("-inf"))
             positive_m = tl.max(exponent, AXIS)
-            positive = tl.sum(tl.exp2(exponent - tl.expand_dims(finite(positive_m), AXIS)), AXIS)
-    return denominator, m, weight_sum, weight_logarithm, positive, positive_m
+            positive = tl.exp2(exponent - tl.expand_dims(finite(positive_m), AXIS))
+        denominator, weight_sum, weighted_distance, positive = sums(term, weight, weight * distance, positive, AXIS)
+        return denominator, m, weight_sum, weighted_distance * factor, positive, positive_m
+    else:
+        return tl.sum(term, AXIS), m, zero, zero, zero, zero
 
 
 @triton.jit
@@ -139,7 +156,7 @@ def forward_tile(
     den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N)
@@ -148,11 +165,12 @@ def forward_tile(
     bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))
     z = s * scale + bias[None, :]
     weight = s
-    logarithm = s
+    distance = s
+    factor = scale
     if WEIGHTED:
         k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
-        weight, logarithm = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL)
-    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, weight, logarithm, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
+        weight, distance, factor = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
+    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
     den, m = merge(den, m, tile_den, tm, BOUNDED)
     if WEIGHTED:
         w += tw
@@ -160,7 +178,7 @@ def forward_tile(
         x, mp = merge(x, mp, tx, tmp, BOUNDED or not INSIDE)
     if SYMMETRIC:
         col_den, cm, cw, ch, cx, cmp = tile_sums(
-            s, z, weight, logarithm, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+            s, z, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
         )
         merge_partial(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
@@ -176,7 +194,7 @@ def forward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
     group = tl.program_id(0) % row_groups
@@ -223,7 +241,7 @@ def forward_kernel(
                 q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
                 scale, inv_bandwidth, den, m, w, h, x, mp,
                 D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                PRECISION,
+                PRECISION, SPECIAL,
             )  # fmt: skip
         if BATCH:
             other_tiles = tl.cdiv(k_start, BLOCK_N) + tl.cdiv(total_key - k_end, BLOCK_N)
@@ -235,7 +253,7 @@ def forward_kernel(
                     q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, start, end,
                     scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                    PRECISION,
+                    PRECISION, SPECIAL,
                 )  # fmt: skip
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         merge_partial(

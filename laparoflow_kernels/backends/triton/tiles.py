@@ -28,12 +28,14 @@ REUSE_FACTOR_LOG2 = 4.0
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows held by a program, rows streamed at a time, warps, and stages of the load pipeline."""
+    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline, and how many of every four
+    weight exponentials go to the special function unit."""
 
     block_m: int
     block_n: int
     warps: int
     stages: int
+    special: int = 1
 
 
 _forced: dict[str, Tile] = {}
