@@ -121,7 +121,7 @@ class CholecSeg8k(SegmentationDataset):
         mask = self._lookup[grey]
         if (mask < 0).any():
             unknown, counts = np.unique(grey[mask < 0], return_counts=True)
-            found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts))
+            found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts, strict=False))
             raise DatasetError(f"{frame.label}: grey values that CholecSeg8k does not define: {found}")
         return SegmentationSample(image, mask, frame.video, frame.name)
 

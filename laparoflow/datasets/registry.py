@@ -6,6 +6,7 @@ To add a data set: write one file with a `SegmentationDataset` or `KeypointDatas
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from laparoflow.datasets.sznitman import Sznitman
 Task = Literal["segmentation", "keypoints"]
 Part = Literal["all", "train", "val", "test"]
 
-READERS: dict[tuple[str, str], type[FrameDataset[Any]]] = {
+READERS: dict[tuple[str, str], Callable[..., FrameDataset[Any]]] = {
     ("cholecseg8k", "segmentation"): CholecSeg8k,
     ("synthetic", "segmentation"): SyntheticSegmentation,
     ("synthetic", "keypoints"): SyntheticKeypoints,
@@ -65,9 +66,7 @@ def build_dataset(
             raise ValueError(f"{name} has labels for {' and '.join(tasks)}: say which by task")
         task = tasks[0]  # type: ignore[assignment]
     if task not in tasks:
-        raise ValueError(
-            f"{name} has labels for {' and '.join(tasks)}, not for {task!r}; try {dataset_names(task)}"
-        )
+        raise ValueError(f"{name} has labels for {' and '.join(tasks)}, not for {task!r}; try {dataset_names(task)}")
     if split not in ("all", "train", "val", "test"):
         raise ValueError(f"split must be all, train, val or test, got {split!r}")
     reader = READERS[name, task]

@@ -91,7 +91,8 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
     Raises:
         ValueError: the split that was asked for by name cannot be made, or a side would be empty.
     """
-    by, warning = settings.by, ""
+    by: str = settings.by
+    warning = ""
     if by == "auto":
         by, warning = _choose(dataset, settings)
     val: list[int] = []
@@ -102,10 +103,7 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
         test = [i for i, frame in enumerate(dataset.frames) if frame.video in chosen]
         train = [i for i, frame in enumerate(dataset.frames) if frame.video not in chosen]
     elif by == "official":
-        parts = {
-            part: [i for i, f in enumerate(dataset.frames) if f.part == part]
-            for part in ("train", "val", "test")
-        }
+        parts = {part: [i for i, f in enumerate(dataset.frames) if f.part == part] for part in ("train", "val", "test")}
         train, val, test = parts["train"], parts["val"], parts["test"]
     elif by == "video":
         train, test = _by_video(dataset, settings)
@@ -118,15 +116,11 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
         train = [i for i in train if dataset.frames[i].video in settings.train_videos]
     for side, indices in (("train", train), ("test", test)):
         if not indices:
-            raise ValueError(
-                f"{dataset.name}: the split by {by} leaves no frame to {side} on ({len(dataset)} frames)"
-            )
+            raise ValueError(f"{dataset.name}: the split by {by} leaves no frame to {side} on ({len(dataset)} frames)")
     shared = {dataset.frames[i].video for i in train} & {dataset.frames[i].video for i in test}
     if shared and not warning:
         warning = _shared_warning(by, len(shared))
-    return Split(
-        tuple(train), tuple(test), by, tuple(val), warning, _record(dataset, settings, by, train, test)
-    )
+    return Split(tuple(train), tuple(test), by, tuple(val), warning, _record(dataset, settings, by, train, test))
 
 
 def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
@@ -157,9 +151,7 @@ def budget_count(available: int, budget: Budget) -> int:
     if budget < 1:
         raise ValueError(f"a label budget must be at least 1, got {budget}")
     if budget > available:
-        raise ValueError(
-            f"labels asks for {int(budget)} frames, the training part has {available}; use fewer, or all"
-        )
+        raise ValueError(f"labels asks for {int(budget)} frames, the training part has {available}; use fewer, or all")
     return int(budget)
 
 

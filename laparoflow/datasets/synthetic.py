@@ -46,11 +46,7 @@ def _names(description: dict[str, Any], key: str, root: Path) -> tuple[str, ...]
 
 
 def _pictures(root: Path) -> list[tuple[str, Path]]:
-    return [
-        (folder.name, image)
-        for folder in sorted((root / "images").glob("*"))
-        for image in sorted(folder.glob("*.png"))
-    ]
+    return [(folder.name, image) for folder in sorted((root / "images").glob("*")) for image in sorted(folder.glob("*.png"))]
 
 
 class SyntheticSegmentation(SegmentationDataset):
@@ -70,9 +66,7 @@ class SyntheticSegmentation(SegmentationDataset):
         self.classes = _names(_description(root), "classes", root)
         super().__init__(
             [
-                Frame(
-                    image, root / "masks" / clip / image.name, clip, f"{clip}_{image.stem}", int(image.stem)
-                )
+                Frame(image, root / "masks" / clip / image.name, clip, f"{clip}_{image.stem}", int(image.stem))
                 for clip, image in _pictures(root)
             ]
         )
@@ -128,7 +122,5 @@ def _read_points(path: Path, joints: int) -> dict[str, np.ndarray]:
         raise DatasetError(f"synthetic: cannot read the key points {path}: {error}") from error
     for frame, values in points.items():
         if values.shape != (joints, 3):
-            raise DatasetError(
-                f"synthetic: {path}, frame {frame}: expected [{joints}, 3] numbers, got {list(values.shape)}"
-            )
+            raise DatasetError(f"synthetic: {path}, frame {frame}: expected [{joints}, 3] numbers, got {list(values.shape)}")
     return points

@@ -63,14 +63,10 @@ class Sznitman(KeypointDataset):
             tools = tuple(_parse_tool(line, annotations, number) for line in _TOOL.findall(block))
             frames.append(Frame(image, tools, "sznitman", f"{number:06d}", number))
         if not frames:
-            raise DatasetError(
-                f"{self.name}: {annotations} names no frame whose picture is in {root / 'trainData'}"
-            )
+            raise DatasetError(f"{self.name}: {annotations} names no frame whose picture is in {root / 'trainData'}")
         super().__init__(sorted(frames, key=lambda frame: frame.order))
         if missing:
-            self.warnings.append(
-                f"{len(missing)} annotated frames have no picture, the first is {missing[0]}"
-            )
+            self.warnings.append(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
 
     def read(self, frame: Frame) -> KeypointSample:
         image = read_rgb(frame.image)
@@ -78,9 +74,7 @@ class Sznitman(KeypointDataset):
         height, width = image.shape[:2]
         outside = (points[..., 0] >= width) | (points[..., 1] >= height)
         if outside.any():
-            raise DatasetError(
-                f"{frame.name}: a point lies outside the picture ({height} rows, {width} columns)"
-            )
+            raise DatasetError(f"{frame.name}: a point lies outside the picture ({height} rows, {width} columns)")
         return KeypointSample(image, points, frame.video, frame.name)
 
 
@@ -89,9 +83,7 @@ def _parse_tool(line: str, path: Path, frame: int) -> tuple[float, float]:
     try:
         row, column, *_ = (float(value) for value in line.split())
     except ValueError as error:
-        raise DatasetError(
-            f"{path}: frame {frame}: expected 'row column scale angle', got {line!r}"
-        ) from error
+        raise DatasetError(f"{path}: frame {frame}: expected 'row column scale angle', got {line!r}") from error
     if row < 0 or column < 0:
         raise DatasetError(f"{path}: frame {frame}: row and column must not be negative, got {line!r}")
     return column, row

@@ -61,9 +61,7 @@ class KeypointScores:
         self._within = np.zeros((len(joints), len(self.pck_fractions)), dtype=np.int64)
         self._matched = np.zeros((len(joints), len(self.pixel_thresholds)), dtype=np.int64)
 
-    def update(
-        self, detections: Sequence[NDArray[np.floating]], truth: NDArray[np.floating], size: tuple[int, int]
-    ) -> None:
+    def update(self, detections: Sequence[NDArray[np.floating]], truth: NDArray[np.floating], size: tuple[int, int]) -> None:
         """Counts one frame.
 
         Args:
@@ -105,19 +103,12 @@ class KeypointScores:
         detections = sum(self._tally[k].detections for k in chosen)
         within, matched = self._within[chosen].sum(0), self._matched[chosen].sum(0)
         return {
-            "pck": {
-                f"{a:g}": _ratio(int(n), points) for a, n in zip(self.pck_fractions, within, strict=True)
-            },
+            "pck": {f"{a:g}": _ratio(int(n), points) for a, n in zip(self.pck_fractions, within, strict=True)},
             "rmse_px": math.sqrt(sum(self._tally[k].squared for k in chosen) / located) if located else None,
             "points": points,
             "points_located": located,
-            "precision": {
-                f"{t:g}": _ratio(int(n), detections)
-                for t, n in zip(self.pixel_thresholds, matched, strict=True)
-            },
-            "recall": {
-                f"{t:g}": _ratio(int(n), points) for t, n in zip(self.pixel_thresholds, matched, strict=True)
-            },
+            "precision": {f"{t:g}": _ratio(int(n), detections) for t, n in zip(self.pixel_thresholds, matched, strict=True)},
+            "recall": {f"{t:g}": _ratio(int(n), points) for t, n in zip(self.pixel_thresholds, matched, strict=True)},
             "f1": {
                 f"{t:g}": _ratio(2 * int(n), detections + points)
                 for t, n in zip(self.pixel_thresholds, matched, strict=True)

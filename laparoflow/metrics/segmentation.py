@@ -45,9 +45,7 @@ class SegmentationScores:
             ValueError: the shapes differ.
         """
         if prediction.shape != truth.shape:
-            raise ValueError(
-                f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape"
-            )
+            raise ValueError(f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape")
         counts = multiclass_confusion_matrix(
             prediction.flatten(), truth.flatten(), num_classes=len(self.classes), ignore_index=IGNORE_INDEX
         )
@@ -63,9 +61,7 @@ class SegmentationScores:
     def compute(self) -> dict[str, Any]:
         """Scores as JSON values: mean_iou, mean_dice, pixel_accuracy, per class, per video, mean over videos."""
         scores = scores_from_confusion(self.confusion, self.classes)
-        videos = {
-            video: scores_from_confusion(counts, self.classes) for video, counts in self._by_video.items()
-        }
+        videos = {video: scores_from_confusion(counts, self.classes) for video, counts in self._by_video.items()}
         means = [entry["mean_iou"] for entry in videos.values() if entry["mean_iou"] is not None]
         return {
             **scores,

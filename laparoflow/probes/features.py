@@ -47,9 +47,7 @@ def probe_size(source: tuple[int, int], stride: int, asked: tuple[int, int] | No
     """
     if asked is not None:
         if asked[0] % stride or asked[1] % stride:
-            raise ValueError(
-                f"image_size must be multiples of the backbone's stride {stride}, got {tuple(asked)}"
-            )
+            raise ValueError(f"image_size must be multiples of the backbone's stride {stride}, got {tuple(asked)}")
         return int(asked[0]), int(asked[1])
     longest = max(SMALLEST_LONG_SIDE, CELLS_ALONG_LONG_SIDE * stride)
     scale = min(1.0, longest / max(source))

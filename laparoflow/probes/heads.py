@@ -97,9 +97,7 @@ def train_head(
     head = head.to(options.device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / options.steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / options.steps)))
     order = torch.empty(0, dtype=torch.int64)
     batch = min(options.batch_size, len(features))
     for _ in range(options.steps):

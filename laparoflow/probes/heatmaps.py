@@ -25,9 +25,7 @@ NEIGHBOURHOOD = 5
 
 def heatmap_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """(h, w) of the heat maps of a picture (height, width) whose features have this stride."""
-    stride = (
-        stride if stride <= FINEST_STRIDE else max(d for d in range(1, FINEST_STRIDE + 1) if stride % d == 0)
-    )
+    stride = stride if stride <= FINEST_STRIDE else max(d for d in range(1, FINEST_STRIDE + 1) if stride % d == 0)
     return size[0] // stride, size[1] // stride
 
 
@@ -38,25 +36,19 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def to_cells(
-    points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]
-) -> NDArray[np.float64]:
+def to_cells(points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float64]:
     """Source pixels (x, y) [..., 2] in heat-map cells, centres at integers in both."""
     scale = np.array([cells[1] / source[1], cells[0] / source[0]])
     return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
 
 
-def to_pixels(
-    points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]
-) -> NDArray[np.float64]:
+def to_pixels(points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float64]:
     """The inverse of `to_cells`."""
     scale = np.array([source[1] / cells[1], source[0] / cells[0]])
     return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
 
 
-def heatmap_target(
-    keypoints: NDArray[np.float32], source: tuple[int, int], cells: tuple[int, int], sigma: float
-) -> Tensor:
+def heatmap_target(keypoints: NDArray[np.float32], source: tuple[int, int], cells: tuple[int, int], sigma: float) -> Tensor:
     """Target of one picture.
 
     Args:

@@ -137,9 +137,7 @@ def best_threshold(found: Sequence[Detections], truth: Sequence[NDArray[np.float
         truth: per picture [I, K, 3].
         radius: in source pixels.
     """
-    scores = np.unique(
-        np.concatenate([joint[:, 2] for picture in found for joint in picture] or [np.zeros(0)])
-    )
+    scores = np.unique(np.concatenate([joint[:, 2] for picture in found for joint in picture] or [np.zeros(0)]))
     if len(scores) == 0:
         return 0.5
     candidates = np.quantile(scores, np.linspace(0, 1, 41), method="nearest")
@@ -185,9 +183,7 @@ def _evaluate(
                     scores[key].update(detections, sample.keypoints, sources[row])
                     if key == shown and position + row in drawn:
                         sure = [joint[joint[:, 2] >= threshold] for joint in detections]
-                        result.pictures[f"{name}_{sample.name}"] = keypoint_picture(
-                            sample.image, sample.keypoints, sure
-                        )
+                        result.pictures[f"{name}_{sample.name}"] = keypoint_picture(sample.image, sample.keypoints, sure)
                         shown_features.append(features[row].cpu())
             position += len(samples)
             advance(len(samples))

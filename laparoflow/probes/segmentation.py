@@ -144,9 +144,7 @@ def _evaluate(
                     prediction = predict_mask(batch[row], sample)
                     scores[key].update(prediction, torch.from_numpy(sample.mask), sample.video)
                     if key == shown and position in drawn:
-                        picture = mask_picture(
-                            sample.image, sample.mask, prediction.numpy(), len(test.classes)
-                        )
+                        picture = mask_picture(sample.image, sample.mask, prediction.numpy(), len(test.classes))
                         result.pictures[f"{name}_{sample.name}"] = picture
                         shown_features.append(features[row].cpu())
                 position += 1

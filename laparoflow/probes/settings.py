@@ -120,9 +120,7 @@ class ProbeSettings(ProbeOptions):
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
-        }
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 @dataclass

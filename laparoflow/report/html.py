@@ -47,15 +47,11 @@ def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow repor
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = environment.get_template("page.html").render(
-        title=title, version=laparoflow.__version__, sections=sections
-    )
+    page = environment.get_template("page.html").render(title=title, version=laparoflow.__version__, sections=sections)
     for number, section in enumerate(sections, start=1):
         for position, figure in enumerate(section.figures, start=1):
             name = re.sub(r"[^a-z0-9]+", "_", figure.caption.lower()).strip("_")[:60]
-            write_bytes(
-                out.parent / f"{out.stem}_pictures" / f"{number:02d}_{position:02d}_{name}.png", figure.png
-            )
+            write_bytes(out.parent / f"{out.stem}_pictures" / f"{number:02d}_{position:02d}_{name}.png", figure.png)
     document = [{"kind": s.kind, "title": s.title, "content": s.content, "curves": s.curves} for s in sources]
     write_json(out.with_suffix(".json"), {"format": "laparoflow-report-1", "sources": document})
     return write_bytes(out, page.encode())

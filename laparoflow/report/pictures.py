@@ -47,17 +47,13 @@ def shrink(picture: Picture, longest: int = LONGEST) -> Picture:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def mask_picture(
-    image: Picture, truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int
-) -> Picture:
+def mask_picture(image: Picture, truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int) -> Picture:
     """picture | truth | prediction, side by side, each at most LONGEST pixels wide or high."""
     panels = (image, overlay(image, truth, classes), overlay(image, prediction, classes))
     return beside([shrink(panel) for panel in panels])
 
 
-def keypoint_picture(
-    image: Picture, truth: NDArray[np.floating], found: Sequence[NDArray[np.floating]]
-) -> Picture:
+def keypoint_picture(image: Picture, truth: NDArray[np.floating], found: Sequence[NDArray[np.floating]]) -> Picture:
     """The picture with true points as white rings and detections as red crosses.
 
     Args:
@@ -89,16 +85,11 @@ def pca_pictures(features: Tensor, longest: int = 256) -> list[Picture]:
     components = rows @ vectors[:, -3:].flip(1)
     if channels < 3:
         components = torch.nn.functional.pad(components, (0, 3 - channels))
-    low, high = torch.quantile(
-        components[:: max(1, len(components) // 100_000)], torch.tensor([0.02, 0.98]).double(), dim=0
-    )
+    low, high = torch.quantile(components[:: max(1, len(components) // 100_000)], torch.tensor([0.02, 0.98]).double(), dim=0)
     scaled = ((components - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     maps = (255 * scaled).round().to(torch.uint8).reshape(n, height, width, 3).numpy()
     scale = max(1, longest // max(height, width))
-    return [
-        cv2.resize(picture, (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
-        for picture in maps
-    ]
+    return [cv2.resize(picture, (width * scale, height * scale), interpolation=cv2.INTER_NEAREST) for picture in maps]
 
 
 def flow_picture(

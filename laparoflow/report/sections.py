@@ -80,17 +80,11 @@ def probe_section(source: Source) -> Section:
     section.warnings = list(content.get("warnings", []))
     section.tables = [summary_table(summary), _per_name_table(content, task, names)]
     charted = CHARTED[task]
-    section.figures.append(
-        Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted]))
-    )
+    section.figures.append(Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted])))
     if task == "segmentation":
         colours = palette(len(names))
         section.legend = [(name, "#" + bytes(colours[i].tolist()).hex()) for i, name in enumerate(names)]
-    what = (
-        "picture, truth, prediction"
-        if task == "segmentation"
-        else "white rings: truth, red crosses: detections"
-    )
+    what = "picture, truth, prediction" if task == "segmentation" else "white rings: truth, red crosses: detections"
     for name, path in source.pictures.items():
         stem = path.stem.replace("_", " ")
         caption = stem if "features" in name.split("/")[0] else f"{stem} ({what})"
@@ -142,13 +136,9 @@ def pretrain_section(source: Source, figures: Sequence[Figure] = ()) -> Section:
     if source.curves:
         section.figures.append(Figure("learning curves over steps", curve_chart(source.curves)))
     section.figures += figures
-    section.figures += [
-        Figure(path.stem.replace("_", " "), path.read_bytes()) for path in source.pictures.values()
-    ]
+    section.figures += [Figure(path.stem.replace("_", " "), path.read_bytes()) for path in source.pictures.values()]
     config = source.folder / "config.yaml"
-    section.details = (
-        config.read_text(encoding="utf-8") if config.is_file() else json.dumps(content, indent=1)
-    )
+    section.details = config.read_text(encoding="utf-8") if config.is_file() else json.dumps(content, indent=1)
     return section
 
 

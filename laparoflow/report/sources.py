@@ -55,9 +55,7 @@ def find_sources(runs: list[Path]) -> list[Source]:
             raise FileNotFoundError(f"runs: {run} is not a folder")
         files = [path for path in _result_files(run) if path.resolve() not in found]
         if not files and not any(path.is_relative_to(run.resolve()) for path in found):
-            raise ValueError(
-                f"runs: {run} holds none of {', '.join(KIND_OF_FILE)}, so there is nothing to report"
-            )
+            raise ValueError(f"runs: {run} holds none of {', '.join(KIND_OF_FILE)}, so there is nothing to report")
         for path in files:
             source = _read(path)
             if source is not None:
@@ -79,9 +77,7 @@ def _read(path: Path) -> Source | None:
     expected = {"probe": "runs", "pretrain": "steps", "evidence": "entries"}[kind]
     if not isinstance(content, dict) or expected not in content:
         return None
-    source = Source(
-        kind, folder, f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name, content
-    )
+    source = Source(kind, folder, f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name, content)
     source.pictures = {str(p.relative_to(folder)): p for p in sorted(folder.glob("*/*.png"))}
     if kind == "pretrain":
         source.curves = read_curves(folder)

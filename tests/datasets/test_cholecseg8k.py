@@ -28,7 +28,9 @@ def test_eight_class_protocol(tmp_path: Path) -> None:
     names = {grey: dataset.classes[index] for grey, index in found.items()}
     assert {grey for grey, name in names.items() if name == "misc"} == {23, 24, 25, 33, 5}
     assert {grey for grey, name in names.items() if name == "instrument"} == {31, 32}
-    assert names[22] == "gallbladder" and names[12] == "fat" and names[50] == "background"
+    assert names[22] == "gallbladder"
+    assert names[12] == "fat"
+    assert names[50] == "background"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L"])
@@ -73,21 +75,25 @@ def test_published_split_is_by_video(tmp_path: Path) -> None:
     assert build_dataset("cholecseg8k", tmp_path, "val").videos == ("video17",)
     assert build_dataset("cholecseg8k", tmp_path, "test").videos == ("video12",)
     parts = [set(videos) for videos in PUBLISHED_VIDEOS.values()]
-    assert [len(part) for part in parts] == [13, 2, 2] and len(set.union(*parts)) == 17
+    assert [len(part) for part in parts] == [13, 2, 2]
+    assert len(set.union(*parts)) == 17
     assert all(set(videos) <= parts[0] for few in FEW_VIDEOS.values() for videos in few)
 
 
 def test_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="frame_N_endo.png"):
+    with pytest.raises(DatasetError, match=r"frame_N_endo\.png"):
         build_dataset("cholecseg8k", tmp_path)
 
 
 def test_real_sample(shared_data: Path) -> None:
     dataset = build_dataset("cholecseg8k", shared_data / "cholecseg8k")
-    assert len(dataset) == 40 and dataset.videos == ("video48",)
+    assert len(dataset) == 40
+    assert dataset.videos == ("video48",)
     masks = [dataset[i].mask for i in (0, 39)]
     assert all(mask.shape == (480, 854) for mask in masks)
     names = {dataset.classes[i] for mask in masks for i in np.unique(mask) if i != IGNORE_INDEX}
-    assert {"liver", "fat", "grasper", "gallbladder"} <= names and "blood" not in names
+    assert {"liver", "fat", "grasper", "gallbladder"} <= names
+    assert "blood" not in names
     split = split_dataset(dataset)
-    assert split.by == "time" and "one video only" in split.warning
+    assert split.by == "time"
+    assert "one video only" in split.warning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def videos_of(dataset: SegmentationDataset, indices: tuple[int, ...]) -> set[str
 def test_split_by_video_shares_no_video(seed: int) -> None:
     dataset = frames(5, 4)
     split = split_dataset(dataset, SplitSettings(seed=seed))
-    assert split.by == "video" and not split.warning
+    assert split.by == "video"
+    assert not split.warning
     assert not videos_of(dataset, split.train) & videos_of(dataset, split.test)
     assert len(split.train) + len(split.test) == len(dataset)
     assert len(videos_of(dataset, split.test)) == 2
@@ -48,13 +50,12 @@ def test_published_parts_come_first() -> None:
 
 def test_one_video_falls_back_to_time_with_a_gap_and_says_so() -> None:
     split = split_dataset(frames(1, 40))
-    assert split.train == tuple(range(24)) and split.test == tuple(range(28, 40))
+    assert split.train == tuple(range(24))
+    assert split.test == tuple(range(28, 40))
     assert "one video only" in split.warning
-    assert (
-        split.record["by"] == "time"
-        and split.record["asked_for"] == "auto"
-        and split.record["gap_fraction"] == 0.1
-    )
+    assert split.record["by"] == "time"
+    assert split.record["asked_for"] == "auto"
+    assert split.record["gap_fraction"] == 0.1
 
 
 def test_one_video_by_video_is_refused_with_the_way_out() -> None:
@@ -82,7 +83,8 @@ def test_frame_split_only_by_name_and_with_a_warning() -> None:
 def test_named_videos() -> None:
     dataset = frames(5, 2)
     split = split_dataset(dataset, SplitSettings(test_videos=("v4",), train_videos=("v0", "v2")))
-    assert videos_of(dataset, split.train) == {"v0", "v2"} and videos_of(dataset, split.test) == {"v4"}
+    assert videos_of(dataset, split.train) == {"v0", "v2"}
+    assert videos_of(dataset, split.test) == {"v4"}
     with pytest.raises(ValueError, match="v9"):
         split_dataset(dataset, SplitSettings(test_videos=("v9",)))
 
@@ -97,14 +99,15 @@ def test_budgets_are_nested_and_seeds_differ(seed: int) -> None:
     sizes = [1, 5, 10, 0.22, 50, "all"]
     subsets = [label_subset(100, size, seed) for size in sizes]
     assert [len(subset) for subset in subsets] == [1, 5, 10, 22, 50, 100]
-    for small, large in zip(subsets, subsets[1:], strict=False):
-        assert set(small) < set(large) and large[: len(small)] == small
+    for small, large in itertools.pairwise(subsets):
+        assert set(small) < set(large)
+        assert large[: len(small)] == small
     assert label_subset(100, 10, seed) != label_subset(100, 10, seed + 1)
 
 
 @pytest.mark.parametrize("budget", [0, -1, 101, 1.5, -0.1])
 def test_impossible_budgets(budget: float) -> None:
-    with pytest.raises(ValueError, match="budget|labels"):
+    with pytest.raises(ValueError, match=r"budget|labels"):
         label_subset(100, budget, 0)
 
 
@@ -124,8 +127,6 @@ def test_budgets_of_another_type(budget: object) -> None:
         ({"classes": 9}, "classes must be 8 or 13"),
     ],
 )
-def test_build_dataset_names_what_is_wrong(
-    tmp_path: Path, arguments: dict[str, object], message: str
-) -> None:
+def test_build_dataset_names_what_is_wrong(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_dataset(**({"name": "cholecseg8k", "root": tmp_path} | arguments))  # type: ignore[arg-type]

@@ -23,7 +23,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_masks_and_pictures_are_what_was_rendered(root: Path) -> None:
     dataset = build_dataset("synthetic", root, task="segmentation")
     clip = render_clip(PARAMETERS, 6, 3000)
-    assert len(dataset) == 6 and dataset.videos == ("clip_000", "clip_001")
+    assert len(dataset) == 6
+    assert dataset.videos == ("clip_000", "clip_001")
     assert (dataset[1].image == clip.images[2]).all()
     assert (dataset[1].mask == clip.masks[2]).all()
     assert dataset.classes[-1] == "instrument"
@@ -43,5 +44,5 @@ def test_the_task_must_be_named(root: Path) -> None:
 
 def test_damaged_description_is_named(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DatasetError, match="dataset.json"):
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
         build_dataset("synthetic", tmp_path, task="segmentation")

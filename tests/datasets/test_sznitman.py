@@ -49,9 +49,11 @@ def test_malformed_tool_names_the_frame(tmp_path: Path, line: str) -> None:
 
 def test_real_sample(shared_data: Path) -> None:
     dataset = build_dataset("sznitman", shared_data / "sznitman_laparoscopy")
-    assert len(dataset) == 400 and not dataset.warnings
+    assert len(dataset) == 400
+    assert not dataset.warnings
     assert [len(dataset.frames[i].label) for i in (0, 398)] == [1, 2]
     for index in range(0, 400, 57):
         sample = dataset[index]
         assert sample.image.shape == (288, 384, 3)
-        assert (sample.keypoints[..., 0] < 384).all() and (sample.keypoints[..., 1] < 288).all()
+        assert (sample.keypoints[..., 0] < 384).all()
+        assert (sample.keypoints[..., 1] < 288).all()

@@ -64,7 +64,8 @@ def test_all_ignored_gives_none_not_nan() -> None:
     scores = SegmentationScores(CLASSES)
     scores.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), IGNORE_INDEX), "v")
     result = scores.compute()
-    assert result["mean_iou"] is None and result["pixel_accuracy"] is None
+    assert result["mean_iou"] is None
+    assert result["pixel_accuracy"] is None
 
 
 def test_mean_over_videos_weighs_videos_equally() -> None:

@@ -20,7 +20,8 @@ def test_finds_all_joints_of_all_instruments(head: str) -> None:
     options = ProbeOptions(labels=["all"], seeds=[0], head=head, steps=steps, pictures=2)  # type: ignore[arg-type]
     result = probe_keypoints({"seeing": ColourEncoder(), "blind": BlindEncoder()}, TRAIN, TEST, options)
     seeing, blind = (run.metrics for run in result.runs)
-    assert seeing["pck"]["0.05"] > 0.9 and seeing["rmse_px"] < 3
+    assert seeing["pck"]["0.05"] > 0.9
+    assert seeing["rmse_px"] < 3
     assert seeing["f1"]["5"] > 0.85
     assert seeing["per_joint"]["green"]["points"] < seeing["per_joint"]["red"]["points"]
     assert blind["pck"]["0.05"] < 0.5
@@ -42,12 +43,14 @@ def test_detection_recovers_targets_to_a_fraction_of_a_cell() -> None:
     best = found[0][np.argsort(found[0][:, 0])]
     assert np.abs(best[:, :2] - [[100.3, 40.7], [220.9, 150.2]]).max() < 0.4
     assert np.abs(found[1][0, :2] - [33.3, 99.9]).max() < 0.4
-    assert found[1][0, 2] > 0.9 and (found[1][1:, 2] < 0.01).all()
+    assert found[1][0, 2] > 0.9
+    assert (found[1][1:, 2] < 0.01).all()
 
 
 def test_absent_joint_has_an_empty_map() -> None:
     target = heatmap_target(np.zeros((2, 1, 3), dtype=np.float32), (8, 8), (4, 4), 1.0)
-    assert target.shape == (2, 1, 4, 4) and not target.any()
+    assert target.shape == (2, 1, 4, 4)
+    assert not target.any()
 
 
 def test_focal_loss_is_small_only_at_the_target() -> None:
@@ -59,9 +62,7 @@ def test_focal_loss_is_small_only_at_the_target() -> None:
     assert focal_loss(torch.full_like(right, 8.0), target) > 1
 
 
-@pytest.mark.parametrize(
-    ("stride", "cells"), [(2, (96, 128)), (4, (48, 64)), (16, (48, 64)), (14, (96, 128))]
-)
+@pytest.mark.parametrize(("stride", "cells"), [(2, (96, 128)), (4, (48, 64)), (16, (48, 64)), (14, (96, 128))])
 def test_heat_maps_are_at_most_four_pixels_coarse(stride: int, cells: tuple[int, int]) -> None:
     assert heatmap_size((192, 256), stride) == cells
 

@@ -31,7 +31,9 @@ def test_same_seed_same_scores_and_labels_are_recorded() -> None:
     again = probe_segmentation(ColourEncoder(), TRAIN, TEST, options)
     assert [run.metrics for run in first.runs] == [run.metrics for run in again.runs]
     small, large = (run.train_frames for run in first.runs)
-    assert len(small) == 1 and len(large) == 4 and set(small) < set(large)
+    assert len(small) == 1
+    assert len(large) == 4
+    assert set(small) < set(large)
     assert set(large) <= {frame.name for frame in TRAIN.frames}
 
 
@@ -49,7 +51,8 @@ def test_pictures_show_picture_truth_and_prediction() -> None:
     names = set(result.pictures)
     assert names == {"trained_f006", "trained_f011", "trained_features_pca"}
     picture = result.pictures["trained_f006"]
-    assert (picture[:, :48] == TEST[0].image).all() and picture.shape[1] == 3 * 48 + 8
+    assert (picture[:, :48] == TEST[0].image).all()
+    assert picture.shape[1] == 3 * 48 + 8
 
 
 def test_class_shares_count_labelled_pixels_only() -> None:

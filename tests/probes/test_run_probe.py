@@ -50,13 +50,15 @@ def test_writes_scores_and_pictures(
         metrics = run_probe(settings(folder, tmp_path / "out", task=task))
     assert "one video only" in caplog.text
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["split"]["by"] == "time" and "one video only" in metrics["warnings"][0]
+    assert metrics["split"]["by"] == "time"
+    assert "one video only" in metrics["warnings"][0]
     assert {(r["backbone"], r["labels"], r["seed"]) for r in metrics["runs"]} == {
         (b, n, s) for b in ("trained", "random") for n in (2, 5) for s in (0, 1)
     }
     for entry in metrics["summary"]:
         values = entry[headline]["values"]
-        assert len(values) == 2 and entry[headline]["mean"] == pytest.approx(sum(values) / 2)
+        assert len(values) == 2
+        assert entry[headline]["mean"] == pytest.approx(sum(values) / 2)
     pictures = sorted((tmp_path / "out" / "predictions").glob("*.png"))
     assert len(pictures) == 4
     assert Image.open(pictures[0]).height == 48

@@ -28,7 +28,8 @@ def test_equal_features_get_equal_colours_across_pictures() -> None:
     basis = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[[0, 1, 2, 0]], [[2, 2, 1, 0]]])
     pictures = pca_pictures(basis[labels].permute(0, 3, 1, 2), longest=4)
-    assert (pictures[0][0, 2] == pictures[1][0, 0]).all() and (pictures[0][0, 1] == pictures[1][0, 2]).all()
+    assert (pictures[0][0, 2] == pictures[1][0, 0]).all()
+    assert (pictures[0][0, 1] == pictures[1][0, 2]).all()
     assert not (pictures[0][0, 0] == pictures[0][0, 1]).all()
 
 
@@ -50,7 +51,8 @@ def test_flow_directions_and_left_out_pixels() -> None:
 
 def test_beside_and_shrink() -> None:
     sheet = beside([np.zeros((4, 5, 3), dtype=np.uint8), np.zeros((2, 3, 3), dtype=np.uint8)])
-    assert sheet.shape == (4, 12, 3) and (sheet[3, 9:] == 255).all()
+    assert sheet.shape == (4, 12, 3)
+    assert (sheet[3, 9:] == 255).all()
     assert shrink(np.zeros((100, 1024, 3), dtype=np.uint8)).shape == (50, 512, 3)
     with pytest.raises(ValueError, match="empty"):
         beside([])
