@@ -43,7 +43,7 @@ class DemoSettings:
         seeds: draws of the labelled frames.
         seed: of the scenes and of pretraining.
         scene: parameters of the generator.
-        config: recipe of pretraining.
+        recipe: settings of pretraining, a YAML file or the name of one of ours.
         max_steps: steps of pretraining; null for the recipe's.
     """
 
@@ -55,7 +55,7 @@ class DemoSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     seed: int = 0
     scene: str = "default"
-    config: str = "demo"
+    recipe: str = "demo"
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     console.print("3/5 pretraining without labels")
     parser, settings_class = build_parser("pretrain")
-    words = ["--config", settings.config, "--data", str(out / "cache"), "--out", str(out / "run")]
+    words = ["--config", settings.recipe, "--data", str(out / "cache"), "--out", str(out / "run")]
     words += ["--seed", str(settings.seed)]
     if settings.max_steps is not None:
         words += ["--max-steps", str(settings.max_steps)]

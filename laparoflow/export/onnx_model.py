@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ def write_onnx(encoder: PixelEncoder, path: Path, size: tuple[int, int]) -> None
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     encoder.check_images(images)
     model = BothOutputs(encoder).eval()
+    onnx = _needed("onnx")
+    _needed("onnxscript")
     partial = path.with_name(f".{path.stem}.partial.onnx")
     try:
         with warnings.catch_warnings():
@@ -69,10 +72,16 @@ def write_onnx(encoder: PixelEncoder, path: Path, size: tuple[int, int]) -> None
         partial.unlink(missing_ok=True)
 
 
-def _compare(model: nn.Module, path: Path, images: Tensor) -> None:
-    import onnxruntime
+def _needed(name: str) -> ModuleType:
+    """Import an optional package, or say how to get it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise RuntimeError(f"export to ONNX needs {name}: pip install onnx onnxscript onnxruntime") from error
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+def _compare(model: nn.Module, path: Path, images: Tensor) -> None:
+    session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(["features", "embeddings"], {"images": images.numpy()})
     with torch.no_grad():
         wanted = model(images)

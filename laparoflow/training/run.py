@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -81,6 +82,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         "data_hash": cache.content_hash,
         "parameters": sum(p.numel() for p in module.method.encoder.parameters()),
         "processes": launch.world,
+        "commit": source_commit(),
         "versions": {"laparoflow": laparoflow.__version__, "torch": torch.__version__},
     }
     if launch.rank == 0:
@@ -143,6 +145,20 @@ def _check_folder(out: Path, resume: bool, rank: int) -> int:
             f"out: {out} exists and is not empty; name another folder, or set resume to go on from its last checkpoint"
         )
     return 0
+
+
+def source_commit() -> str | None:
+    """Commit of the checkout that this package runs from, None for an installed one."""
+    package = Path(laparoflow.__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=package, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,42 @@
+import pytest
+import timm
+import torch
+
+import laparoflow.models  # noqa: F401
+from laparoflow.models.conv_stem import ConvStem, stem_strides
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
+def test_strides_multiply_to_the_stride(stride):
+    strides = stem_strides(stride)
+    assert len(strides) >= 3
+    assert torch.tensor(strides).prod().item() == stride
+
+
+@pytest.mark.parametrize("stride", [0, 3, 12, -4])
+def test_strides_refuse_what_is_not_a_power_of_two(stride):
+    with pytest.raises(ValueError, match="power of two"):
+        stem_strides(stride)
+
+
+def test_timm_builds_the_model_and_tokens_follow_the_picture():
+    model = timm.create_model("laparoflow_convvit_mini", img_size=32, dynamic_img_size=True).eval()
+    assert model.forward_features(torch.rand(2, 3, 24, 40)).shape == (2, 6 * 10, 96)
+    assert isinstance(model.patch_embed, ConvStem)
+
+
+def test_stem_sees_beyond_its_cell():
+    stem = ConvStem(32, 4, embed_dim=16).eval()
+    image = torch.zeros(1, 3, 32, 32)
+    other = image.clone()
+    other[0, :, 15, 15] = 1.0  # just outside the cell of token (4, 4), which starts at 16
+    changed = (stem(image) - stem(other)).abs().sum(-1).reshape(8, 8)
+    assert changed[4, 4] > 0
+
+
+def test_stride_is_fixed():
+    stem = ConvStem(32, 4, embed_dim=16)
+    stem.set_input_size(img_size=(64, 64))
+    assert stem.grid_size == (16, 16)
+    with pytest.raises(ValueError, match="stride"):
+        stem.set_input_size(patch_size=8)

@@ -1,0 +1,89 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from laparoflow.models import EncoderSettings, build_encoder, load_encoder
+from laparoflow.models.loading import AVERAGED_KEY, SETTINGS_KEY, initial_encoder
+
+NAME, OPTIONS = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 32, "num_heads": 2}
+MINI = EncoderSettings("laparoflow_convvit_mini", 32, dim=8, hidden=16)
+
+
+def plain_model(size):
+    torch.manual_seed(3)
+    return timm.create_model(NAME, num_classes=0, img_size=size, **OPTIONS).eval()
+
+
+def settings(path, size=64):
+    return EncoderSettings(NAME, size, weights=path, backbone_options=OPTIONS, dim=8)
+
+
+@pytest.mark.parametrize("layout", ["timm", "safetensors", "dino", "module"])
+def test_local_weights_give_the_same_tokens(tmp_path, layout):
+    model = plain_model(64)
+    state = model.state_dict()
+    path = tmp_path / ("w.safetensors" if layout == "safetensors" else "w.pth")
+    if layout == "safetensors":
+        save_file(state, path)
+    elif layout == "dino":
+        nested = {f"module.backbone.{name}": value for name, value in state.items()}
+        torch.save({"teacher": nested | {"module.head.mlp.weight": torch.zeros(2, 2)}, "epoch": 3}, path)
+    elif layout == "module":
+        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    else:
+        torch.save(state, path)
+    encoder = build_encoder(settings(path)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    expected = model.forward_features(encoder.normalise(images))[:, 1:].transpose(1, 2).reshape(1, 32, 4, 4)
+    torch.testing.assert_close(encoder.features(images), expected)
+
+
+def test_position_embedding_of_another_size_is_resampled(tmp_path):
+    torch.save(plain_model(64).state_dict(), tmp_path / "w.pth")
+    encoder = build_encoder(settings(tmp_path / "w.pth", size=96))
+    assert encoder.backbone.model.pos_embed.shape == (1, 1 + 36, 32)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    state = plain_model(64).state_dict()
+    state.pop("blocks.0.attn.qkv.weight")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.qkv\.weight"):
+        build_encoder(settings(tmp_path / "w.pth"))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not fit"):
+        build_encoder(settings(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_damaged_and_missing_files_are_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=name):
+        build_encoder(settings(tmp_path / name))
+    (tmp_path / name).write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=name):
+        build_encoder(settings(tmp_path / name))
+
+
+def test_checkpoint_round_trip_prefers_the_average(tmp_path):
+    encoder = build_encoder(MINI, seed=1).eval()
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    content = {"state_dict": state | {"method.other": torch.zeros(1)}, SETTINGS_KEY: MINI.plain()}
+    torch.save(content, folder / "last.ckpt")
+    images = torch.rand(1, 3, 16, 16)
+    assert torch.equal(load_encoder(tmp_path / "run").features(images), encoder.features(images))
+    averaged = build_encoder(MINI, seed=2).eval()
+    torch.save(content | {AVERAGED_KEY: averaged.state_dict()}, folder / "last.ckpt")
+    assert torch.equal(load_encoder(tmp_path / "run").features(images), averaged.features(images))
+    assert torch.equal(load_encoder(tmp_path / "run", averaged=False).features(images), encoder.features(images))
+    assert not torch.equal(initial_encoder(tmp_path / "run").features(images), encoder.features(images))
+
+
+def test_folders_without_a_checkpoint_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt"):
+        load_encoder(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="laparoflow pretrain"):
+        load_encoder(tmp_path / "x.ckpt")
