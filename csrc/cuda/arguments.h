@@ -1,0 +1,72 @@
+// Plain arguments of the CUDA entry points: device pointers, sizes and options; no torch types.
+//
+// The packed layout: frames of a batch are concatenated, frame b owns rows
+// offsets[b] : offsets[b + 1]. The loss is symmetric in its two sides, so both are a `Side`:
+// "row" is the side whose statistics or gradient a kernel accumulates in registers, "column" the
+// side it streams. Exchanging them gives the statistics or gradient of the keys.
+#pragma once
+
+#include <cstdint>
+
+#include "../pair_math.h"
+
+namespace laparoflow::cuda {
+
+enum class Element : int { kBFloat16 = 0, kHalf = 1, kFloat = 2 };
+
+struct Side {
+  const void* embedding = nullptr;        // [total, depth], unit stride
+  const float* flow = nullptr;            // [total, flow_width]
+  const unsigned char* mask = nullptr;    // [total], nonzero = keep; null = keep all
+  const std::int64_t* offsets = nullptr;  // [frames + 1]
+  std::int64_t total = 0;                 // rows over all frames
+  std::int64_t longest = 0;               // rows of the largest frame
+};
+
+struct Problem {
+  Side row;
+  Side column;
+  const float* temperature = nullptr;    // [1]
+  const float* inv_bandwidth = nullptr;  // [frames]
+  int frames = 0;
+  int depth = 0;       // D
+  int flow_width = 0;  // F
+  Element element = Element::kFloat;
+  bool full_float = true;  // float32: three tf32 products per product instead of one
+  bool aligned = false;    // rows of both embeddings start at multiples of 16 bytes
+  FlowKernel flow_kernel = FlowKernel::kGaussian;
+  Positives positives = Positives::kOutside;
+  Negatives negatives = Negatives::kAll;
+  Scope scope = Scope::kFrame;
+  bool symmetric = false;
+  bool bounded = false;
+};
+
+/// What the launcher knows of the device.
+struct DeviceLimits {
+  int multiprocessors = 1;
+  int shared_memory = 48 * 1024;  // bytes one block may ask for
+};
+
+/// Statistics of one side: rows 0..3 of a [4, total] array (lse, weight sum, positive, weight log sum).
+struct ForwardOutputs {
+  float* row_stats = nullptr;
+  float* column_stats = nullptr;  // only when symmetric
+  void* workspace = nullptr;      // forward_workspace_bytes
+};
+
+struct BackwardInputs {
+  const float* row_stats = nullptr;
+  const float* column_stats = nullptr;  // null when not symmetric
+  const float* row_grad = nullptr;      // [2, row.total]: dL/dlse, dL/dpositive
+  const float* column_grad = nullptr;   // [2, column.total] or null
+};
+
+struct BackwardOutputs {
+  void* row_gradient = nullptr;     // [row.total, depth] or null
+  void* column_gradient = nullptr;  // [column.total, depth] or null
+  float* temperature_gradient = nullptr;  // [1] or null
+  void* workspace = nullptr;        // backward_workspace_bytes
+};
+
+}  // namespace laparoflow::cuda

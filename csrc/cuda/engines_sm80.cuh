@@ -1,0 +1,187 @@
+// Tile products on the sm_80 tensor cores: one engine for the 16-bit types, one for float32.
+//
+// A warp owns 16 * kRowTiles rows of the block's row tile and all kColumns columns of a column tile.
+// Both tiles lie in shared memory row by row, `stride` elements apart, depth padded to 16 with zeros.
+//   logits:    c[i][j] = sum_d rows[i][d] cols[j][d]            (both operands from shared memory)
+//   gradient:  g[i][d] += sum_j p[i][j] cols[j][d]              (p from the registers of `logits`)
+// The stride is 16 bytes more than a multiple of 32, so the 8 rows of a fragment hit different banks.
+#pragma once
+
+#include "instructions_sm80.cuh"
+
+namespace laparoflow::cuda {
+
+/// The place of this thread in its warp's fragments.
+struct Lane {
+  int lane, group, quad;  // group = lane / 4 is the row, quad = lane % 4 the column pair
+  LAPAROFLOW_DEVICE Lane() : lane(thread_index() & 31), group(lane >> 2), quad(lane & 3) {}
+};
+
+template <class T>
+struct EngineHalf {
+  using Type = T;
+  static constexpr int kColumns = 64;
+  static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kPad = 8;     // elements: 16 bytes
+  static constexpr int kVector = 8;  // elements in 16 bytes
+
+  bool full_float;  // unused: products of 16-bit numbers are exact in float32
+
+  template <int kRowTiles>
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* rows, const T* cols, int stride,
+                                int depth) const {
+    const Lane at;
+    for (int m = 0; m < kRowTiles; ++m)
+      for (int n = 0; n < kColumnTiles; ++n)
+        for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
+    const T* row_at = rows + (at.lane & 15) * stride + (at.lane >> 4) * 8;
+    const T* col_at = cols + ((at.lane & 7) + (at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8;
+#pragma unroll 2
+    for (int k = 0; k < depth; k += 16) {
+      std::uint32_t a[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) load_matrices(a[m], row_at + m * 16 * stride + k);
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; n += 2) {
+        std::uint32_t b[4];
+        load_matrices(b, col_at + n * 8 * stride + k);
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+          multiply_add(c[m][n], a[m], b[0], b[1], T{});
+          multiply_add(c[m][n + 1], a[m], b[2], b[3], T{});
+        }
+      }
+    }
+  }
+
+  template <int kRowTiles, int kDepthTiles>
+  LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
+                                  const T* cols, int stride, int depth) const {
+    const Lane at;
+    const T* col_at = cols + ((at.lane & 7) + ((at.lane >> 3) & 1) * 8) * stride + (at.lane >> 4) * 8;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; n += 2) {
+      std::uint32_t a[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        a[m][0] = pack_pair(p[m][n][0], p[m][n][1], T{});
+        a[m][1] = pack_pair(p[m][n][2], p[m][n][3], T{});
+        a[m][2] = pack_pair(p[m][n + 1][0], p[m][n + 1][1], T{});
+        a[m][3] = pack_pair(p[m][n + 1][2], p[m][n + 1][3], T{});
+      }
+#pragma unroll
+      for (int d = 0; d < kDepthTiles; d += 2) {
+        if (d * 8 < depth) {
+          std::uint32_t b[4];
+          load_matrices_transposed(b, col_at + n * 8 * stride + d * 8);
+#pragma unroll
+          for (int m = 0; m < kRowTiles; ++m) {
+            multiply_add(g[m][d], a[m], b[0], b[1], T{});
+            multiply_add(g[m][d + 1], a[m], b[2], b[3], T{});
+          }
+        }
+      }
+    }
+  }
+};
+
+/// float32: one tf32 product, or with `full_float` three of them on x = high + low, which drops only
+/// low * low (2^-24 of the product) and so keeps float32 accuracy.
+struct EngineFloat {
+  using Type = float;
+  static constexpr int kColumns = 32;
+  static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kPad = 4;
+  static constexpr int kVector = 4;
+
+  bool full_float;
+
+  template <int kCount>
+  LAPAROFLOW_DEVICE static void split(const float (&x)[kCount], std::uint32_t (&high)[kCount],
+                                      std::uint32_t (&low)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      high[i] = round_to_tf32(x[i]);
+      low[i] = round_to_tf32(x[i] - DeviceMath::from_bits(high[i]));
+    }
+  }
+
+  LAPAROFLOW_DEVICE void product(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&a_low)[4],
+                                 const float (&b)[2]) const {
+    std::uint32_t b_high[2], b_low[2];
+    split(b, b_high, b_low);
+    if (full_float) {
+      multiply_add_tf32(c, a_low, b_high[0], b_high[1]);
+      multiply_add_tf32(c, a, b_low[0], b_low[1]);
+    }
+    multiply_add_tf32(c, a, b_high[0], b_high[1]);
+  }
+
+  template <int kRowTiles>
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* rows, const float* cols,
+                                int stride, int depth) const {
+    const Lane at;
+    for (int m = 0; m < kRowTiles; ++m)
+      for (int n = 0; n < kColumnTiles; ++n)
+        for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
+    for (int k = 0; k < depth; k += 8) {
+      std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        const float* from = rows + (m * 16 + at.group) * stride + k + at.quad;
+        const float x[4] = {from[0], from[8 * stride], from[4], from[8 * stride + 4]};
+        split(x, a[m], a_low[m]);
+      }
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        const float* from = cols + (n * 8 + at.group) * stride + k + at.quad;
+        const float b[2] = {from[0], from[4]};
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) product(c[m][n], a[m], a_low[m], b);
+      }
+    }
+  }
+
+  /// The sum over columns is taken in the order 0 2 4 6 1 3 5 7 within a tile of 8, which makes the
+  /// accumulator of `logits` an A fragment as it stands.
+  template <int kRowTiles, int kDepthTiles>
+  LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
+                                  const float* cols, int stride, int depth) const {
+    const Lane at;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n) {
+      std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        const float x[4] = {p[m][n][0], p[m][n][2], p[m][n][1], p[m][n][3]};
+        split(x, a[m], a_low[m]);
+      }
+      const float* from = cols + (n * 8 + 2 * at.quad) * stride + at.group;
+#pragma unroll
+      for (int d = 0; d < kDepthTiles; ++d) {
+        if (d * 8 < depth) {
+          const float b[2] = {from[d * 8], from[stride + d * 8]};
+#pragma unroll
+          for (int m = 0; m < kRowTiles; ++m) product(g[m][d], a[m], a_low[m], b);
+        }
+      }
+    }
+  }
+};
+
+LAPAROFLOW_DEVICE void store_pair(BFloat16* to, float x, float y, bool second) {
+  const std::uint32_t both = pack_pair(x, y, BFloat16{});
+  to[0].bits = static_cast<std::uint16_t>(both);
+  if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
+}
+LAPAROFLOW_DEVICE void store_pair(Half* to, float x, float y, bool second) {
+  const std::uint32_t both = pack_pair(x, y, Half{});
+  to[0].bits = static_cast<std::uint16_t>(both);
+  if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
+}
+LAPAROFLOW_DEVICE void store_pair(float* to, float x, float y, bool second) {
+  to[0] = x;
+  if (second) to[1] = y;
+}
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,188 @@
+// Entry points: choose the engine by element type, lay out the workspace, launch in order.
+#include "entry.h"
+
+#include "launch.cuh"
+#include "small_kernels.cuh"
+#include "weighted_sum.cuh"
+
+namespace laparoflow::cuda {
+
+extern template ForwardPlan plan_forward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
+extern template ForwardPlan plan_forward<EngineHalf<Half>>(const Problem&, const DeviceLimits&);
+extern template ForwardPlan plan_forward<EngineFloat>(const Problem&, const DeviceLimits&);
+extern template Status launch_forward<EngineHalf<BFloat16>>(const ForwardArguments&, Stream);
+extern template Status launch_forward<EngineHalf<Half>>(const ForwardArguments&, Stream);
+extern template Status launch_forward<EngineFloat>(const ForwardArguments&, Stream);
+extern template BackwardPlan plan_backward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
+extern template BackwardPlan plan_backward<EngineHalf<Half>>(const Problem&, const DeviceLimits&);
+extern template BackwardPlan plan_backward<EngineFloat>(const Problem&, const DeviceLimits&);
+extern template Status launch_backward<EngineHalf<BFloat16>>(const BackwardArguments&, Stream);
+extern template Status launch_backward<EngineHalf<Half>>(const BackwardArguments&, Stream);
+extern template Status launch_backward<EngineFloat>(const BackwardArguments&, Stream);
+
+namespace {
+
+constexpr int kThreads = 256;
+
+/// Calls `visit` with a value of the problem's engine type.
+template <class Visit>
+auto with_engine(const Problem& p, Visit visit) {
+  if (p.element == Element::kBFloat16) return visit(EngineHalf<BFloat16>{});
+  if (p.element == Element::kHalf) return visit(EngineHalf<Half>{});
+  return visit(EngineFloat{});
+}
+
+ForwardPlan plan_of_forward(const Problem& p, const DeviceLimits& device) {
+  return with_engine(p, [&](auto engine) { return plan_forward<decltype(engine)>(p, device); });
+}
+
+BackwardPlan plan_of_backward(const Problem& p, const DeviceLimits& device) {
+  return with_engine(p, [&](auto engine) { return plan_backward<decltype(engine)>(p, device); });
+}
+
+/// The same problem with the keys as rows.
+Problem exchanged(const Problem& p) {
+  Problem swapped = p;
+  swapped.row = p.column;
+  swapped.column = p.row;
+  return swapped;
+}
+
+/// Hands out consecutive float arrays of a workspace.
+struct Arena {
+  float* next;
+  float* take(std::int64_t count) {
+    float* at = next;
+    next += count;
+    return at;
+  }
+};
+
+Status merge(const float* partials, std::int64_t slots, const Side& side, const Problem& p, float* stats,
+             Stream stream) {
+  MergeArguments a;
+  a.partials = partials;
+  a.slots = slots;
+  a.total = side.total;
+  a.mask = side.mask;
+  a.temperature = p.temperature;
+  a.bounded = p.bounded;
+  a.inside = p.positives == Positives::kInside;
+  a.stats = stats;
+  return launch(merge_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
+}
+
+Status coefficients(const float* stats, const float* grad, const Side& side, const Problem& p,
+                    const float* loss_scale, float* out, Stream stream) {
+  CoefficientArguments a;
+  a.stats = stats;
+  a.grad = grad;
+  a.mask = side.mask;
+  a.loss_scale = loss_scale;
+  a.total = side.total;
+  a.bounded = p.bounded;
+  a.inside = p.positives == Positives::kInside;
+  a.coefficients = out;
+  return launch(coefficient_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
+}
+
+}  // namespace
+
+std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
+  const ForwardPlan plan = plan_of_forward(p, device);
+  const std::int64_t rows = plan.column_chunks * p.row.total;
+  const std::int64_t columns = p.symmetric ? plan.row_chunks * p.column.total : 0;
+  return static_cast<std::size_t>(rows + columns) * partial_components(p) * sizeof(float);
+}
+
+Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutputs& out, Stream stream) {
+  ForwardArguments a;
+  a.problem = p;
+  a.plan = plan_of_forward(p, device);
+  if (a.plan.warps == 0) return kDoesNotFit;
+  Arena arena{static_cast<float*>(out.workspace)};
+  a.row_partials = arena.take(a.plan.column_chunks * partial_components(p) * p.row.total);
+  if (p.symmetric) a.column_partials = arena.take(a.plan.row_chunks * partial_components(p) * p.column.total);
+  Status status = with_engine(p, [&](auto engine) { return launch_forward<decltype(engine)>(a, stream); });
+  if (status == kSuccess) status = merge(a.row_partials, a.plan.column_chunks, p.row, p, out.row_stats, stream);
+  if (status == kSuccess && p.symmetric)
+    status = merge(a.column_partials, a.plan.row_chunks, p.column, p, out.column_stats, stream);
+  return status;
+}
+
+std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
+  const std::int64_t blocks = plan_of_backward(p, device).blocks + plan_of_backward(exchanged(p), device).blocks;
+  return static_cast<std::size_t>(kCoefficients * (p.row.total + p.column.total) + blocks + 1) * sizeof(float);
+}
+
+Status backward(const Problem& p, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
+                Stream stream) {
+  Arena arena{static_cast<float*>(out.workspace)};
+  float* loss_scale = arena.take(1);
+  float* row_coefficients = arena.take(kCoefficients * p.row.total);
+  float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
+
+  ScaleArguments scale;
+  scale.row_grad = in.row_grad;
+  scale.row_total = p.row.total;
+  scale.column_grad = p.symmetric ? in.column_grad : nullptr;
+  scale.column_total = p.column.total;
+  scale.scaled = p.element == Element::kHalf;
+  scale.loss_scale = loss_scale;
+  Status status = launch(scale_kernel, 1, kThreads, kThreads * 4, stream, scale);
+  if (status == kSuccess)
+    status = coefficients(in.row_stats, in.row_grad, p.row, p, loss_scale, row_coefficients, stream);
+  if (status == kSuccess && p.symmetric)
+    status = coefficients(in.column_stats, in.column_grad, p.column, p, loss_scale, column_coefficients, stream);
+
+  // The temperature rides on a pass that runs anyway, on one of its own only when asked for alone.
+  const bool row_pass = out.row_gradient != nullptr || (out.temperature_gradient != nullptr && !out.column_gradient);
+  float* partials = nullptr;
+  std::int64_t partial_count = 0;
+  for (const bool of_rows : {true, false}) {
+    if (status != kSuccess || (of_rows ? !row_pass : out.column_gradient == nullptr)) continue;
+    BackwardArguments a;
+    a.problem = of_rows ? p : exchanged(p);
+    a.plan = plan_of_backward(a.problem, device);
+    if (a.plan.warps == 0) return kDoesNotFit;
+    a.row_coefficients = of_rows ? row_coefficients : column_coefficients;
+    a.column_coefficients = of_rows ? column_coefficients : row_coefficients;
+    a.loss_scale = loss_scale;
+    a.gradient = of_rows ? out.row_gradient : out.column_gradient;
+    if (out.temperature_gradient != nullptr && partials == nullptr) {
+      partial_count = a.plan.blocks;
+      partials = a.temperature_partials = arena.take(partial_count);
+    }
+    status = with_engine(p, [&](auto engine) { return launch_backward<decltype(engine)>(a, stream); });
+  }
+  if (status == kSuccess && out.temperature_gradient != nullptr) {
+    TemperatureArguments t;
+    t.partials = partials;
+    t.count = partial_count;
+    t.temperature = p.temperature;
+    t.loss_scale = loss_scale;
+    t.gradient = out.temperature_gradient;
+    status = launch(temperature_kernel, 1, kThreads, kThreads * 4, stream, t);
+  }
+  return status;
+}
+
+Status weighted_sum(const WeightedSum& p, Stream stream) {
+  WeightedSumArguments a;
+  a.row = p.row;
+  a.column = p.column;
+  a.inv_bandwidth = p.inv_bandwidth;
+  a.values = p.values;
+  a.sums = p.sums;
+  a.weight_sum = p.weight_sum;
+  a.channels = p.channels;
+  a.channel_tiles = p.channels > 0 ? ceil_div(p.channels, WeightedSumTile::kChannels) : 1;
+  a.tiles_per_frame = ceil_div(p.row.longest, WeightedSumTile::kRows);
+  a.frames = p.frames;
+  a.flow_width = p.flow_width;
+  a.flow_kernel = p.flow_kernel;
+  return launch(weighted_sum_kernel, a.tiles_per_frame * a.channel_tiles * p.frames, WeightedSumTile::kThreads,
+                static_cast<int>(sizeof(WeightedSumTile)), stream, a);
+}
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,41 @@
+// Entry points of the CUDA backend: sizes of workspaces and launches. All work is queued on `stream`,
+// nothing synchronises with the host, so a CUDA graph can capture any of it.
+#pragma once
+
+#include <cstddef>
+
+#include "arguments.h"
+#include "platform.cuh"
+
+namespace laparoflow::cuda {
+
+constexpr int kMaxDepth = 256;
+constexpr int kMaxFlowWidth = 8;
+
+/// Bytes of ForwardOutputs::workspace.
+std::size_t forward_workspace_bytes(const Problem& problem, const DeviceLimits& device);
+
+/// Row statistics, and column statistics when symmetric. Returns the first launch error.
+Status forward(const Problem& problem, const DeviceLimits& device, const ForwardOutputs& out, Stream stream);
+
+/// Bytes of BackwardOutputs::workspace.
+std::size_t backward_workspace_bytes(const Problem& problem, const DeviceLimits& device);
+
+/// Those gradients whose pointer is not null.
+Status backward(const Problem& problem, const DeviceLimits& device, const BackwardInputs& in,
+                const BackwardOutputs& out, Stream stream);
+
+struct WeightedSum {
+  Side row, column;
+  const float* inv_bandwidth = nullptr;
+  const float* values = nullptr;  // [column.total, channels]
+  std::int64_t channels = 0;
+  int frames = 0, flow_width = 0;
+  FlowKernel flow_kernel = FlowKernel::kGaussian;
+  float* sums = nullptr;        // [row.total, channels]
+  float* weight_sum = nullptr;  // [row.total]
+};
+
+Status weighted_sum(const WeightedSum& problem, Stream stream);
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,11 @@
+// The bfloat16 kernels of the sm_80 path.
+#include "launch.cuh"
+
+namespace laparoflow::cuda {
+
+template ForwardPlan plan_forward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
+template Status launch_forward<EngineHalf<BFloat16>>(const ForwardArguments&, Stream);
+template BackwardPlan plan_backward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
+template Status launch_backward<EngineHalf<BFloat16>>(const BackwardArguments&, Stream);
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,56 @@
+// The host's side of csrc/cuda/platform.cuh: the threads of a block are fibers of one CPU thread.
+// simulator.cpp runs them; launch() runs the blocks of a grid one after another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#define LAPAROFLOW_DEVICE inline
+#define LAPAROFLOW_KERNEL(threads, blocks) inline void
+
+namespace laparoflow::cuda {
+
+using Stream = void*;
+using Status = int;
+constexpr Status kSuccess = 0;
+constexpr Status kDoesNotFit = 1;
+constexpr Status kKernelFailed = 2;  // simulator::message() says how
+
+namespace simulator {
+
+extern int thread, threads;
+extern std::int64_t block;
+extern char* shared;
+
+void barrier();
+const char* message();
+
+/// Runs `body(argument)` on every thread of every block. `bytes` of poisoned shared memory each.
+bool run(void (*body)(const void*), const void* argument, std::int64_t blocks, int threads, int bytes);
+
+}  // namespace simulator
+
+inline int thread_index() { return simulator::thread; }
+inline int thread_count() { return simulator::threads; }
+inline std::int64_t block_index() { return simulator::block; }
+inline void block_barrier() { simulator::barrier(); }
+inline char* shared_memory() { return simulator::shared; }
+
+template <class Arguments>
+struct BoundKernel {
+  void (*kernel)(Arguments);
+  Arguments arguments;
+  static void call(const void* self) {
+    const BoundKernel* bound = static_cast<const BoundKernel*>(self);
+    bound->kernel(bound->arguments);
+  }
+};
+
+template <class Arguments>
+Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream,
+              const Arguments& arguments) {
+  const BoundKernel<Arguments> bound{kernel, arguments};
+  return simulator::run(&BoundKernel<Arguments>::call, &bound, blocks, threads, bytes) ? kSuccess : kKernelFailed;
+}
+
+}  // namespace laparoflow::cuda
