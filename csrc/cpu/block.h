@@ -1,0 +1,428 @@
+// One block of query rows against its keys: the products and sweeps of engine.h's entry points, in order.
+//
+//     fused:     per chunk  S = K q^T, pair terms a and b stored, row sums    (1 product, 2 exponentials per pair)
+//                per chunk  dS = alpha a + beta b, dq += dS^T k, dk += dS q   (2 products)
+//     gradient:  per chunk  S, dS in place, dq, dk                            (3 products, nothing stored)
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "gemm.h"
+#include "sweep.h"
+
+namespace {
+
+using namespace laparoflow::cpu;
+
+LF_INLINE float bits_to_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+LF_INLINE float bfloat16_to_float(uint16_t x) { return bits_to_float(uint32_t(x) << 16); }
+LF_INLINE float half_to_float(uint16_t x) {
+  // normals: move the exponent; subnormals: through a float subtraction; inf and nan keep a full exponent
+  const uint32_t sign = uint32_t(x & 0x8000) << 16, rest = uint32_t(x & 0x7fff) << 13;
+  const float normal = bits_to_float(rest) * 0x1p112f;
+  return bits_to_float(sign | ((x & 0x7c00) == 0x7c00 ? (rest | 0x7f800000) : [&] {
+    uint32_t b;
+    std::memcpy(&b, &normal, 4);
+    return b;
+  }()));
+}
+
+template <class T>
+void convert_row(const void* data, Element element, int64_t offset, int64_t n, T* out) {
+  switch (element) {
+    case Element::kFloat:
+      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<const float*>(data)[offset + i];
+      break;
+    case Element::kDouble:
+      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<const double*>(data)[offset + i]);
+      break;
+    case Element::kBFloat16:
+      for (int64_t i = 0; i < n; ++i) out[i] = bfloat16_to_float(static_cast<const uint16_t*>(data)[offset + i]);
+      break;
+    case Element::kHalf:
+      for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(static_cast<const uint16_t*>(data)[offset + i]);
+      break;
+  }
+}
+
+// A run of at most kChunk keys, all of them possible positives or none.
+struct KeyRun {
+  int64_t begin, count;
+  bool weighted;
+};
+
+template <class T, class Visit>
+void for_each_run(const BlockTask<T>& task, const Visit& visit) {
+  const int64_t edges[4] = {task.key_begin, task.positive_begin, task.positive_end, task.key_end};
+  for (int part = 0; part < 3; ++part)
+    for (int64_t j = edges[part]; j < edges[part + 1]; j += kChunk)
+      visit(KeyRun{j, std::min<int64_t>(kChunk, edges[part + 1] - j), part == 1});
+}
+
+template <class T>
+struct Scratch {
+  T *query_columns;  // [dim, kRows]: q^T
+  T *query_rows;     // [kRows, padded dim]
+  T *dquery;         // [kRows, padded dim]
+  T *keys;           // [kChunk, padded dim], for keys that need converting or padding
+  T *products;       // [kChunk, kRows]
+  T *a, *b;          // [keys, kRows] each, fused form
+
+  static int64_t size(int64_t dim, int64_t keys, bool stored) {
+    return (3 * kRows + kChunk) * padded(dim) + kChunk * kRows + (stored ? 2 * keys * kRows : 0);
+  }
+  Scratch(T* base, int64_t dim, int64_t keys) {
+    query_columns = base;
+    query_rows = query_columns + kRows * padded(dim);
+    dquery = query_rows + kRows * padded(dim);
+    this->keys = dquery + kRows * padded(dim);
+    products = this->keys + kChunk * padded(dim);
+    a = products + kChunk * kRows;
+    b = a + keys * kRows;
+  }
+};
+
+template <class T>
+class Block {
+ public:
+  Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch)
+      : pairs_(pairs), task_(task), scratch_(scratch, pairs.dim, task.key_end - task.key_begin) {
+    rows_ = {};
+    for (int64_t i = 0; i < kRows; ++i) {
+      const bool live = i < task.rows;
+      rows_.live[i] = live;
+      for (int c = 0; c < pairs.channels; ++c)
+        rows_.flow[c][i] = live ? pairs.query_flow[(task.row + i) * pairs.channels + c] : T(0);
+    }
+  }
+
+  // S = K q^T needs q^T; dk = dS q needs q with padded rows
+  void load_queries(bool by_rows) {
+    const int64_t ld = padded(pairs_.dim);
+    std::memset(scratch_.query_rows, 0, sizeof(T) * kRows * ld);
+    for (int64_t i = 0; i < task_.rows; ++i)
+      convert_row<T>(pairs_.query, pairs_.element, (task_.row + i) * pairs_.dim, pairs_.dim, scratch_.query_rows + i * ld);
+    for (int64_t d = 0; d < pairs_.dim; ++d)
+      for (int64_t i = 0; i < kRows; ++i) scratch_.query_columns[d * kRows + i] = scratch_.query_rows[i * ld + d];
+    (void)by_rows;
+  }
+
+  struct Keys {
+    const T* rows;
+    int64_t ld;
+  };
+  Keys key_rows(const KeyRun& run) {
+    const Element same = sizeof(T) == 4 ? Element::kFloat : Element::kDouble;
+    if (pairs_.element == same && pairs_.dim % kPad == 0)
+      return {static_cast<const T*>(pairs_.key) + run.begin * pairs_.dim, pairs_.dim};
+    const int64_t ld = padded(pairs_.dim);
+    for (int64_t j = 0; j < run.count; ++j) {
+      T* row = scratch_.keys + j * ld;
+      convert_row<T>(pairs_.key, pairs_.element, (run.begin + j) * pairs_.dim, pairs_.dim, row);
+      for (int64_t d = pairs_.dim; d < ld; ++d) row[d] = 0;
+    }
+    return {scratch_.keys, ld};
+  }
+
+  void multiply(const Keys& keys, const KeyRun& run, T* products) {
+    gemm<T>(run.count, kRows, pairs_.dim, keys.rows, keys.ld, 1, scratch_.query_columns, kRows, products, kRows, false);
+  }
+
+  KeyChunk<T> chunk(const KeyRun& run) const {
+    KeyChunk<T> c = {};
+    c.keys = run.count;
+    c.flow = pairs_.key_flow + run.begin * pairs_.channels;
+    c.channels = pairs_.channels;
+    c.inv_bandwidth2 = task_.inv_bandwidth2;
+    return c;
+  }
+
+  template <class FORM, class Sweep>
+  void with_weights(const KeyRun& run, const Sweep& sweep) {
+    using Plain = PairForm<FORM::KERNEL, FORM::INSIDE, FORM::DISSIMILAR, false>;
+    if (run.weighted)
+      sweep(FORM{});
+    else
+      sweep(Plain{});
+  }
+
+  template <class FORM>
+  void maxima(T* row_max, T* row_max_positive, T* column_max, T* column_max_positive) {
+    load_queries(false);
+    for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
+    for_each_run(task_, [&](const KeyRun& run) {
+      KeyChunk<T> c = chunk(run);
+      if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
+      multiply(key_rows(run), run, scratch_.products);
+      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.products, scale2()); });
+    });
+    for (int64_t i = 0; i < task_.rows; ++i) {
+      row_max[task_.row + i] = rows_.max_logit[i];
+      row_max_positive[task_.row + i] = rows_.max_positive[i];
+    }
+  }
+
+  template <class FORM>
+  bool statistics(const T* row_max, const T* row_max_positive, const T* column_max, const T* column_max_positive,
+                  const Stats<T>& stats, const ColumnSums* columns) {
+    load_queries(false);
+    if (pairs_.guarded)
+      for (int64_t i = 0; i < task_.rows; ++i) set_maxima(i, row_max[task_.row + i], row_max_positive[task_.row + i]);
+    for_each_run(task_, [&](const KeyRun& run) {
+      KeyChunk<T> c = chunk(run);
+      if (columns) {
+        double* sums[kSums] = {columns->a, columns->weight_sum, columns->positive, columns->weight_log_sum};
+        for (int k = 0; k < kSums; ++k) c.column_sums[k] = sums[k] + run.begin;
+        c.column_max = const_cast<T*>(column_max) + run.begin;
+        c.column_max_positive = const_cast<T*>(column_max_positive) + run.begin;
+      }
+      T* s = scratch_.products;
+      multiply(key_rows(run), run, s);
+      with_weights<FORM>(run, [&](auto form) {
+        using F = decltype(form);
+        if (pairs_.guarded) {
+          row_sweep<T, F, false, true>(rows_, c, s, scale2(), nullptr, nullptr);
+          if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale2());
+        } else if (columns) {
+          row_column_sweep<T, F>(rows_, c, s, scale2());
+        } else {
+          row_sweep<T, F, false, false>(rows_, c, s, scale2(), nullptr, nullptr);
+        }
+      });
+    });
+    return finish<FORM>(stats);
+  }
+
+  template <class FORM>
+  bool fused(const Stats<T>& stats, const Gradients<T>& gradients) {
+    load_queries(true);
+    if (pairs_.guarded) {
+      for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
+      for_each_run(task_, [&](const KeyRun& run) {
+        T* s = stored_a(run);
+        multiply(key_rows(run), run, s);
+        with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale2()); });
+      });
+      for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
+    }
+    for_each_run(task_, [&](const KeyRun& run) {
+      T *a = stored_a(run), *b = stored_b(run);
+      if (!pairs_.guarded) multiply(key_rows(run), run, scratch_.products);
+      with_weights<FORM>(run, [&](auto form) {
+        using F = decltype(form);
+        if (pairs_.guarded)
+          row_sweep<T, F, true, true>(rows_, chunk(run), a, T(1), a, b);
+        else
+          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.products, scale2(), a, b);
+      });
+    });
+    if (!finish<FORM>(stats)) return false;
+    begin_gradients(gradients);
+    for_each_run(task_, [&](const KeyRun& run) {
+      with_weights<FORM>(run, [&](auto form) {
+        combine_sweep<T, decltype(form)>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
+      });
+      add_gradients(run, key_rows(run), gradients);
+    });
+    end_gradients(gradients);
+    return true;
+  }
+
+  template <class FORM>
+  void gradient(const StatsGrad<T>& rows, const StatsGrad<T>* columns, const Gradients<T>& gradients) {
+    load_queries(true);
+    for (int64_t i = 0; i < task_.rows; ++i) {
+      const Coefficients c = coefficients(rows, task_.row + i);
+      rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta, rows_.lse2[i] = c.lse2, rows_.positive2[i] = c.positive2;
+    }
+    begin_gradients(gradients);
+    for_each_run(task_, [&](const KeyRun& run) {
+      T column[4][kChunk];
+      KeyChunk<T> c = chunk(run);
+      if (columns) {
+        for (int64_t j = 0; j < run.count; ++j) {
+          const Coefficients k = coefficients(*columns, run.begin + j);
+          column[0][j] = k.alpha, column[1][j] = k.beta, column[2][j] = k.lse2, column[3][j] = k.positive2;
+        }
+        c.alpha = column[0], c.beta = column[1], c.lse2 = column[2], c.positive2 = column[3];
+      }
+      const Keys keys = key_rows(run);
+      multiply(keys, run, scratch_.products);
+      with_weights<FORM>(run, [&](auto form) {
+        using F = decltype(form);
+        if (pairs_.guarded)
+          gradient_sweep<T, F, true>(rows_, c, scratch_.products, scale2());
+        else
+          gradient_sweep<T, F, false>(rows_, c, scratch_.products, scale2());
+      });
+      add_gradients(run, keys, gradients);
+    });
+    end_gradients(gradients);
+  }
+
+  template <FlowKernel KERNEL>
+  void weighted_sum(T* sums, T* weight_sum) {
+    const int64_t ld = padded(pairs_.dim);
+    std::memset(scratch_.dquery, 0, sizeof(T) * kRows * ld);
+    for_each_run(task_, [&](const KeyRun& run) {
+      weight_sweep<T, KERNEL>(rows_, chunk(run), scratch_.products);
+      const Keys values = key_rows(run);
+      gemm<T>(kRows, ld, run.count, scratch_.products, 1, kRows, values.rows, values.ld, scratch_.dquery, ld, true);
+    });
+    for (int64_t i = 0; i < task_.rows; ++i) {
+      std::memcpy(sums + (task_.row + i) * pairs_.dim, scratch_.dquery + i * ld, sizeof(T) * pairs_.dim);
+      weight_sum[task_.row + i] = rows_.sums[kSumW][i];
+    }
+  }
+
+ private:
+  T scale2() const { return pairs_.inv_temperature * T(kLog2e); }
+  T* stored_a(const KeyRun& run) const { return scratch_.a + (run.begin - task_.key_begin) * kRows; }
+  T* stored_b(const KeyRun& run) const { return scratch_.b + (run.begin - task_.positive_begin) * kRows; }
+
+  // a row without any counted key or positive has nothing to subtract from
+  void set_maxima(int64_t i, T max_logit, T max_positive) {
+    rows_.max_logit[i] = max_logit > T(-INFINITY) ? max_logit : T(0);
+    rows_.max_positive[i] = max_positive > T(-INFINITY) ? max_positive : T(0);
+  }
+
+  // sums to statistics, and the coefficients of the summed loss: dloss = dlse - dpositive on valid rows
+  template <class FORM>
+  bool finish(const Stats<T>& stats) {
+    const T tiny = sizeof(T) == 4 ? T(0x1p-80) : T(0x1p-900);
+    for (int64_t i = 0; i < task_.rows; ++i) {
+      const T a = rows_.sums[kSumA][i], w = rows_.sums[kSumW][i], p = rows_.sums[kSumPositive][i];
+      if (FORM::INSIDE && !pairs_.guarded && w > T(0) && p < tiny) return false;
+      const int64_t row = task_.row + i;
+      stats.lse[row] = a > T(0) ? T(kLn2) * (rows_.max_logit[i] + std::log2(a)) : T(-INFINITY);
+      stats.weight_sum[row] = w;
+      stats.weight_log_sum[row] = T(kLn2) * rows_.sums[kSumWLogW][i];
+      if (FORM::INSIDE)
+        stats.positive[row] = p > T(0) ? T(kLn2) * (rows_.max_positive[i] + std::log2(p)) : T(-INFINITY);
+      else
+        stats.positive[row] = w > T(0) ? T(kLn2) * (p / w) : T(0);
+      const bool valid = a > T(0) && w > T(0);
+      rows_.alpha[i] = valid ? T(1) / a : T(0);
+      rows_.beta[i] = valid ? T(-1) / (FORM::INSIDE ? p : w) : T(0);
+    }
+    return true;
+  }
+
+  struct Coefficients {
+    T alpha, beta, lse2, positive2;
+  };
+  // guarded: the exponent carries the statistic; else 2^-lse2 goes into the coefficient
+  Coefficients coefficients(const StatsGrad<T>& g, int64_t i) const {
+    Coefficients c = {0, 0, 0, 0};
+    if (g.lse[i] > T(-INFINITY)) {
+      c.lse2 = g.lse[i] * T(kLog2e);
+      c.alpha = pairs_.guarded ? g.dlse[i] : g.dlse[i] * std::exp(-g.lse[i]);
+    }
+    if (g.weight_sum[i] > T(0)) {
+      if (!pairs_.inside) {
+        c.beta = g.dpositive[i] / g.weight_sum[i];
+      } else if (g.positive[i] > T(-INFINITY)) {
+        c.positive2 = g.positive[i] * T(kLog2e);
+        c.beta = pairs_.guarded ? g.dpositive[i] : g.dpositive[i] * std::exp(-g.positive[i]);
+      }
+    }
+    return c;
+  }
+
+  void begin_gradients(const Gradients<T>& g) {
+    if (g.dquery || g.dtemperature) std::memset(scratch_.dquery, 0, sizeof(T) * kRows * padded(pairs_.dim));
+  }
+  void add_gradients(const KeyRun& run, const Keys& keys, const Gradients<T>& g) {
+    const int64_t ld = padded(pairs_.dim);
+    if (g.dquery || g.dtemperature)
+      gemm<T>(kRows, ld, run.count, scratch_.products, 1, kRows, keys.rows, keys.ld, scratch_.dquery, ld, true);
+    if (g.dkey)
+      gemm<T>(run.count, ld, kRows, scratch_.products, kRows, 1, scratch_.query_rows, ld, g.dkey + run.begin * ld, ld, true);
+  }
+  void end_gradients(const Gradients<T>& g) {
+    const int64_t ld = padded(pairs_.dim);
+    for (int64_t i = 0; i < task_.rows; ++i) {
+      const T *dq = scratch_.dquery + i * ld, *q = scratch_.query_rows + i * ld;
+      if (g.dtemperature) {
+        double dot = 0;
+        for (int64_t d = 0; d < pairs_.dim; ++d) dot += double(q[d]) * double(dq[d]);
+        *g.dtemperature += dot;
+      }
+      if (g.dquery)
+        for (int64_t d = 0; d < pairs_.dim; ++d) g.dquery[(task_.row + i) * pairs_.dim + d] = dq[d] * pairs_.inv_temperature;
+    }
+  }
+
+  const Pairs<T>& pairs_;
+  const BlockTask<T>& task_;
+  Scratch<T> scratch_;
+  RowBlock<T> rows_;
+};
+
+// Runtime options to compile-time forms.
+template <class T, class Run>
+auto with_form(const Pairs<T>& pairs, const Run& run) {
+  const auto by_negatives = [&](auto kernel, auto inside) {
+    constexpr FlowKernel k = decltype(kernel)::value;
+    constexpr bool in = decltype(inside)::value;
+    return pairs.dissimilar ? run(PairForm<k, in, true, true>{}) : run(PairForm<k, in, false, true>{});
+  };
+  const auto by_positives = [&](auto kernel) {
+    return pairs.inside ? by_negatives(kernel, std::true_type{}) : by_negatives(kernel, std::false_type{});
+  };
+  switch (pairs.flow_kernel) {
+    case FlowKernel::kLaplace:
+      return by_positives(std::integral_constant<FlowKernel, FlowKernel::kLaplace>{});
+    case FlowKernel::kCauchy:
+      return by_positives(std::integral_constant<FlowKernel, FlowKernel::kCauchy>{});
+    case FlowKernel::kTophat:
+      return by_positives(std::integral_constant<FlowKernel, FlowKernel::kTophat>{});
+    default:
+      return by_positives(std::integral_constant<FlowKernel, FlowKernel::kGaussian>{});
+  }
+}
+
+template <class T>
+Engine<T> make_engine() {
+  Engine<T> e;
+  e.scratch_size = [](int64_t dim, int64_t keys, bool stored) { return Scratch<T>::size(dim, keys, stored); };
+  e.maxima = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, T* row_max, T* row_max_positive, T* column_max,
+                T* column_max_positive) {
+    with_form(pairs, [&](auto form) {
+      Block<T>(pairs, task, scratch)
+          .template maxima<decltype(form)>(row_max, row_max_positive, column_max, column_max_positive);
+    });
+  };
+  e.statistics = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const T* row_max, const T* row_max_positive,
+                    const T* column_max, const T* column_max_positive, const Stats<T>& stats, const ColumnSums* columns) {
+    return with_form(pairs, [&](auto form) {
+      return Block<T>(pairs, task, scratch)
+          .template statistics<decltype(form)>(row_max, row_max_positive, column_max, column_max_positive, stats, columns);
+    });
+  };
+  e.fused = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const Stats<T>& stats,
+               const Gradients<T>& gradients) {
+    return with_form(pairs, [&](auto form) {
+      return Block<T>(pairs, task, scratch).template fused<decltype(form)>(stats, gradients);
+    });
+  };
+  e.gradient = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const StatsGrad<T>& rows,
+                  const StatsGrad<T>* columns, const Gradients<T>& gradients) {
+    with_form(pairs, [&](auto form) {
+      Block<T>(pairs, task, scratch).template gradient<decltype(form)>(rows, columns, gradients);
+    });
+  };
+  e.weighted_sum = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, T* sums, T* weight_sum) {
+    with_form(pairs, [&](auto form) {
+      Block<T>(pairs, task, scratch).template weighted_sum<decltype(form)::KERNEL>(sums, weight_sum);
+    });
+  };
+  return e;
+}
+
+}  // namespace

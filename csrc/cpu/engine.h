@@ -1,0 +1,97 @@
+// What the host code asks of an instruction set: one block of query rows at a time, all keys resident in the cache.
+//
+// Plain data and function pointers only, so that code compiled for a newer instruction set stays in its own unit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace laparoflow::cpu {
+
+constexpr int kRows = 64;             // query rows of a block, along the vector lanes
+constexpr int kChunk = 48;            // keys of a chunk: its products stay in the first-level cache
+constexpr int kMaxFlowChannels = 8;
+constexpr int kPad = 16;              // row lengths of scratch matrices are multiples of this
+
+enum class FlowKernel : int { kGaussian, kLaplace, kCauchy, kTophat };
+enum class Element : int { kFloat, kDouble, kBFloat16, kHalf };
+
+inline int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+
+// The packed problem; masked pixels have been removed. T: accumulator type (float or double).
+template <class T>
+struct Pairs {
+  const void* query;  // [Tq, dim] of `element`, row-major
+  const void* key;    // [Tk, dim]
+  Element element;
+  int64_t dim;
+  const T* query_flow;  // [Tq, channels]
+  const T* key_flow;    // [Tk, channels]
+  int channels;
+  T inv_temperature;
+  FlowKernel flow_kernel;
+  bool inside, dissimilar;
+  bool guarded;  // logits may be large: subtract maxima
+};
+
+// Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end).
+template <class T>
+struct BlockTask {
+  int64_t row, rows, key_begin, key_end, positive_begin, positive_end;
+  T inv_bandwidth2;
+};
+
+// Per-pixel results of one direction, each [T]: log-sum-exp, weight sum, positive, sum of w ln w.
+template <class T>
+struct Stats {
+  T *lse, *weight_sum, *positive, *weight_log_sum;
+};
+
+// Per-thread sums over the queries, [Tk] each; the host adds them up.
+struct ColumnSums {
+  double *a, *weight_sum, *positive, *weight_log_sum;
+};
+
+// Gradient of given statistics of one direction: dL/dlse and dL/dpositive, per pixel.
+template <class T>
+struct StatsGrad {
+  const T *lse, *weight_sum, *positive;  // the statistics
+  const T *dlse, *dpositive;
+};
+
+template <class T>
+struct Gradients {
+  T* dquery;             // [Tq, dim], written; null when not needed
+  T* dkey;               // [Tk, padded(dim)], this thread's share, added to; null when not needed
+  double* dtemperature;  // this thread's share of sum_i q_i . dq_i; null when not needed
+};
+
+template <class T>
+struct Engine {
+  // scratch of one thread, in T: `stored` for the fused form, which keeps both pair terms of a block
+  int64_t (*scratch_size)(int64_t dim, int64_t keys, bool stored);
+  // guarded form, first pass: row maxima, and this thread's column maxima where not null (base-2 logits)
+  void (*maxima)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* row_max, T* row_max_positive, T* column_max,
+                 T* column_max_positive);
+  // statistics of the rows, and this thread's share of the column sums where not null.
+  // Returns false when the inside form needs the guarded path (its positive sums underflow).
+  bool (*statistics)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const T* row_max, const T* row_max_positive,
+                     const T* column_max, const T* column_max_positive, const Stats<T>&, const ColumnSums*);
+  // statistics and the gradient of the summed loss, in one sweep. False as above.
+  bool (*fused)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const Stats<T>&, const Gradients<T>&);
+  // gradient of given statistics; columns null for one direction
+  void (*gradient)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const StatsGrad<T>& rows, const StatsGrad<T>* columns,
+                   const Gradients<T>&);
+  // sums[row, :] = sum_j w_ij v_j for values [Tk, dim] in `key`, and the weight sums
+  void (*weighted_sum)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* sums, T* weight_sum);
+};
+
+// Defined by the unit of each instruction set; null where it was not compiled.
+template <class T>
+const Engine<T>* avx512_engine();
+template <class T>
+const Engine<T>* avx2_engine();
+template <class T>
+const Engine<T>* portable_engine();
+
+}  // namespace laparoflow::cpu

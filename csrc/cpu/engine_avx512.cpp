@@ -1,0 +1,36 @@
+// The row-block engine compiled for AVX-512.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "engine.h"
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#define LF_VECTOR_BYTES 64
+#define LF_TILE_ROWS 6
+#define LF_TILE_VECTORS 4
+#include "block.h"
+
+namespace laparoflow::cpu {
+template <class T>
+const Engine<T>* avx512_engine() {
+  static const Engine<T> engine = make_engine<T>();
+  return &engine;
+}
+}  // namespace laparoflow::cpu
+#pragma GCC pop_options
+#else
+namespace laparoflow::cpu {
+template <class T>
+const Engine<T>* avx512_engine() {
+  return nullptr;
+}
+}  // namespace laparoflow::cpu
+#endif
+
+template const laparoflow::cpu::Engine<float>* laparoflow::cpu::avx512_engine<float>();
+template const laparoflow::cpu::Engine<double>* laparoflow::cpu::avx512_engine<double>();

@@ -1,0 +1,53 @@
+// Small products on tiles that live in the cache: C[i, :] (+)= sum_p A(i, p) B[p, :].
+//
+// A is addressed by two strides (one serves q.k^T, dS k and dS^T q alike) and broadcast; B and C rows are vectors.
+// LF_TILE_ROWS x LF_TILE_VECTORS accumulators stay in registers.
+#pragma once
+
+#include "vec.h"
+
+namespace {
+
+template <class T, int ROWS, int VECTORS>
+LF_INLINE void gemm_tile(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
+                         int64_t ldc, bool accumulate) {
+  Vec<T> acc[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) acc[i][v] = Vec<T>{};
+  for (int64_t p = 0; p < depth; ++p) {
+    Vec<T> row[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) row[v] = load<T>(b + p * ldb + v * kLanes<T>);
+    for (int i = 0; i < ROWS; ++i) {
+      Vec<T> x = splat<T>(a[i * a_row + p * a_depth]);
+      for (int v = 0; v < VECTORS; ++v) acc[i][v] += x * row[v];
+    }
+  }
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) {
+      T* out = c + i * ldc + v * kLanes<T>;
+      store<T>(out, accumulate ? load<T>(out) + acc[i][v] : acc[i][v]);
+    }
+}
+
+template <class T, int VECTORS>
+void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
+                int64_t ldc, bool accumulate) {
+  int64_t i = 0;
+  for (; i + LF_TILE_ROWS <= rows; i += LF_TILE_ROWS)
+    gemm_tile<T, LF_TILE_ROWS, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i + 2 <= rows; i += 2)
+    gemm_tile<T, 2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
+  if (i < rows) gemm_tile<T, 1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
+}
+
+// columns: a multiple of the vector length
+template <class T>
+void gemm(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b,
+          int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+  int64_t j = 0;
+  for (; j + LF_TILE_VECTORS * kLanes<T> <= columns; j += LF_TILE_VECTORS * kLanes<T>)
+    gemm_panel<T, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, accumulate);
+  for (; j < columns; j += kLanes<T>) gemm_panel<T, 1>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, accumulate);
+}
+
+}  // namespace

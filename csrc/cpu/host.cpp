@@ -1,0 +1,114 @@
+#include "host.h"
+
+#include <cstdlib>
+
+namespace laparoflow::cpu {
+
+Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets,
+               const std::optional<Tensor>& mask, at::ScalarType accumulator) {
+  TORCH_CHECK_VALUE(data.dim() == 2, name, ": expected a packed [T, D] tensor, got ", data.sizes());
+  TORCH_CHECK_VALUE(flow.dim() == 2 && flow.size(0) == data.size(0) && flow.size(1) >= 1 && flow.size(1) <= kMaxFlowChannels,
+                    name, "_flow: expected [", data.size(0), ", F] with F in 1..", kMaxFlowChannels, ", got ", flow.sizes());
+  TORCH_CHECK_TYPE(flow.scalar_type() == accumulator, name, "_flow: expected dtype ", accumulator, ", got ", flow.scalar_type());
+  Side side;
+  side.total = data.size(0);
+  const Tensor edges = offsets.contiguous();
+  const int64_t* edge = edges.data_ptr<int64_t>();
+  side.offsets.assign(edge, edge + edges.numel());
+  TORCH_CHECK_VALUE(!side.offsets.empty() && side.offsets.front() == 0 && side.offsets.back() == side.total, name,
+                    "_offsets: expected to run from 0 to ", side.total);
+  if (mask && !mask->all().item<bool>()) {
+    const Tensor keep = mask->contiguous();
+    side.kept = keep.nonzero().view(-1);
+    side.data = data.index_select(0, *side.kept);
+    side.flow = flow.index_select(0, *side.kept);
+    const bool* kept = keep.data_ptr<bool>();
+    int64_t count = 0, at = 0;
+    for (auto& offset : side.offsets) {
+      for (; at < offset; ++at) count += kept[at];
+      offset = count;
+    }
+  } else {
+    side.data = data.contiguous();
+    side.flow = flow.contiguous();
+  }
+  TORCH_CHECK_VALUE(side.flow.isfinite().all().item<bool>(), name, "_flow: expected finite values wherever the mask is True");
+  return side;
+}
+
+FlowKernel parse_flow_kernel(const std::string& name) {
+  if (name == "gaussian") return FlowKernel::kGaussian;
+  if (name == "laplace") return FlowKernel::kLaplace;
+  if (name == "cauchy") return FlowKernel::kCauchy;
+  TORCH_CHECK_VALUE(name == "tophat", "flow_kernel: expected gaussian, laplace, cauchy or tophat, got ", name);
+  return FlowKernel::kTophat;
+}
+
+Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return Element::kFloat;
+    case at::kDouble:
+      return Element::kDouble;
+    case at::kBFloat16:
+      return Element::kBFloat16;
+    default:
+      TORCH_CHECK_TYPE(type == at::kHalf, "expected dtype float32, float64, bfloat16 or float16, got ", type);
+      return Element::kHalf;
+  }
+}
+
+namespace {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+// LAPAROFLOW_CPU_ISA=portable|avx2|avx512 forces a lower level than the processor offers
+Isa chosen_isa() {
+  static const Isa isa = [] {
+    Isa best = Isa::kPortable;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::kAvx2;
+    if (best == Isa::kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+      best = Isa::kAvx512;
+#endif
+    if (const char* wanted = std::getenv("LAPAROFLOW_CPU_ISA")) {
+      const std::string name = wanted;
+      TORCH_CHECK_VALUE(name == "portable" || name == "avx2" || name == "avx512",
+                        "LAPAROFLOW_CPU_ISA: expected portable, avx2 or avx512, got ", name);
+      best = std::min(best, name == "portable" ? Isa::kPortable : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512);
+    }
+    return best;
+  }();
+  return isa;
+}
+
+}  // namespace
+
+template <class T>
+const Engine<T>& engine() {
+  switch (chosen_isa()) {
+    case Isa::kAvx512:
+      return *avx512_engine<T>();
+    case Isa::kAvx2:
+      return *avx2_engine<T>();
+    default:
+      return *portable_engine<T>();
+  }
+}
+template const Engine<float>& engine<float>();
+template const Engine<double>& engine<double>();
+
+const char* engine_name() {
+  switch (chosen_isa()) {
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    default:
+      return "portable";
+  }
+}
+
+}  // namespace laparoflow::cpu

@@ -1,0 +1,307 @@
+// Sweeps over a chunk of pairs (keys x kRows queries): products in, pair terms, statistics or gradients out.
+//
+// With s2 = log2(e) q.k / t (logits in base 2), w = phi(|f - g| / bandwidth) and n = 1 or 1 - w, a pair has two terms
+//     a = n 2^(s2 - m_i)        the softmax term; m_i = 0 where every |s| is small, else the maximum of the row
+//     b = w (outside)   or   w 2^(s2 - mp_i) (inside)
+// whose row sums give every statistic, and whose combination gives the gradient: dS = alpha_i a + beta_i b.
+#pragma once
+
+#include "engine.h"
+#include "vec.h"
+
+namespace {
+
+using laparoflow::cpu::FlowKernel;
+using laparoflow::cpu::kRows;
+
+constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kLn2 = 0.69314718055994530942;
+
+enum Sum { kSumA, kSumW, kSumPositive, kSumWLogW, kSums };
+
+// One block of query rows as the sweeps see it: [.., kRows] arrays, rows along the lanes.
+template <class T>
+struct RowBlock {
+  T flow[laparoflow::cpu::kMaxFlowChannels][kRows];
+  T live[kRows];              // 1 for a row of the block, 0 for padding
+  T max_logit[kRows];         // m_i, base 2
+  T max_positive[kRows];      // mp_i, base 2
+  T sums[kSums][kRows];       // row sums, Kahan-compensated over chunks
+  T lost[kSums][kRows];
+  T alpha[kRows], beta[kRows];
+  // gradient of given statistics, base 2: a = n 2^(s2 - lse2), b = w or w 2^(s2 - positive2)
+  T lse2[kRows], positive2[kRows];
+};
+
+// Per-key arrays of one chunk; column statistics and coefficients are null when one direction is asked for.
+template <class T>
+struct KeyChunk {
+  int64_t keys;
+  const T* flow;  // [keys, F]
+  int channels;
+  T inv_bandwidth2;
+  double* column_sums[kSums];                        // [keys] each, + this block's share
+  T *column_max, *column_max_positive;               // [keys]: running maxima of the guarded form, base 2
+  const T *alpha, *beta, *lse2, *positive2;          // [keys] gradient coefficients of the columns
+};
+
+template <class T, FlowKernel KERNEL>
+struct PairWeight {
+  // weight and its natural logarithm (ln w is meaningless, and unused, where w is 0)
+  Vec<T> w, log2w;
+  LF_INLINE explicit PairWeight(Vec<T> r2) {
+    const Vec<T> zero = splat<T>(T(0));
+    if constexpr (KERNEL == FlowKernel::kGaussian || KERNEL == FlowKernel::kLaplace) {
+      log2w = KERNEL == FlowKernel::kGaussian ? r2 * T(-0.5 * kLog2e) : vsqrt<T>(r2) * T(-kLog2e);
+      w = exp2_vec(log2w);
+      if (sizeof(T) == 8) w = log2w < T(-126) ? zero : w;  // the rule of every dtype: below 2^-126 is 0
+    } else if constexpr (KERNEL == FlowKernel::kCauchy) {
+      w = T(1) / (r2 + T(1));
+      log2w = log_vec<T>(r2 + T(1)) * T(-kLog2e);
+      w = log2w < T(-126) ? zero : w;
+    } else {
+      w = r2 <= T(1) ? splat<T>(T(1)) : zero;
+      log2w = zero;
+    }
+  }
+};
+
+template <class T>
+LF_INLINE Vec<T> flow_distance2(const RowBlock<T>& block, int lane, const T* key_flow, int channels, T inv_bandwidth2) {
+  Vec<T> d = load<T>(block.flow[0] + lane) - key_flow[0];
+  Vec<T> r2 = d * d;
+  for (int c = 1; c < channels; ++c) {
+    d = load<T>(block.flow[c] + lane) - key_flow[c];
+    r2 += d * d;
+  }
+  return r2 * inv_bandwidth2;
+}
+
+template <class T>
+LF_INLINE void kahan_add(T* sum, T* lost, Vec<T> x) {
+  // volatile-free compensation: kept from being simplified because the build never uses -ffast-math
+  Vec<T> s = load<T>(sum), y = x - load<T>(lost), t = s + y;
+  store<T>(lost, (t - s) - y);
+  store<T>(sum, t);
+}
+
+template <class T>
+LF_INLINE T column_sum(const Vec<T>* v, int count) {
+  Vec<T> total = v[0];
+  for (int i = 1; i < count; ++i) total += v[i];
+  return horizontal_sum<T>(total);
+}
+
+// Options known at compile time. WEIGHTED: the chunk may hold positives (keys of the queries' own frame).
+template <FlowKernel KERNEL_, bool INSIDE_, bool DISSIMILAR_, bool WEIGHTED_>
+struct PairForm {
+  static constexpr FlowKernel KERNEL = KERNEL_;
+  static constexpr bool INSIDE = INSIDE_, DISSIMILAR = DISSIMILAR_, WEIGHTED = WEIGHTED_;
+};
+
+// Guarded form, first pass: scale the products in place and find the row (and column) maxima.
+template <class T, class FORM>
+void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T scale2) {
+  for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+    Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
+    const Vec<T> lowest = splat<T>(T(-INFINITY)), live = load<T>(block.live + lane);
+    for (int64_t j = 0; j < chunk.keys; ++j) {
+      T* at = s + j * kRows + lane;
+      Vec<T> s2 = load<T>(at) * scale2, counted = s2, positive = lowest;
+      store<T>(at, s2);
+      if constexpr (FORM::WEIGHTED) {
+        if (FORM::INSIDE || FORM::DISSIMILAR) {
+          PairWeight<T, FORM::KERNEL> pair(
+              flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+          if (FORM::DISSIMILAR) counted = pair.w < T(1) ? s2 : lowest;
+          if (FORM::INSIDE) positive = pair.w > T(0) ? s2 + pair.log2w : lowest;
+        }
+      }
+      m = vmax(m, counted);
+      mp = vmax(mp, positive);
+      if (chunk.column_max) {
+        Vec<T> c = live > T(0) ? counted : lowest, p = live > T(0) ? positive : lowest;
+        for (int l = 0; l < kLanes<T>; ++l) {
+          chunk.column_max[j] = c[l] > chunk.column_max[j] ? c[l] : chunk.column_max[j];
+          chunk.column_max_positive[j] = p[l] > chunk.column_max_positive[j] ? p[l] : chunk.column_max_positive[j];
+        }
+      }
+    }
+    store<T>(block.max_logit + lane, m);
+    store<T>(block.max_positive + lane, mp);
+  }
+}
+
+// Row sums of the pair terms; STORE keeps a and b for the gradient. GUARDED subtracts the maxima.
+template <class T, class FORM, bool STORE, bool GUARDED>
+void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2, T* a_out, T* b_out) {
+  for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+    const Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
+    Vec<T> sum_a{}, sum_w{}, sum_p{}, sum_wlog{};
+    for (int64_t j = 0; j < chunk.keys; ++j) {
+      const int64_t at = j * kRows + lane;
+      Vec<T> s2 = load<T>(s + at) * scale2;
+      Vec<T> e = exp2_vec(GUARDED ? vmin(s2 - m, splat<T>(T(0))) : s2);
+      if constexpr (FORM::WEIGHTED) {
+        PairWeight<T, FORM::KERNEL> pair(
+            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        Vec<T> b = pair.w;
+        if (FORM::INSIDE) {
+          b = GUARDED ? exp2_vec(pair.w > T(0) ? s2 + pair.log2w - mp : splat<T>(T(-1000000))) : pair.w * e;
+          sum_p += b;
+        } else {
+          sum_p += pair.w * s2;
+        }
+        sum_w += pair.w;
+        if (FORM::KERNEL != FlowKernel::kTophat)
+          sum_wlog += pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
+        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+        if (STORE) store<T>(b_out + at, b);
+      }
+      sum_a += e;
+      if (STORE) store<T>(a_out + at, e);
+    }
+    kahan_add<T>(block.sums[kSumA] + lane, block.lost[kSumA] + lane, sum_a);
+    if constexpr (FORM::WEIGHTED) {
+      kahan_add<T>(block.sums[kSumW] + lane, block.lost[kSumW] + lane, sum_w);
+      kahan_add<T>(block.sums[kSumPositive] + lane, block.lost[kSumPositive] + lane, sum_p);
+      kahan_add<T>(block.sums[kSumWLogW] + lane, block.lost[kSumWLogW] + lane, sum_wlog);
+    }
+  }
+}
+
+// Row and column sums of the pair terms, one exp for both (only where no maximum is needed).
+template <class T, class FORM>
+void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2) {
+  constexpr int groups = kRows / kLanes<T>;
+  Vec<T> rows[kSums][groups] = {};
+  for (int64_t j = 0; j < chunk.keys; ++j) {
+    Vec<T> columns[kSums][groups];
+    for (int g = 0; g < groups; ++g) {
+      const int lane = g * kLanes<T>;
+      const Vec<T> live = load<T>(block.live + lane);
+      Vec<T> s2 = load<T>(s + j * kRows + lane) * scale2;
+      Vec<T> terms[kSums];
+      Vec<T> e = exp2_vec(s2);
+      if constexpr (FORM::WEIGHTED) {
+        PairWeight<T, FORM::KERNEL> pair(
+            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        terms[kSumW] = pair.w;
+        terms[kSumPositive] = pair.w * (FORM::INSIDE ? e : s2);
+        terms[kSumWLogW] = pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
+        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+      }
+      terms[kSumA] = e;
+      for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) {
+        rows[k][g] += terms[k];
+        columns[k][g] = terms[k] * live;
+      }
+    }
+    for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += column_sum<T>(columns[k], groups);
+  }
+  for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k)
+    for (int g = 0; g < groups; ++g)
+      kahan_add<T>(block.sums[k] + g * kLanes<T>, block.lost[k] + g * kLanes<T>, rows[k][g]);
+}
+
+// Column sums against known column maxima: the second pass of the guarded form.
+template <class T, class FORM>
+void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2) {
+  for (int64_t j = 0; j < chunk.keys; ++j) {
+    Vec<T> total[kSums] = {};
+    for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+      const Vec<T> live = load<T>(block.live + lane);
+      Vec<T> s2 = load<T>(s + j * kRows + lane) * scale2;
+      Vec<T> e = exp2_vec(vmin(s2 - chunk.column_max[j], splat<T>(T(0))));
+      if constexpr (FORM::WEIGHTED) {
+        PairWeight<T, FORM::KERNEL> pair(
+            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.w > T(0) ? s2 + pair.log2w - chunk.column_max_positive[j] : splat<T>(T(-1000000)))
+                                : pair.w * s2;
+        total[kSumW] += pair.w * live;
+        total[kSumPositive] += b * live;
+        total[kSumWLogW] += pair.w > T(0) ? pair.w * pair.log2w * live : splat<T>(T(0));
+        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+      }
+      total[kSumA] += e * live;
+    }
+    for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += horizontal_sum<T>(total[k]);
+  }
+}
+
+// dS = alpha_i a + beta_i b from the stored terms; a is overwritten where dS == a.
+template <class T, class FORM>
+void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* b, T* ds) {
+  for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+    const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
+    for (int64_t at = lane; at < keys * kRows; at += kRows) {
+      Vec<T> d = load<T>(a + at) * alpha;
+      if (FORM::WEIGHTED) d += load<T>(b + at) * beta;
+      store<T>(ds + at, d);
+    }
+  }
+}
+
+// dS of given statistics: rows, and columns where the chunk carries coefficients. s holds products, then dS.
+//   small logits: (alpha_i + alpha_j) n e + (beta_i + beta_j) (w | w e), e = 2^s2, alpha and beta holding 2^-lse2 etc.
+//   guarded:      alpha_i n 2^(s2 - lse2_i) + beta_i (w | w 2^(s2 - positive2_i)) + the same of the column
+template <class T, class FORM, bool GUARDED>
+void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T scale2) {
+  for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+    const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
+    const Vec<T> lse2 = load<T>(block.lse2 + lane), positive2 = load<T>(block.positive2 + lane);
+    const Vec<T> live = load<T>(block.live + lane), cap = splat<T>(T(120));
+    for (int64_t j = 0; j < chunk.keys; ++j) {
+      T* at = s + j * kRows + lane;
+      Vec<T> s2 = load<T>(at) * scale2, d;
+      Vec<T> w{}, log2w{};
+      if constexpr (FORM::WEIGHTED) {
+        PairWeight<T, FORM::KERNEL> pair(
+            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        w = pair.w;
+        log2w = pair.log2w;
+      }
+      if (!GUARDED) {
+        Vec<T> e = exp2_vec(s2);
+        Vec<T> row_a = alpha, row_b = beta;
+        if (chunk.alpha) {
+          row_a += live * chunk.alpha[j];
+          row_b += live * chunk.beta[j];
+        }
+        d = FORM::DISSIMILAR && FORM::WEIGHTED ? e * (T(1) - w) * row_a : e * row_a;
+        if (FORM::WEIGHTED) d += (FORM::INSIDE ? w * e : w) * row_b;
+      } else {
+        Vec<T> a = exp2_vec(vmin(s2 - lse2, cap)) * alpha;
+        if (chunk.alpha) a += exp2_vec(vmin(s2 - chunk.lse2[j], cap)) * live * chunk.alpha[j];
+        d = FORM::DISSIMILAR && FORM::WEIGHTED ? a * (T(1) - w) : a;
+        if constexpr (FORM::WEIGHTED) {
+          const Vec<T> none = splat<T>(T(-1000000));
+          Vec<T> b = FORM::INSIDE ? exp2_vec(vmin(w > T(0) ? s2 + log2w - positive2 : none, cap)) : w;
+          d += b * beta;
+          if (chunk.alpha) {
+            if (FORM::INSIDE) b = exp2_vec(vmin(w > T(0) ? s2 + log2w - chunk.positive2[j] : none, cap));
+            d += b * live * chunk.beta[j];
+          }
+        }
+      }
+      store<T>(at, d);
+    }
+  }
+}
+
+// Pair weights alone, with their row sums: for sum_j w_ij v_j.
+template <class T, FlowKernel KERNEL>
+void weight_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* w) {
+  for (int lane = 0; lane < kRows; lane += kLanes<T>) {
+    Vec<T> total{};
+    for (int64_t j = 0; j < chunk.keys; ++j) {
+      PairWeight<T, KERNEL> pair(
+          flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+      total += pair.w;
+      store<T>(w + j * kRows + lane, pair.w);
+    }
+    kahan_add<T>(block.sums[kSumW] + lane, block.lost[kSumW] + lane, total);
+  }
+}
+
+}  // namespace

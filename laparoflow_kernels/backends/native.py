@@ -1,0 +1,77 @@
+"""The compiled backend: C++ on CPU tensors, CUDA C++ on CUDA tensors, one torch.library operator dispatched by device."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laparoflow_kernels.ops import define_ops
+from laparoflow_kernels.problem import PackedFrames, PairProblem
+
+MAX_CUDA_DIM = 256
+
+
+@cache
+def extension() -> tuple[Any, str | None]:
+    """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels."""
+    define_ops("laparoflow")
+    try:
+        from laparoflow_kernels import _C
+    except ImportError as error:
+        return None, (
+            f"the compiled extension laparoflow_kernels._C could not be loaded ({error}); it is built by "
+            "`pip install --no-build-isolation .` where a C++ compiler and torch are present, against the torch of that moment"
+        )
+    return _C, None
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """Why the compiled backend cannot run there, or None."""
+    module, reason = extension()
+    if module is None:
+        return reason
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"it has kernels for cpu and cuda, not for {device.type}"
+    facts = module.build_facts()
+    if not facts["cuda"]:
+        return f"it was built without CUDA ({facts['no_cuda_reason']})"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if dtype == torch.float64:
+        return "the CUDA kernels have no float64 form; use backend='reference'"
+    if dim > MAX_CUDA_DIM:
+        return f"the CUDA kernels take D up to {MAX_CUDA_DIM}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "the CUDA kernels need compute capability 8.0 or newer"
+    return None
+
+
+def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Row [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
+    return torch.ops.laparoflow.flow_infonce_forward(*problem.contiguous().op_args())
+
+
+def fused_loss(problem: PairProblem, reduction: str) -> tuple[Tensor, Tensor] | None:
+    """(reduced loss, row statistics) with the gradients made in the same sweep, or None where that form does not apply."""
+    if problem.symmetric or problem.query.device.type != "cpu" or not torch.is_grad_enabled():
+        return None
+    needs = [t.requires_grad for t in (problem.query, problem.key, problem.temperature)]
+    if not any(needs):
+        return None
+    loss, row_stats, *_ = torch.ops.laparoflow.flow_infonce_fused(*problem.contiguous().op_args(), reduction, *needs)
+    return loss, row_stats
+
+
+def weighted_sum(
+    query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
+) -> tuple[Tensor, Tensor]:
+    """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
+    return torch.ops.laparoflow.flow_weighted_sum(
+        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
+        query.max_size, key.max_size, flow_kernel,
+    )  # fmt: skip

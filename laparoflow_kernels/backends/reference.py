@@ -1,0 +1,169 @@
+"""The definition of truth: plain PyTorch that materialises every pair. Any device, any float dtype, autograd by PyTorch.
+
+    s_ij = q_i . k_j / temperature         the product in the dtype of the inputs, all else in the accumulator dtype
+    w_ij = phi(|f_i - g_j| / bandwidth)    0 across frames and for masked pixels
+    n_ij = 1 or 1 - w_ij
+
+Memory: several N x M matrices per frame (scope "batch": B N x B M).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
+
+TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """Always available."""
+    return None
+
+
+def flow_weights(query_flow: Tensor, key_flow: Tensor, inv_bandwidth: Tensor, flow_kernel: str) -> Tensor:
+    """w [B, N, M] from flows [B, N, F] and [B, M, F] and 1 / bandwidth [B]."""
+    # one channel at a time: the sum of squares needs no [B, N, M, F] tensor, and the difference comes before the square
+    r2 = torch.zeros((), dtype=query_flow.dtype, device=query_flow.device)
+    for q, k in zip(query_flow.unbind(-1), key_flow.unbind(-1), strict=True):
+        r2 = r2 + (q[:, :, None] - k[:, None, :]).square()
+    r2 = r2 * inv_bandwidth.square()[:, None, None]
+    if flow_kernel == "gaussian":
+        w = torch.exp(-0.5 * r2)
+    elif flow_kernel == "laplace":
+        w = torch.exp(-r2.sqrt())
+    elif flow_kernel == "cauchy":
+        w = 1 / (1 + r2)
+    else:
+        w = (r2 <= 1).to(r2.dtype)
+    return torch.where(w < TINY_WEIGHT, torch.zeros_like(w), w)
+
+
+def _keep(mask: Tensor | None, like: Tensor) -> Tensor:
+    return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if mask is None else mask
+
+
+def _log_sum(s: Tensor, log_factor: Tensor, keep: Tensor) -> Tensor:
+    """log sum_j factor_j exp(s_j) over the last dimension; -inf, with zero gradient, for a row where nothing is summed."""
+    counted = keep & (log_factor > -torch.inf)
+    some = counted.any(-1, keepdim=True)
+    terms = torch.where(counted, s + torch.where(counted, log_factor, torch.zeros_like(log_factor)), -torch.inf)
+    return torch.where(some[..., 0], torch.where(some, terms, torch.zeros_like(terms)).logsumexp(-1), -torch.inf)
+
+
+def _stats(s: Tensor, w: Tensor, n: Tensor, keep: Tensor, positives: str) -> Tensor:
+    """Statistics [4, B, N] over the last dimension of s, w, n [B, N, M]; rows that ``keep`` [B, N] drops are empty."""
+    keep = keep[..., None]
+    lse = _log_sum(s, n.log(), keep)
+    w = torch.where(keep, w, torch.zeros_like(w))
+    weight_sum = w.sum(-1)
+    if positives == "inside":
+        positive = _log_sum(s, w.log(), keep)
+    else:
+        positive = (w * s).sum(-1) / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))
+    return torch.stack([lse, weight_sum, positive, torch.special.xlogy(w, w).sum(-1)])
+
+
+def _batch_stats(problem: PairProblem, q: Tensor, k: Tensor, f: Tensor, g: Tensor, inv_bandwidth: Tensor,
+                 q_mask: Tensor | None, k_mask: Tensor | None, same_frame: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Row and column statistics [4, B, N], [4, B, M] of a batch of equal frames."""
+    q_keep, k_keep = _keep(q_mask, q), _keep(k_mask, k)
+    q, k = (x.masked_fill(~keep[..., None], 0) for x, keep in ((q, q_keep), (k, k_keep)))
+    f, g = (x.masked_fill(~keep[..., None], 0) for x, keep in ((f, q_keep), (g, k_keep)))
+    s = torch.matmul(q, k.transpose(1, 2)).to(accumulator_dtype(q.dtype)) / problem.temperature
+    w = flow_weights(f, g, inv_bandwidth, problem.flow_kernel)
+    if same_frame is not None:
+        w = w * same_frame
+    keep_pair = q_keep[:, :, None] & k_keep[:, None, :]
+    w = w * keep_pair
+    n = (1 - w if problem.negatives == "dissimilar" else torch.ones_like(w)) * keep_pair
+    rows = _stats(s, w, n, q_keep, problem.positives)
+    if not problem.symmetric:
+        return rows, rows.new_empty((4, 0))
+    columns = _stats(s.transpose(1, 2), w.transpose(1, 2), n.transpose(1, 2), k_keep, problem.positives)
+    return rows, columns
+
+
+def _frame_ids(frames: PackedFrames) -> Tensor:
+    return torch.repeat_interleave(
+        torch.arange(len(frames.sizes), device=frames.flow.device),
+        torch.tensor(frames.sizes, device=frames.flow.device),
+        output_size=frames.flow.shape[0],
+    )
+
+
+def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Row statistics [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
+    with torch.autocast(problem.query.device.type, enabled=False):
+        if problem.scope == "batch":
+            return _batch_scope(problem)
+        return _frame_scope(problem)
+
+
+def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    q, k = problem.query_frames, problem.key_frames
+    q_ids, k_ids = _frame_ids(q), _frame_ids(k)
+    # each frame's bandwidth: scale the flows here, so that one [1, Tq, Tk] problem serves all frames
+    f, g = (x.flow * problem.inv_bandwidth[ids][:, None] for x, ids in ((q, q_ids), (k, k_ids)))
+    rows, columns = _batch_stats(
+        problem, problem.query[None], problem.key[None], f[None], g[None], torch.ones_like(problem.inv_bandwidth[:1]),
+        None if q.mask is None else q.mask[None], None if k.mask is None else k.mask[None],
+        (q_ids[:, None] == k_ids[None, :])[None],
+    )  # fmt: skip
+    return rows.flatten(1), columns.flatten(1)
+
+
+def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    q, k = problem.query_frames, problem.key_frames
+    if len(set(q.sizes)) <= 1 and len(set(k.sizes)) <= 1 and q.sizes:
+        groups = [slice(0, len(q.sizes))]
+    else:
+        groups = [slice(b, b + 1) for b in range(len(q.sizes))]
+    rows, columns = [], []
+    q_start = k_start = 0
+    for group in groups:
+        frames = group.stop - group.start
+        n, m = q.sizes[group.start], k.sizes[group.start]
+        q_rows, k_rows = slice(q_start, q_start + frames * n), slice(k_start, k_start + frames * m)
+        q_start, k_start = q_rows.stop, k_rows.stop
+
+        def cut(x: Tensor | None, part: slice, size: int, frames: int = frames) -> Tensor | None:
+            return None if x is None else x[part].reshape(frames, size, *x.shape[1:])
+
+        r, c = _batch_stats(
+            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n),
+            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], cut(q.mask, q_rows, n), cut(k.mask, k_rows, m), None,
+        )  # type: ignore[arg-type]  # fmt: skip
+        rows.append(r.flatten(1))
+        columns.append(c.flatten(1))
+    if not rows:
+        empty = problem.inv_bandwidth.new_empty((4, 0))
+        return empty, empty
+    return torch.cat(rows, 1), torch.cat(columns, 1)
+
+
+def weighted_sum(query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
+                 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame; values [Tk, C]."""
+    dtype = accumulator_dtype(values.dtype)
+    if key.mask is not None:
+        values = values.masked_fill(~key.mask[:, None], 0)
+    sums, totals = [], []
+    q_start = k_start = 0
+    for b, (n, m) in enumerate(zip(query.sizes, key.sizes, strict=True)):
+        q_rows, k_rows = slice(q_start, q_start + n), slice(k_start, k_start + m)
+        q_start, k_start = q_rows.stop, k_rows.stop
+        f, g = query.flow[q_rows], key.flow[k_rows]
+        if key.mask is not None:
+            g = g.masked_fill(~key.mask[k_rows, None], 0)
+        w = flow_weights(f[None], g[None], inv_bandwidth[b : b + 1], flow_kernel)[0]
+        if key.mask is not None:
+            w = w * key.mask[None, k_rows]
+        if query.mask is not None:
+            w = torch.where(query.mask[q_rows, None], w, torch.zeros_like(w))
+        sums.append(w @ values[k_rows].to(dtype))
+        totals.append(w.sum(-1))
+    if not sums:
+        return values.new_empty((0, values.shape[1]), dtype=dtype), values.new_empty((0,), dtype=dtype)
+    return torch.cat(sums), torch.cat(totals)

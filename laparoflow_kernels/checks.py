@@ -1,0 +1,99 @@
+"""Argument checks: every message names the argument, what was expected and what came.
+
+Checks of values (temperature, bandwidth, NaN flow) read the data only where that costs no synchronisation: on CPU tensors
+outside torch.compile. Elsewhere a NaN flow under a valid mask shows as a NaN loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from laparoflow_kernels.problem import MAX_FLOW_CHANNELS
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_option(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def check_float(name: str, value: Tensor) -> None:
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: expected dtype float32, float64, bfloat16 or float16, got {value.dtype}")
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
+    """Match ``value.shape`` with e.g. ("B", "N", "D"); letters met before must agree, new ones are entered into ``sizes``."""
+    wrong = value.ndim != len(expected)
+    if not wrong:
+        for size, want in zip(value.shape, expected, strict=True):
+            wrong = wrong or size != (sizes.setdefault(want, size) if isinstance(want, str) else want)
+    if wrong:
+        known = ", ".join(f"{k}={v}" for k, v in sizes.items() if k in expected)
+        raise ValueError(
+            f"{name}: expected shape [{', '.join(map(str, expected))}]"
+            + (f" with {known}" if known else "")
+            + f", got {list(value.shape)}"
+        )
+
+
+def check_same_device(**tensors: Tensor | None) -> None:
+    present = {name: t for name, t in tensors.items() if t is not None}
+    first_name, first = next(iter(present.items()))
+    for name, tensor in present.items():
+        if tensor.device != first.device:
+            raise ValueError(f"{name}: expected device {first.device} like {first_name}, got {tensor.device}")
+
+
+def check_mask(name: str, mask: Tensor | None, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
+    if mask is None:
+        return
+    check_tensor(name, mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name}: expected dtype torch.bool (True = keep), got {mask.dtype}")
+    check_shape(name, mask, expected, sizes)
+
+
+def check_flow_channels(name: str, flow: Tensor) -> None:
+    if not 1 <= flow.shape[-1] <= MAX_FLOW_CHANNELS:
+        raise ValueError(f"{name}: expected 1 to {MAX_FLOW_CHANNELS} channels in the last dimension, got {flow.shape[-1]}")
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """True where reading values needs no device synchronisation and no graph break."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_positive(name: str, value: float | Tensor) -> None:
+    """A number, or a tensor whose every entry, is finite and > 0 (tensors: only where ``values_readable``)."""
+    if isinstance(value, Tensor):
+        if values_readable(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
+            raise ValueError(f"{name}: expected finite values > 0, got {value.detach().flatten()[:8].tolist()}")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
+    elif not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+
+
+def check_flow_values(name: str, flow: Tensor, mask: Tensor | None) -> None:
+    """Flow [..., F] finite wherever the mask [...] keeps it."""
+    if not values_readable(flow):
+        return
+    bad = ~torch.isfinite(flow).all(-1)
+    if mask is not None:
+        bad = bad & mask
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}: expected finite flow in source-frame pixels wherever the mask is True, got {flow[tuple(where)].tolist()}"
+            f" at {where} ({int(bad.sum())} such pixels); mask out pixels whose flow is unknown"
+        )

@@ -1,0 +1,68 @@
+"""The packed form in which every backend receives its work.
+
+The frames of a batch are concatenated: ``query`` is [Tq, D] with Tq the number of query pixels of all frames, and frame b
+owns rows ``query_offsets[b]:query_offsets[b + 1]``. A [B, N, D] batch is the case of equal sizes (a view, no copy); a list
+of maps of different sizes packs without padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")
+POSITIVES = ("outside", "inside")
+NEGATIVES = ("all", "dissimilar")
+SCOPES = ("frame", "batch")
+REDUCTIONS = ("mean", "sum", "none")
+
+MAX_FLOW_CHANNELS = 8
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 inputs, float32 for every other dtype: the dtype of sums, flows and statistics."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class PackedFrames(NamedTuple):
+    """One side (query or key) of a problem: T pixels of B frames."""
+
+    flow: Tensor  # [T, F], accumulator dtype
+    mask: Tensor | None  # [T] bool, True = keep
+    offsets: Tensor  # [B + 1] int64, on the device of the flow
+    sizes: tuple[int, ...]  # pixels of each frame; (N,) * B when all are equal
+    max_size: int
+
+
+@dataclass(frozen=True)
+class PairProblem:
+    """All that a backend needs: packed tensors and options, in the order of the operators' arguments."""
+
+    query: Tensor  # [Tq, D]
+    key: Tensor  # [Tk, D]
+    query_frames: PackedFrames
+    key_frames: PackedFrames
+    temperature: Tensor  # [], accumulator dtype
+    inv_bandwidth: Tensor  # [B], accumulator dtype
+    flow_kernel: str
+    positives: str
+    negatives: str
+    scope: str
+    symmetric: bool
+    bounded: bool
+
+    def op_args(self) -> tuple[Any, ...]:
+        """The 18 arguments of ``flow_infonce_forward``, in its order."""
+        q, k = self.query_frames, self.key_frames
+        return (
+            self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
+            q.mask, k.mask, q.max_size, k.max_size, self.flow_kernel, self.positives, self.negatives,
+            self.scope, self.symmetric, self.bounded,
+        )  # fmt: skip
+
+    def contiguous(self) -> PairProblem:
+        """The same problem with row-major query and key (kernels address rows; flows are packed already)."""
+        return replace(self, query=self.query.contiguous(), key=self.key.contiguous())

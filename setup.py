@@ -1,0 +1,128 @@
+"""Builds laparoflow_kernels._C from csrc/: the CPU part always, the CUDA part where nvcc and a CUDA build of torch are.
+
+Environment variables (docs/BUILD.md):
+    LAPAROFLOW_NATIVE=0       no extension at all (pure Python: reference and triton backends)
+    LAPAROFLOW_CUDA=0|1       leave the CUDA part out | insist on it
+    TORCH_CUDA_ARCH_LIST      architectures, as torch's own; default: the visible GPU's, else 8.0 and 9.0a with PTX
+    CUDA_HOME                 root of the CUDA toolkit; default: what `nvcc --dryrun` says
+    MAX_JOBS                  parallel compilations
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+# commands that compile nothing must work where torch is not: packaging metadata, source distributions
+COMPILES_NOTHING = {"sdist", "egg_info", "dist_info", "clean", "--version", "--name", "--help"}
+
+
+def warn(message: str) -> None:
+    print(f"laparoflow: {message}", file=sys.stderr)
+
+
+def wants_extension() -> bool:
+    return os.environ.get("LAPAROFLOW_NATIVE", "1") != "0" and not COMPILES_NOTHING.intersection(sys.argv[1:])
+
+
+def toolkit_root() -> Path | None:
+    """The CUDA toolkit's root. `nvcc` on PATH may be a wrapper script, so ask it instead of guessing from its place."""
+    if os.environ.get("CUDA_HOME"):
+        return Path(os.environ["CUDA_HOME"])
+    if shutil.which("nvcc") is None:
+        return None
+    dryrun = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
+    top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
+    return Path(top.group(1).strip()).resolve() if top else None
+
+
+def no_cuda_reason(cuda_build: str | None, root: Path | None) -> str | None:
+    """Why the CUDA part is left out, or None. A visible GPU plays no part in this."""
+    wish = os.environ.get("LAPAROFLOW_CUDA", "")
+    reason = None
+    if wish == "0":
+        return "LAPAROFLOW_CUDA=0 at build time"
+    if not any((ROOT / "csrc" / "cuda").glob("*.cu")):
+        reason = "this source tree has no CUDA kernels"
+    elif cuda_build is None:
+        reason = "torch was a CPU build at build time"
+    elif root is None:
+        reason = "no nvcc at build time"
+    if reason is not None and wish == "1":
+        raise SystemExit(f"laparoflow: LAPAROFLOW_CUDA=1, but the CUDA part cannot be built: {reason}")
+    return reason
+
+
+def architectures() -> str:
+    """TORCH_CUDA_ARCH_LIST, else the visible GPU's, else 8.0 and 9.0a plus PTX."""
+    import torch
+
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return os.environ["TORCH_CUDA_ARCH_LIST"]
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        return "9.0a" if (major, minor) == (9, 0) else f"{major}.{minor}"
+    return "8.0;9.0a;9.0+PTX"
+
+
+def extension_arguments() -> dict:
+    if not wants_extension():
+        return {}
+    try:
+        import torch
+    except ImportError:
+        raise SystemExit(
+            "laparoflow: the build cannot see torch (pip builds in an isolated environment). Type:\n"
+            "    pip install torch setuptools wheel ninja pybind11 numpy && pip install --no-build-isolation .\n"
+            "or, for the pure Python backends only:\n"
+            "    LAPAROFLOW_NATIVE=0 pip install ."
+        ) from None
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        warn(f"no C++ compiler ({compiler}): installing without the native backend")
+        return {}
+    root = toolkit_root()
+    reason = no_cuda_reason(torch.version.cuda, root)
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
+    sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    # no -ffast-math: compensated sums and infinities must stay
+    cxx = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+    macros: list[tuple[str, str | None]] = [("LF_TORCH_VERSION", f'"{torch.__version__}"')]
+    if reason is None:
+        os.environ["CUDA_HOME"] = str(root)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
+        sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.c*") if p.suffix in (".cu", ".cpp"))
+        macros += [
+            ("LF_WITH_CUDA", None),
+            ("LF_CUDA_VERSION", f'"{torch.version.cuda}"'),
+            ("LF_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
+        ]
+    else:
+        macros += [("LF_NO_CUDA_REASON", f'"{reason}"')]
+    os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+
+    from torch.utils import cpp_extension  # reads CUDA_HOME when imported
+
+    kind = cpp_extension.CUDAExtension if reason is None else cpp_extension.CppExtension
+    flags: dict[str, list[str]] = {"cxx": cxx}
+    if reason is None:
+        # denormal weights are 0 by definition; --use_fast_math would also change divisions
+        flags["nvcc"] = ["-O3", "--ftz=true", "--expt-relaxed-constexpr"]
+    module = kind(
+        "laparoflow_kernels._C",
+        sources,
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=macros,
+        extra_compile_args=flags,
+    )
+    return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)}}
+
+
+setup(**extension_arguments())

@@ -1,0 +1,111 @@
+"""The error rule of every backend, held once.
+
+Truth is the reference backend in float64. A fused result is right when its largest and its mean error against that truth are
+at most twice those of the reference run in the same dtype, plus a few roundings of the quantity's own size:
+
+    error(fused) <= 2 error(reference, same dtype) + ROUNDINGS * eps(dtype of the result) * size
+
+Embeddings given to the truth are the rounded ones, so that every backend answers the same question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laparoflow_kernels import flow_infonce
+
+ROUNDINGS = 4
+
+
+@dataclass
+class Case:
+    """Inputs and options of one comparison; ``name`` goes into test ids."""
+
+    name: str
+    query: Tensor
+    key: Tensor
+    query_flow: Tensor
+    key_flow: Tensor
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def with_options(self, **options: Any) -> Case:
+        return replace(self, options={**self.options, **options})
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, dtype=torch.float64, generator=generator), dim=-1)
+
+
+def make_case(
+    n: int, m: int, d: int, *, frames: int = 2, channels: int = 2, motion: float = 1.0, masks: bool = False, seed: int = 0, **options: Any
+) -> Case:
+    """Random unit embeddings and flows; ``masks`` drops a fifth of the pixels and puts NaN there."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    query, key = unit(frames, n, d, seed=seed), unit(frames, m, d, seed=seed + 7)
+    flows = [motion * torch.randn(frames, size, channels, dtype=torch.float64, generator=generator) for size in (n, m)]
+    if masks:
+        for side, x, flow in (("query_mask", query, flows[0]), ("key_mask", key, flows[1])):
+            keep = torch.rand(x.shape[:2], generator=generator) > 0.2
+            x[~keep] = torch.nan
+            flow[~keep] = torch.nan
+            options[side] = keep
+    return Case(f"n{n}-m{m}-d{d}", query, key, flows[0], flows[1], options)
+
+
+def evaluate(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", rounded_from: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Loss, dquery, dkey and dtemperature in float64, computed in ``dtype`` by ``backend``.
+
+    ``rounded_from``: round the embeddings to that dtype first (the truth of a half-precision case).
+    """
+    accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+    flow_dtype = torch.float32 if rounded_from not in (None, torch.float64) else accumulator
+    options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in case.options.items()}
+
+    def embedding(x: Tensor) -> Tensor:
+        return x.to(rounded_from or dtype).to(dtype).to(device).requires_grad_()
+
+    query, key = embedding(case.query), embedding(case.key)
+    query_flow, key_flow = (f.to(flow_dtype).to(accumulator).to(device) for f in (case.query_flow, case.key_flow))
+    temperature = torch.tensor(options.pop("temperature", 0.1), dtype=torch.float64).to(flow_dtype).to(accumulator).to(device).requires_grad_()
+    loss = flow_infonce(query, key, query_flow, key_flow, temperature=temperature, backend=backend, **options)
+    total = loss
+    if options.get("reduction") == "none":
+        parts = loss if options.get("symmetric") else (loss,)
+        total = sum((p * torch.linspace(0.5, 1.5, p.numel(), device=device, dtype=p.dtype).view_as(p)).sum() for p in parts)
+    dquery, dkey, dtemperature = torch.autograd.grad(total, (query, key, temperature))
+    return {
+        name: x.detach().double().cpu()
+        for name, x in (("loss", total), ("dquery", dquery), ("dkey", dkey), ("dtemperature", dtemperature))
+    }
+
+
+def result_eps(name: str, dtype: torch.dtype) -> float:
+    half = dtype in (torch.bfloat16, torch.float16)
+    if half and name in ("loss", "dtemperature"):
+        return torch.finfo(torch.float32).eps
+    return torch.finfo(dtype).eps
+
+
+def assert_within_rule(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu") -> None:
+    """Apply the rule to loss, dquery, dkey and dtemperature."""
+    truth = evaluate(case, torch.float64, "reference", rounded_from=dtype)
+    same_dtype = evaluate(case, dtype, "reference", device)
+    fused = evaluate(case, dtype, backend, device)
+    problems = []
+    for name, right in truth.items():
+        assert torch.isfinite(right).all(), f"the truth of {name} is not finite"
+        allowed, got = ((r[name] - right).abs() for r in (same_dtype, fused))
+        if right.numel() == 0:
+            continue
+        floor = ROUNDINGS * result_eps(name, dtype)
+        for measure, of in (("max", torch.amax), ("mean", torch.mean)):
+            size = of(right.abs(), tuple(range(right.ndim))) if right.ndim else right.abs()
+            error, bound = (of(e, tuple(range(e.ndim))) if e.ndim else e for e in (got, allowed))
+            if not error <= 2 * bound + floor * size:
+                problems.append(f"{name} {measure}: error {error:.3e}, reference {bound:.3e}, size {size:.3e}")
+    assert not problems, f"{case.name} {case.options} {dtype} {backend}: " + "; ".join(problems)
