@@ -25,6 +25,8 @@ using Status = cudaError_t;
 constexpr Status kSuccess = cudaSuccess;
 constexpr Status kDoesNotFit = cudaErrorInvalidConfiguration;  // too little shared memory in a block
 
+#if defined(__CUDACC__)  // host files include this for the types alone
+
 LAPAROFLOW_DEVICE int thread_index() { return threadIdx.x; }
 LAPAROFLOW_DEVICE int thread_count() { return blockDim.x; }
 LAPAROFLOW_DEVICE std::int64_t block_index() { return blockIdx.x; }
@@ -52,6 +54,8 @@ Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int b
                                          dim3(threads), pointers, bytes, stream);
   return status != cudaSuccess ? status : cudaGetLastError();
 }
+
+#endif
 
 }  // namespace laparoflow::cuda
 
