@@ -95,7 +95,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
-        return max(0, self.stop - self.start)
+        """Batches of the whole run: the trainer counts those before ``start`` as done."""
+        return self.stop
 
     def _frame(self, position: int) -> int:
         epoch, place = divmod(position, self.frames)

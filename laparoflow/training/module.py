@@ -53,11 +53,10 @@ class PretrainModule(pl.LightningModule):
         first, second = two_views(batch, self.views, stride, seed, self.method.shuffle_flow)
         output = self.method(first, second)
         if not torch.isfinite(output.loss):
-            raise NonFiniteLossError(self._save_bad_batch(batch, output.loss, seed))
+            raise NonFiniteLossError(self._save_bad_batch(batch, output.loss.detach(), seed))
         self.log("loss", output.loss.detach(), prog_bar=True)
-        self.log_dict(output.logs, prog_bar=False)
-        if "excess" in output.logs:
-            self.log("excess", output.logs["excess"], prog_bar=True, logger=False)
+        for name, value in output.logs.items():
+            self.log(name, value, prog_bar=name == "excess")
         return output.loss
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import time
@@ -58,6 +59,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     stopper = SaveOnSignal(out / "checkpoints")
     trainer = build_trainer(settings, launch, start, [stopper])
     begun = time.perf_counter()

@@ -1,0 +1,48 @@
+import torch
+
+from laparoflow.training.frames import FrameBatch
+from laparoflow.training.pairs import cell_inside, two_views
+from laparoflow.views import GeometrySettings, TwoViews, ViewSettings
+
+
+def batch(size=48):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 255, (3, 3, size, size), generator=generator, dtype=torch.uint8)
+    y, x = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    flow = torch.stack([x, y]).expand(3, 2, size, size).clone()  # the flow of a pixel is its own place
+    flow[1] += 100
+    valid = torch.ones(3, size, size, dtype=torch.bool)
+    return FrameBatch(image, flow, valid, torch.arange(3), torch.zeros(3, dtype=torch.long))
+
+
+def test_flow_stays_in_source_axes_under_any_transform():
+    views = TwoViews(ViewSettings((32, 32), GeometrySettings(rotation=90, flip=0.5)))
+    for view in two_views(batch(), views, 4, (1, 2)):
+        place = view.grid.movedim(-1, 1)
+        slack = 2e-3 * 150  # sampling may leave out neighbours of weight 1e-3 per axis; the flow is up to 150
+        assert ((view.flow[0] - place[0]).abs() * view.valid[0]).max() < slack
+        assert ((view.flow[1] - place[1] - 100).abs() * view.valid[1]).max() < slack
+
+
+def test_views_come_from_the_seed():
+    views = TwoViews(ViewSettings((16, 16)))
+    one, two, other = (two_views(batch(), views, 4, seed)[0] for seed in ((1, 2), (1, 2), (1, 3)))
+    assert torch.equal(one.image, two.image)
+    assert not torch.equal(one.grid, other.grid)
+
+
+def test_shuffled_flow_is_another_frames():
+    views = TwoViews(ViewSettings((16, 16)))
+    own, other = (two_views(batch(), views, 4, (0,), shuffle)[0] for shuffle in (False, True))
+    assert torch.equal(own.grid, other.grid)
+    difference = other.flow - own.flow
+    assert torch.allclose(difference[2], torch.full_like(difference[2], 100.0), atol=0.3)
+    assert torch.allclose(difference[1], torch.full_like(difference[1], -100.0), atol=0.3)
+
+
+def test_cells_need_three_quarters():
+    inside = torch.ones(1, 4, 8, dtype=torch.bool)
+    inside[0, 0, :4] = False  # a quarter of the first cell is out
+    assert cell_inside(inside, 4).tolist() == [[[True, True]]]
+    inside[0, 1, 0] = False
+    assert cell_inside(inside, 4).tolist() == [[[False, True]]]

@@ -1,0 +1,110 @@
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+from laparoflow.models import load_encoder
+from laparoflow.training import module as module_file
+from laparoflow.training.module import NonFiniteLossError
+from laparoflow.training.run import pretrain
+
+
+def logged(out, name="loss"):
+    """Values of a column of the CSV logs by step, over all parts of the run."""
+    values = {}
+    for path in sorted((out / "logs" / "csv").glob("from_step_*/metrics.csv")):
+        for row in csv.DictReader(path.open()):
+            if row.get(name):
+                values[int(row["step"])] = row[name]
+    return values
+
+
+def test_a_run_leaves_what_it_promises(make_settings):
+    settings = make_settings(trainer={"checkpoint_every": 1, "keep": 2, "tensorboard": True})
+    summary = pretrain(settings)
+    out = settings.out
+    assert summary["steps"] == 4
+    assert json.loads((out / "run.json").read_text()) == summary
+    assert summary["data_hash"]
+    assert yaml.safe_load((out / "config.yaml").read_text())["views"]["size"] == [16, 16]
+    kept = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert kept == ["last.ckpt", "step_0000003.ckpt", "step_0000004.ckpt"]
+    assert list((out / "logs" / "tensorboard").glob("events*"))
+    for name in ("loss", "excess", "weight_entropy", "valid", "motion", "frames_per_second", "data_wait_share"):
+        assert logged(out, name), name
+    assert load_encoder(out).features(torch.rand(1, 3, 32, 32)).shape == (1, 96, 8, 8)
+
+
+def test_weights_move_and_the_run_repeats(make_settings):
+    first, second = (make_settings(out) for out in ("a", "b"))
+    pretrain(first)
+    pretrain(second)
+    assert logged(first.out) == logged(second.out)
+    assert len(set(logged(first.out).values())) == 4
+
+
+def test_an_existing_folder_is_kept(make_settings):
+    settings = make_settings()
+    settings.out.mkdir()
+    (settings.out / "precious.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="resume"):
+        pretrain(settings)
+    assert [path.name for path in settings.out.iterdir()] == ["precious.txt"]
+
+
+def test_nothing_to_resume_and_no_cache_are_named(make_settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt"):
+        pretrain(make_settings(resume=True))
+    settings = make_settings()
+    settings.data = tmp_path / "nowhere"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        pretrain(settings)
+    assert not settings.out.exists()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resumed_run_equals_the_uninterrupted_one(make_settings, accumulate):
+    trainer = {"checkpoint_every": 3, "keep": 9, "accumulate": accumulate}
+    whole = make_settings("whole", trainer, max_steps=8)
+    pretrain(whole)
+    cut = make_settings("cut", trainer, max_steps=8)
+    pretrain(cut)
+    folder = cut.out / "checkpoints"
+    folder.joinpath("last.ckpt").unlink()
+    folder.joinpath("step_0000006.ckpt").unlink()
+    for path in (cut.out / "logs" / "csv").rglob("metrics.csv"):
+        path.unlink()
+    pretrain(make_settings("cut", trainer, max_steps=8, resume=True))
+    after = logged(cut.out)
+    expected = logged(whole.out)
+    assert len(after) >= 5
+    assert after == {step: expected[step] for step in after}
+    one, two = (load_encoder(s.out).state_dict() for s in (whole, cut))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(make_settings, monkeypatch):
+    plain = module_file.two_views
+
+    def poisoned(batch, *rest):
+        first, second = plain(batch, *rest)
+        if int(batch.number[0]) == 2:
+            first = first._replace(image=first.image * torch.nan)
+        return first, second
+
+    monkeypatch.setattr(module_file, "two_views", poisoned)
+    settings = make_settings(trainer={"checkpoint_every": 1})
+    with pytest.raises(NonFiniteLossError, match="bad_batch_0000002"):
+        pretrain(settings)
+    saved = torch.load(next(settings.out.glob("bad_batch_*.pt")), weights_only=True)
+    assert saved["image"].shape == (2, 3, 64, 64)
+    assert saved["seed"][:3] == [0, 1, 2]
+    assert (settings.out / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("change", [{"max_steps": 0}, {"batch_size": 0}, {"trainer": {"average": 1.0}}])
+def test_settings_out_of_range_are_named(make_settings, change):
+    with pytest.raises(ValueError, match="max_steps|batch_size|average"):
+        make_settings(**change)
