@@ -91,6 +91,14 @@ struct CoefficientArguments {
   float* coefficients = nullptr;  // [kCoefficients, total]
 };
 
+/// x * log2(e), and in `residual` what rounding took from it, so that a factor 2^residual can make it good.
+LAPAROFLOW_DEVICE float to_base_2(float x, float& residual) {
+  constexpr float kLog2eLow = 1.925963033500966e-8f;  // log2(e) - kLog2e
+  const float y = x * kLog2e;
+  residual = DeviceMath::fma(x, kLog2eLow, DeviceMath::fma(x, kLog2e, -y));
+  return y;
+}
+
 /// Coefficients of dS from the statistics and upstream gradients of one side; one thread per row.
 LAPAROFLOW_KERNEL(256, 1)
 coefficient_kernel(CoefficientArguments a) {
@@ -103,11 +111,15 @@ coefficient_kernel(CoefficientArguments a) {
   const bool has_positive = valid && weight_sum > 0.0f && positive > -infinity;
   const float denominator = has_denominator ? a.grad[i] * a.loss_scale[0] : 0.0f;
   const float b = has_positive ? a.grad[a.total + i] * a.loss_scale[0] : 0.0f;
+  float lse_rest, positive_rest;
+  const float lse2 = to_base_2(has_denominator ? lse : 0.0f, lse_rest);
+  const float positive2 = to_base_2(a.inside && has_positive ? positive : 0.0f, positive_rest);
   a.coefficients[kDenominator * a.total + i] =
-      a.bounded && has_denominator ? denominator * accurate_exp2(-lse * kLog2e) : denominator;
-  a.coefficients[kLogSum * a.total + i] = has_denominator ? lse * kLog2e : 0.0f;
-  a.coefficients[kPositive * a.total + i] = a.inside || !has_positive ? b : b / weight_sum;
-  a.coefficients[kPositiveLog * a.total + i] = a.inside && has_positive ? positive * kLog2e : 0.0f;
+      (a.bounded ? denominator * accurate_exp2(-lse2) : denominator) * (1.0f - kLn2 * lse_rest);
+  a.coefficients[kLogSum * a.total + i] = lse2;
+  a.coefficients[kPositive * a.total + i] =
+      a.inside ? b * (1.0f - kLn2 * positive_rest) : has_positive ? b / weight_sum : 0.0f;
+  a.coefficients[kPositiveLog * a.total + i] = positive2;
 }
 
 struct TemperatureArguments {

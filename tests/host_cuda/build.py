@@ -24,7 +24,13 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def build(out: Path, csrc: Path = SOURCES, sanitizer: str | None = None) -> Path:
+def build(
+    out: Path,
+    csrc: Path = SOURCES,
+    sanitizer: str | None = None,
+    only: tuple[str, ...] = KERNELS,
+    rest: Path | None = None,
+) -> Path:
     """Compiles the kernels under ``csrc`` and the simulator into ``out``.
 
     Args:
@@ -32,6 +38,9 @@ def build(out: Path, csrc: Path = SOURCES, sanitizer: str | None = None) -> Path
         csrc: A tree like the repository's ``csrc`` (a changed copy, for planted mistakes).
         sanitizer: None for a shared library that ctypes loads; ``"address"`` (with undefined behaviour) or
             ``"thread"`` for a program that runs its own cases.
+        only: The kernel files to compile.
+        rest: The folder of an earlier build whose objects serve for everything else. The new objects are linked
+            first, so that inline functions common to both are the new ones.
 
     Returns:
         The path of the library or program.
@@ -53,8 +62,11 @@ def build(out: Path, csrc: Path = SOURCES, sanitizer: str | None = None) -> Path
         _run(command)
         return target
 
+    sources = [csrc / "cuda" / name for name in KERNELS if name in only] + (own if rest is None else [])
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        objects = list(pool.map(compile_one, [csrc / "cuda" / name for name in KERNELS] + own))
+        objects = list(pool.map(compile_one, sources))
+    if rest is not None:
+        objects += [rest / f"{name}.o" for name in (*KERNELS, *(source.name for source in own)) if name not in only]
     result = out / (f"host_{sanitizer}" if sanitizer else "libhost.so")
     link = [flag for flag in extra if flag.startswith("-f")]
     _run([cxx, *link, *([] if sanitizer else ["-shared"]), "-o", str(result), *map(str, objects)])

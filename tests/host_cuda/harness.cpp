@@ -46,6 +46,7 @@ DeviceLimits limits_of(const HostProblem& h) { return {h.multiprocessors, h.shar
 extern "C" {
 
 const char* laparoflow_host_message() { return simulator::message(); }
+void laparoflow_host_set_order(int order) { simulator::set_order(order); }
 
 int laparoflow_host_forward(const HostProblem* h, float* row_stats, float* column_stats) {
   const Problem p = problem_of(*h);

@@ -25,6 +25,9 @@ extern char* shared;
 void barrier();
 const char* message();
 
+/// The order in which runnable threads take turns: 0 ascending, 1 descending, 2 scattered.
+void set_order(int order);
+
 /// Runs `body(argument)` on every thread of every block. `bytes` of poisoned shared memory each.
 bool run(void (*body)(const void*), const void* argument, std::int64_t blocks, int threads, int bytes);
 

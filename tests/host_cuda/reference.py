@@ -101,6 +101,16 @@ def forward(case: Case, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarra
     return _side(case, s, w, log_w, counted), _side(case, s.T, w.T, log_w.T, counted.T)
 
 
+def positive_sizes(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """sum_j w |s| / W of rows and columns: the size of the terms of the "outside" positive."""
+    q, k = _embeddings(case, np.float64)
+    s = np.abs(q @ k.T / np.float32(case.temperature))
+    w, _, _ = flow_weights(case, np.float64)
+    return tuple(
+        (a * b).sum(1) / np.where(a.sum(1) > 0, a.sum(1), 1) for a, b in ((w, s), (w.T, s.T))
+    )  # type: ignore[return-value]
+
+
 def backward(case, row_stats, column_stats, row_grad, column_grad, dtype: type = np.float64):
     """dq [Tq, D], dk [Tk, D], dtemperature from statistics and upstream gradients; columns when symmetric."""
     q, k = _embeddings(case, dtype)

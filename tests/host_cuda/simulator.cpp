@@ -102,13 +102,14 @@ Fiber fibers[kMaxThreads];
 Warp warps[kMaxThreads / 32];
 int order_of_thread[kMaxThreads], thread_of_order[kMaxThreads];
 void* main_stack_pointer = nullptr;
-void* main_tsan = nullptr;
-void* main_fake_stack = nullptr;
-const void* main_bottom = nullptr;
-std::size_t main_size = 0;
+[[maybe_unused]] void* main_tsan = nullptr;
+[[maybe_unused]] void* main_fake_stack = nullptr;
+[[maybe_unused]] const void* main_bottom = nullptr;
+[[maybe_unused]] std::size_t main_size = 0;
 int live = 0, barrier_arrived = 0, idle = 0;
 unsigned barrier_generation = 0;
 int shared_bytes = 0;
+int order = 0;
 std::string failure;
 void (*body)(const void*) = nullptr;
 const void* body_argument = nullptr;
@@ -335,6 +336,8 @@ void run_shuffle(const void* const* in, void* const* out) {
 
 }  // namespace
 
+void set_order(int order_) { order = order_; }
+
 const char* message() { return failure.c_str(); }
 
 void barrier() {
@@ -420,7 +423,6 @@ std::uint16_t to_half(float x) {
 }
 
 bool run(void (*kernel)(const void*), const void* argument, std::int64_t blocks, int count, int bytes) {
-  static const int order = std::getenv("LAPAROFLOW_HOST_ORDER") ? std::atoi(std::getenv("LAPAROFLOW_HOST_ORDER")) : 0;
   constexpr int kFence = 64;
   failure.clear();
   if (count < 1 || count > kMaxThreads || count % 32 != 0) {

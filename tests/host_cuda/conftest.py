@@ -1,0 +1,28 @@
+"""Builds the host execution once per test session."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import build as host_build
+from host import Host
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the plain build: libhost.so and its objects."""
+    if host_build.compiler() is None:
+        pytest.skip("no C++ compiler to build the host execution with")
+    folder = tmp_path_factory.mktemp("host_cuda")
+    host_build.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def host(built: Path) -> Host:
+    return Host(built / "libhost.so")

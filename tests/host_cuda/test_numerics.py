@@ -1,0 +1,241 @@
+"""The CUDA kernel sources, executed on the CPU, against dense float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reference
+from cases import assert_right, check, make_case
+from host import FLOW_KERNELS, Host
+
+ELEMENTS = ("bfloat16", "float16", "float32")
+OPTIONS = list(
+    itertools.product(
+        FLOW_KERNELS, ("outside", "inside"), ("all", "dissimilar"), ("frame", "batch"), (False, True), (False, True)
+    )
+)
+
+
+@pytest.mark.parametrize("flow_kernel, positives, negatives, scope, symmetric, bounded", OPTIONS)
+def test_every_option(host: Host, flow_kernel, positives, negatives, scope, symmetric, bounded) -> None:
+    """All options on ragged, masked frames; element, depth and flow width vary with the case."""
+    options = (flow_kernel, positives, negatives, scope, symmetric, bounded)
+    index = OPTIONS.index(options)
+    case = make_case(
+        [70, 0, 33], [40, 12, 65], depth=(3, 16, 40, 64, 72, 130)[index % 6], width=1 + index % 8, seed=index,
+        masked=0.2 if index % 3 else 0.0, element=ELEMENTS[index % 3 if index % 2 else (index // 6) % 3],
+        flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
+        bounded=bounded,
+    )  # fmt: skip
+    check(host, case)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("symmetric", (False, True))
+@pytest.mark.parametrize("queries, keys", [(1, 63), (63, 1), (64, 64), (65, 129), (127, 65), (129, 127), (1, 1)])
+def test_tile_edges_of_rows(host: Host, queries: int, keys: int, symmetric: bool, element: str) -> None:
+    check(host, make_case([queries], [keys], 64, seed=queries, element=element, symmetric=symmetric, bounded=True))
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("depth", (1, 3, 8, 31, 64, 65, 96, 128, 200, 256))
+def test_depths(host: Host, depth: int, element: str) -> None:
+    check(host, make_case([66], [70], depth, seed=depth, element=element, bounded=True))
+
+
+def test_thousand(built: Path) -> None:
+    """Several row tiles, keys split over blocks, rectangles when symmetric."""
+    host = Host(built / "libhost.so", multiprocessors=20)
+    check(host, make_case([1000], [1000], 16, bounded=True, symmetric=True))
+    check(host, make_case([127], [1000], 16, positives="inside"))
+
+
+@pytest.mark.parametrize("temperature", (0.01, 0.03, 1.0))
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+def test_temperatures(host: Host, temperature: float, positives: str) -> None:
+    for element in ("bfloat16", "float32"):
+        check(host, make_case([65], [70], 32, temperature=temperature, positives=positives, symmetric=True,
+                              bounded=temperature > 0.025, element=element))  # fmt: skip
+
+
+def test_all_negative_logits(host: Host) -> None:
+    """A padded column must not win the maximum or add to the sums."""
+    for bounded in (False, True):
+        case = make_case([65], [67], 24, temperature=0.05, symmetric=True, bounded=bounded)
+        direction = np.zeros(24)
+        direction[0] = 1.0
+        case.query = np.tile(direction, (65, 1))
+        case.key = -np.tile(direction, (67, 1))
+        check(host, case)
+
+
+def test_flows_equal_and_flows_far(host: Host) -> None:
+    for flow_kernel in FLOW_KERNELS:
+        equal = make_case([65], [66], 16, flow_kernel=flow_kernel)
+        equal.query_flow[:] = 3.5
+        equal.key_flow[:] = 3.5
+        check(host, equal)
+        far = make_case([65], [66], 16, flow_kernel=flow_kernel, flow_scale=1e4, bandwidth=2e3, symmetric=True)
+        check(host, far)
+        shifted = make_case([65], [66], 16, flow_kernel=flow_kernel, bounded=True)
+        shifted.query_flow += np.float32(1e4)  # differences of order 1 on flows of 1e4
+        shifted.key_flow += np.float32(1e4)
+        check(host, shifted)
+
+
+def test_no_weights_anywhere(host: Host) -> None:
+    """Flows so far apart that every weight is below 2^-126."""
+    for positives in ("outside", "inside"):
+        case = make_case([10], [70], 16, flow_scale=1e-3, positives=positives, symmetric=True)
+        case.key_flow += np.float32(1e4)
+        rows, columns = host.forward(case)
+        assert (rows[1] == 0).all() and (rows[3] == 0).all() and (columns[1] == 0).all()
+        assert (rows[2] == (0 if positives == "outside" else -np.inf)).all()
+        check(host, case)
+
+
+def test_tiny_weights_keep_inside_finite(host: Host) -> None:
+    """w near 2^-120 with s from -30 to 30: the positive term is found in log space."""
+    case = make_case([20], [70], 16, temperature=0.033, positives="inside", bounded=True, flow_scale=0.01)
+    case.key_flow[:, 0] += np.float32(12.8)
+    check(host, case)
+
+
+@pytest.mark.parametrize("queries, keys", [([0], [5]), ([5], [0]), ([0, 7], [9, 0]), ([0], [0])])
+@pytest.mark.parametrize("scope", ("frame", "batch"))
+def test_empty_sides(host: Host, queries: list[int], keys: list[int], scope: str) -> None:
+    check(host, make_case(queries, keys, 8, symmetric=True, scope=scope))
+
+
+def test_everything_masked(host: Host) -> None:
+    for scope in ("frame", "batch"):
+        case = make_case([30, 65], [70, 20], 16, masked=0.5, symmetric=True, scope=scope, bounded=True)
+        case.query_mask[:30] = False
+        case.key_mask[:70] = False
+        case.query[:30], case.key[:70] = np.nan, np.nan
+        check(host, case)
+
+
+def test_tf32_is_tf32_and_full_float_is_not(host: Host) -> None:
+    case = make_case([65], [66], 64, element="float32", full_float=False)
+    check(host, case)
+    truth = reference.forward(case)[0][0]
+    coarse = np.abs(host.forward(case)[0][0] - truth).max()
+    fine = np.abs(host.forward(dataclasses.replace(case, full_float=True))[0][0] - truth).max()
+    assert fine < 2e-6 < 2e-5 < coarse
+
+
+def test_half_gradients_do_not_underflow(host: Host) -> None:
+    """Upstream gradients of a mean over many rows: dS near 1e-9, below float16's smallest number."""
+    check(host, make_case([65], [130], 32, element="float16", symmetric=True, bounded=True), grad_scale=1e-5)
+
+
+def test_converged_gradient_survives_bfloat16(host: Host) -> None:
+    """p nearly equals w / W; dS is subtracted in float32, so at most 1 % is lost. Rounding first loses over 5 %."""
+    rng = np.random.default_rng(0)
+    flow = rng.normal(size=(200, 2)).astype(np.float32)
+    case = make_case([100], [100], 16, temperature=1.0)
+    case.query_flow, case.key_flow = flow[:100], flow[100:]
+    half_square = (flow**2).sum(1) / 2
+    embedding = np.zeros((200, 16))
+    embedding[:, :2] = flow
+    case.query, case.key = embedding[:100].copy(), embedding[100:].copy()
+    case.query[:, 2], case.query[:, 3] = -half_square[:100], 1
+    case.key[:, 2], case.key[:, 3] = 1, -half_square[100:]
+    from host import round_to
+
+    case.query, case.key = round_to(case.query, "bfloat16"), round_to(case.key, "bfloat16")
+    stats = reference.forward(case)[0]
+    grad = np.stack([np.ones(100), -np.ones(100)])
+    truth = reference.backward(case, stats, None, grad, None)
+    got = host.backward(case, np.float32(stats), None, grad, None)
+    w, _, _ = reference.flow_weights(case, np.float64)
+    p = np.exp(case.query @ case.key.T - stats[0][:, None])
+    naive = (round_to(p, "bfloat16") - round_to(w / stats[1][:, None], "bfloat16")) @ case.key
+    norm = np.linalg.norm
+    assert norm(naive - truth[0]) > 0.05 * norm(truth[0])
+    assert norm(got[0] - truth[0]) <= 0.01 * norm(truth[0])
+    assert norm(got[1] - truth[1]) <= 0.01 * norm(truth[1])
+
+
+@pytest.mark.parametrize("element, depth", [("bfloat16", 256), ("float32", 256), ("bfloat16", 64)])
+@pytest.mark.parametrize("limit_kib", (99, 56))
+def test_small_shared_memory(built: Path, element: str, depth: int, limit_kib: int) -> None:
+    """One stage instead of two, then fewer warps, on devices with less shared memory."""
+    host = Host(built / "libhost.so", shared_memory=limit_kib * 1024)
+    case = make_case([130], [70], depth, element=element, symmetric=True, bounded=True)
+    check(host, case)
+
+
+def test_too_little_shared_memory_is_refused(built: Path) -> None:
+    host = Host(built / "libhost.so", shared_memory=40 * 1024)
+    with pytest.raises(RuntimeError, match="status 1"):
+        host.forward(make_case([130], [70], 256, element="float32"))
+
+
+def test_only_what_is_needed(host: Host) -> None:
+    case = make_case([65], [66], 16)
+    stats = np.float32(reference.forward(case)[0])
+    grad = np.random.default_rng(0).normal(size=(2, 65))
+    full = host.backward(case, stats, None, grad, None)
+    for need in itertools.product((False, True), repeat=3):
+        part = host.backward(case, stats, None, grad, None, need=need)
+        for wanted, x, y in zip(need, part, full):
+            assert (x is None) is not wanted
+            if wanted:
+                np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+def test_any_order_of_threads_gives_the_same_bits(host: Host) -> None:
+    case = make_case([129, 40], [70, 90], 32, symmetric=True, positives="inside", masked=0.1)
+    stats = [np.float32(x) for x in reference.forward(case)]
+    rng = np.random.default_rng(0)
+    grads = rng.normal(size=(2, 169)), rng.normal(size=(2, 160))
+    results = []
+    try:
+        for order in (0, 1, 2):
+            host.library.laparoflow_host_set_order(order)
+            results.append([*host.forward(case), *host.backward(case, *stats, *grads)])
+    finally:
+        host.library.laparoflow_host_set_order(0)
+    for other in results[1:]:
+        for x, y in zip(results[0], other):
+            assert np.array_equal(x, y, equal_nan=True)
+
+
+def test_offsets_beyond_32_bits(host: Host) -> None:
+    """Rows whose element index exceeds 2^31: the arrays before them are address space that is never touched."""
+    depth, first = 256, 2**23 + 5
+    case = make_case([3], [70], depth, bounded=True)
+    problem = host._problem(case)
+    offset = np.array([first, first + 3], np.int64)
+    problem.query -= first * depth * 2
+    problem.query_flow -= first * 2 * 4
+    problem.query_offsets = offset.ctypes.data
+    problem.query_total = first + 3
+    rows = np.full((4, first + 3), np.nan, np.float32)
+    import ctypes
+
+    status = host.library.laparoflow_host_forward(ctypes.byref(problem), rows.ctypes.data_as(ctypes.c_void_p), None)
+    assert status == 0, host.library.laparoflow_host_message()
+    truth, same = reference.forward(case)[0], reference.forward(case, np.float32)[0]
+    for index in range(4):
+        assert_right(f"statistic {index}", rows[index, first:], truth[index], same[index])
+
+
+@pytest.mark.parametrize("flow_kernel", FLOW_KERNELS)
+@pytest.mark.parametrize("channels, width", [(1, 2), (64, 1), (70, 5)])
+def test_weighted_sum(host: Host, flow_kernel: str, channels: int, width: int) -> None:
+    case = make_case([70, 0, 33], [40, 12, 65], 8, width, flow_kernel=flow_kernel, masked=0.2)
+    values = np.random.default_rng(2).normal(size=(117, channels)).astype(np.float32)
+    values[~case.key_mask] = np.nan
+    got = host.weighted_sum(case, values)
+    truth, same = reference.weighted_sum(case, values), reference.weighted_sum(case, values, np.float32)
+    for name, x, y, z in zip(("sums", "weight sum"), got, truth, same):
+        assert_right(name, x, y, z)
+    assert (got[0][~case.query_mask] == 0).all() and (got[1][~case.query_mask] == 0).all()
