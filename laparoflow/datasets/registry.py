@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from laparoflow.datasets.cholecseg8k import CholecSeg8k
+from laparoflow.datasets.coco_keypoints import CocoKeypoints
+from laparoflow.datasets.endovis15_pose import Endovis15Pose
+from laparoflow.datasets.image_masks import ImageMasks
+from laparoflow.datasets.m2caiseg import M2caiSeg
 from laparoflow.datasets.samples import FrameDataset
+from laparoflow.datasets.sar_rarp50 import SarRarp50
 from laparoflow.datasets.splits import SplitSettings, split_dataset
 from laparoflow.datasets.synthetic import SyntheticKeypoints, SyntheticSegmentation
 from laparoflow.datasets.sznitman import Sznitman
@@ -21,6 +26,11 @@ Part = Literal["all", "train", "val", "test"]
 
 READERS: dict[tuple[str, str], Callable[..., FrameDataset[Any]]] = {
     ("cholecseg8k", "segmentation"): CholecSeg8k,
+    ("m2caiseg", "segmentation"): M2caiSeg,
+    ("sar_rarp50", "segmentation"): SarRarp50,
+    ("image_masks", "segmentation"): ImageMasks,
+    ("endovis15_pose", "keypoints"): Endovis15Pose,
+    ("coco_keypoints", "keypoints"): CocoKeypoints,
     ("synthetic", "segmentation"): SyntheticSegmentation,
     ("synthetic", "keypoints"): SyntheticKeypoints,
     ("sznitman", "keypoints"): Sznitman,
@@ -83,5 +93,5 @@ def build_dataset(
         raise ValueError(f"{name}: the split by {parts.by} has no {split} part")
     chosen = dataset.select(indices)
     if parts.warning:
-        chosen.warnings = [*chosen.warnings, parts.warning]
+        chosen.warn(parts.warning)
     return chosen

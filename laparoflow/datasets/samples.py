@@ -79,7 +79,6 @@ class FrameDataset(Generic[SampleT]):
     Attributes:
         frames: in a fixed order (by video, then by time).
         name: the data set's name on the command line.
-        warnings: what the reader had to tell, in words; grows while frames are read.
     """
 
     name: str = ""
@@ -88,7 +87,7 @@ class FrameDataset(Generic[SampleT]):
         if not frames:
             raise DatasetError(f"{self.name or type(self).__name__}: no labelled frame was found")
         self.frames = tuple(frames)
-        self.warnings: list[str] = []
+        self._notes: list[str] = []
 
     def read(self, frame: Frame) -> SampleT:
         """Reads one frame from disk."""
@@ -104,6 +103,19 @@ class FrameDataset(Generic[SampleT]):
         return (self.read(frame) for frame in self.frames)
 
     @property
+    def warnings(self) -> list[str]:
+        """What the reader has to tell, in words; may grow while frames are read."""
+        return [*self._notes, *self.findings()]
+
+    def findings(self) -> list[str]:
+        """What reading the frames brought to light so far, in words."""
+        return []
+
+    def warn(self, text: str) -> None:
+        """Adds to the warnings of this selection of frames."""
+        self._notes.append(text)
+
+    @property
     def videos(self) -> tuple[str, ...]:
         """Names of the videos, each once, in the order of the frames."""
         return tuple(dict.fromkeys(frame.video for frame in self.frames))
@@ -112,6 +124,7 @@ class FrameDataset(Generic[SampleT]):
         """The same data set with only these frames, in this order; it may be empty."""
         chosen = copy.copy(self)
         chosen.frames = tuple(self.frames[i] for i in indices)
+        chosen._notes = list(self._notes)
         return chosen
 
 

@@ -66,7 +66,7 @@ class Sznitman(KeypointDataset):
             raise DatasetError(f"{self.name}: {annotations} names no frame whose picture is in {root / 'trainData'}")
         super().__init__(sorted(frames, key=lambda frame: frame.order))
         if missing:
-            self.warnings.append(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
+            self.warn(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
 
     def read(self, frame: Frame) -> KeypointSample:
         image = read_rgb(frame.image)

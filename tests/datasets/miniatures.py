@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,68 @@ def sznitman(root: Path) -> None:
         if number != 1178:
             save(root / "trainData" / f"{number:06d}.jpg", np.full((20, 40, 3), 128))
     (root / "train.xml").write_text(text + "</tagDocument>", encoding="utf-8")
+
+
+def m2caiseg(root: Path) -> None:
+    """trainval holds train 1-3 and validation 4, 10; test holds 20. Each mask is one 8 x 8 block per class."""
+    from laparoflow.datasets.m2caiseg import COLOURS_19
+
+    blocks = np.array([*COLOURS_19, (0, 0, 0)], dtype=np.uint8).reshape(4, 5, 3)
+    mask = blocks.repeat(8, axis=0).repeat(8, axis=1)
+    for part, numbers in {"train": (1, 2, 3), "trainval": (1, 2, 3, 4, 10), "test": (20,)}.items():
+        for number in numbers:
+            save(root / part / "images" / f"{number}.jpg", np.full(mask.shape, 90))
+            save(root / part / "groundtruth" / f"{number}_gt.png", mask)
+
+
+def sar_rarp50(root: Path) -> None:
+    """Two parts of procedure 11, one of 2, one test video; pictures at 10 Hz, masks at 1 Hz."""
+    for folder, video in (("train1", "video_11_1"), ("train1", "video_2"), ("train2", "video_11_2"), ("test", "video_41")):
+        directory = root / folder / video
+        for frame in range(0, 121, 6):
+            save(directory / "rgb" / f"{frame:09d}.png", np.full((6, 10, 3), frame))
+            if frame % 60 == 0:
+                save(directory / "segmentation" / f"{frame:09d}.png", np.arange(10)[None].repeat(6, axis=0))
+
+
+def endovis15_pose(root: Path) -> None:
+    """Train 1 and test 5 with the annotators' paths; unlabelled frames; points without an id; TrackedPoint."""
+    home = "/Users/somebody/mData/Tracking_Robotic"
+
+    def point(joint: str, x: float, y: float, **more: object) -> dict[str, object]:
+        return {"class": joint, "x": x, "y": y, **more}
+
+    first = [point(f"{joint}Point", 10 * k, 5, id="tool1") for k, joint in enumerate(("LeftClasper", "Head", "Tracked"))]
+    first += [point("HeadPoint", 60, 30, id="tool2"), point("EndPoint", 70, 40, id="tool2", occluded=True)]
+    train = [
+        {"annotations": [], "class": "image", "filename": f"{home}_Training/Training/Dataset1/Raw/img_000001_raw.png"},
+        {"annotations": first, "class": "image", "filename": f"{home}_Training/Training/Dataset1/Raw/img_000002_raw.png"},
+    ]
+    second = [point("HeadPoint", 20, 20, id="tool1"), point("HeadPoint", 60, 20, id="tool2")]
+    second += [point("EndPoint", 71, 20), point("ShaftPoint", 25, 20, id="tool1"), point("ShaftPoint", 66, 20)]
+    test = [{"annotations": second, "class": "image", "filename": f"{home}_Testing/Dataset5/Raw/img_0001.png"}]
+    for part, number, entries in (("train", 1, train), ("test", 5, test)):
+        path = root / f"{part}_labels" / f"{part}{number}_labels.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(entries))
+    for name in ("img_000001", "img_000002"):
+        save(root / "Training" / "Dataset1" / "raw" / f"{name}.png", np.full((50, 80, 3), 1))
+    for dataset in (1, 5):
+        save(root / "Testing" / f"Dataset{dataset}" / "raw" / "img_0001.png", np.full((50, 80, 3), dataset))
+
+
+def coco_keypoints(root: Path, part: str = "") -> None:
+    """Three pictures: two instruments, a crowd only, none."""
+    images = [{"id": k, "file_name": f"case{k % 2}/{k}.png", "width": 20, "height": 10} for k in (1, 2, 3)]
+    for image in images:
+        save(root / str(image["file_name"]), np.zeros((10, 20, 3)))
+    annotations = [
+        {"id": 1, "image_id": 1, "category_id": 7, "keypoints": [1, 2, 2, 3, 4, 1], "num_keypoints": 2},
+        {"id": 2, "image_id": 1, "category_id": 7, "keypoints": [5, 6, 2, 0, 0, 0], "num_keypoints": 1},
+        {"id": 3, "image_id": 2, "category_id": 7, "keypoints": [5, 6, 2, 7, 8, 2], "num_keypoints": 2, "iscrowd": 1},
+        {"id": 4, "image_id": 3, "category_id": 8, "keypoints": [], "num_keypoints": 0},
+    ]
+    categories = [{"id": 7, "name": "tool", "keypoints": ["tip", "wrist"]}, {"id": 8, "name": "organ"}]
+    path = root / "annotations" / f"{part}keypoints.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))

@@ -1,0 +1,175 @@
+"""EndoVis'15 instrument pose: key points of up to two or three instruments, 720 x 576.
+
+    root/{train,test}_labels/{train,test}N_labels.json      the annotations
+    root/**/DatasetN/**/img_000001_raw.png                  frames taken from the challenge's videos
+
+A label file is a list of {filename, class: "image", annotations: [{class, id, x, y, occluded?}]}. `filename` is a path
+on the annotators' machine, so frames are found by its last part (with or without "_raw", any picture format), and
+where several files have that name, by how many folders before it agree too. `annotations: []` means not labelled, not
+empty. `id` names the instrument and is missing from some points: such a point goes to the instrument that lacks that
+joint, the nearest of several. `TrackedPoint` exists in some sequences only and is left out unless asked for.
+Test sequences 1 to 4 continue training sequences 1 to 4, so the official split shares scenes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from laparoflow.datasets.samples import (
+    OCCLUDED,
+    VISIBLE,
+    DatasetError,
+    Frame,
+    KeypointDataset,
+    KeypointSample,
+    read_rgb,
+    require_folder,
+)
+
+JOINTS = ("LeftClasper", "RightClasper", "Head", "Shaft", "End")
+TRACKED = "TrackedPoint"
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+_LABELS = re.compile(r".*?(\d+)_labels\.json")
+
+
+class Endovis15Pose(KeypointDataset):
+    """Reads the multi-joint annotation of the EndoVis'15 instrument tracking set.
+
+    Args:
+        root: the folder that holds train_labels and test_labels.
+        images: the folder with the frames, somewhere below; None takes `root`.
+        tracked_point: read TrackedPoint as a sixth joint.
+
+    Raises:
+        DatasetError: no label file, no frame for any label, a label file that is not of the form above, or a file
+            name that fits several frames equally well.
+    """
+
+    name = "endovis15_pose"
+
+    def __init__(self, root: Path, images: Path | None = None, tracked_point: bool = False) -> None:
+        root = require_folder(root, self.name)
+        self.joints = (*JOINTS, TRACKED) if tracked_point else JOINTS
+        files = [(part, path) for part in ("train", "test") for path in sorted((root / f"{part}_labels").glob("*.json"))]
+        if not files:
+            raise DatasetError(f"{self.name}: no *_labels.json in {root / 'train_labels'} or {root / 'test_labels'}")
+        index = _picture_index(require_folder(images or root, self.name))
+        frames, missing, unlabelled = [], [], 0
+        for part, path in files:
+            match = _LABELS.fullmatch(path.name)
+            video = f"{part}{match.group(1)}" if match else path.stem
+            for number, entry in enumerate(_entries(path)):
+                if not entry["annotations"]:
+                    unlabelled += 1
+                    continue
+                image = _find_picture(entry["filename"], index, part)
+                if image is None:
+                    missing.append(entry["filename"])
+                    continue
+                points = _instruments(entry["annotations"], self.joints, path, number)
+                frames.append(Frame(image, points, video, f"{video}_{number:06d}", number, part))
+        if not frames:
+            raise DatasetError(
+                f"{self.name}: {len(missing)} labelled frames, none has a picture, the first is {missing[:1]}"
+            )
+        super().__init__(frames)
+        self.unlabelled = unlabelled
+        if missing:
+            self.warn(f"{len(missing)} labelled frames have no picture, the first is {missing[0]}")
+
+    def read(self, frame: Frame) -> KeypointSample:
+        return KeypointSample(read_rgb(frame.image), frame.label, frame.video, frame.name)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, list) or any(not {"filename", "annotations"} <= set(entry) for entry in content):
+        raise DatasetError(f"{path} must be a list of objects with filename and annotations")
+    return [entry for entry in content if entry.get("class", "image") == "image"]
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem.lower().removesuffix("_raw")
+
+
+def _picture_index(folder: Path) -> dict[str, list[Path]]:
+    """Stem in small letters, "_raw" taken off -> pictures of that name below the folder."""
+    index: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            index[_stem(path.name)].append(path)
+    return index
+
+
+def _find_picture(filename: str, index: dict[str, list[Path]], part: str) -> Path | None:
+    """The picture whose path agrees best with the recorded one, folder by folder from the end."""
+    recorded = PurePosixPath(filename.replace("\\", "/"))
+    folders = [folder.lower() for folder in reversed(recorded.parts[:-1])]
+    dataset = next((folder for folder in folders if folder.startswith("dataset")), "")
+
+    def agreement(path: Path) -> tuple[bool, int, bool]:
+        own = [folder.lower() for folder in reversed(path.parts[:-1])]
+        same = sum(1 for _ in _common_prefix(own, folders))
+        return dataset in own, same, any(part in folder for folder in own)
+
+    candidates = index.get(_stem(recorded.name), [])
+    if dataset and any(agreement(path)[0] for path in candidates):
+        candidates = [path for path in candidates if agreement(path)[0]]
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+    best = max(agreement(path) for path in candidates)
+    chosen = [path for path in candidates if agreement(path) == best]
+    if len(chosen) > 1:
+        raise DatasetError(f"endovis15_pose: {filename} fits several pictures: {', '.join(map(str, chosen))}")
+    return chosen[0]
+
+
+def _common_prefix(first: list[str], second: list[str]) -> list[str]:
+    length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return first[:length]
+
+
+def _instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:
+    """float32 [I, K, 3] of one frame; instruments in the order of their ids."""
+    known = {name.lower().removesuffix("point"): k for k, name in enumerate(joints)}
+    tools: dict[str, dict[int, tuple[float, float, float]]] = defaultdict(dict)
+    nameless: list[tuple[int, tuple[float, float, float]]] = []
+    for annotation in annotations:
+        try:
+            joint = str(annotation["class"]).lower().removesuffix("point")
+            visibility = OCCLUDED if annotation.get("occluded") else VISIBLE
+            point = (float(annotation["x"]), float(annotation["y"]), visibility)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{path}, entry {number}: expected class, x and y, got {annotation!r}") from error
+        if joint == "tracked" and joint not in known:
+            continue
+        if joint not in known:
+            raise DatasetError(f"{path}, entry {number}: joints are {', '.join(joints)}, got {annotation['class']!r}")
+        if annotation.get("id"):
+            tools[annotation["id"]][known[joint]] = point
+        else:
+            nameless.append((known[joint], point))
+    for joint_index, point in nameless:
+        lacking = [name for name, points in tools.items() if joint_index not in points]
+        name = min(lacking, key=lambda tool: _gap(tools[tool], point), default=f"unnamed{len(tools)}")
+        tools[name][joint_index] = point
+    result = np.zeros((len(tools), len(joints), 3), dtype=np.float32)
+    for row, name in enumerate(sorted(tools)):
+        for joint_index, point in tools[name].items():
+            result[row, joint_index] = point
+    return result
+
+
+def _gap(points: dict[int, tuple[float, float, float]], point: tuple[float, float, float]) -> float:
+    """Distance from a point to the nearest joint of an instrument."""
+    return min(math.dist(point[:2], other[:2]) for other in points.values())

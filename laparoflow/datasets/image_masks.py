@@ -1,0 +1,144 @@
+"""A plain folder of pictures and masks, for one's own data.
+
+    root/classes.json                        see below
+    root/[PART/]images/[VIDEO/]NAME.*        pictures; PART is train, val or test
+    root/[PART/]masks/[VIDEO/]NAME.png       masks of the same name
+
+    {"classes": ["tissue", "instrument"]}                                      masks hold class ids
+    {"classes": [...], "colours": [[0, 0, 0], [255, 0, 0]]}                     masks are RGB
+    {"classes": [...], "ignore": [255]} or {..., "ignore": [[255, 255, 255]]}   what has no label, as in the masks
+
+Ids and colours that the file does not name are ignored, counted and reported. Pictures that lie directly in `images`
+have no known video: each is its own, unless `video_pattern` finds one in the file's name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from laparoflow.datasets.colours import NO_CLASS, ColourTable
+from laparoflow.datasets.samples import (
+    IGNORE_INDEX,
+    DatasetError,
+    Frame,
+    SegmentationDataset,
+    SegmentationSample,
+    read_rgb,
+    require_folder,
+)
+
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+class ImageMasks(SegmentationDataset):
+    """Reads the folder described above.
+
+    Args:
+        root: the folder.
+        video_pattern: regular expression whose first group, searched in a file's stem, is its video.
+
+    Raises:
+        DatasetError: classes.json is missing or wrong, no picture, or a picture without a mask.
+    """
+
+    name = "image_masks"
+
+    def __init__(self, root: Path, video_pattern: str | None = None) -> None:
+        root = require_folder(root, self.name)
+        description = _description(root / "classes.json")
+        self.classes = tuple(str(name) for name in description["classes"])
+        ignored = description.get("ignore", [])
+        self._table: ColourTable | None = None
+        self._ignored_ids: list[int] = []
+        if "colours" in description:
+            colours = [tuple(colour) for colour in [*description["colours"], *ignored]]
+            self._table = ColourTable(colours)
+        else:
+            self._ignored_ids = [int(value) for value in ignored]
+        self._unknown: Counter[int] = Counter()
+        frames = []
+        for part in ("", "train", "val", "test"):
+            folder = root / part / "images"
+            for path in sorted(folder.rglob("*")):
+                if path.suffix.lower() in PICTURE_ENDINGS:
+                    frames.append(_frame(path, folder, root / part / "masks", part, video_pattern))
+        if not frames:
+            raise DatasetError(f"{self.name}: no picture in {root / 'images'} or in train, val, test below it")
+        counters: Counter[str] = Counter()
+        numbered = []
+        for frame in frames:
+            counters[frame.video] += 1
+            numbered.append(Frame(frame.image, frame.label, frame.video, frame.name, counters[frame.video], frame.part))
+        super().__init__(numbered)
+
+    def findings(self) -> list[str]:
+        if self._table is not None:
+            return self._table.findings("are ignored")
+        if not self._unknown:
+            return []
+        found = ", ".join(f"{value} ({count} px)" for value, count in self._unknown.most_common(5))
+        return [f"mask ids that classes.json does not name are ignored: {found}"]
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        image = read_rgb(frame.image)
+        mask = self._decode_ids(frame.label) if self._table is None else self._decode_colours(frame.label)
+        if mask.shape != image.shape[:2]:
+            raise DatasetError(f"{frame.label} is {mask.shape}, its picture is {image.shape[:2]}")
+        return SegmentationSample(image, mask, frame.video, frame.name)
+
+    def _decode_colours(self, path: Path) -> NDArray[np.int64]:
+        assert self._table is not None
+        ids = self._table.exact(read_rgb(path))
+        return np.where((ids == NO_CLASS) | (ids >= len(self.classes)), IGNORE_INDEX, ids)
+
+    def _decode_ids(self, path: Path) -> NDArray[np.int64]:
+        try:
+            with Image.open(path) as picture:
+                ids = np.array(picture).astype(np.int64)
+        except OSError as error:
+            raise DatasetError(f"cannot read the mask {path}: {error}") from error
+        if ids.ndim == 3:
+            if (ids[..., :3] != ids[..., :1]).any():
+                raise DatasetError(f"{path} is coloured; classes.json must then give colours")
+            ids = ids[..., 0]
+        ignored = np.isin(ids, self._ignored_ids)
+        unknown = (ids >= len(self.classes)) & ~ignored
+        for value, count in zip(*np.unique(ids[unknown], return_counts=True), strict=True):
+            self._unknown[int(value)] += int(count)
+        return np.where(unknown | ignored, IGNORE_INDEX, ids)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DatasetError(f"image_masks: cannot read {path}: {error}") from error
+    unknown = set(content) - {"classes", "colours", "ignore"}
+    if unknown or not isinstance(content.get("classes"), list) or not 2 <= len(content["classes"]) < IGNORE_INDEX:
+        raise DatasetError(f"{path} must hold classes (two or more names) and may hold colours and ignore")
+    if "colours" in content and len(content["colours"]) != len(content["classes"]):
+        raise DatasetError(f"{path} has {len(content['classes'])} classes and {len(content['colours'])} colours")
+    return content
+
+
+def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None) -> Frame:
+    inside = path.relative_to(images)
+    mask = masks / inside.with_suffix(".png")
+    if not mask.is_file():
+        raise DatasetError(f"image_masks: {path} has no mask {mask}")
+    video = str(inside.parent) if inside.parent != Path() else str(inside.with_suffix(""))
+    if pattern is not None:
+        match = re.search(pattern, path.stem)
+        if match is None or not match.groups():
+            raise DatasetError(f"image_masks: video_pattern {pattern!r} finds no group in {path.stem!r}")
+        video = match.group(1)
+    name = "_".join([*([part] if part else []), *inside.with_suffix("").parts])
+    return Frame(path, mask, video, name, 0, part)

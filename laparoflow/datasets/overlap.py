@@ -1,0 +1,84 @@
+"""The overlap guard: are videos that a probe tests on also in the pretraining set?
+
+Known relations between public sets are data, in `overlaps.yaml`. Besides, equal names are taken for equal videos.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+Video = tuple[str, int]
+DATA = Path(__file__).with_name("overlaps.yaml")
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return yaml.safe_load(DATA.read_text(encoding="utf-8"))
+
+
+def overlap_warnings(dataset: str, videos: Sequence[str], pretraining: Iterable[str]) -> list[str]:
+    """Sentences about test videos that are, or may be, in the pretraining set; empty when none is known to be.
+
+    Args:
+        dataset: name of the labelled data set.
+        videos: names of its test videos.
+        pretraining: names or paths of the pretraining videos.
+    """
+    warnings = []
+    tested = {video: _of_labelled(dataset, video) for video in videos}
+    for clip in sorted(set(pretraining)):
+        own = _of_path(clip)
+        stem = PurePosixPath(clip.replace("\\", "/")).stem
+        for video, identities in tested.items():
+            if own and identities & own:
+                warnings.append(f"overlap: pretraining video {clip} shows the procedure of test video {video}")
+            elif own and _may_be_same(own, identities):
+                warnings.append(f"overlap: pretraining video {clip} may show the procedure of test video {video}")
+            elif not own and stem == video:
+                warnings.append(f"overlap: pretraining video {clip} has the name of test video {video}")
+    return warnings
+
+
+def _canonical(name: str) -> str:
+    """One name for sets that hold the same videos under the same numbers."""
+    return next((second for first, second in _tables()["same"] if first == name), name)
+
+
+def _of_labelled(dataset: str, video: str) -> frozenset[Video]:
+    """The public videos that a test video is known to be from."""
+    entry = _tables()["labelled"].get(dataset)
+    if entry is None:
+        return frozenset()
+    if "numbers" in entry:
+        return frozenset((entry["set"], number) for number in entry["numbers"])
+    match = re.search(entry["pattern"], video)
+    return frozenset({(entry["set"], int(match.group(1)))}) if match else frozenset()
+
+
+def _of_path(path: str) -> frozenset[Video]:
+    """The public video that a pretraining path names."""
+    for source in _tables()["sources"]:
+        match = re.search(source["pattern"], path)
+        if match:
+            return frozenset({(_canonical(source["set"]), int(match.group(1)))})
+    return frozenset()
+
+
+def _may_be_same(first: frozenset[Video], second: frozenset[Video]) -> bool:
+    """Whether two videos lie in groups that hold the same procedures."""
+    for group_a, group_b in _tables()["overlaps"]:
+        for one, other in ((group_a, group_b), (group_b, group_a)):
+            if any(_in(video, one) for video in first) and any(_in(video, other) for video in second):
+                return True
+    return False
+
+
+def _in(video: Video, group: dict[str, Any]) -> bool:
+    """Whether a video is in a group; a group without numbers is the whole set."""
+    return video[0] == group["set"] and (not group["numbers"] or video[1] in group["numbers"])

@@ -1,0 +1,97 @@
+"""SAR-RARP50: instrument segmentation in robotic prostatectomy, 1920 x 1080.
+
+    root/{train1,train2,test}/video_*/video_left.avi            60 frames per second
+                                      rgb/%09d.png              10 per second, numbered in frames of the video
+                                      segmentation/%09d.png     1 per second, class ids 0 (background) to 9
+
+Only frames with a mask are labelled; mask and picture share their number. `video_11_1` and `video_11_2` are two parts
+of one procedure: they count as one video in splits, and apart in the challenge's score (`folder_of`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from laparoflow.datasets.samples import (
+    DatasetError,
+    Frame,
+    SegmentationDataset,
+    SegmentationSample,
+    read_rgb,
+    require_folder,
+)
+
+CLASSES = (
+    "background",
+    "tool clasper",
+    "tool wrist",
+    "tool shaft",
+    "suturing needle",
+    "thread",
+    "suction tool",
+    "needle holder",
+    "clamps",
+    "catheter",
+)
+PART_OF_FOLDER = {"train1": "train", "train2": "train", "test": "test"}
+_VIDEO = re.compile(r"(video_\d+)(?:_\d+)?")
+
+
+class SarRarp50(SegmentationDataset):
+    """Reads SAR-RARP50's masks and the pictures that were sampled from its videos.
+
+    Args:
+        root: the folder that holds train1, train2 and test (or some of them).
+
+    Raises:
+        DatasetError: no mask, no sampled pictures, a mask with several channels that differ or with unknown ids.
+    """
+
+    name = "sar_rarp50"
+    classes = CLASSES
+
+    def __init__(self, root: Path) -> None:
+        root = require_folder(root, self.name)
+        frames, missing = [], []
+        for folder, part in PART_OF_FOLDER.items():
+            for mask in sorted((root / folder).glob("video_*/segmentation/*.png")):
+                directory = mask.parent.parent
+                image = directory / "rgb" / mask.name
+                if not image.is_file():
+                    missing.append(image)
+                    continue
+                match = _VIDEO.fullmatch(directory.name)
+                video = match.group(1) if match else directory.name
+                frames.append(Frame(image, mask, video, f"{directory.name}_{mask.stem}", int(mask.stem), part))
+        if not frames:
+            hint = f"; sample the videos into rgb/ first ({missing[0]} is missing)" if missing else ""
+            raise DatasetError(f"{self.name}: no picture with a mask under {root}{hint}")
+        super().__init__(frames)
+        if missing:
+            self.warn(f"{len(missing)} masks have no picture in rgb/, the first is {missing[0]}")
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        try:
+            with Image.open(frame.label) as picture:
+                ids = np.array(picture)
+        except OSError as error:
+            raise DatasetError(f"cannot read the mask {frame.label}: {error}") from error
+        if ids.ndim == 3:
+            if (ids[..., :3] != ids[..., :1]).any():
+                raise DatasetError(f"{frame.label} is coloured; its channels must hold the same class ids")
+            ids = ids[..., 0]
+        if ids.max(initial=0) >= len(CLASSES):
+            raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {ids.max()}")
+        image = read_rgb(frame.image)
+        if ids.shape != image.shape[:2]:
+            raise DatasetError(f"{frame.label} is {ids.shape}, its picture is {image.shape[:2]}")
+        return SegmentationSample(image, ids.astype(np.int64), frame.video, frame.name)
+
+
+def folder_of(frame: Frame) -> str:
+    """Name of the frame's video folder, by which the challenge averages."""
+    return frame.image.parent.parent.name
