@@ -65,8 +65,7 @@ class Method(nn.Module):
         self.momentum = momentum
         self.teacher: PixelEncoder | None = None
         if momentum is not None:
-            self.teacher = copy.deepcopy(encoder)
-            self.teacher.requires_grad_(False)
+            self.teacher = copy.deepcopy(encoder).requires_grad_(False)
 
     def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
         """Loss of two views of the same frames."""
@@ -86,11 +85,21 @@ class Method(nn.Module):
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
         """Move the teacher after optimiser step ``step`` of ``total``."""
-        if self.teacher is None or self.momentum is None:
+        if self.momentum is None:
             return
         progress = min(step / max(total, 1), 1.0)
         keep = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        for mine, theirs in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
-            mine.lerp_(theirs.detach(), 1 - keep)
-        for mine, theirs in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
-            mine.copy_(theirs)
+        for teacher, student in self.taught_pairs():
+            for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+                mine.lerp_(theirs.detach(), 1 - keep)
+            for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(teacher, student) modules that :meth:`after_step` keeps together."""
+        return [] if self.teacher is None else [(self.teacher, self.encoder)]
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy that no gradient reaches."""
+    return copy.deepcopy(module).requires_grad_(False)

@@ -12,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def gather_batch(local: Tensor) -> Tensor:
     """Join [B, ...] of every process into [world * B, ...] in rank order, with gradients for floating tensors.
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -32,6 +33,14 @@ from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.settings import PretrainSettings, plain
 from laparoflow.video.cache import FrameCache
+
+
+class StepProgress(RichProgressBar):
+    """Progress in steps with the loss; no version numbers."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        """What is shown beside the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
 class Interrupted(SystemExit):
@@ -67,10 +76,16 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         # the sampler starts at the trainer's step by itself, so Lightning's doubt about resuming does not apply
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         resume = str(find_checkpoint(out)) if settings.resume else None
         trainer.fit(module, datamodule=frames, ckpt_path=resume, weights_only=True)
     if stopper.stopped is not None:
+        if launch.rank == 0:
+            print(f"stopped by signal {stopper.stopped}; saved. Go on with --resume true --out {out}", file=sys.stderr)
         raise Interrupted(128 + stopper.stopped)
     trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")
     summary = {
@@ -115,13 +130,14 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         *extra,
     ]
     if options.progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(StepProgress(leave=True))
     return pl.Trainer(
         default_root_dir=out,
         accelerator=options.accelerator,
         devices=launch.devices,
         num_nodes=launch.nodes,
         strategy="ddp" if launch.world > 1 else "auto",
+        sync_batchnorm=launch.world > 1 and torch.cuda.is_available() and options.accelerator != "cpu",
         precision=options.precision,
         max_steps=settings.max_steps,
         max_epochs=-1,

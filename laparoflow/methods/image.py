@@ -1,0 +1,133 @@
+"""Image-level baseline: both views of a frame get the same vector, other frames another one.
+
+    loss = InfoNCE of pooled and projected tokens over the frames of the batch (all processes) and a queue
+
+With a momentum teacher and a queue this is MoCo, without either SimCLR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from laparoflow.methods.base import Method, MethodOutput, PixelView, frozen_copy
+from laparoflow.methods.contrast import mean_output
+from laparoflow.methods.gather import gather_batch, joint_mean, rank
+from laparoflow.models.encoder import PixelEncoder
+
+
+@dataclass
+class ImageSettings:
+    """Options of the image-level baseline.
+
+    Attributes:
+        temperature: divides the cosine similarities.
+        dim: length of the vectors.
+        hidden: width of the projection.
+        queue: vectors of earlier batches that serve as negatives; needs a teacher; 0 for none.
+        momentum: of a teacher that encodes the keys; null for none.
+    """
+
+    temperature: float = 0.2
+    dim: int = 128
+    hidden: int = 512
+    queue: int = 0
+    momentum: float | None = None
+
+
+class ImageHead(nn.Sequential):
+    """Pooled tokens [B, C] -> [B, D], not normalised."""
+
+    def __init__(self, channels: int, hidden: int, dim: int) -> None:
+        super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class KeyQueue(nn.Module):
+    """The last ``size`` keys, a ring of unit vectors [size, D]; part of the checkpoint.
+
+    Rows that were never filled are zero vectors and do not count.
+    """
+
+    keys: Tensor
+    place: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(size, dim))
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+
+    def filled(self) -> Tensor:
+        """bool [size]: rows that hold a key."""
+        return self.keys.square().sum(1) > 0
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Add keys [B, D] of all processes, the oldest make room."""
+        size = len(self.keys)
+        if not size:
+            return
+        keys = gather_batch(keys.detach())[-size:].to(self.keys.dtype)
+        rows = (self.place + torch.arange(len(keys), device=keys.device)) % size
+        self.keys[rows] = keys
+        self.place.copy_((self.place + len(keys)) % size)
+
+
+def frame_contrast(query: Tensor, key: Tensor, queue: KeyQueue, temperature: float) -> MethodOutput:
+    """InfoNCE over frames: query and key unit vectors [B, D], row b of both from frame b.
+
+    Returns:
+        The loss as the joint batch of all processes has it, and ``accuracy`` for the logs.
+    """
+    keys = gather_batch(key)
+    logits = query @ torch.cat([keys, queue.keys.to(keys.dtype).clone()]).T / temperature
+    empty = torch.cat([torch.zeros(len(keys), dtype=torch.bool, device=keys.device), ~queue.filled()])
+    logits = logits.masked_fill(empty, -torch.inf)
+    own = rank() * len(query) + torch.arange(len(query), device=query.device)
+    losses = F.cross_entropy(logits, own, reduction="sum")
+    count = torch.tensor(float(len(query)), device=query.device)
+    return MethodOutput(joint_mean(losses, count), {"accuracy": (logits.argmax(1) == own).float().mean()})
+
+
+class ImageMethod(Method):
+    """See the module."""
+
+    def __init__(self, encoder: PixelEncoder, settings: ImageSettings) -> None:
+        super().__init__(encoder, settings.momentum)
+        if settings.queue and settings.momentum is None:
+            raise ValueError(f"queue: keys of earlier batches need a teacher (momentum), got queue={settings.queue}")
+        if not settings.temperature > 0 or settings.queue < 0:
+            raise ValueError(
+                f"temperature, queue: expected above 0, at least 0, got {settings.temperature}, {settings.queue}"
+            )
+        self.settings = settings
+        encoder.head.requires_grad_(False)  # the pixel head plays no part; DDP would wait for its gradient
+        self.head = ImageHead(encoder.backbone.token_dim, settings.hidden, settings.dim)
+        self.teacher_head = None if self.teacher is None else frozen_copy(self.head)
+        self.queue = KeyQueue(settings.queue, settings.dim)
+
+    def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Encoder and head."""
+        extra = [] if self.teacher_head is None else [(self.teacher_head, self.head)]
+        return [*super().taught_pairs(), *extra]
+
+    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+        """Loss of two views."""
+        queries = [image_vector(self.encoder, self.head, view.image) for view in (first, second)]
+        keys = queries
+        if self.teacher is not None and self.teacher_head is not None:
+            with torch.no_grad():
+                keys = [image_vector(self.teacher, self.teacher_head, view.image) for view in (first, second)]
+        temperature = self.settings.temperature
+        one = frame_contrast(queries[0], keys[1], self.queue, temperature)
+        two = frame_contrast(queries[1], keys[0], self.queue, temperature)
+        if self.training:
+            self.queue.push(keys[1])
+        return mean_output(one, two)
+
+
+def image_vector(encoder: PixelEncoder, head: nn.Module, image: Tensor) -> Tensor:
+    """Unit vector [B, D] of each picture."""
+    return F.normalize(head(encoder.tokens(image).mean(dim=(2, 3))).float(), dim=1)
