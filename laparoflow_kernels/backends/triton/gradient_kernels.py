@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from .pairs import (
+    LN_2,
     LN_2_HIGH,
     LN_2_LOW,
     LOG2_E,
@@ -88,7 +89,10 @@ def coefficients_kernel(
         b = b / safe_sum
     elif BOUNDED:
         b = b / safe_sum
-        ratio = safe_sum * accurate_exp(tl.where(has_positive, -positive, 0.0))
+        # W e^-positive is within e^-40 .. e^40, its factors are not: small W are lifted by 2^64 first
+        small = safe_sum < 9.094947017729282e-13
+        lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
+        ratio = tl.where(small, safe_sum * 1.8446744073709552e19, safe_sum) * accurate_exp(-lifted)
     else:
         ratio, correction = base_two(tl.where(has_positive, positive, 0.0))
         ratio = tl.where(has_positive, ratio, float("inf"))
@@ -236,7 +240,7 @@ def backward_kernel(
         other_end = tl.load(other_offsets + frame + 1).to(tl.int32)
         inv_bandwidth = tl.load(inverse_bandwidth + frame)
         inv_temperature = 1.0 / tl.load(temperature)
-        scale = inv_temperature * LOG2_E
+        scale = LOG2_E / tl.load(temperature)
         rows = tl.arange(0, BLOCK_M)
         own_valid = valid_rows(own_mask, first, own_end, BLOCK_M)
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)

@@ -21,6 +21,8 @@ from .statistics_kernels import finish_kernel, forward_kernel
 from .tiles import Tile
 from .weighted_sum_kernel import weighted_sum_kernel
 
+Pair = tuple[Tensor, Tensor]
+
 MAX_DIMENSIONS = 256
 MAX_FLOW = 8
 MAX_SLOTS = 64
@@ -44,42 +46,53 @@ def forward(
         ValueError: D over 256, F over 8, or 2^31 rows or more.
     """
     check_sizes(query, key, query_flow)
-    frames, total_query, total_key = query_offsets.numel() - 1, query.shape[0], key.shape[0]
-    accumulator = query_flow.dtype
-    inside = positives == "inside"
+    sides = (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key)
+    options = (temperature, inv_bandwidth, flow_kernel, positives == "inside", negatives == "dissimilar", scope == "batch")
+    rows, columns = one_pass((query, key), *sides, *options, bounded, symmetric and bounded)
+    if symmetric and not bounded:
+        columns, _ = one_pass((key, query), *(side[::-1] for side in sides), *options, bounded, False)
+    return rows, columns
+
+
+def one_pass(
+    embeddings: Pair, flows: Pair, offsets: Pair, masks: tuple[Tensor | None, Tensor | None], largest: tuple[int, int],
+    temperature: Tensor, inv_bandwidth: Tensor, flow_kernel: str, inside: bool, dissimilar: bool, batch: bool,
+    bounded: bool, symmetric: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Statistics of the first of each pair against the second, and with symmetric of the second against the first."""
+    query, key = embeddings
+    frames, total_query, total_key = offsets[0].numel() - 1, query.shape[0], key.shape[0]
     constants = dict(
-        D=query.shape[1], F=query_flow.shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
-        INSIDE=inside, DISSIMILAR=negatives == "dissimilar", BATCH=scope == "batch", SYMMETRIC=symmetric,
-        BOUNDED=bounded, FIXED_SHIFT=INSIDE_SHIFT if bounded and inside else 0.0,
-        QUANTITIES=4 if bounded else 6 if inside else 5, PRECISION=input_precision(query),
+        D=query.shape[1], F=flows[0].shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
+        INSIDE=inside, DISSIMILAR=dissimilar, BATCH=batch, SYMMETRIC=symmetric, BOUNDED=bounded,
+        FIXED_SHIFT=INSIDE_SHIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
+        PRECISION=input_precision(query),
     )  # fmt: skip
     columns = total_key if symmetric else 0
-    if frames == 0 or max_query == 0:
-        row_partial, column_partial = (empty_partial(1, total, constants, query_flow) for total in (total_query, columns))
-    else:
+    reach = total_key if batch else largest[1]
 
-        def run(tile: Tile) -> tuple[Tensor, Tensor]:
-            row_groups, splits = forward_grid(tile, frames, max_query, max_key, total_key, scope, symmetric, query.device)
-            slots = row_groups * (frames if scope == "batch" else 1)
-            rows = torch.empty(
-                (splits, constants["QUANTITIES"], total_query), dtype=accumulator, device=query.device
-            )
-            column = empty_partial(slots if symmetric else 1, columns, constants, query_flow)
-            forward_kernel[(frames * row_groups, splits)](
-                query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets,
-                query_mask, key_mask, rows, column, total_query, total_key, row_groups, splits,
-                BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages, **constants,
-            )  # fmt: skip
-            return rows, column
-
-        pairs = total_query * (total_key if scope == "batch" else max_key)
-        with on_device(query):
-            row_partial, column_partial = run(pick("forward", query, constants, pairs, run))
-    with on_device(query):
-        return (
-            finish(row_partial, query_mask, temperature, constants),
-            finish(column_partial, key_mask, temperature, constants),
+    def run(tile: Tile) -> tuple[Tensor, Tensor]:
+        row_groups, splits = forward_grid(tile, frames, largest[0], reach, batch, symmetric, query.device)
+        slots = row_groups * (frames if batch else 1)
+        row_partial = torch.empty(
+            (splits, constants["QUANTITIES"], total_query), dtype=flows[0].dtype, device=query.device
         )
+        column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
+        forward_kernel[(frames * row_groups, splits)](
+            query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, row_partial, column_partial,
+            total_query, total_key, row_groups, splits, **meta(tile), **constants,
+        )  # fmt: skip
+        return row_partial, column_partial
+
+    with on_device(query):
+        if frames == 0 or largest[0] == 0:
+            partials = tuple(empty_partial(1, total, constants, flows[0]) for total in (total_query, columns))
+        else:
+            partials = run(pick("symmetric" if symmetric else "forward", query, constants, total_query * reach, run))
+        row_stats, column_stats = (
+            finish(partial, mask, temperature, constants) for partial, mask in zip(partials, masks, strict=True)
+        )
+    return row_stats, column_stats
 
 
 def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants: dict[str, Any]) -> Tensor:
@@ -102,23 +115,18 @@ def empty_partial(slots: int, total: int, constants: dict[str, Any], like: Tenso
 
 
 def forward_grid(
-    tile: Tile, frames: int, max_query: int, max_key: int, total_key: int, scope: str, symmetric: bool,
-    device: torch.device,
-) -> tuple[int, int]:  # fmt: skip
-    """Row groups per frame and splits of the keys that fill the device twice over.
+    tile: Tile, frames: int, max_query: int, reach: int, batch: bool, symmetric: bool, device: torch.device
+) -> tuple[int, int]:
+    """Row groups per frame and splits of the (at most ``reach``) keys of a row, to fill the device twice over.
 
     One direction: a group is one row tile. Symmetric: every group has a slot of column sums, so groups are few and
     each takes several row tiles in turn.
     """
-    row_tiles = triton.cdiv(max_query, tile.block_m)
-    groups = row_tiles
+    groups = triton.cdiv(max_query, tile.block_m)
     if symmetric:
-        slots = MAX_SLOTS // frames if scope == "batch" else MAX_SLOTS // 2
-        groups = max(1, min(row_tiles, slots))
-    wanted = 2 * processors(device)
-    key_tiles = triton.cdiv(total_key if scope == "batch" else max_key, tile.block_n)
-    splits = triton.cdiv(wanted, frames * groups)
-    return groups, max(1, min(splits, MAX_SPLITS, key_tiles))
+        groups = max(1, min(groups, MAX_SLOTS // frames if batch else MAX_SLOTS // 2))
+    splits = triton.cdiv(2 * processors(device), frames * groups)
+    return groups, max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
 
 
 def backward(
@@ -169,7 +177,7 @@ def backward(
                 backward_kernel[(frames * own_tiles,)](
                     own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
                     own[4], other[4], scale, own_gradient, by_row, own[0].shape[0], other[0].shape[0], own_tiles,
-                    BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages, **options,
+                    **meta(tile), **options,
                 )  # fmt: skip
 
             pairs = own[0].shape[0] * (other[0].shape[0] if scope == "batch" else other[5])
@@ -236,8 +244,7 @@ def weighted_sum(
         weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
             query_flow, key_flow, values, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
             sums, weights, query_tiles, channels,
-            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_C=block_c, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages,
-            **constants,
+            BLOCK_C=block_c, **meta(tile), **constants,
         )  # fmt: skip
 
     with on_device(values):
@@ -254,6 +261,13 @@ def check_sizes(rows: Tensor, columns: Tensor, flow: Tensor) -> None:
     for name, tensor in (("query", rows), ("key", columns)):
         if tensor.shape[0] >= 2**31 - 2**16:
             raise ValueError(f"{name}: the triton backend takes under 2^31 rows, got {tensor.shape[0]}")
+
+
+def meta(tile: Tile) -> dict[str, int]:
+    """A tile as the keyword arguments of a launch."""
+    return dict(
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages
+    )  # fmt: skip
 
 
 def padded(size: int) -> int:

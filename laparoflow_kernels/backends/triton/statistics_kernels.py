@@ -6,7 +6,9 @@ For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / tem
     X  = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
 
 ``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp
-are running maxima. The symmetric loss takes the same sums over columns from the same tile of pairs.
+are running maxima. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same
+exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel once per
+direction instead.
 
 Grid: axis 0 = frame x group of row tiles, axis 1 = split of the key tiles. Each program keeps the row sums of its
 tile in registers and writes them to a partial buffer [splits, quantities, Tq]; column sums go by load-add-store to the
@@ -71,7 +73,7 @@ def tile_sums(
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
 
-    ``valid`` marks the lines summed over where z alone does not (rows, for column sums), or is None.
+    ``valid`` marks the lines summed over where z alone does not (rows, for column sums; BOUNDED only), or is None.
     """
     OTHER: tl.constexpr = 1 - AXIS
     if BOUNDED:
@@ -81,14 +83,12 @@ def tile_sums(
         kept = z
         if WEIGHTED and DISSIMILAR:
             kept = tl.where(weight < 1.0, kept, float("-inf"))
-        if valid is not None:
-            kept = tl.where(tl.expand_dims(valid, OTHER), kept, float("-inf"))
         m = tl.max(kept, AXIS)
         power = tl.exp2(kept - tl.expand_dims(finite(m), AXIS))
     term = power
     if WEIGHTED and DISSIMILAR:
         term = power * (1.0 - weight)
-    if BOUNDED and valid is not None:
+    if valid is not None:
         term = tl.where(tl.expand_dims(valid, OTHER), term, 0.0)
     zero = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
     if WEIGHTED:
@@ -120,34 +120,15 @@ def merge(total, maximum, part, part_maximum, BOUNDED: tl.constexpr):
 
 
 @triton.jit
-def merge_partial(
-    partial, stride, rows, valid, den, m, w, h, x, mp,
-    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, OVERWRITE: tl.constexpr,
-):  # fmt: skip
-    """Write, or add to, the sums of ``rows`` in one slot: quantities den, W, H, X, then m, then mp."""
-    at = partial + rows
+def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr):
+    """Add the (bounded) sums of ``columns`` to one slot of the column partials."""
+    at = slot + columns
     stride = stride.to(tl.int64)
-    if not OVERWRITE:
-        old_m = m
-        if not BOUNDED:
-            old_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
-        den, m = merge(tl.load(at, mask=valid, other=0.0), old_m, den, m, BOUNDED)
-        if WEIGHTED:
-            w += tl.load(at + stride, mask=valid, other=0.0)
-            h += tl.load(at + 2 * stride, mask=valid, other=0.0)
-            old_mp = mp
-            if INSIDE and not BOUNDED:
-                old_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
-            x, mp = merge(tl.load(at + 3 * stride, mask=valid, other=0.0), old_mp, x, mp, BOUNDED or not INSIDE)
-    tl.store(at, den, mask=valid)
+    tl.store(at, tl.load(at, mask=valid, other=0.0) + den, mask=valid)
     if WEIGHTED:
-        tl.store(at + stride, w, mask=valid)
-        tl.store(at + 2 * stride, h, mask=valid)
-        tl.store(at + 3 * stride, x, mask=valid)
-        if INSIDE and not BOUNDED:
-            tl.store(at + 5 * stride, mp, mask=valid)
-    if not BOUNDED:
-        tl.store(at + 4 * stride, m, mask=valid)
+        tl.store(at + stride, tl.load(at + stride, mask=valid, other=0.0) + w, mask=valid)
+        tl.store(at + 2 * stride, tl.load(at + 2 * stride, mask=valid, other=0.0) + h, mask=valid)
+        tl.store(at + 3 * stride, tl.load(at + 3 * stride, mask=valid, other=0.0) + x, mask=valid)
 
 
 @triton.jit
@@ -177,12 +158,12 @@ def forward_tile(
         h += th
         x, mp = merge(x, mp, tx, tmp, BOUNDED or not INSIDE)
     if SYMMETRIC:
-        col_den, cm, cw, ch, cx, cmp = tile_sums(
+        col_den, _, col_w, col_h, col_x, _ = tile_sums(
             s, z, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
         )
-        merge_partial(
+        add_to_slot(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
-            col_den, cm, cw, ch, cx, cmp, WEIGHTED, INSIDE, BOUNDED, False,
+            col_den, col_w, col_h, col_x, WEIGHTED,
         )  # fmt: skip
     return den, m, w, h, x, mp
 
@@ -256,10 +237,16 @@ def forward_kernel(
                     PRECISION, SPECIAL,
                 )  # fmt: skip
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
-        merge_partial(
-            row_slot + q_first.to(tl.int64), total_query, tl.arange(0, BLOCK_M), inside_frame,
-            den, m, w, h, x, mp, True, INSIDE, BOUNDED, True,
-        )  # fmt: skip
+        at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
+        stride = total_query.to(tl.int64)
+        tl.store(at, den, mask=inside_frame)
+        tl.store(at + stride, w, mask=inside_frame)
+        tl.store(at + 2 * stride, h, mask=inside_frame)
+        tl.store(at + 3 * stride, x, mask=inside_frame)
+        if not BOUNDED:
+            tl.store(at + 4 * stride, m, mask=inside_frame)
+            if INSIDE:
+                tl.store(at + 5 * stride, mp, mask=inside_frame)
         if SYMMETRIC:
             # the next row tile adds to what other threads of this block have just stored
             tl.debug_barrier()

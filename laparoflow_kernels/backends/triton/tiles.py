@@ -45,7 +45,7 @@ _loaded_from: Path | None = None
 
 @contextlib.contextmanager
 def forced(**tiles: Tile) -> Iterator[None]:
-    """Use these tiles (forward=, backward=, weighted_sum=) inside the block, whatever the tuning says."""
+    """Use these tiles (forward=, symmetric=, backward=, weighted_sum=) inside the block, whatever the tuning says."""
     before = dict(_forced)
     _forced.update(tiles)
     try:
@@ -59,7 +59,7 @@ def candidates(kind: str, precision: str, block_d: int, capability: int) -> list
     """Tiles worth timing, the default first; all of them compile without spills on sm_80, sm_90 and sm_100.
 
     Args:
-        kind: "forward", "backward" or "weighted_sum".
+        kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
         capability: compute capability as an integer, 80, 90, 100; 0 in the interpreter.

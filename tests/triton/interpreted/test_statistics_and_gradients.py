@@ -1,0 +1,198 @@
+"""Statistics and gradients of the Triton kernels against the reference in float64: options, dtypes, shapes, hard inputs."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from problems import assert_right, by_reference, by_triton, in_float64, problem
+
+from laparoflow_kernels.backends import triton as kernels
+from laparoflow_kernels.backends.triton import tiles
+from laparoflow_kernels.backends.triton.tiles import Tile
+
+BOOL = (False, True)
+SMALL = {kind: Tile(64, 32, 4, 1) for kind in ("forward", "symmetric", "backward")}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty gives NaN, so that an output nobody wrote shows."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("negatives", ("all", "dissimilar"))
+@pytest.mark.parametrize("scope", ("frame", "batch"))
+def test_every_option_of_the_gaussian_loss(positives: str, negatives: str, scope: str) -> None:
+    for symmetric, bounded in itertools.product(BOOL, BOOL):
+        assert_right(
+            problem(
+                masked=symmetric != bounded, positives=positives, negatives=negatives, scope=scope,
+                symmetric=symmetric, bounded=bounded,
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("flow_kernel", ("laplace", "cauchy", "tophat"))
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+def test_every_flow_kernel(flow_kernel: str, positives: str) -> None:
+    for bounded in BOOL:
+        assert_right(
+            problem(
+                flow_dim=3, masked=bounded, flow_kernel=flow_kernel, positives=positives, bounded=bounded,
+                symmetric=True, negatives="dissimilar",
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+def test_every_dtype(dtype: torch.dtype, positives: str) -> None:
+    for bounded in BOOL:
+        assert_right(problem(dtype=dtype, dim=31, positives=positives, symmetric=bounded, bounded=bounded))
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "dim"),
+    [(1, 1, 1), (1, 65, 3), (63, 64, 31), (64, 63, 64), (65, 127, 96), (129, 1, 128), (127, 129, 200), (64, 64, 256)],
+)
+def test_shapes_across_tile_edges(n: int, m: int, dim: int) -> None:
+    assert_right(problem((n,), (m,), dim, bounded=False))
+    assert_right(problem((n,), (m,), dim, symmetric=True, positives="inside"))
+
+
+def test_a_thousand_rows_with_small_tiles_in_groups_and_splits() -> None:
+    with tiles.forced(**SMALL):
+        assert_right(problem((1000,), (65,), 8, symmetric=True))
+        assert_right(problem((130, 40), (100, 31), 8, symmetric=True, scope="batch", positives="inside"))
+
+
+@pytest.mark.parametrize("flow_dim", range(1, 9))
+def test_every_number_of_flow_components(flow_dim: int) -> None:
+    assert_right(problem((33,), (40,), 16, flow_dim=flow_dim, spread=1.0))
+
+
+@pytest.mark.parametrize("temperature", (0.01, 0.025, 1.0))
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+def test_temperatures(temperature: float, positives: str) -> None:
+    for negatives in ("all", "dissimilar"):
+        assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=False))
+        if temperature >= 0.025:
+            assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=True))
+
+
+@pytest.mark.parametrize("bounded", BOOL)
+def test_all_negative_logits_with_ragged_tiles(bounded: bool) -> None:
+    p = problem((65,), (67,), 16, temperature=0.03, bounded=bounded, symmetric=True)
+    p.query.abs_()
+    p.key.abs_().neg_()
+    assert (p.query @ p.key.T).max() < 0
+    assert_right(p)
+
+
+@pytest.mark.parametrize("negatives", ("all", "dissimilar"))
+@pytest.mark.parametrize("bounded", BOOL)
+def test_all_flows_equal(negatives: str, bounded: bool) -> None:
+    p = problem(spread=0.0, offset=3.0, negatives=negatives, bounded=bounded, positives="inside", symmetric=True)
+    got = assert_right(p)
+    assert (got.row_stats[1] == torch.repeat_interleave(torch.tensor([65.0, 90.0]), torch.tensor([70, 33]))).all()
+
+
+@pytest.mark.parametrize("flow_kernel", ("gaussian", "laplace", "cauchy", "tophat"))
+def test_large_flows_keep_their_small_differences(flow_kernel: str) -> None:
+    assert_right(problem(offset=1e4, flow_kernel=flow_kernel))
+
+
+@pytest.mark.parametrize("bounded", BOOL)
+@pytest.mark.parametrize("positives", ("outside", "inside"))
+def test_tiny_weights(bounded: bool, positives: str) -> None:
+    """Rows whose best weight is anywhere down to 2^-126, and rows with none."""
+    p = problem((64,), (3,), 8, flow_dim=1, temperature=0.03, positives=positives, bounded=bounded, symmetric=True)
+    p.query_frames.flow.copy_(torch.linspace(0.0, 14.0, 64)[:, None])
+    p.key_frames.flow.zero_()
+    got = assert_right(p)
+    weight_sum = got.row_stats[1]
+    assert (weight_sum[-3:] == 0).all() and (weight_sum > 0).sum() > 55
+    assert (weight_sum[weight_sum > 0] >= 2.0**-126).all()
+
+
+def test_a_frame_entirely_masked_and_empty_frames() -> None:
+    for scope, bounded in itertools.product(("frame", "batch"), BOOL):
+        p = problem((20, 0, 17, 5), (18, 3, 0, 6), 8, masked=True, scope=scope, bounded=bounded, symmetric=True)
+        assert p.query_frames.mask is not None and p.key_frames.mask is not None
+        for mask, rows in ((p.query_frames.mask, slice(37, 42)), (p.key_frames.mask, slice(21, 27))):
+            mask[rows] = False
+        p.query[37:42], p.key[21:27] = float("nan"), float("nan")
+        p.query_frames.flow[37:42], p.key_frames.flow[21:27] = float("nan"), float("nan")
+        assert_right(p)
+
+
+@pytest.mark.parametrize(("query_sizes", "key_sizes"), [((5,), (0,)), ((0,), (5,)), ((0,), (0,)), ((), ())])
+def test_empty_sides(query_sizes: tuple[int, ...], key_sizes: tuple[int, ...]) -> None:
+    got = by_triton(problem(query_sizes, key_sizes, 4, symmetric=True))
+    assert torch.equal(got.row_stats[0], torch.full((sum(query_sizes),), -torch.inf))
+    assert torch.equal(got.column_stats[0], torch.full((sum(key_sizes),), -torch.inf))
+    assert got.dquery.shape == (sum(query_sizes), 4) and (got.dquery == 0).all()
+    assert got.dkey.shape == (sum(key_sizes), 4) and (got.dkey == 0).all()
+    assert got.dtemperature == 0
+
+
+def test_converged_training_in_bfloat16() -> None:
+    """p close to w / W: points on a circle, whose logits cos(a - b) / t fall off as the gaussian weights of flow a do."""
+    temperature, n = 0.05, 96
+    p = problem((n,), (n,), 2, flow_dim=1, dtype=torch.bfloat16, temperature=temperature)
+    angle = torch.linspace(0.0, 3.0, n)
+    for rows, flow in ((p.query, p.query_frames.flow), (p.key, p.key_frames.flow)):
+        rows.copy_(torch.stack([angle.cos(), angle.sin()], 1))
+        flow.copy_(angle[:, None] / temperature**0.5)
+    truth, got = by_reference(in_float64(p)), by_triton(p)
+    logits = (p.query.float() @ p.key.float().T) / temperature
+    weights = torch.exp(-0.5 * (p.query_frames.flow - p.key_frames.flow.T).square())
+    upstream_row = torch.linspace(0.5, 1.5, n)[:, None] / n
+    rounded = logits.softmax(1).bfloat16() - (weights / weights.sum(1, keepdim=True)).bfloat16()
+    naive = (upstream_row * rounded).bfloat16().float() @ p.key.float() / temperature
+    size = truth.dquery.norm()
+    assert (naive.double() - truth.dquery).norm() > 0.02 * size
+    assert (got.dquery.double() - truth.dquery).norm() < 0.01 * size
+
+
+def test_float16_gradients_of_a_mean_over_many_rows_do_not_underflow() -> None:
+    p = problem((80,), (80,), 16, dtype=torch.float16)
+    rows, columns = by_triton(p).row_stats, torch.empty(4, 0)
+    gradient = torch.full((2, 80), 1e-6) * torch.tensor([[1.0], [-1.0]])
+    scaled = kernels.backward(*p.op_args(), rows, columns, gradient * 1e3, columns[:2], True, False, False)[0]
+    plain = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, False, False)[0]
+    torch.testing.assert_close(plain.float() * 1e3, scaled.float(), rtol=0.02, atol=6e-8 * 1e3)
+
+
+def test_repeated_runs_are_bitwise_equal() -> None:
+    p = problem((130,), (140,), 16, symmetric=True)
+    first, second = by_triton(p), by_triton(p)
+    for name in ("row_stats", "column_stats", "dquery", "dkey", "dtemperature"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+
+
+def test_only_needed_gradients_come_back() -> None:
+    p = problem()
+    rows, columns = kernels.forward(*p.op_args())
+    assert columns.shape == (4, 0)
+    gradient = torch.stack([torch.ones(103), -torch.ones(103)])
+    every = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, True, True)
+    for needs in itertools.product(BOOL, repeat=3):
+        for value, need, full in zip(
+            kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], *needs), needs, every, strict=True
+        ):
+            if need:
+                torch.testing.assert_close(value, full, rtol=1e-4, atol=1e-4)
+            else:
+                assert value.shape == (0,)
+
+
+def test_too_wide_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match="D from 1 to 256, got 257"):
+        by_triton(problem((3,), (3,), 257))
