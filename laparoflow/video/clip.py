@@ -275,7 +275,7 @@ class ClipWriter:
         if not valid.any():
             return pair.forward, valid, "no consistent flow"
         if settings.drop_bad_frames and settings.flow_method != "precomputed":
-            problem = pair_problem(source, target, float(valid.sum() / self.visible.sum()))
+            problem = pair_problem(source, target, pair.forward, valid, self.visible)
             if problem is not None:
                 return pair.forward, valid, problem
         flow = pair.forward

@@ -74,6 +74,17 @@ def _rgb(raw: av.VideoFrame) -> Image:
     return np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
 
 
+def _announced(container: av.container.InputContainer, rate: float) -> tuple[int | None, int]:
+    """Number of frames that a file announces and by how many it may be wrong; the duration is less exact."""
+    stream = container.streams.video[0]
+    if stream.frames:
+        return stream.frames, 0
+    if container.duration:
+        frames = round(container.duration / av.time_base * rate)
+        return frames, max(2, frames // 50)
+    return None, 0
+
+
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """Sort key by which frame_10 comes after frame_9."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
@@ -159,9 +170,7 @@ class Source:
         with self._open() as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 25)
-            expected = stream.frames or None
-            if expected is None and container.duration:
-                expected = round(container.duration / av.time_base * rate)
+            expected, _ = _announced(container, rate)
             codec = stream.codec_context.name
         first = next(self.frames(), None)
         if first is None or isinstance(first.raw, Path):
@@ -181,8 +190,8 @@ class Source:
             return
         with self._open() as container:
             stream = container.streams.video[0]
-            report.expected = stream.frames or None
             rate = float(stream.average_rate or stream.guessed_rate or 25)
+            report.expected, slack = _announced(container, rate)
             index = 0
             packets = container.demux(stream)
             while True:
@@ -208,7 +217,7 @@ class Source:
                         report.frames += 1
                         yield Frame(index, float(raw.time) if raw.time is not None else index / rate, raw)
                     index += 1
-        if report.problem is None and report.expected and report.frames + len(report.damaged) < report.expected:
+        if report.problem is None and report.expected and index < report.expected - slack:
             report.problem = f"truncated: {report.frames} of {report.expected} announced frames could be read"
 
     def spread(self, count: int) -> list[Image]:

@@ -16,8 +16,9 @@ LEAST_POINTS = 64
 def relative_motion(flow: Flow, valid: Mask) -> float:
     """How much parts of a frame move against each other, in pixels.
 
-    The 90th percentile over valid pixels of the distance of the flow from its median. A pan of the camera,
-    which moves all pixels alike, does not count. 0 if fewer than 1 % of the pixels are valid.
+    The 95th percentile over valid pixels of the distance of the flow from its median. A pan of the camera, which
+    moves all pixels alike, does not count; an instrument that covers a twentieth of the frame does. 0 if fewer than
+    1 % of the pixels are valid.
 
     Args:
         flow: float32 [2, H, W] in pixels.
@@ -28,7 +29,7 @@ def relative_motion(flow: Flow, valid: Mask) -> float:
         return 0.0
     vectors = flow[:, ::STEP, ::STEP][:, sparse]
     away = vectors - np.median(vectors, axis=1, keepdims=True)
-    return float(np.percentile(np.hypot(away[0], away[1]), 90))
+    return float(np.percentile(np.hypot(away[0], away[1]), 95))
 
 
 def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:

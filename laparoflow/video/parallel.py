@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,11 @@ def run_tasks(
                 continue
             try:
                 results.append(future.result())
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    "a worker process was killed, perhaps for want of memory; finished work is kept, run the same "
+                    "command again, with fewer workers if it was memory"
+                ) from error
             except OSError as error:
                 errors.append(error)
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -226,6 +226,7 @@ def prepare(
         CacheError: for an ``out`` that is something else, or a cache of other settings or another version.
         DiskFullError: when the space does not suffice; finished work is kept.
         ValueError: for a rank outside the world, or negative workers.
+        RuntimeError: if a worker process was killed; finished work is kept.
     """
     settings = settings or PrepareSettings()
     inputs, out = [Path(path) for path in inputs], Path(out)

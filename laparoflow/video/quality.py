@@ -6,15 +6,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.video.flow import Flow, warp_by_flow
+
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 BLACK_LEVEL = 30  # grey level that a frame's brightest tenth must reach
 FROZEN_DIFFERENCE = 0.25  # mean grey levels by which moving video differs at least, noise alone included
-CUT_AGREEMENT = 0.5  # share of visible pixels with consistent flow below which a cut is suspected
-CUT_CORRELATION = 0.5  # correlation of two thumbnails below which a suspicion becomes a cut
+CUT_AGREEMENT = 0.75  # share of visible pixels with consistent flow below which a cut is suspected
+CUT_CORRELATION = 0.3  # correlation of detail below which a suspicion becomes a cut: 0.7 and up is usual, a cut has < 0.25
 LEAST_AGREEMENT = 0.1  # share below which a pair's flow is not used at all
-THUMBNAIL = (32, 24)
+DETAIL_SIZE = 3.0  # standard deviation in pixels of the blur that separates detail from the rest
 
 
 def is_black(frame: Image, visible: Mask) -> bool:
@@ -28,24 +30,44 @@ def is_frozen(source: Image, target: Image, visible: Mask) -> bool:
     return float(cv2.absdiff(source, target)[visible].mean()) < FROZEN_DIFFERENCE
 
 
-def correlation(source: Image, target: Image) -> float:
-    """Normalised correlation of two frames' grey thumbnails, in [-1, 1]."""
-    small = [
-        cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float64)
-        for frame in (source, target)
-    ]
-    first, second = (thumbnail - thumbnail.mean() for thumbnail in small)
+def _detail(frame: Image) -> NDArray[np.float32]:
+    """Grey values float32 [H, W] without what varies slowly."""
+    grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.float32)
+    return grey - np.asarray(cv2.GaussianBlur(grey, (0, 0), DETAIL_SIZE), np.float32)
+
+
+def detail_correlation(source: Image, target: Image, flow: Flow, visible: Mask) -> float:
+    """How well the target, read where the flow points, shows the source's detail: correlation in [-1, 1].
+
+    Two pictures of one scene agree in it, two pictures of different scenes do not, however alike their colours are
+    and however hard a flow estimator tries.
+
+    Args:
+        source, target: uint8 [H, W, 3].
+        flow: float32 [2, H, W], source to target.
+        visible: bool [H, W], pixels to look at.
+    """
+    first = _detail(source)[visible]
+    second = warp_by_flow(_detail(target)[None], flow)[0][visible]
+    first, second = first - first.mean(), second - second.mean()
     scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / scale if scale > 0 else 1.0
 
 
-def pair_problem(source: Image, target: Image, agreement: float) -> str | None:
-    """What is wrong with a pair of frames, given the share of visible pixels whose flow is consistent.
+def pair_problem(source: Image, target: Image, flow: Flow, valid: Mask, visible: Mask) -> str | None:
+    """What is wrong with a pair of frames.
+
+    Args:
+        source, target: uint8 [H, W, 3].
+        flow: float32 [2, H, W], source to target.
+        valid: bool [H, W], where the flow is consistent.
+        visible: bool [H, W], pixels inside the border.
 
     Returns:
-        "scene cut" when flow fails and the frames do not look alike, "no consistent flow" when it fails
-        altogether, None for a usable pair.
+        "scene cut" when much of the flow is inconsistent and the frames do not show one scene, "no consistent flow"
+        when nearly all of it is, None for a usable pair.
     """
-    if agreement < CUT_AGREEMENT and correlation(source, target) < CUT_CORRELATION:
+    agreement = float(valid.sum() / max(1, visible.sum()))
+    if agreement < CUT_AGREEMENT and detail_correlation(source, target, flow, visible) < CUT_CORRELATION:
         return "scene cut"
     return "no consistent flow" if agreement < LEAST_AGREEMENT else None

@@ -29,7 +29,7 @@ class PrepareSettings:
         drop_bad_frames: leave out black frames, frozen frames and pairs on both sides of a scene cut.
         flow_method: "dis" (OpenCV), "raft" (torchvision, with ``flow_weights``), or "precomputed"
             (``flow_folder``).
-        dis_preset: accuracy of DIS.
+        dis_preset: accuracy of DIS; "fine" is worth its time on frames below some 200 pixels.
         flow_weights: file with the state dict of torchvision's raft_small or raft_large.
         flow_folder: folder with precomputed flow, see ``laparoflow.video.precomputed``.
         consistency_relative, consistency_absolute: forward and backward flow f, b agree where
@@ -51,7 +51,7 @@ class PrepareSettings:
     camera_motion: Literal["keep", "similarity", "affine"] = "keep"
     drop_bad_frames: bool = True
     flow_method: Literal["dis", "raft", "precomputed"] = "dis"
-    dis_preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    dis_preset: Literal["ultrafast", "fast", "medium", "fine"] = "medium"
     flow_weights: str | None = None
     flow_folder: str | None = None
     consistency_relative: float = 0.01
@@ -79,7 +79,7 @@ class PrepareSettings:
             ("gap_choice", ("first_moving", "all")),
             ("camera_motion", ("keep", "similarity", "affine")),
             ("flow_method", ("dis", "raft", "precomputed")),
-            ("dis_preset", ("ultrafast", "fast", "medium")),
+            ("dis_preset", ("ultrafast", "fast", "medium", "fine")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")

@@ -1,0 +1,153 @@
+"""The cache: what is written is read, and nothing damaged, foreign or unfinished is read as if it were whole."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from footage import SMALL_SHARDS, video
+
+from laparoflow.video.batch import pad_frame
+from laparoflow.video.cache import CacheError, FrameCache
+from laparoflow.video.prepare import prepare
+from laparoflow.video.shards import Sample, ShardRecord, read_record, write_shard
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A cache of two clips of 12 and 9 frames, in shards of five."""
+    root = tmp_path_factory.mktemp("made")
+    video(root / "a.mp4", 12, seed=0)
+    video(root / "b.mp4", 9, seed=1)
+    prepare([root / "a.mp4", root / "b.mp4"], root / "cache", SMALL_SHARDS, progress=False)
+    return root / "cache"
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "cache")
+
+
+def test_random_access_equals_order(made):
+    cache = FrameCache.open(made)
+    assert len(cache) == 11 + 8
+    assert [clip.name for clip in cache.clips] == ["a", "b"]
+    assert cache.clips[0].shards == 3
+    order = [(frame.clip, frame.frame) for frame in cache]
+    assert order == [(0, i) for i in range(11)] + [(1, i) for i in range(8)]
+    frame = cache[-1]
+    assert (frame.clip, frame.frame, frame.gap) == (1, 7, 1)
+    assert frame.time == pytest.approx(7 / 25)
+    assert frame.image.shape == (96, 128, 3)
+    assert (frame.image.dtype, frame.flow.dtype, frame.valid.dtype) == (np.uint8, np.float32, bool)
+    assert frame.flow.shape == (2, 96, 128)
+    assert frame.valid.shape == (96, 128)
+    assert cache.sizes == [(96, 128)]
+    with pytest.raises(IndexError):
+        cache[19]
+
+
+def test_frames_are_the_callers_own(made):
+    cache = FrameCache.open(made)
+    cache[3].image[:] = 0
+    assert cache[3].image.any()
+
+
+def test_travels_to_workers(made):
+    cache = FrameCache.open(made)
+    first = cache[0].flow
+    again = pickle.loads(pickle.dumps(cache))
+    assert np.array_equal(again[0].flow, first)
+    assert len(pickle.dumps(cache)) < 20_000  # arrays do not travel
+
+
+def test_a_shard_gives_back_what_was_put_in(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 255, (3, 10, 13, 3), dtype=np.uint8))
+    flows = list(rng.normal(0, 3, (3, 2, 10, 13)).astype(np.float32))
+    flows[0][0, 0, 0], flows[1][1, 2, 3] = np.nan, 1e9
+    valids = list(rng.random((3, 10, 13)) > 0.5)
+    samples = [Sample(k, k / 25, 1, 2.0) for k in range(3)]
+    write_shard(tmp_path, ShardRecord(7, samples, {"black": [5]}), frames, flows, valids)
+    record = read_record(tmp_path, 7)
+    assert record is not None
+    assert record.samples == samples
+    assert record.excluded == {"black": [5]}
+    assert np.array_equal(np.load(tmp_path / "00007.frames.npy"), np.stack(frames))
+    stored = np.load(tmp_path / "00007.flow.npy").astype(np.float32)
+    assert np.isfinite(stored).all()
+    assert stored[0, 0, 0, 0] == 0
+    assert np.allclose(stored[2], flows[2], atol=0.01)
+    bits = np.load(tmp_path / "00007.valid.npy")
+    assert bits.shape == (3, 10, 2)
+    assert np.array_equal(np.unpackbits(bits, axis=-1, count=13).astype(bool), np.stack(valids))
+
+
+@pytest.mark.parametrize("part", ["frames", "flow", "valid"])
+def test_a_flipped_bit_is_found_and_its_shard_named(copy, part):
+    path = copy / "clips" / "a" / f"00001.{part}.npy"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(bytes(data))
+    with pytest.raises(CacheError, match=rf"00001\.{part}\.npy is corrupted"):
+        FrameCache.open(copy)
+    assert len(FrameCache.open(copy, verify="sizes")) == 19
+
+
+def test_missing_and_short_files_are_found_by_size(copy):
+    path = copy / "clips" / "b" / "00000.flow.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    (copy / "clips" / "a" / "00002.valid.npy").unlink()
+    with pytest.raises(CacheError, match=r"00002\.valid\.npy is missing.*00000\.flow\.npy has"):
+        FrameCache.open(copy, verify="sizes")
+
+
+def test_a_changed_record_is_found(copy):
+    path = copy / "clips" / "a" / "00000.json"
+    content = json.loads(path.read_text())
+    content["samples"][0]["gap"] = 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(CacheError, match="records are not those"):
+        FrameCache.open(copy)
+
+
+def test_other_version_and_no_cache(copy, tmp_path):
+    header = json.loads((copy / "cache.json").read_text())
+    (copy / "cache.json").write_text(json.dumps({**header, "version": 99}))
+    with pytest.raises(CacheError, match="version 99"):
+        FrameCache.open(copy)
+    (copy / "cache.json").write_text("{")
+    with pytest.raises(CacheError, match="damaged"):
+        FrameCache.open(copy)
+    (copy / "cache.json").write_text("[]")
+    with pytest.raises(CacheError, match="does not describe"):
+        FrameCache.open(copy)
+    with pytest.raises(CacheError, match="is not a cache"):
+        FrameCache.open(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="verify"):
+        FrameCache.open(copy, verify="maybe")
+
+
+def test_unfinished_clips_are_left_out_with_a_warning(copy):
+    (copy / "clips" / "a" / "clip.json").unlink()
+    with pytest.warns(UserWarning, match="not finished and left out: a"):
+        cache = FrameCache.open(copy)
+    assert {frame.clip for frame in cache} == {0}
+    assert cache.clips[0].name == "b"
+    (copy / "clips" / "b" / "clip.json").unlink()
+    with pytest.warns(UserWarning, match="not finished"), pytest.raises(CacheError, match="holds no frame"):
+        FrameCache.open(copy)
+
+
+def test_padding_keeps_what_is_there_and_masks_the_rest(made):
+    frame = FrameCache.open(made)[0]
+    padded = pad_frame(frame, 100, 130)
+    assert np.array_equal(padded.image[:96, :128], frame.image)
+    assert np.array_equal(padded.flow[:, :96, :128], frame.flow)
+    assert padded.valid.sum() == frame.valid.sum()
+    assert pad_frame(frame, 96, 128) is frame
+    with pytest.raises(ValueError, match="at least"):
+        pad_frame(frame, 90, 200)

@@ -1,0 +1,196 @@
+"""Sharing the work: any number of ranks, processes and interruptions gives the same cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from footage import SMALL_SHARDS, tree, video
+
+from laparoflow.video.cache import FrameCache
+from laparoflow.video.parallel import rank_and_world_size, units_of
+from laparoflow.video.prepare import prepare
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from laparoflow.video.prepare import prepare
+from laparoflow.video.settings import PrepareSettings
+if __name__ == "__main__":
+    settings = PrepareSettings(**json.loads(sys.argv[1]))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    prepare([Path(sys.argv[2])], Path(sys.argv[3]), settings, progress=False, workers=int(sys.argv[4]))
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with two videos of 28 and 23 frames and the tree of their undisturbed cache."""
+    root = tmp_path_factory.mktemp("source")
+    video(root / "videos" / "a.mp4", 28, seed=0)
+    video(root / "videos" / "b.mp4", 23, seed=1)
+    prepare([root / "videos"], root / "whole", SMALL_SHARDS, progress=False)
+    return root / "videos", tree(root / "whole")
+
+
+def test_rank_and_world_size():
+    assert rank_and_world_size({}) == (0, 1)
+    assert rank_and_world_size({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
+    assert rank_and_world_size({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}) == (1, 2)
+    assert rank_and_world_size({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 1)  # a batch script, not a step
+    with pytest.raises(ValueError, match="RANK"):
+        rank_and_world_size({"RANK": "8", "WORLD_SIZE": "8"})
+
+
+@pytest.mark.parametrize(("clips", "world"), [(1, 1), (5, 2), (2, 5), (3, 3), (1, 4), (100, 7)])
+def test_ranks_cover_the_work_once(clips, world):
+    shares = [units_of(clips, rank, world) for rank in range(world)]
+    every = [unit for share in shares for unit in share]
+    assert all(shares) or clips < world
+    assert len(every) == len(set(every))
+    for clip in range(clips):
+        parts = [(part, of) for c, part, of in every if c == clip]
+        assert sorted(part for part, _ in parts) == list(range(parts[0][1]))
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_any_number_of_ranks_gives_the_same_cache(source, tmp_path, world):
+    videos, whole = source
+    for rank in random.Random(world).sample(range(world), world):
+        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=rank, world_size=world)
+    assert tree(tmp_path / "cache") == whole
+
+
+def test_launcher_variables_are_used(source, tmp_path, monkeypatch):
+    videos, whole = source
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        report = prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
+        assert (report.rank, report.world_size, len(report.prepared)) == (rank, 2, 1)
+    assert tree(tmp_path / "cache") == whole
+    with pytest.raises(ValueError, match="rank"):
+        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="workers"):
+        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, workers=-1)
+
+
+def start(videos, out, workers=1, script=None) -> subprocess.Popen:
+    settings = json.dumps(asdict(SMALL_SHARDS))
+    program = [str(script)] if script else ["-c", CHILD]
+    command = [sys.executable, *program, settings, str(videos), str(out), str(workers)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    assert child.stdin is not None
+    return child
+
+
+def go(child: subprocess.Popen) -> None:
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
+def test_worker_processes_give_the_same_cache(source, tmp_path):
+    videos, whole = source
+    script = tmp_path / "run.py"
+    script.write_text(CHILD)
+    command = [sys.executable, str(script), json.dumps(asdict(SMALL_SHARDS)), str(videos), str(tmp_path / "cache"), "3"]
+    subprocess.run(command, input="\n", text=True, check=True, timeout=120, capture_output=True)
+    assert tree(tmp_path / "cache") == whole
+
+
+def test_killed_at_random_moments_ten_times_the_cache_is_the_same(source, tmp_path):
+    """SIGKILL at a random moment of the work, again and again on what the last run left behind."""
+    videos, whole = source
+    out, chance = tmp_path / "cache", random.Random(0)
+    child = start(videos, tmp_path / "timing")
+    begun = time.perf_counter()
+    go(child)
+    child.communicate(timeout=120)
+    needed = time.perf_counter() - begun
+    kills = interrupted = 0
+    while kills < 10:
+        child = start(videos, out)
+        go(child)
+        time.sleep(chance.uniform(0.0, 0.5) * needed)
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=60)
+        kills += 1
+        interrupted += child.returncode == -signal.SIGKILL
+        for clip in (out / "clips").glob("*/clip.json"):
+            assert clip.read_bytes() == whole[str(clip.relative_to(out))]
+    assert interrupted >= 3
+    assert prepare([videos], out, SMALL_SHARDS, progress=False).problems == {}
+    assert tree(out) == whole
+    assert len(FrameCache.open(out)) > 40
+
+
+def children_of(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds: float) -> bool:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_their_parent_and_a_killed_worker_is_reported(source, tmp_path):
+    videos, whole = source
+    script = tmp_path / "run.py"
+    script.write_text(CHILD)
+    for victim in ("parent", "worker"):
+        child = start(videos, tmp_path / "cache", workers=2, script=script)
+        go(child)
+        assert until(lambda child=child: len(list((tmp_path / "cache").rglob("plan.json"))) > 0, 60)
+        workers = children_of(child.pid)
+        assert len(workers) >= 2
+        if victim == "parent":
+            child.send_signal(signal.SIGKILL)
+            child.communicate(timeout=60)
+            assert until(lambda workers=workers: not any(map(alive, workers)), 20)
+            for path in (tmp_path / "cache").rglob("plan.json"):
+                path.unlink()  # so that the second round waits for its own
+        else:
+            os.kill(workers[-1], signal.SIGKILL)
+            output, _ = child.communicate(timeout=120)
+            assert "done" not in output
+            assert child.returncode != 0
+    prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
+    assert tree(tmp_path / "cache") == whole
+
+
+def test_interrupted_work_is_kept(source, tmp_path):
+    """Stopped within the second clip, the next run does not touch what was finished."""
+    videos, whole = source
+    out = tmp_path / "cache"
+    prepare([videos / "a.mp4"], out, SMALL_SHARDS, progress=False)
+    for path in sorted((out / "clips" / "a").glob("00003*")) + [out / "clips" / "a" / "clip.json"]:
+        path.unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "clips" / "a").glob("*.npy")}
+    report = prepare([videos], out, SMALL_SHARDS, progress=False)
+    assert report.prepared == ["a", "b"]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert tree(out) == whole
