@@ -35,8 +35,16 @@ struct DeviceMath {
     asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
   }
-  LAPAROFLOW_DEVICE static float sqrt(float x) { return __fsqrt_rn(x); }
-  LAPAROFLOW_DEVICE static float reciprocal(float x) { return __frcp_rn(x); }
+  LAPAROFLOW_DEVICE static float sqrt(float x) {
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
+  LAPAROFLOW_DEVICE static float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
   LAPAROFLOW_DEVICE static float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
   LAPAROFLOW_DEVICE static float max(float a, float b) { return fmaxf(a, b); }
   /// a * b with results below 2^-126 replaced by zero, whatever flags the file is compiled with.

@@ -48,17 +48,20 @@ LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& si
   constexpr int kThreadsPerRow = 8;
   const Type* from = static_cast<const Type*>(side.embedding);
   const int chunk = thread_index() % kThreadsPerRow;
+#pragma unroll 1
   for (int r = thread_index() / kThreadsPerRow; r < count; r += thread_count() / kThreadsPerRow) {
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
     const Type* row = from + (valid ? i * layout.depth : 0);
     Type* target = to + r * layout.stride;
     if (aligned) {
+#pragma unroll 1
       for (int d = chunk * Engine::kVector; d < layout.padded; d += kThreadsPerRow * Engine::kVector) {
         const bool inside = valid && d < layout.depth;
         copy_async_16(target + d, inside ? row + d : from, inside);
       }
     } else {
+#pragma unroll 1
       for (int d = chunk; d < layout.padded; d += kThreadsPerRow) {
         Type x{};
         if (valid && d < layout.depth) x = row[d];
@@ -71,9 +74,11 @@ LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& si
 /// Flows [F][count] of `count` rows, zero where a row does not count; F is padded to kFixedFlow.
 LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std::int64_t first, int count, int width) {
   const int padded = width < kFixedFlow ? kFixedFlow : width;
+#pragma unroll 1
   for (int r = thread_index(); r < count; r += thread_count()) {
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
+#pragma unroll 1
     for (int f = 0; f < padded; ++f) to[f * count + r] = valid && f < width ? side.flow[i * width + f] : 0.0f;
   }
 }
@@ -109,11 +114,13 @@ struct ColumnStage {
     const Side& side = problem.column;
     load_embeddings<Engine>(embedding, side, range, first, kColumns, layout, problem.aligned);
     load_flows(flow, side, range, first, kColumns, problem.flow_width);
+#pragma unroll 1
     for (int c = thread_index(); c < kColumns; c += thread_count()) {
       const std::int64_t j = first + c;
       const bool valid = counts(side, range, j);
       logit_bias[c] = valid ? 0.0f : kExcluded;
       weight_bias[c] = valid && frame.holds(j) ? 0.0f : kExcluded;
+#pragma unroll 1
       for (int q = 0; q < coefficient_count; ++q)
         coefficient[q * kColumns + c] = valid ? coefficients[q * side.total + j] : 0.0f;
     }
@@ -142,6 +149,7 @@ struct RowTile {
                               std::int64_t first, int rows) const {
     load_embeddings<Engine>(embedding, problem.row, range, first, rows, layout, problem.aligned);
     load_flows(flow, problem.row, range, first, rows, problem.flow_width);
+#pragma unroll 1
     for (int r = thread_index(); r < rows; r += thread_count())
       bias[r] = counts(problem.row, range, first + r) ? 0.0f : kExcluded;
     copy_async_commit();

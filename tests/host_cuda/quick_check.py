@@ -1,0 +1,40 @@
+"""A short numerics check of one built library, for planted mistakes: ``python quick_check.py LIBRARY``.
+
+Exits 0 when every case is right and 1, with the reason, at the first that is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import reference
+from cases import assert_right, check, make_case
+from host import Host
+
+
+def main(library: str) -> int:
+    host = Host(Path(library), multiprocessors=1)
+    try:
+        for order in (0, 1):
+            host.library.laparoflow_host_set_order(order)
+            check(host, make_case([70, 33], [130, 65], 24, masked=0.2, symmetric=True, bounded=True))
+            check(host, make_case([70, 33], [40, 65], 31, 3, masked=0.2, symmetric=True, scope="batch",
+                                  positives="inside"))  # fmt: skip
+            check(host, make_case([33], [70], 40, element="float32", negatives="dissimilar", masked=0.2))
+        case = make_case([70], [65], 8, masked=0.2)
+        values = np.ones((65, 3), np.float32)
+        truth, same = (reference.weighted_sum(case, values, t)[0] for t in (np.float64, np.float32))
+        assert_right("weighted sum", host.weighted_sum(case, values)[0], truth, same)
+    except (AssertionError, RuntimeError) as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
