@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laparoflow.datasets.samples import KeypointDataset
+from laparoflow.datasets.samples import KeypointDataset, KeypointSample
 from laparoflow.datasets.splits import budget_count, label_subset
 from laparoflow.metrics.keypoints import KeypointScores, matching_size
+from laparoflow.metrics.oks import OksAveragePrecision
 from laparoflow.probes.features import (
     FeatureEncoder,
     collect_features,
@@ -23,6 +24,7 @@ from laparoflow.probes.features import (
     feature_batches,
     probe_size,
 )
+from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head, train_head
 from laparoflow.probes.heatmaps import (
     detect,
@@ -31,6 +33,7 @@ from laparoflow.probes.heatmaps import (
     heatmap_target,
     upsample,
 )
+from laparoflow.probes.instruments import group_instruments
 from laparoflow.probes.progress import progress
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
 from laparoflow.report.pictures import beside, keypoint_picture, pca_pictures
@@ -76,37 +79,46 @@ def probe_keypoints(
     pool = sorted({index for subset in subsets.values() for index in subset})
     labelled = [train[index] for index in pool]
     result = ProbeResult("keypoints", test.joints, (0, 0), [])
+    shown = max(subsets, key=lambda key: (key[0], -options.seeds.index(key[1])))
     for name, backbone in encoders.items():
-        size = probe_size(labelled[0].image.shape[:2], backbone.feature_stride, options.image_size)
+        size = probe_size(_size(labelled[0]), backbone.feature_stride, options.image_size)
         cells = heatmap_size(size, backbone.feature_stride)
         sigma = options.heatmap_sigma * diagonal(cells)
         result.image_size = size
-        with progress(f"{name}: labelled frames", len(pool)) as advance:
-            features, targets = collect_features(
-                backbone,
-                train.select(pool),
-                size,
-                options.batch_size,
-                options.device,
-                lambda sample: heatmap_target(sample.keypoints, sample.image.shape[:2], cells, sigma),  # noqa: B023
-                advance,
-            )
-        heads: dict[tuple[int, int], tuple[Head, float]] = {}
-        with progress(f"{name}: heads", len(subsets)) as advance:
+
+        def target(sample: KeypointSample, cells: tuple[int, int] = cells, sigma: float = sigma) -> Tensor:
+            return heatmap_target(sample.keypoints, _size(sample), cells, sigma)
+
+        radius = CALIBRATION_RADIUS * diagonal(_size(labelled[0]))
+        runs: list[ProbeRun] = []
+        if options.finetune:
             for (count, seed), subset in subsets.items():
-                rows = [pool.index(index) for index in subset]
-                chosen = features[rows]
-                head = train_head(chosen, targets[rows], len(train.joints), focal_loss, options, seed, PRIOR)
-                found = _detections(head, chosen, [labelled[r].image.shape[:2] for r in rows], cells, options)
-                truth = [labelled[r].keypoints for r in rows]
-                heads[count, seed] = (
-                    head,
-                    best_threshold(found, truth, CALIBRATION_RADIUS * diagonal(labelled[0].image.shape)),
+                chosen = train.select(subset)
+                network, head = finetune(
+                    backbone, chosen, target, focal_loss, size, len(train.joints), options, seed, PRIOR, mirror=False
                 )
-                advance(1)
-        for run in _evaluate(name, backbone, heads, test, size, cells, options, result):
+                batches = feature_batches(network, chosen, size, options.batch_size, options.device)
+                features = torch.cat([batch.cpu() for _, batch in batches])
+                threshold = _calibrate(head, features, [labelled[pool.index(i)] for i in subset], cells, options, radius)
+                heads = {(count, seed): (head, threshold)}
+                runs += _evaluate(name, network, heads, test, size, cells, options, result, shown)
+        else:
+            with progress(f"{name}: labelled frames", len(pool)) as advance:
+                features, targets = collect_features(
+                    backbone, train.select(pool), size, options.batch_size, options.device, target, advance
+                )
+            heads = {}
+            with progress(f"{name}: heads", len(subsets)) as advance:
+                for (count, seed), subset in subsets.items():
+                    rows = [pool.index(index) for index in subset]
+                    head = train_head(features[rows], targets[rows], len(train.joints), focal_loss, options, seed, PRIOR)
+                    samples = [labelled[row] for row in rows]
+                    heads[count, seed] = head, _calibrate(head, features[rows], samples, cells, options, radius)
+                    advance(1)
+            runs = _evaluate(name, backbone, heads, test, size, cells, options, result, shown)
+        for run in runs:
             run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
-            result.runs.append(run)
+        result.runs += runs
     result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings]))
     return result
 
@@ -115,7 +127,7 @@ def probe_keypoints(
 def _detections(
     head: Head,
     features: Tensor,
-    sources: Sequence[tuple[int, ...]],
+    sources: Sequence[tuple[int, int]],
     cells: tuple[int, int],
     options: ProbeOptions,
 ) -> list[Detections]:
@@ -125,8 +137,26 @@ def _detections(
         batch = features[start : start + options.batch_size].to(options.device)
         maps = upsample(head(batch), cells).cpu()
         for row, source in zip(maps, sources[start:], strict=False):
-            found.append(detect(row, (source[0], source[1]), options.max_instances))
+            found.append(detect(row, source, options.max_instances))
     return found
+
+
+def _calibrate(
+    head: Head,
+    features: Tensor,
+    samples: Sequence[KeypointSample],
+    cells: tuple[int, int],
+    options: ProbeOptions,
+    radius: float,
+) -> float:
+    """The detection threshold of a head, from the pictures that it was trained on."""
+    found = _detections(head, features, [_size(sample) for sample in samples], cells, options)
+    return best_threshold(found, [sample.keypoints for sample in samples], radius)
+
+
+def _size(sample: KeypointSample) -> tuple[int, int]:
+    """(height, width) of a picture."""
+    return sample.image.shape[0], sample.image.shape[1]
 
 
 def best_threshold(found: Sequence[Detections], truth: Sequence[NDArray[np.float32]], radius: float) -> float:
@@ -167,20 +197,22 @@ def _evaluate(
     cells: tuple[int, int],
     options: ProbeOptions,
     result: ProbeResult,
+    shown: tuple[int, int],
 ) -> list[ProbeRun]:
-    """One pass over the test frames for all heads; draws the pictures of the head with most labels, first seed."""
+    """One pass over the test frames for all heads; draws the pictures of the head `shown`."""
     scores = {key: KeypointScores(test.joints, threshold) for key, (_, threshold) in heads.items()}
     drawn = {int(i) for i in np.linspace(0, len(test) - 1, min(options.pictures, len(test)))}
-    shown = max(heads, key=lambda key: (key[0], -key[1]))
+    similarity = {key: OksAveragePrecision(len(test.joints), options.oks_sigmas) for key in heads}
     shown_features: list[Tensor] = []
     position = 0
     with progress(f"{name}: test frames", len(test)) as advance:
         for samples, features in feature_batches(encoder, test, size, options.batch_size, options.device):
-            sources = [sample.image.shape[:2] for sample in samples]
+            sources = [_size(sample) for sample in samples]
             for key, (head, threshold) in heads.items():
                 for row, detections in enumerate(_detections(head, features, sources, cells, options)):
                     sample = samples[row]
                     scores[key].update(detections, sample.keypoints, sources[row])
+                    similarity[key].update(*group_instruments(detections, 0.0), sample.keypoints)
                     if key == shown and position + row in drawn:
                         sure = [joint[joint[:, 2] >= threshold] for joint in detections]
                         result.pictures[f"{name}_{sample.name}"] = keypoint_picture(sample.image, sample.keypoints, sure)
@@ -189,4 +221,6 @@ def _evaluate(
             advance(len(samples))
     if shown_features:
         result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
-    return [ProbeRun(name, count, seed, scores[count, seed].compute(), []) for count, seed in heads]
+    return [
+        ProbeRun(name, *key, metrics=scores[key].compute() | similarity[key].compute(), train_frames=[]) for key in heads
+    ]

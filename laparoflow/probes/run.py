@@ -7,33 +7,35 @@ out/features/*.png       principal components of the features as colours
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
+from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
-from laparoflow.datasets.splits import split_dataset
-from laparoflow.models.encoder import PixelEncoder
+from laparoflow.datasets.samples import FrameDataset
+from laparoflow.datasets.splits import Split, split_dataset
+from laparoflow.models.encoder import PixelEncoder, build_encoder
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.segmentation import probe_segmentation
-from laparoflow.probes.settings import (
-    RANDOM,
-    TRAINED,
-    ProbeResult,
-    ProbeRun,
-    ProbeSettings,
-)
+from laparoflow.probes.settings import RANDOM, SCRATCH, TRAINED, WEIGHTS, ProbeResult, ProbeRun, ProbeSettings
 from laparoflow.report.files import write_json, write_png
+from laparoflow.video.cache import FrameCache
 
 FORMAT = "laparoflow-probe-1"
 RESULT_FILE = "metrics.json"
 HEADLINES = {
     "segmentation": ("mean_iou", "mean_dice", "pixel_accuracy", "mean_iou_over_videos"),
-    "keypoints": ("pck/0.05", "pck/0.1", "rmse_px", "precision/20", "recall/20", "f1/20"),
+    "keypoints": ("pck/0.05", "pck/0.1", "rmse_px", "precision/20", "recall/20", "f1/20", "oks_ap"),
 }
+OPTIONAL = ("mean_nsd", "sar_rarp50/score")
 logger = logging.getLogger(__name__)
 
 
@@ -54,23 +56,96 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
     finished = settings.out / RESULT_FILE
     if finished.exists() and not settings.overwrite:
         raise FileExistsError(f"out: {finished} is already there; choose another folder or set overwrite")
-    dataset = build_dataset(settings.dataset, settings.root, task=settings.task, **settings.dataset_options)
-    split = split_dataset(dataset, settings.split_settings)
-    train, test = dataset.select(split.train), dataset.select(split.test)
-    encoders = {TRAINED: _ready(load_encoder(settings.checkpoint), settings.device)}
-    if settings.random_control:
-        encoders[RANDOM] = _ready(initial_encoder(settings.checkpoint), settings.device)
-    if split.warning:
-        logger.warning(split.warning)
-    if settings.task == "segmentation":
-        result = probe_segmentation(encoders, train, test, settings)
-    else:
-        result = probe_keypoints(encoders, train, test, settings)
+    train, test, split = probe_data(settings)
+    encoders = probe_encoders(settings)
+    warnings = [split.warning, *overlap_guard(settings, test)]
+    for text in filter(None, warnings):
+        logger.warning(text)
+    probe: Callable[..., ProbeResult] = probe_segmentation if settings.task == "segmentation" else probe_keypoints
+    result = probe(encoders, train, test, settings)
+    if settings.scratch_labels:
+        start = initial_encoder(settings.checkpoint).to(settings.device)
+        options = dataclasses.replace(settings, finetune=True, labels=settings.scratch_labels)
+        scratch = probe({SCRATCH: start}, train, test, options)
+        result.runs += scratch.runs
+        result.pictures |= scratch.pictures
     metrics = result_document(result, settings.plain())
     metrics["split"] = split.record
-    metrics["warnings"] = [text for text in [split.warning, *result.warnings] if text]
+    metrics["warnings"] = list(filter(None, [*warnings, *result.warnings]))
     write_result(settings.out, metrics, result)
     return metrics
+
+
+def probe_data(settings: ProbeSettings) -> tuple[Any, Any, Split]:
+    """The frames to train and to test on, and how they were kept apart.
+
+    With `test_dataset`, both sets are seen through the class map; all frames of the first train, or its published
+    train part, and the published test part of the second is tested on, or all of it.
+    """
+    dataset = build_dataset(settings.dataset, settings.root, task=settings.task, **settings.dataset_options)
+    if settings.test_dataset is None or settings.test_root is None or settings.class_map is None:
+        split = split_dataset(dataset, settings.split_settings)
+        return dataset.select(split.train), dataset.select(split.test), split
+    other = build_dataset(settings.test_dataset, settings.test_root, task="segmentation", **settings.test_dataset_options)
+    class_map = load_class_map(settings.class_map, settings.class_map_variant)
+    train, test = MappedSegmentation(dataset, class_map), MappedSegmentation(other, class_map)
+    sides = []
+    for mapped, part in ((train, "train"), (test, "test")):
+        published = [i for i, frame in enumerate(mapped.frames) if frame.part == part]
+        sides.append(tuple(published or range(len(mapped))))
+    record = {
+        "by": "data set",
+        "asked_for": settings.split,
+        "class_map": class_map.record,
+        "train_frames": len(sides[0]),
+        "test_frames": len(sides[1]),
+        "train_videos": sorted({train.frames[i].video for i in sides[0]}),
+        "test_videos": sorted({test.frames[i].video for i in sides[1]}),
+    }
+    return train.select(sides[0]), test.select(sides[1]), Split(sides[0], sides[1], "data set", record=record)
+
+
+def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
+    """The pretrained backbone and the frozen controls that the settings ask for, by name."""
+    trained = load_encoder(settings.checkpoint)
+    encoders = {TRAINED: trained}
+    if settings.random_control:
+        encoders[RANDOM] = initial_encoder(settings.checkpoint)
+    if settings.weights_control is not None:
+        own = trained.settings
+        name = settings.weights_backbone or own.backbone
+        options = own.backbone_options if name == own.backbone else {}
+        encoders[WEIGHTS] = build_encoder(
+            dataclasses.replace(
+                own,
+                backbone=name,
+                backbone_options=options,
+                embed_stride=None,
+                weights=settings.weights_control,
+                image_mean=None,
+                image_std=None,
+            )
+        )
+    return {name: encoder.to(settings.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
+
+
+def overlap_guard(settings: ProbeSettings, test: FrameDataset[Any]) -> list[str]:
+    """Warnings about test videos in the pretraining set, or that it could not be looked at."""
+    videos = pretraining_videos(settings.checkpoint)
+    if videos is None:
+        return ["overlap: the pretraining cache is not where the run says, so overlap with the test videos is unknown"]
+    return overlap_warnings(settings.test_dataset or settings.dataset, test.videos, videos)
+
+
+def pretraining_videos(checkpoint: Path) -> list[str] | None:
+    """Paths of the videos that a run was pretrained on; None when its cache is gone or was never named."""
+    for folder in (checkpoint, *checkpoint.parents[:2]):
+        config = folder / "config.yaml"
+        if config.is_file():
+            data = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
+            if data and Path(data).is_dir():
+                return [str(clip.source) for clip in FrameCache.open(Path(data), verify="sizes").clips]
+    return None
 
 
 def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +183,7 @@ def summarise(task: str, runs: Sequence[ProbeRun]) -> list[dict[str, Any]]:
             "labels": labels,
             "seeds": [run.seed for run in chosen],
         }
-        for headline in HEADLINES[task]:
+        for headline in (*HEADLINES[task], *(path for path in OPTIONAL if _has(chosen[0].metrics, path))):
             values = [_lookup(run.metrics, headline) for run in chosen]
             entry[headline] = spread([value for value in values if value is not None])
         summary.append(entry)
@@ -132,12 +207,12 @@ def write_result(out: Path, metrics: dict[str, Any], result: ProbeResult) -> Non
     write_json(out / RESULT_FILE, metrics)
 
 
+def _has(metrics: dict[str, Any], path: str) -> bool:
+    return path.split("/")[0] in metrics
+
+
 def _lookup(metrics: dict[str, Any], path: str) -> float | None:
     value: Any = metrics
     for key in path.split("/"):
         value = value[key]
     return value
-
-
-def _ready(encoder: PixelEncoder, device: str) -> PixelEncoder:
-    return encoder.to(device).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ mask's own size, and is scored there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    SegmentationDataset,
-    SegmentationSample,
-)
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset, SegmentationSample
+from laparoflow.datasets.sar_rarp50 import SarRarp50, folder_of
 from laparoflow.datasets.splits import budget_count, label_subset
+from laparoflow.metrics.sar_rarp50 import SarRarp50Score
 from laparoflow.metrics.segmentation import SegmentationScores
+from laparoflow.metrics.surface import SurfaceScores
 from laparoflow.probes.clusters import fit_kmeans, fit_knn
 from laparoflow.probes.features import (
     FeatureEncoder,
@@ -30,6 +30,7 @@ from laparoflow.probes.features import (
     grid_size,
     probe_size,
 )
+from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import train_head
 from laparoflow.probes.progress import progress
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
@@ -90,32 +91,38 @@ def probe_segmentation(
         for seed in options.seeds
     }
     pool = sorted({index for subset in subsets.values() for index in subset})
+    shown = max(subsets, key=lambda key: (key[0], -options.seeds.index(key[1])))
     source = train[pool[0]].mask.shape
     result = ProbeResult("segmentation", test.classes, (0, 0), [])
     for name, backbone in encoders.items():
         size = probe_size(source, backbone.feature_stride, options.image_size)
         result.image_size = size
         grid = grid_size(size, backbone.feature_stride)
-        with progress(f"{name}: labelled frames", len(pool)) as advance:
-            features, shares = collect_features(
-                backbone,
-                train.select(pool),
-                size,
-                options.batch_size,
-                options.device,
-                lambda sample: class_shares(sample.mask, len(train.classes), grid),  # noqa: B023 (used at once)
-                advance,
-            )
-        predictors: dict[tuple[int, int], Predictor] = {}
-        with progress(f"{name}: heads", len(subsets)) as advance:
+
+        def target(sample: SegmentationSample, grid: tuple[int, int] = grid) -> Tensor:
+            return class_shares(sample.mask, len(train.classes), grid)
+
+        if options.finetune:
+            runs = []
             for (count, seed), subset in subsets.items():
-                rows = torch.tensor([pool.index(index) for index in subset])
-                predictors[count, seed] = fit_predictor(features[rows], shares[rows], options, seed)
-                advance(1)
-        result.runs += _evaluate(name, backbone, predictors, test, size, options, result)
-        for run in result.runs:
-            if run.backbone == name:
-                run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
+                labelled = train.select(subset)
+                network, head = finetune(backbone, labelled, target, share_loss, size, len(train.classes), options, seed)
+                runs += _evaluate(name, network, {(count, seed): head}, test, size, options, result, shown)
+        else:
+            with progress(f"{name}: labelled frames", len(pool)) as advance:
+                features, shares = collect_features(
+                    backbone, train.select(pool), size, options.batch_size, options.device, target, advance
+                )
+            predictors: dict[tuple[int, int], Predictor] = {}
+            with progress(f"{name}: heads", len(subsets)) as advance:
+                for (count, seed), subset in subsets.items():
+                    rows = torch.tensor([pool.index(index) for index in subset])
+                    predictors[count, seed] = fit_predictor(features[rows], shares[rows], options, seed)
+                    advance(1)
+            runs = _evaluate(name, backbone, predictors, test, size, options, result, shown)
+        for run in runs:
+            run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
+        result.runs += runs
     result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings]))
     return result
 
@@ -129,11 +136,11 @@ def _evaluate(
     size: tuple[int, int],
     options: ProbeOptions,
     result: ProbeResult,
+    shown: tuple[int, int],
 ) -> list[ProbeRun]:
-    """One pass over the test frames for all heads; draws the pictures of the head with most labels, first seed."""
-    scores = {key: SegmentationScores(test.classes) for key in predictors}
+    """One pass over the test frames for all heads; draws the pictures of the head `shown`."""
+    scores = {key: _Scores(test, options.nsd_tolerance) for key in predictors}
     drawn = {int(i) for i in np.linspace(0, len(test) - 1, min(options.pictures, len(test)))}
-    shown = max(predictors, key=lambda key: (key[0], -key[1]))
     shown_features: list[Tensor] = []
     position = 0
     with progress(f"{name}: test frames", len(test)) as advance:
@@ -142,7 +149,7 @@ def _evaluate(
             for row, sample in enumerate(samples):
                 for key, batch in maps.items():
                     prediction = predict_mask(batch[row], sample)
-                    scores[key].update(prediction, torch.from_numpy(sample.mask), sample.video)
+                    scores[key].update(prediction, sample, test.frames[position])
                     if key == shown and position in drawn:
                         picture = mask_picture(sample.image, sample.mask, prediction.numpy(), len(test.classes))
                         result.pictures[f"{name}_{sample.name}"] = picture
@@ -152,6 +159,30 @@ def _evaluate(
     if shown_features:
         result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
     return [ProbeRun(name, count, seed, scores[count, seed].compute(), []) for count, seed in predictors]
+
+
+class _Scores:
+    """All scores of one head."""
+
+    def __init__(self, test: SegmentationDataset, tolerance: float | None) -> None:
+        self._overlap = SegmentationScores(test.classes)
+        self._surface = None if tolerance is None else SurfaceScores(test.classes, tolerance)
+        self._challenge = SarRarp50Score() if test.name == SarRarp50.name else None
+
+    def update(self, prediction: Tensor, sample: SegmentationSample, frame: Frame) -> None:
+        self._overlap.update(prediction, torch.from_numpy(sample.mask), sample.video)
+        if self._surface is not None:
+            self._surface.update(prediction.numpy(), sample.mask, IGNORE_INDEX)
+        if self._challenge is not None:
+            self._challenge.update(prediction.numpy(), sample.mask, folder_of(frame))
+
+    def compute(self) -> dict[str, Any]:
+        scores = self._overlap.compute()
+        if self._surface is not None:
+            scores |= self._surface.compute()
+        if self._challenge is not None:
+            scores["sar_rarp50"] = self._challenge.compute()
+        return scores
 
 
 def predict_mask(maps: Tensor, sample: SegmentationSample) -> Tensor:

@@ -11,7 +11,7 @@ from laparoflow.datasets.splits import Budget, SplitBy, SplitSettings
 Task = Literal["segmentation", "keypoints"]
 HeadName = Literal["linear", "conv", "knn", "kmeans"]
 
-TRAINED, RANDOM = "trained", "random"
+TRAINED, RANDOM, SCRATCH, WEIGHTS = "trained", "random", "from scratch", "weights file"
 
 
 @dataclass(kw_only=True)
@@ -30,6 +30,11 @@ class ProbeOptions:
         learning_rate: of AdamW, cosine decay to zero.
         weight_decay: of AdamW.
         neighbours: for "knn".
+        finetune: train the backbone too, from where it is; with head "linear" or "conv".
+        finetune_steps: steps of that.
+        finetune_rate: learning rate of the backbone in that.
+        nsd_tolerance: tolerance in pixels of the normalised surface distance; None leaves it out (it is slow).
+        oks_sigmas: falloff per joint for the key-point similarity; None takes 0.05 for all.
         heatmap_sigma: width of a key point's heat map as a fraction of the picture's diagonal.
         max_instances: most detections per joint and picture.
         pictures: number of test frames drawn.
@@ -45,6 +50,11 @@ class ProbeOptions:
     learning_rate: float = 1e-2
     weight_decay: float = 1e-4
     neighbours: int = 20
+    finetune: bool = False
+    finetune_steps: int = 400
+    finetune_rate: float = 5e-4
+    nsd_tolerance: float | None = None
+    oks_sigmas: list[float] | None = None
     heatmap_sigma: float = 0.025
     max_instances: int = 4
     pictures: int = 6
@@ -57,14 +67,16 @@ class ProbeOptions:
             raise ValueError(f"seeds must differ, got {self.seeds}")
         if self.head not in get_args(HeadName):
             raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {self.head!r}")
-        for name in ("steps", "batch_size", "neighbours", "max_instances"):
+        for name in ("steps", "batch_size", "neighbours", "max_instances", "finetune_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "heatmap_sigma"):
+        for name in ("learning_rate", "heatmap_sigma", "finetune_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"image_size must be (height, width), got {self.image_size}")
+        if self.finetune and self.head not in ("linear", "conv"):
+            raise ValueError(f"head must be linear or conv with finetune, got {self.head!r}")
         if self.pictures < 0 or self.weight_decay < 0:
             raise ValueError("pictures and weight_decay must not be negative")
 
@@ -82,7 +94,13 @@ class ProbeSettings(ProbeOptions):
         split: what keeps train and test apart; see `laparoflow.datasets.splits`.
         test_fraction, gap_fraction, test_videos, train_videos, split_seed: the split's details.
         dataset_options: the reader's own options, for instance {"classes": 8}.
+        test_dataset, test_root, test_dataset_options: test on another data set, through a class map; then all of
+            `dataset` trains, or its published train part where it has one.
+        class_map, class_map_variant: the map between the two (a name or a YAML file) and its variant.
         random_control: probe a randomly initialised twin of the backbone beside it.
+        weights_control: local weights file of a timm model (ImageNet, DINO) to probe beside it.
+        weights_backbone: that model's timm name; None takes the checkpoint's.
+        scratch_labels: label budgets of a third control, the same network trained with labels from scratch.
         overwrite: replace an earlier result in `out`.
     """
 
@@ -98,13 +116,25 @@ class ProbeSettings(ProbeOptions):
     train_videos: list[str] = field(default_factory=list)
     split_seed: int = 0
     dataset_options: dict[str, Any] = field(default_factory=dict)
+    test_dataset: str | None = None
+    test_root: Path | None = None
+    test_dataset_options: dict[str, Any] = field(default_factory=dict)
+    class_map: str | None = None
+    class_map_variant: str = "default"
     random_control: bool = True
+    weights_control: Path | None = None
+    weights_backbone: str | None = None
+    scratch_labels: list[Budget] = field(default_factory=list)
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.task not in get_args(Task):
             raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {self.task!r}")
+        if (self.test_dataset is None) != (self.test_root is None) or (self.test_dataset and not self.class_map):
+            raise ValueError("test_dataset, test_root and class_map go together")
+        if self.test_dataset and self.task != "segmentation":
+            raise ValueError(f"test_dataset needs task segmentation, got {self.task!r}")
 
     @property
     def split_settings(self) -> SplitSettings:

@@ -27,7 +27,7 @@ def run_figures(source: Source) -> list[Figure]:
         return []
     from laparoflow.video.cache import FrameCache
 
-    cache = FrameCache.open(Path(data))
+    cache = FrameCache.open(Path(data), verify="sizes")
     chosen = [cache[int(i)] for i in np.linspace(0, len(cache) - 1, min(FRAMES, len(cache)))]
     rows = [beside([frame.image, flow_picture(frame.flow, valid=frame.valid)]) for frame in chosen]
     return [Figure("frame and its flow (hue: direction, depth: length, black: left out)", png_bytes(row)) for row in rows]

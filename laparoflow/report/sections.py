@@ -24,6 +24,9 @@ SCORE_NAMES = {
     "precision/20": "precision at 20 px",
     "recall/20": "recall at 20 px",
     "f1/20": "F1 at 20 px",
+    "oks_ap": "OKS mAP",
+    "mean_nsd": "mean NSD",
+    "sar_rarp50/score": "SAR-RARP50 score",
 }
 CHARTED = {"segmentation": "mean_iou", "keypoints": "pck/0.05"}
 DASH = "\N{EN DASH}"

@@ -87,3 +87,62 @@ def test_task_that_the_data_set_lacks(folder: Path, tmp_path: Path) -> None:
         settings(folder, tmp_path, task="depth")
     with pytest.raises(ValueError, match="sznitman has labels for keypoints"):
         run_probe(settings(folder, tmp_path, dataset="sznitman"))
+
+
+def test_controls_stand_beside_the_trained_network(folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    state = torch.load(folder / "run.ckpt", weights_only=True)["state_dict"]
+    prefix = "method.encoder.backbone.model."
+    torch.save({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, weights)
+    metrics = run_probe(
+        settings(
+            folder,
+            tmp_path / "out",
+            labels=[3],
+            seeds=[0],
+            weights_control=weights,
+            scratch_labels=[4],
+            finetune_steps=3,
+            nsd_tolerance=2.0,
+        )
+    )
+    found = {(r["backbone"], r["labels"]): r["metrics"] for r in metrics["runs"]}
+    assert set(found) == {("trained", 3), ("random", 3), ("weights file", 3), ("from scratch", 4)}
+    assert found["weights file", 3]["mean_iou"] == found["trained", 3]["mean_iou"]
+    assert found["random", 3]["mean_iou"] != found["trained", 3]["mean_iou"]
+    assert 0 < found["trained", 3]["mean_nsd"] <= 1
+    assert "mean_nsd" in metrics["summary"][0]
+
+
+def test_unknown_pretraining_data_is_said(folder: Path, tmp_path: Path) -> None:
+    metrics = run_probe(settings(folder, tmp_path / "out", labels=[2], seeds=[0], random_control=False))
+    assert any("overlap with the test videos is unknown" in text for text in metrics["warnings"])
+
+
+def test_overlap_with_the_pretraining_cache_is_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("laparoflow.probes.run.pretraining_videos", lambda _: ["somewhere/clip_000.mp4"])
+    metrics = run_probe(settings(folder, tmp_path / "out", labels=[2], seeds=[0], random_control=False))
+    assert any("has the name of test video clip_000" in text for text in metrics["warnings"])
+
+
+def test_training_on_one_set_and_testing_on_another(folder: Path, tmp_path: Path) -> None:
+    own_map = tmp_path / "map.yaml"
+    mapping = "{tissue: ground, organ_a: organ, organ_b: organ}"
+    own_map.write_text(f"version: 3\nvariants: {{default: {{classes: [ground, organ], synthetic: {mapping}}}}}\n")
+    write_dataset(tmp_path / "other", SceneParameters(height=48, width=64), 1, 3, 9, flow=False)
+    metrics = run_probe(
+        settings(
+            folder,
+            tmp_path / "out",
+            test_dataset="synthetic",
+            test_root=tmp_path / "other",
+            class_map=str(own_map),
+            labels=[4],
+            seeds=[0],
+        )
+    )
+    assert metrics["names"] == ["ground", "organ"]
+    assert metrics["split"]["class_map"] == {"name": "map", "version": 3, "variant": "default"}
+    assert (metrics["split"]["train_frames"], metrics["split"]["test_frames"]) == (12, 3)
+    with pytest.raises(ValueError, match="go together"):
+        settings(folder, tmp_path, test_dataset="synthetic")

@@ -1,0 +1,45 @@
+"""From peaks per joint to whole instruments.
+
+The joint with the most sure peaks anchors the instruments, one each; the peaks of every other joint go to the anchors
+one to one at least total distance. An instrument's score is the mean score of its joints; a joint that it lacks is put
+at the mean of those it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+
+def group_instruments(
+    peaks: Sequence[NDArray[np.floating]], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Instruments of one picture.
+
+    Args:
+        peaks: per joint [P, 3] (x, y, score).
+        threshold: peaks below it are not used.
+
+    Returns:
+        Joints [I, K, 2] and scores [I].
+    """
+    joints = len(peaks)
+    sure = [found[found[:, 2] >= threshold].astype(np.float64) for found in peaks]
+    anchor = max(range(joints), key=lambda k: (len(sure[k]), sure[k][:, 2].sum() if len(sure[k]) else 0.0))
+    count = len(sure[anchor])
+    members = np.full((count, joints, 3), np.nan)
+    members[:, anchor] = sure[anchor]
+    for joint, found in enumerate(sure):
+        if joint == anchor or not len(found) or not count:
+            continue
+        distance = np.linalg.norm(members[:, None, anchor, :2] - found[None, :, :2], axis=-1)
+        rows, columns = linear_sum_assignment(distance)
+        members[rows, joint] = found[columns]
+    if not count:
+        return np.zeros((0, joints, 2)), np.zeros(0)
+    centres = np.nanmean(members[..., :2], axis=1, keepdims=True)
+    places = np.where(np.isnan(members[..., :2]), centres, members[..., :2])
+    return places, np.nansum(members[..., 2], axis=1) / joints
