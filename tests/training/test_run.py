@@ -1,4 +1,3 @@
-import csv
 import json
 
 import pytest
@@ -9,16 +8,7 @@ from laparoflow.models import load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain
-
-
-def logged(out, name="loss"):
-    """Values of a column of the CSV logs by step, over all parts of the run."""
-    values = {}
-    for path in sorted((out / "logs" / "csv").glob("from_step_*/metrics.csv")):
-        for row in csv.DictReader(path.open()):
-            if row.get(name):
-                values[int(row["step"])] = row[name]
-    return values
+from run_logs import logged
 
 
 def test_a_run_leaves_what_it_promises(make_settings):
