@@ -33,9 +33,7 @@ def shift(x: float, y: float) -> Matrix:
 
 @dataclass(frozen=True)
 class Orbit:
-    """A circle of ``radius`` pixels around ``centre`` run at ``speed`` pixels per frame, with a slow sine
-    rotation.
-    """
+    """A circle of ``radius`` pixels around ``centre`` run at ``speed`` pixels per frame, with a slow sine rotation."""
 
     centre: tuple[float, float]
     radius: float

@@ -23,8 +23,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SceneParameters:
-    """Parameters of a scene. Lengths are pixels, speeds pixels per frame; a range is drawn from once per
-    clip.
+    """Parameters of a scene. Lengths are pixels, speeds pixels per frame; a range is drawn from once per clip.
 
     Attributes:
         height, width: frame size in pixels.

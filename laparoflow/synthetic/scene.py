@@ -42,9 +42,7 @@ class SyntheticClip:
 
 @dataclass(frozen=True)
 class Layer:
-    """A texture with its coverage: canvas float32 [h, w, 4] (RGB in 0..1 and alpha), glints float32 [h,
-    w].
-    """
+    """A texture with its coverage: canvas float32 [h, w, 4] (RGB in 0..1 and alpha), glints float32 [h, w]."""
 
     canvas: Float
     glints: Float
@@ -57,9 +55,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Instrument:
-    """An instrument that enters at ``pivot`` and whose tip runs on ``orbit``; key points in canvas
-    coordinates.
-    """
+    """An instrument that enters at ``pivot`` and whose tip runs on ``orbit``; key points in canvas coordinates."""
 
     layer: Layer
     orbit: Orbit

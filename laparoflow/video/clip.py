@@ -143,9 +143,7 @@ class ClipWriter:
         return number % self.part[1] == self.part[0]
 
     def _remember_plan(self) -> None:
-        """Shards of another plan (the source or how its border was found changed) are of no use: start
-        again.
-        """
+        """Shards of another plan (the source or how its border was found changed) are of no use: start again."""
         path = self.folder / "plan.json"
         mine = json.loads(json.dumps({**asdict(self.plan), "source": None}))
         if path.exists() and json.loads(path.read_text()) != mine:
@@ -155,9 +153,7 @@ class ClipWriter:
             write_json(path, mine)
 
     def _finished_shards(self) -> tuple[set[int], list[str]]:
-        """This part's complete shards of an earlier run, and what was wrong with those that had to be
-        removed.
-        """
+        """This part's complete shards of an earlier run, and what was wrong with those that had to be removed."""
         done, rebuilt = set(), []
         for path in sorted(self.folder.glob("[0-9]*.json")):
             number = int(path.stem)
@@ -173,9 +169,7 @@ class ClipWriter:
         return done, rebuilt
 
     def _write_shards(self, report: DecodeReport, done: set[int]) -> int:
-        """Read the source to its end, write the shards that are ours and missing; returns the number of
-        shards.
-        """
+        """Read the source to its end, write the shards that are ours and missing; returns the number of shards."""
         source = Source(Path(self.plan.source), self.settings.image_rate)
         shard, samples = ShardRecord(0), _Samples()
 

@@ -1,5 +1,4 @@
-"""Frames from video files (PyAV) and from folders of images (OpenCV), with a report of what could not be
-read.
+"""Frames from video files (PyAV) and from folders of images (OpenCV), with a report of what could not be read.
 
 A frame's index is its place in the file, also when frames before it are damaged: a packet that cannot be
 decoded uses up an index, so that the distance between two frames is never mistaken.
@@ -178,9 +177,7 @@ class Source:
         return SourceInfo(first.raw.height, first.raw.width, rate, expected, f"PyAV {av.__version__} {codec}")
 
     def frames(self, report: DecodeReport | None = None) -> Iterator[Frame]:
-        """Decode from the first frame on; what goes wrong on the way is written into ``report``, not
-        raised.
-        """
+        """Decode from the first frame on; what goes wrong on the way is written into ``report``, not raised."""
         report = report if report is not None else DecodeReport()
         if self.images:
             report.expected = len(self.images)

@@ -55,9 +55,7 @@ def units_of(clips: int, rank: int, world_size: int) -> list[tuple[int, int, int
 
 @dataclass(frozen=True)
 class Task:
-    """One worker's piece: shards of a clip whose number leaves the remainder part[0] when divided by
-    part[1].
-    """
+    """One worker's piece: shards of a clip whose number leaves the remainder part[0] when divided by part[1]."""
 
     cache: Path
     plan: ClipPlan

@@ -152,9 +152,7 @@ class PrecomputedFlow:
         return np.stack(planes).astype(np.float32), share > 0.5
 
     def __call__(self, source: Image, target: Image, frame: int) -> FlowPair:
-        """Flow of the pair that starts at source frame ``frame``; invalid everywhere if there is no file for
-        it.
-        """
+        """Flow of the pair that starts at source frame ``frame``; invalid everywhere if there is no file for it."""
         size = source.shape[:2]
         found = self._read(frame, "")
         if found is None:

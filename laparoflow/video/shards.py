@@ -133,9 +133,7 @@ def remove_shard(folder: Path, number: int) -> None:
 
 
 def content_hash(records: list[ShardRecord]) -> str:
-    """SHA-256 over the samples and file hashes of a clip's shards; paths and times of writing do not
-    enter.
-    """
+    """SHA-256 over the samples and file hashes of a clip's shards; paths and times of writing do not enter."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(asdict(record), sort_keys=True).encode())

@@ -81,6 +81,10 @@ class ViewTransform:
     phase: Tensor
     amplitude: Tensor
 
+    def to(self, device: torch.device | str) -> ViewTransform:
+        """The same transforms on a device."""
+        return ViewTransform(*(value.to(device) for value in (self.matrix, self.frequency, self.phase, self.amplitude)))
+
     def _elastic(self, points: Tensor) -> Tensor:
         angle = points @ self.frequency.transpose(1, 2) + self.phase[:, None]
         return torch.sin(angle) @ self.amplitude
@@ -91,9 +95,7 @@ class ViewTransform:
         return _project(self.matrix, points + self._elastic(points))
 
     def to_view(self, points: Tensor, iterations: int = 60) -> Tensor:
-        """Map source points [B, P, 2] to view points [B, P, 2]; the elastic part by a contracting
-        iteration.
-        """
+        """Map source points [B, P, 2] to view points [B, P, 2]; the elastic part by a contracting iteration."""
         target = _project(torch.linalg.inv(self.matrix), points.to(self.matrix))
         result = target
         if bool(self.amplitude.any()):
@@ -106,8 +108,20 @@ class ViewTransform:
         rows = torch.arange(height, dtype=self.matrix.dtype, device=self.matrix.device)
         columns = torch.arange(width, dtype=self.matrix.dtype, device=self.matrix.device)
         v, u = torch.meshgrid(rows, columns, indexing="ij")
-        points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(len(self.matrix), -1, -1)
-        return self.to_source(points).reshape(-1, height, width, 2)
+        points = torch.stack([u, v], -1).reshape(1, -1, 2)
+        if bool(self.amplitude.any()):
+            points = points + self._elastic_grid(rows, columns).reshape(len(self.matrix), -1, 2)
+        return _project(self.matrix, points.expand(len(self.matrix), -1, -1)).reshape(-1, height, width, 2)
+
+    def _elastic_grid(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The elastic displacement [B, h, w, 2] on a lattice, by sin(a + b) = sin a cos b + cos a sin b."""
+        along = self.frequency[..., :1] * columns + self.phase[..., None]
+        down = self.frequency[..., 1:] * rows
+        first = torch.cat([torch.cos(down), torch.sin(down)], 1)
+        second = torch.cat([torch.sin(along), torch.cos(along)], 1)
+        strength = torch.cat([self.amplitude, self.amplitude], 1)
+        planes = torch.einsum("bkv,bkc,bku->bcvu", first, strength, second)
+        return planes.permute(0, 2, 3, 1)
 
 
 def _project(matrix: Tensor, points: Tensor) -> Tensor:

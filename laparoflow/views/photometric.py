@@ -1,5 +1,4 @@
-"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at
-once.
+"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
 
 The formulas are those of torchvision's v2 ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``,
 ``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur`` (with the kernel size fixed by the largest sigma),
@@ -53,9 +52,7 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Shift the hue of float images [B, 3, H, W] in 0..1 by ``shift`` [B, 1, 1] turns of the colour
-    circle.
-    """
+    """Shift the hue of float images [B, 3, H, W] in 0..1 by ``shift`` [B, 1, 1] turns of the colour circle."""
     red, green, blue = images.unbind(1)
     top, bottom = images.amax(1), images.amin(1)
     spread = top - bottom
@@ -72,9 +69,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur of float images [B, C, H, W], each with its own ``sigma`` [B] in pixels; reflected
-    edges.
-    """
+    """Gaussian blur of float images [B, C, H, W], each with its own ``sigma`` [B] in pixels; reflected edges."""
     batch, channels, height, width = images.shape
     radius = min(radius, height - 1, width - 1)
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)

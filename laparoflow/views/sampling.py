@@ -37,10 +37,8 @@ def sample_image(images: Tensor, grid: Tensor) -> Tensor:
     return functional.grid_sample(images, scaled, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
-def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For the four neighbours of each point: linear index [B, h, w], weight [B, h, w], inside the frame [B,
-    h, w].
-    """
+def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    """For the four neighbours of each point: linear index [B, h, w] and weight [B, h, w]."""
     x, y = grid[..., 0], grid[..., 1]
     left, top = torch.floor(x), torch.floor(y)
     result = []
@@ -48,9 +46,8 @@ def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor
         for step_x in (0, 1):
             column, row = left + step_x, top + step_y
             weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-            inside = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
             index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-            result.append((index, weight, inside))
+            result.append((index, weight))
     return result
 
 
@@ -70,7 +67,7 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
     flat = flow.reshape(batch, channels, -1)
     limit = torch.tensor([width - 1, height - 1], dtype=grid.dtype, device=grid.device)
     result = flow.new_zeros(batch, channels, *grid.shape[1:3])
-    for index, weight, _ in _corners(torch.minimum(grid.clamp(min=0), limit), height, width):
+    for index, weight in _corners(torch.minimum(grid.clamp(min=0), limit), height, width):
         values = flat.gather(2, index.reshape(batch, 1, -1).expand(-1, channels, -1)).reshape(result.shape)
         weight = weight.to(flow.dtype)[:, None]
         result = result + torch.where(weight > NEGLIGIBLE, values * weight, torch.zeros_like(values))
@@ -78,8 +75,7 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
 
 
 def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
-    """Validity at source coordinates: inside the frame, and every pixel that bilinear sampling reads is
-    valid.
+    """Validity at source coordinates: inside the frame, and no invalid pixel has a share in the bilinear sample.
 
     Args:
         valid: bool [B, H, W], True = keep.
@@ -91,14 +87,11 @@ def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
     _check_grid("valid", valid, 3, grid)
     if valid.dtype != torch.bool:
         raise TypeError(f"valid must be bool with True = keep, got {valid.dtype}")
-    batch, height, width = valid.shape
-    flat = valid.reshape(batch, -1)
-    result = torch.isfinite(grid).all(-1)
-    grid = torch.nan_to_num(grid, nan=-10.0, posinf=-10.0, neginf=-10.0)
-    for index, weight, inside in _corners(grid, height, width):
-        kept = flat.gather(1, index.reshape(batch, -1)).reshape(result.shape) & inside
-        result = result & (kept | (weight <= NEGLIGIBLE))
-    return result
+    height, width = valid.shape[1:]
+    x, y = grid[..., 0], grid[..., 1]
+    inside = (x >= -NEGLIGIBLE) & (x <= width - 1 + NEGLIGIBLE) & (y >= -NEGLIGIBLE) & (y <= height - 1 + NEGLIGIBLE)
+    invalid = sample_image((~valid)[:, None].float(), torch.nan_to_num(grid, nan=0.0))
+    return inside & (invalid[:, 0] <= NEGLIGIBLE)
 
 
 def cell_grid(grid: Tensor, stride: int) -> Tensor:

@@ -95,6 +95,7 @@ class TwoViews:
     def _view(self, images: Tensor, valid: Tensor, generator: torch.Generator | None) -> View:
         height, width = images.shape[-2:]
         transform = draw_transform(self.settings.geometry, len(images), (height, width), self.settings.size, generator)
-        grid = transform.grid(*self.settings.size).float().to(images.device)
+        device = images.device if images.device.type == "cuda" else torch.device("cpu")  # others may lack float64
+        grid = transform.to(device).grid(*self.settings.size).float().to(images.device)
         image = photometric(sample_image(images, grid), self.settings.photometric, generator)
         return View(image, grid, sample_mask(valid, grid))

@@ -58,6 +58,13 @@ def test_nothing_asked_gives_the_whole_frame_by_pixel_areas():
     assert torch.equal(same[0], pixels(40, 60))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_grid_is_the_map_at_every_pixel(name):
+    drawn = transform(CASES[name])
+    points = pixels(96, 128).reshape(1, -1, 2).expand(6, -1, -1)
+    assert torch.allclose(drawn.grid(96, 128).reshape(6, -1, 2), drawn.to_source(points), atol=1e-9)
+
+
 def test_flips_mirror_the_grid():
     plain = transform({}).grid(96, 128)
     assert torch.allclose(transform({"flip": 1.0}).grid(96, 128), plain.flip(2))
