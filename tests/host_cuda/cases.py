@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 import reference
 from host import Host, round_to
 from reference import Case
@@ -90,7 +89,9 @@ def check(host: Host, case: Case, seed: int = 1, grad_scale: float = 1.0) -> Non
     truth_gradients = reference.backward(case, *arguments)
     same_gradients = reference.backward(case, *arguments, dtype=np.float32)
     got_gradients = host.backward(case, *arguments)
-    for name, x, y, z in zip(("dquery", "dkey", "dtemperature"), got_gradients, truth_gradients, same_gradients):
+    for name, x, y, z in zip(
+        ("dquery", "dkey", "dtemperature"), got_gradients, truth_gradients, same_gradients, strict=True
+    ):
         if name == "dtemperature":  # a sum of signed terms: its size is that of the terms
             slack = 64 * 2.0**-24 * (1 + np.abs(truth_gradients[0]).sum() / max(abs(float(y)), 1e-30))
         else:

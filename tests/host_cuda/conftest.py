@@ -9,8 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import build as host_build
 from host import Host
+
+import build as host_build
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,37 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-
 from reference import Case
 
 ELEMENTS = {"bfloat16": 0, "float16": 1, "float32": 2}
 FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")
-_POINTERS = (
-    "query key query_flow key_flow query_mask key_mask query_offsets key_offsets inv_bandwidth"
-).split()
-_INTS = (
-    "frames depth flow_width element full_float aligned flow_kernel positives negatives scope symmetric bounded "
-    "multiprocessors shared_memory"
-).split()
+_POINTERS = [
+    "query",
+    "key",
+    "query_flow",
+    "key_flow",
+    "query_mask",
+    "key_mask",
+    "query_offsets",
+    "key_offsets",
+    "inv_bandwidth",
+]
+_INTS = [
+    "frames",
+    "depth",
+    "flow_width",
+    "element",
+    "full_float",
+    "aligned",
+    "flow_kernel",
+    "positives",
+    "negatives",
+    "scope",
+    "symmetric",
+    "bounded",
+    "multiprocessors",
+    "shared_memory",
+]
 
 
 class HostProblem(ctypes.Structure):
@@ -75,7 +94,7 @@ class Host:
         self.shared_memory = shared_memory
 
     def _problem(self, case: Case) -> HostProblem:
-        offsets = lambda sizes: np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)  # noqa: E731
+        offsets = lambda sizes: np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         arrays = {
             "query": aligned_copy(to_bits(case.query, case.element)),
             "key": aligned_copy(to_bits(case.key, case.element)),
@@ -120,15 +139,18 @@ class Host:
 
     def backward(self, case, row_stats, column_stats, row_grad, column_grad, need=(True, True, True)):
         """(dq, dk, dtemperature); None for those not needed."""
-        inputs = [None if x is None else np.ascontiguousarray(x, np.float32)
-                  for x in (row_stats, column_stats, row_grad, column_grad)]
+        inputs = [
+            None if x is None else np.ascontiguousarray(x, np.float32)
+            for x in (row_stats, column_stats, row_grad, column_grad)
+        ]
         nan = to_bits(np.float32(np.nan), case.element)
         dq = np.full(case.query.shape, nan) if need[0] else None
         dk = np.full(case.key.shape, nan) if need[1] else None
         dt = np.full(1, np.nan, np.float32) if need[2] else None
         problem = self._problem(case)
-        self._check(self.library.laparoflow_host_backward(
-            ctypes.byref(problem), *map(_at, inputs), _at(dq), _at(dk), _at(dt)))
+        self._check(
+            self.library.laparoflow_host_backward(ctypes.byref(problem), *map(_at, inputs), _at(dq), _at(dk), _at(dt))
+        )
         return (
             None if dq is None else from_bits(dq, case.element),
             None if dk is None else from_bits(dk, case.element),
@@ -140,8 +162,11 @@ class Host:
         sums = np.full((len(case.query), values.shape[1]), np.nan, np.float32)
         weight_sum = np.full(len(case.query), np.nan, np.float32)
         problem = self._problem(case)
-        self._check(self.library.laparoflow_host_weighted_sum(
-            ctypes.byref(problem), _at(values), ctypes.c_int64(values.shape[1]), _at(sums), _at(weight_sum)))
+        self._check(
+            self.library.laparoflow_host_weighted_sum(
+                ctypes.byref(problem), _at(values), ctypes.c_int64(values.shape[1]), _at(sums), _at(weight_sum)
+            )
+        )
         return sums, weight_sum
 
 

@@ -106,9 +106,7 @@ def positive_sizes(case: Case) -> tuple[np.ndarray, np.ndarray]:
     q, k = _embeddings(case, np.float64)
     s = np.abs(q @ k.T / np.float32(case.temperature))
     w, _, _ = flow_weights(case, np.float64)
-    return tuple(
-        (a * b).sum(1) / np.where(a.sum(1) > 0, a.sum(1), 1) for a, b in ((w, s), (w.T, s.T))
-    )  # type: ignore[return-value]
+    return tuple((a * b).sum(1) / np.where(a.sum(1) > 0, a.sum(1), 1) for a, b in ((w, s), (w.T, s.T)))  # type: ignore[return-value]
 
 
 def backward(case, row_stats, column_stats, row_grad, column_grad, dtype: type = np.float64):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 import reference
 from cases import assert_right, check, make_case
-from host import FLOW_KERNELS, Host
+from host import FLOW_KERNELS, Host, round_to
 
 ELEMENTS = ("bfloat16", "float16", "float32")
 OPTIONS = list(
@@ -21,7 +21,7 @@ OPTIONS = list(
 )
 
 
-@pytest.mark.parametrize("flow_kernel, positives, negatives, scope, symmetric, bounded", OPTIONS)
+@pytest.mark.parametrize(("flow_kernel", "positives", "negatives", "scope", "symmetric", "bounded"), OPTIONS)
 def test_every_option(host: Host, flow_kernel, positives, negatives, scope, symmetric, bounded) -> None:
     """All options on ragged, masked frames; element, depth and flow width vary with the case."""
     options = (flow_kernel, positives, negatives, scope, symmetric, bounded)
@@ -36,14 +36,14 @@ def test_every_option(host: Host, flow_kernel, positives, negatives, scope, symm
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("symmetric", (False, True))
-@pytest.mark.parametrize("queries, keys", [(1, 63), (63, 1), (64, 64), (65, 129), (127, 65), (129, 127), (1, 1)])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 63), (63, 1), (64, 64), (65, 129), (127, 65), (129, 127), (1, 1)])
 def test_tile_edges_of_rows(host: Host, queries: int, keys: int, symmetric: bool, element: str) -> None:
     check(host, make_case([queries], [keys], 64, seed=queries, element=element, symmetric=symmetric, bounded=True))
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("depth", (1, 3, 8, 31, 64, 65, 96, 128, 200, 256))
+@pytest.mark.parametrize("depth", [1, 3, 8, 31, 64, 65, 96, 128, 200, 256])
 def test_depths(host: Host, depth: int, element: str) -> None:
     check(host, make_case([66], [70], depth, seed=depth, element=element, bounded=True))
 
@@ -55,8 +55,8 @@ def test_thousand(built: Path) -> None:
     check(host, make_case([127], [1000], 16, positives="inside"))
 
 
-@pytest.mark.parametrize("temperature", (0.01, 0.03, 1.0))
-@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("temperature", [0.01, 0.03, 1.0])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_temperatures(host: Host, temperature: float, positives: str) -> None:
     for element in ("bfloat16", "float32"):
         check(host, make_case([65], [70], 32, temperature=temperature, positives=positives, symmetric=True,
@@ -94,7 +94,9 @@ def test_no_weights_anywhere(host: Host) -> None:
         case = make_case([10], [70], 16, flow_scale=1e-3, positives=positives, symmetric=True)
         case.key_flow += np.float32(1e4)
         rows, columns = host.forward(case)
-        assert (rows[1] == 0).all() and (rows[3] == 0).all() and (columns[1] == 0).all()
+        assert (rows[1] == 0).all()
+        assert (rows[3] == 0).all()
+        assert (columns[1] == 0).all()
         assert (rows[2] == (0 if positives == "outside" else -np.inf)).all()
         check(host, case)
 
@@ -106,8 +108,8 @@ def test_tiny_weights_keep_inside_finite(host: Host) -> None:
     check(host, case)
 
 
-@pytest.mark.parametrize("queries, keys", [([0], [5]), ([5], [0]), ([0, 7], [9, 0]), ([0], [0])])
-@pytest.mark.parametrize("scope", ("frame", "batch"))
+@pytest.mark.parametrize(("queries", "keys"), [([0], [5]), ([5], [0]), ([0, 7], [9, 0]), ([0], [0])])
+@pytest.mark.parametrize("scope", ["frame", "batch"])
 def test_empty_sides(host: Host, queries: list[int], keys: list[int], scope: str) -> None:
     check(host, make_case(queries, keys, 8, symmetric=True, scope=scope))
 
@@ -147,8 +149,6 @@ def test_converged_gradient_survives_bfloat16(host: Host) -> None:
     case.query, case.key = embedding[:100].copy(), embedding[100:].copy()
     case.query[:, 2], case.query[:, 3] = -half_square[:100], 1
     case.key[:, 2], case.key[:, 3] = 1, -half_square[100:]
-    from host import round_to
-
     case.query, case.key = round_to(case.query, "bfloat16"), round_to(case.key, "bfloat16")
     stats = reference.forward(case)[0]
     grad = np.stack([np.ones(100), -np.ones(100)])
@@ -163,8 +163,8 @@ def test_converged_gradient_survives_bfloat16(host: Host) -> None:
     assert norm(got[1] - truth[1]) <= 0.01 * norm(truth[1])
 
 
-@pytest.mark.parametrize("element, depth", [("bfloat16", 256), ("float32", 256), ("bfloat16", 64)])
-@pytest.mark.parametrize("limit_kib", (99, 56))
+@pytest.mark.parametrize(("element", "depth"), [("bfloat16", 256), ("float32", 256), ("bfloat16", 64)])
+@pytest.mark.parametrize("limit_kib", [99, 56])
 def test_small_shared_memory(built: Path, element: str, depth: int, limit_kib: int) -> None:
     """One stage instead of two, then fewer warps, on devices with less shared memory."""
     host = Host(built / "libhost.so", shared_memory=limit_kib * 1024)
@@ -185,7 +185,7 @@ def test_only_what_is_needed(host: Host) -> None:
     full = host.backward(case, stats, None, grad, None)
     for need in itertools.product((False, True), repeat=3):
         part = host.backward(case, stats, None, grad, None, need=need)
-        for wanted, x, y in zip(need, part, full):
+        for wanted, x, y in zip(need, part, full, strict=True):
             assert (x is None) is not wanted
             if wanted:
                 np.testing.assert_allclose(x, y, rtol=1e-5)
@@ -204,7 +204,7 @@ def test_any_order_of_threads_gives_the_same_bits(host: Host) -> None:
     finally:
         host.library.laparoflow_host_set_order(0)
     for other in results[1:]:
-        for x, y in zip(results[0], other):
+        for x, y in zip(results[0], other, strict=True):
             assert np.array_equal(x, y, equal_nan=True)
 
 
@@ -219,8 +219,6 @@ def test_offsets_beyond_32_bits(host: Host) -> None:
     problem.query_offsets = offset.ctypes.data
     problem.query_total = first + 3
     rows = np.full((4, first + 3), np.nan, np.float32)
-    import ctypes
-
     status = host.library.laparoflow_host_forward(ctypes.byref(problem), rows.ctypes.data_as(ctypes.c_void_p), None)
     assert status == 0, host.library.laparoflow_host_message()
     truth, same = reference.forward(case)[0], reference.forward(case, np.float32)[0]
@@ -229,13 +227,14 @@ def test_offsets_beyond_32_bits(host: Host) -> None:
 
 
 @pytest.mark.parametrize("flow_kernel", FLOW_KERNELS)
-@pytest.mark.parametrize("channels, width", [(1, 2), (64, 1), (70, 5)])
+@pytest.mark.parametrize(("channels", "width"), [(1, 2), (64, 1), (70, 5)])
 def test_weighted_sum(host: Host, flow_kernel: str, channels: int, width: int) -> None:
     case = make_case([70, 0, 33], [40, 12, 65], 8, width, flow_kernel=flow_kernel, masked=0.2)
     values = np.random.default_rng(2).normal(size=(117, channels)).astype(np.float32)
     values[~case.key_mask] = np.nan
     got = host.weighted_sum(case, values)
     truth, same = reference.weighted_sum(case, values), reference.weighted_sum(case, values, np.float32)
-    for name, x, y, z in zip(("sums", "weight sum"), got, truth, same):
+    for name, x, y, z in zip(("sums", "weight sum"), got, truth, same, strict=True):
         assert_right(name, x, y, z)
-    assert (got[0][~case.query_mask] == 0).all() and (got[1][~case.query_mask] == 0).all()
+    assert (got[0][~case.query_mask] == 0).all()
+    assert (got[1][~case.query_mask] == 0).all()
