@@ -9,9 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from host import Host
-
-import build as host_build
+import host_build
+from host_calls import Host
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-// One problem as plain memory; host.py mirrors this struct field by field.
+// One problem as plain memory; host_calls.py mirrors this struct field by field.
 #pragma once
 
 #include <cstdint>

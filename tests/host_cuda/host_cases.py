@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import host_reference as reference
 import numpy as np
-import reference
-from host import Host, round_to
-from reference import Case
+from host_calls import Host, round_to
+from host_reference import Case
 
 EPSILON = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 

@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-from reference import Case
+from host_reference import Case
 
 ELEMENTS = {"bfloat16": 0, "float16": 1, "float32": 2}
 FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")

@@ -1,6 +1,6 @@
 """Reads compiled kernels: registers, spills, instruction counts of the main loop, and the time these predict.
 
-    python tests/host_cuda/sass.py [ARCHITECTURE]     prints the table of docs/GPU.md
+    python tests/host_cuda/host_sass.py [ARCHITECTURE]     prints the table of docs/GPU.md
 
 The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one
 column tile. Arithmetic in it runs once a tile in the default form of the loss; the loop over depth inside it

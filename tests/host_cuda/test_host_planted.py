@@ -8,9 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import host_build
 import pytest
-
-import build as host_build
 
 HERE = Path(__file__).resolve().parent
 
@@ -74,7 +73,7 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_unchanged_sources_pass(built: Path) -> None:
-    done = run(sys.executable, HERE / "quick_check.py", built / "libhost.so")
+    done = run(sys.executable, HERE / "host_quick_check.py", built / "libhost.so")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -90,7 +89,7 @@ def test_mistake_is_caught(name: str, built: Path, tmp_path: Path) -> None:
         floats = "tf32" in name
         only = touched or ("kernels_float.cu",) if touched or floats else ("entry.cu", "kernels_bfloat16.cu")
         library = host_build.build(tmp_path, csrc, only=only, rest=built)
-        done = run(sys.executable, HERE / "quick_check.py", library)
+        done = run(sys.executable, HERE / "host_quick_check.py", library)
     assert done.returncode != 0, "the mistake went unnoticed"
     assert "the sources no longer" not in done.stdout
 
@@ -101,5 +100,6 @@ def test_missing_lane_is_reported(built: Path, tmp_path: Path) -> None:
         Mistake("cuda/forward.cuh", "sum.merge(sum.across(1,", "if (at.lane != 3) sum.merge(sum.across(1,"), tmp_path
     )
     library = host_build.build(tmp_path, csrc, only=("kernels_bfloat16.cu",), rest=built)
-    done = run(sys.executable, HERE / "quick_check.py", library)
-    assert done.returncode == 1 and ("collective" in done.stdout or "deadlock" in done.stdout), done.stdout
+    done = run(sys.executable, HERE / "host_quick_check.py", library)
+    assert done.returncode == 1, done.stdout
+    assert "collective" in done.stdout or "deadlock" in done.stdout, done.stdout

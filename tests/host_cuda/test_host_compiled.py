@@ -6,9 +6,9 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import host_sass as sass
 import pytest
-import sass
-from sass import Kernel
+from host_sass import Kernel
 
 SOURCES = ("kernels_bfloat16", "kernels_half", "kernels_float")
 

@@ -7,11 +7,11 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import host_reference as reference
 import numpy as np
 import pytest
-import reference
-from cases import assert_right, check, make_case
-from host import FLOW_KERNELS, Host, round_to
+from host_calls import FLOW_KERNELS, Host, round_to
+from host_cases import assert_right, check, make_case
 
 ELEMENTS = ("bfloat16", "float16", "float32")
 OPTIONS = list(

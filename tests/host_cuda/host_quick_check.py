@@ -1,4 +1,4 @@
-"""A short numerics check of one built library, for planted mistakes: ``python quick_check.py LIBRARY``.
+"""A short numerics check of one built library, for planted mistakes: ``python host_quick_check.py LIBRARY``.
 
 Exits 0 when every case is right and 1, with the reason, at the first that is not.
 """
@@ -12,9 +12,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import reference
-from cases import assert_right, check, make_case
-from host import Host
+import host_reference as reference
+from host_calls import Host
+from host_cases import assert_right, check, make_case
 
 
 def main(library: str) -> int:
