@@ -302,7 +302,9 @@ def pick(
             best = min(best, start.elapsed_time(end) * 1e-3)
         return best
 
-    return tiles.choose(kind, options, precision, int(constants["BLOCK_D"]), tensor.device, pairs, seconds)
+    return tiles.choose(
+        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds
+    )
 
 
 def processors(device: torch.device) -> int:

@@ -16,9 +16,10 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,23 @@ class Tile:
     special: int = 1
 
 
+# by kernel and need: tiles for D up to 64, 128, 256
+HALF_TILES = {
+    ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
+    ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 4, 2), Tile(128, 64, 8, 2)),
+    ("symmetric", False): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+    ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("backward", True): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
+}
+TF32_TILES = {
+    ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
+    ("forward", True): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
+    ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
+    ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
+    ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
+}
+
+
 _forced: dict[str, Tile] = {}
 _memory: dict[str, list[dict]] = {}
 _loaded_from: Path | None = None
@@ -55,33 +73,37 @@ def forced(**tiles: Tile) -> Iterator[None]:
         _forced.update(before)
 
 
-def candidates(kind: str, precision: str, block_d: int, capability: int) -> list[Tile]:
-    """Tiles worth timing, the default first; all of them compile without spills on sm_80, sm_90 and sm_100.
+def is_heavy(constants: Mapping[str, Any]) -> bool:
+    """Whether a variant keeps so much per pair that it needs a smaller tile: running maxima, or the terms of both sides."""
+    return not constants.get("BOUNDED", True) or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
+
+
+def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
+    """Tiles worth timing, the default first. The defaults compile without spills on sm_80, sm_90 and sm_100.
 
     Args:
         kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
         capability: compute capability as an integer, 80, 90, 100; 0 in the interpreter.
+        heavy: see ``is_heavy``.
     """
     if capability == 0:
         return [Tile(64, 64, 4, 1)]
     if kind == "weighted_sum":
-        return [Tile(32, 32, 4, 2)] if precision == "ieee" else [Tile(64, 64, 4, 2), Tile(128, 64, 8, 2)]
+        return [Tile(32, 32, 4, 2)] if precision == "ieee" else [Tile(64, 32, 4, 2)]
     if precision == "ieee":
-        return [Tile(32, 32, 4, 1), Tile(16, 32, 4, 1)]
-    wide = precision == "tf32"
-    if kind == "forward":
-        if block_d <= 64:
-            return [Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(128, 128, 8, 3)]
-        if block_d <= 128:
-            return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)] if wide else [Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)]
-        return [Tile(64, 32, 4, 2), Tile(64, 64, 8, 1)] if wide else [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
-    if block_d <= 64:
-        return [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
-    if block_d <= 128:
-        return [Tile(64, 32, 4, 2), Tile(64, 64, 8, 2)] if wide else [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]
-    return [Tile(64, 32, 8, 1)] if wide else [Tile(128, 32, 8, 2), Tile(64, 64, 8, 2)]
+        return [Tile(32, 32, 8, 1)] if kind == "backward" and block_d > 128 else [Tile(32, 32, 4, 1)]
+    width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
+    table = TF32_TILES if precision == "tf32" else HALF_TILES
+    first = table[kind, heavy][width]
+    tiles = [first]
+    if precision == "half" and not heavy:
+        # instruction issue, not the special function unit, may be the bound: see docs/TRITON.md
+        tiles.append(replace(first, special=4))
+    smaller = table.get((kind, True), ())[width : width + 1]
+    tiles += [tile for tile in smaller if tile != first]
+    return tiles
 
 
 def choose(
@@ -89,6 +111,7 @@ def choose(
     options: str,
     precision: str,
     block_d: int,
+    heavy: bool,
     device: torch.device,
     pairs: int,
     time: Callable[[Tile], float] | None,
@@ -100,6 +123,7 @@ def choose(
         options: the compile-time options that change what the kernel needs, as text.
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
+        heavy: see ``is_heavy``.
         device: where the call runs.
         pairs: number of pairs of the call.
         time: seconds of one launch with a tile; None never times.
@@ -107,9 +131,9 @@ def choose(
     if kind in _forced:
         return _forced[kind]
     if device.type != "cuda":
-        return candidates(kind, precision, block_d, 0)[0]
+        return candidates(kind, precision, block_d, 0, heavy)[0]
     major, minor = torch.cuda.get_device_capability(device)
-    tiles = candidates(kind, precision, block_d, 10 * major + minor)
+    tiles = candidates(kind, precision, block_d, 10 * major + minor, heavy)
     if (
         time is None
         or len(tiles) == 1

@@ -1,0 +1,234 @@
+"""Ahead-of-time compilation of the kernels for a GPU that need not be present, and what the machine code says.
+
+``compile_variant`` builds one variant for sm_80, sm_90 or sm_100 and reads registers, stack and shared memory from the
+cubin and the instructions of its main loop from SASS, with the tools of Triton's wheel. The tests assert on these facts
+and ``table`` writes them down. Needs triton imported without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import tiles
+from .gradient_kernels import backward_kernel, coefficients_kernel
+from .launch import INSIDE_SHIFT, ROW_BLOCK, padded
+from .statistics_kernels import finish_kernel, forward_kernel
+from .tiles import Tile
+from .weighted_sum_kernel import weighted_sum_kernel
+
+KERNELS = {
+    "forward": forward_kernel,
+    "symmetric": forward_kernel,
+    "backward": backward_kernel,
+    "weighted_sum": weighted_sum_kernel,
+    "finish": finish_kernel,
+    "coefficients": coefficients_kernel,
+}
+INPUT_POINTERS = ("query", "key", "own", "other", "own_gradient", "values")
+OFFSET_POINTERS = ("query_offsets", "key_offsets", "own_offsets", "other_offsets")
+MASK_POINTERS = ("query_mask", "key_mask", "own_mask", "other_mask", "mask")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compile-time choice of every option; ``terms`` (own, other, both) belongs to backward alone."""
+
+    kernel: str
+    dtype: str = "bf16"
+    D: int = 64
+    F: int = 2
+    flow_kernel: str = "gaussian"
+    positives: str = "outside"
+    negatives: str = "all"
+    scope: str = "frame"
+    terms: str = "own"
+    bounded: bool = True
+    masked: bool = False
+    temperature: bool = False
+    precision: str = "tf32"
+    tile: Tile | None = None
+
+    @property
+    def products(self) -> int:
+        """Matrix products per pair."""
+        return {"forward": 1, "symmetric": 1, "backward": 2, "weighted_sum": 1}.get(self.kernel, 0)
+
+    def constants(self) -> dict[str, Any]:
+        """Compile-time constants as ``launch`` sets them, tile sizes left out."""
+        inside = self.positives == "inside"
+        shift = INSIDE_SHIFT if self.bounded and inside else 0.0
+        quantities = 4 if self.bounded else 6 if inside else 5
+        if self.kernel == "finish":
+            return dict(
+                BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, FIXED_SHIFT=shift, QUANTITIES=quantities
+            )
+        if self.kernel == "coefficients":
+            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded)
+        if self.kernel == "weighted_sum":
+            return dict(F=self.F, FLOW_KERNEL=self.flow_kernel, BLOCK_C=min(64, padded(self.D)), PRECISION=self.precision)
+        shared = dict(
+            D=self.D, F=self.F, BLOCK_D=padded(self.D), FLOW_KERNEL=self.flow_kernel, INSIDE=inside,
+            DISSIMILAR=self.negatives == "dissimilar", BATCH=self.scope == "batch", BOUNDED=self.bounded,
+            PRECISION=self.precision,
+        )  # fmt: skip
+        if self.kernel == "backward":
+            return dict(
+                shared, OWN_TERMS=self.terms != "other", OTHER_TERMS=self.terms != "own", ROWS=True,
+                TEMPERATURE=self.temperature,
+            )  # fmt: skip
+        return dict(shared, SYMMETRIC=self.kernel == "symmetric", FIXED_SHIFT=shift, QUANTITIES=quantities)
+
+    def chosen_tile(self, capability: int) -> Tile:
+        """The given tile, or the default of the launch."""
+        if self.tile is not None:
+            return self.tile
+        constants = self.constants()
+        precision = "half" if self.dtype in ("bf16", "fp16") and self.kernel != "weighted_sum" else self.precision
+        if self.kernel in ("finish", "coefficients"):
+            return Tile(ROW_BLOCK, 1, 4, 1)
+        width = constants.get("BLOCK_D", constants.get("BLOCK_C"))
+        return tiles.candidates(self.kernel, precision, width, capability, tiles.is_heavy(constants))[0]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Instructions of an innermost loop over tiles of pairs, per pair."""
+
+    instructions: float
+    special: float
+    tensor: Counter[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the compiled variant needs and does."""
+
+    variant: Variant
+    capability: int
+    tile: Tile
+    registers: int
+    stack: int
+    shared: int
+    blocks_per_multiprocessor: int
+    loops: tuple[Loop, ...]
+    ptx: str
+    sass: str
+
+    @property
+    def main(self) -> Loop:
+        """The loop over tiles that have weights: of all innermost loops, the one with the most work per pair."""
+        return max(self.loops, key=lambda loop: (loop.special, loop.instructions))
+
+
+def compile_variant(variant: Variant, capability: int) -> Facts:
+    """Compile for compute capability 80, 90 or 100 and read the facts."""
+    kernel = KERNELS[variant.kernel]
+    tile = variant.chosen_tile(capability)
+    constants = variant.constants()
+    if variant.kernel not in ("finish", "coefficients"):
+        constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
+    if not variant.masked:
+        constants |= {name: None for name in MASK_POINTERS if name in kernel.arg_names}
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        signature[name] = argument_type(name, variant.dtype)
+        if signature[name].startswith("*"):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    usage, sass = disassemble(binary.asm["cubin"])
+    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+    pairs_per_thread = tile.block_m * tile.block_n / (32 * tile.warps)
+    return Facts(
+        variant, capability, tile, registers,
+        stack=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
+        shared=binary.metadata.shared,
+        blocks_per_multiprocessor=occupancy(capability, tile.warps, registers, binary.metadata.shared),
+        loops=tuple(inner_loops(sass, pairs_per_thread)), ptx=binary.asm["ptx"], sass=sass,
+    )  # fmt: skip
+
+
+def argument_type(name: str, dtype: str) -> str:
+    """Triton's type of a kernel argument that is not a constant."""
+    if name in INPUT_POINTERS:
+        return f"*{dtype}"
+    if name in OFFSET_POINTERS:
+        return "*i64"
+    if name in MASK_POINTERS:
+        return "*i1"
+    if name.startswith(("total_", "row_groups", "own_tiles", "query_tiles")) or name in (
+        "total", "slots", "splits", "channels",
+    ):  # fmt: skip
+        return "i32"
+    return "*fp32"
+
+
+def disassemble(cubin: bytes) -> tuple[str, str]:
+    """Resource usage and SASS of a cubin."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
+        file.write(cubin)
+    try:
+        usage, sass = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    finally:
+        os.unlink(file.name)
+    return usage, sass
+
+
+def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
+    """Innermost loops that use the special function unit: the loops over tiles of pairs."""
+    code = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
+    spans = []
+    for address, text in code:
+        target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if target and int(target[1], 16) < address:
+            first = int(target[1], 16)
+            counts = Counter(operation(body) for at, body in code if first <= at <= address)
+            if any(name.startswith("MUFU") for name in counts):
+                spans.append((first, address, counts))
+    loops = []
+    for first, last, counts in spans:
+        if any((a, b) != (first, last) and first <= a and b <= last for a, b, _ in spans):
+            continue
+        families = Counter({"": 0})
+        for name, count in counts.items():
+            families[name.split(".")[0]] += count
+        loops.append(
+            Loop(
+                counts.total() / pairs_per_thread,
+                families["MUFU"] / pairs_per_thread,
+                Counter({name: count for name, count in families.items() if name.endswith("MMA")}),
+            )
+        )
+    return loops
+
+
+def operation(text: str) -> str:
+    """Mnemonic of a SASS instruction without its predicate."""
+    words = text.split()
+    return words[1] if words[0].startswith("@") else words[0]
+
+
+def occupancy(capability: int, warps: int, registers: int, shared: int) -> int:
+    """Resident blocks per multiprocessor: 64 K registers in units of 256 per warp, 164 or 228 KB of shared memory."""
+    by_registers = 65536 // (warps * 32 * (-(-registers // 8) * 8))
+    by_shared = (164 if capability < 90 else 228) * 1024 // (shared + 1024)
+    return min(by_registers, by_shared, 64 // warps, 32)
