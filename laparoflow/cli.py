@@ -170,7 +170,7 @@ def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
     lists = {
         option
         for action in parser._actions
-        if str(getattr(action, "_typehint", "")).split("[")[0] in ("list", "tuple", "typing.List")
+        if any(kind in str(getattr(action, "_typehint", "")) for kind in ("list[", "tuple["))
         for option in action.option_strings
     }
     result: list[str] = []
@@ -192,7 +192,7 @@ def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
             while position < len(words) and not words[position].startswith("--"):
                 taken.append(words[position])
                 position += 1
-            bare = len(taken) == 1 and taken[0].startswith("[")
+            bare = len(taken) == 1 and (taken[0].startswith("[") or taken[0] == "null")
             result += [option, taken[0] if bare else "[" + ",".join(taken) + "]"]
         else:
             result.append(option + equals + value)

@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 import laparoflow
 from laparoflow.models.loading import find_checkpoint
 from laparoflow.models.weights import read_state
+from laparoflow.training.average import AveragedEncoder
 from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, StepCheckpoints
 from laparoflow.training.frames import FrameModule
 from laparoflow.training.launch import Launch, find_launch
@@ -124,11 +125,17 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         from lightning.pytorch.loggers import WandbLogger
 
         loggers.append(WandbLogger(project=options.wandb, save_dir=out))
-    callbacks: list[Callback] = [
+    callbacks: list[Callback] = [  # Lightning runs checkpoint callbacks last, so they save what the others did
         StepCheckpoints(out / "checkpoints", options.checkpoint_every, options.keep),
         LearningRateMonitor("step"),
         *extra,
     ]
+    if options.average is not None:
+        callbacks.append(AveragedEncoder(options.average))
+    if settings.online.every:
+        from laparoflow.training.online import OnlineProbe
+
+        callbacks.insert(0, OnlineProbe(settings.online, out))
     if options.progress:
         callbacks.append(StepProgress(leave=True))
     return pl.Trainer(

@@ -70,6 +70,25 @@ class TrainerSettings:
 
 
 @dataclass
+class OnlineSettings:
+    """Watching the features while they are learned.
+
+    Attributes:
+        every: steps between looks; 0 for none.
+        dataset: name of a labelled segmentation set.
+        root: its folder; null measures collapse and draws pictures only.
+        dataset_options: the reader's own options.
+        frames: labelled frames; every second one is learned from, the others are scored.
+    """
+
+    every: int = 0
+    dataset: str = "synthetic"
+    root: Path | None = None
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    frames: int = 8
+
+
+@dataclass
 class PretrainSettings:
     """A pretraining run.
 
@@ -85,6 +104,7 @@ class PretrainSettings:
         views: the two views.
         optimiser: learning rate and the like.
         trainer: devices, precision, checkpoints, logs.
+        online: linear probe, k-NN and collapse during training.
     """
 
     data: Path
@@ -98,6 +118,7 @@ class PretrainSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    online: OnlineSettings = field(default_factory=OnlineSettings)
 
     def __post_init__(self) -> None:
         for name, value in (

@@ -1,0 +1,138 @@
+"""Watching the features during training, on a few labelled frames: linear probe, k-NN, collapse, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from laparoflow_kernels import pairwise_flow_weights
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
+
+from laparoflow.datasets import build_dataset
+from laparoflow.report.files import write_png
+from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
+from laparoflow.training.settings import OnlineSettings
+
+IGNORE_INDEX = 255
+MAX_CELLS = 4000
+MAX_SIDE = 256
+
+
+class OnlineProbe(Callback):
+    """Logs ``online/*`` every so many steps, in eval mode and without gradient.
+
+    Args:
+        settings: the labelled frames and how often.
+        out: folder of the run, for pictures.
+    """
+
+    def __init__(self, settings: OnlineSettings, out: Path) -> None:
+        self.settings = settings
+        self.out = out
+        self.images: Tensor | None = None
+        self.masks: Tensor | None = None
+        self.classes = 0
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Read the labelled frames, evenly spread over the set."""
+        if self.images is not None or self.settings.root is None:
+            return
+        options = self.settings.dataset_options
+        dataset = build_dataset(self.settings.dataset, Path(self.settings.root), task="segmentation", **options)
+        count = min(self.settings.frames, len(dataset))
+        if count < 2:
+            raise ValueError(f"online.frames: expected at least 2 frames in {self.settings.root}, found {len(dataset)}")
+        samples = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, count)]
+        stride = module.method.encoder.feature_stride
+        height, width = samples[0].image.shape[:2]
+        scale = min(1.0, MAX_SIDE / max(height, width))
+        size = tuple(max(stride, int(side * scale) // stride * stride) for side in (height, width))
+        images = [torch.from_numpy(np.ascontiguousarray(s.image)).permute(2, 0, 1).float() / 255 for s in samples]
+        masks = [torch.from_numpy(np.ascontiguousarray(s.mask)).float()[None] for s in samples]
+        self.images = torch.stack([F.interpolate(i[None], size, mode="area")[0] for i in images])
+        cells = (size[0] // stride, size[1] // stride)
+        self.masks = torch.stack([F.interpolate(m[None], cells, mode="nearest-exact")[0, 0] for m in masks]).long()
+        self.classes = len(dataset.classes)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the features after every ``every``-th optimiser step."""
+        done = (int(batch.number[0]) + 1) % trainer.accumulate_grad_batches == 0
+        if not done or trainer.global_step % self.settings.every:
+            return
+        encoder = module.method.encoder
+        training = encoder.training
+        encoder.eval()
+        with torch.no_grad():
+            values = self.measure(encoder, batch)
+            if trainer.is_global_zero:
+                self.draw(module, batch, trainer.global_step)
+        encoder.train(training)
+        logged = {f"online/{name}": float(value) for name, value in values.items()}
+        for logger in trainer.loggers:  # module.log would repeat the values in the rows between two looks
+            logger.log_metrics(logged, step=trainer.global_step - 1)
+
+    def measure(self, encoder: Any, batch: Any) -> dict[str, Tensor]:
+        """Scores on the labelled frames (half to learn from, half to score), collapse on them or on the batch."""
+        device = batch.image.device
+        stride = encoder.feature_stride
+        if self.images is None or self.masks is None:
+            height, width = (side // stride * stride for side in batch.image.shape[-2:])
+            images = batch.image[:4, :, :height, :width].float() / 255
+            cells = torch.cat([_cells(encoder.features(image[None])) for image in images])
+            cells = cells[:: max(1, len(cells) // MAX_CELLS)]
+            return {"feature_spread": feature_spread(cells), "effective_rank": effective_rank(cells)}
+        features = torch.stack([_cells(encoder.features(i[None].to(device))) for i in self.images])
+        masks = self.masks.to(device).flatten(1)
+        parts = []
+        for half in (slice(0, None, 2), slice(1, None, 2)):
+            x, y = features[half].flatten(0, 1), masks[half].flatten()
+            x, y = x[y != IGNORE_INDEX], y[y != IGNORE_INDEX]
+            step = max(1, len(x) // MAX_CELLS)
+            parts += [x[::step], y[::step]]
+        everything = torch.cat(parts[::2])
+        return {
+            "feature_spread": feature_spread(everything),
+            "effective_rank": effective_rank(everything),
+            "linear": linear_accuracy(*parts, self.classes),
+            "knn": nearest_accuracy(*parts),
+        }
+
+    def draw(self, module: Any, batch: Any, step: int) -> None:
+        """Write the first frame, the principal components of its features, and the pair weights of its centre."""
+        encoder = module.method.encoder
+        stride = encoder.feature_stride
+        height, width = (side // stride * stride for side in batch.image.shape[-2:])
+        image = batch.image[:1, :, :height, :width].float() / 255
+        features = encoder.features(image)
+        pca = _components(features[0])
+        flow = F.avg_pool2d(batch.flow[:1, :, :height, :width].float(), stride).flatten(2).transpose(1, 2)
+        rows, columns = features.shape[-2:]
+        centre = (rows // 2) * columns + columns // 2
+        spread = flow.std(1).norm().clamp(min=0.5)
+        weights = pairwise_flow_weights(flow[:, centre : centre + 1], flow, bandwidth=float(0.7 * spread))
+        weights = weights.reshape(1, rows, columns).expand(3, -1, -1)
+        tiles = [image[0], *(F.interpolate(t[None], (height, width))[0] for t in (pca, weights))]
+        picture = (torch.cat(tiles, dim=-1).clamp(0, 1) * 255).byte().permute(1, 2, 0)
+        write_png(self.out / "pictures" / f"features_{step:07d}.png", picture.cpu().numpy())
+
+
+def _cells(features: Tensor) -> Tensor:
+    """[1, C, h, w] -> [h * w, C]."""
+    return features[0].flatten(1).T.float()
+
+
+def _components(features: Tensor) -> Tensor:
+    """Three principal components of [C, h, w] as colours [3, h, w] in 0..1."""
+    cells = features.flatten(1).T.float()
+    centred = cells - cells.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    maps = (centred @ directions[:3].T).T
+    low, high = maps.quantile(0.02, dim=1, keepdim=True), maps.quantile(0.98, dim=1, keepdim=True)
+    return ((maps - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).reshape(3, *features.shape[1:])
