@@ -127,8 +127,10 @@ def find_sources(inputs: list[Path]) -> list[Path]:
         if not found:
             raise VideoError(f"input {path} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no image sequence")
         sources.extend(found)
-    unique = list(dict.fromkeys(source.resolve() for source in sources))
-    return unique
+    unique: dict[Path, Path] = {}
+    for source in sources:  # a link keeps its own name, which may be the only telling one
+        unique.setdefault(source.resolve(), source.absolute())
+    return list(unique.values())
 
 
 class Source:

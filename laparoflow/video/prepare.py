@@ -165,32 +165,22 @@ def _intact(out: Path, source: Path, name: str) -> ClipRecord | None:
     return None if damaged else clip
 
 
-def _plan(
-    missing: list[tuple[Path, str]], settings: PrepareSettings, skip_unreadable: bool
-) -> tuple[dict[str, ClipPlan], dict[str, str]]:
-    """Plans by clip name, and sources that cannot be read with the reason."""
-
-    def attempt(item: tuple[Path, str]) -> ClipPlan | VideoError:
-        try:
-            return plan_clip(*item, settings)
-        except VideoError as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(attempt, missing))
-    problems = {
-        str(source): str(outcome)
-        for (source, _), outcome in zip(missing, outcomes, strict=True)
-        if isinstance(outcome, VideoError)
-    }
-    if problems and not skip_unreadable:
-        raise VideoError("; ".join(problems.values()))
-    return {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}, problems
+def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | VideoError:
+    """The plan of a clip, or why its source cannot be read."""
+    try:
+        return plan_clip(source, name, settings)
+    except VideoError as error:
+        return error
 
 
-def _progress(show: bool) -> Progress:
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _progress(show: bool, unit: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TimeRemainingColumn(), disable=not show,
     )  # fmt: skip
 
@@ -234,7 +224,7 @@ def prepare(
         raise VideoError("inputs must name at least one video or folder, got none")
     if workers < 0:
         raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     launched = rank_and_world_size()
     rank = launched[0] if rank is None else rank
     world_size = launched[1] if world_size is None else world_size
@@ -248,14 +238,25 @@ def prepare(
     report = PrepareReport(str(out), rank, world_size)
     units = units_of(len(sources), rank, world_size)
     missing: list[tuple[Path, str]] = []
-    for index in sorted({unit[0] for unit in units}):
-        clip = _intact(out, sources[index], names[index])
-        if clip is None:
-            missing.append((sources[index], names[index]))
-        else:
-            report.kept.append(clip.name)
-            report.clips.append(clip)
-    plans, report.unreadable = _plan(missing, settings, skip_unreadable)
+    mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
+    with _progress(progress, "clips") as bar, ThreadPoolExecutor() as pool:
+        verified = pool.map(lambda item: _intact(out, item[0], item[1]), mine)
+        for item, clip in zip(mine, bar.track(verified, len(mine), description="verifying"), strict=True):
+            if clip is None:
+                missing.append(item)
+            else:
+                report.kept.append(clip.name)
+                report.clips.append(clip)
+        attempts = pool.map(lambda item: _try_plan(item[0], item[1], settings), missing)
+        outcomes = list(bar.track(attempts, len(missing), description="opening"))
+    plans = {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}
+    report.unreadable = {
+        str(source): str(outcome)
+        for (source, _), outcome in zip(missing, outcomes, strict=True)
+        if isinstance(outcome, VideoError)
+    }
+    if report.unreadable and not skip_unreadable:
+        raise VideoError("; ".join(report.unreadable.values()))
 
     out.mkdir(parents=True, exist_ok=True)
     if world_size == 1:
@@ -268,7 +269,7 @@ def prepare(
         (out / "clips" / name / "clip.json").unlink(missing_ok=True)
     tasks = [Task(out, plans[names[c]], settings, (part, parts)) for c, part, parts in units if names[c] in plans]
     tasks = split_tasks(tasks, workers)
-    with _progress(progress) as bar:
+    with _progress(progress, "frames") as bar:
         shares = {name: sum(task.plan.name == name for task in tasks) for name in plans}
         bars = {
             name: bar.add_task(name, total=plan.expected and plan.expected * shares[name]) for name, plan in plans.items()

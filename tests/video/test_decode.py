@@ -137,6 +137,9 @@ def test_finding_sources(tmp_path):
     cv2.imwrite(str(images / "0.png"), np.zeros((4, 4), np.uint8))
     assert find_sources([tmp_path / "in"]) == [a, b]
     assert find_sources([tmp_path / "stills", a, a]) == [images, a]
+    link = tmp_path / "linked.mp4"
+    link.symlink_to(a)
+    assert find_sources([link, a]) == [link]
     with pytest.raises(VideoError, match="does not exist"):
         find_sources([tmp_path / "nowhere"])
     (tmp_path / "bare").mkdir()

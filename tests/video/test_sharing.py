@@ -71,6 +71,21 @@ def test_any_number_of_ranks_gives_the_same_cache(source, tmp_path, world):
     assert tree(tmp_path / "cache") == whole
 
 
+def test_ranks_at_the_same_time_on_one_clip(source, tmp_path):
+    """Three processes share the shards of one video, without knowing of each other but by rank."""
+    videos, whole = source
+    children = [
+        start(videos / "a.mp4", tmp_path / "cache", environment={"RANK": str(rank), "WORLD_SIZE": "3"}) for rank in range(3)
+    ]
+    for child in children:
+        go(child)
+    for child in children:
+        output, _ = child.communicate(timeout=120)
+        assert (child.returncode, output) == (0, "done\n")
+    expected = {name: content for name, content in whole.items() if "/b" not in name}
+    assert tree(tmp_path / "cache") == expected
+
+
 def test_launcher_variables_are_used(source, tmp_path, monkeypatch):
     videos, whole = source
     for rank in (1, 0):
@@ -85,11 +100,13 @@ def test_launcher_variables_are_used(source, tmp_path, monkeypatch):
         prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, workers=-1)
 
 
-def start(videos, out, workers=1, script=None) -> subprocess.Popen:
+def start(videos, out, workers=1, script=None, environment=None) -> subprocess.Popen:
     settings = json.dumps(asdict(SMALL_SHARDS))
     program = [str(script)] if script else ["-c", CHILD]
     command = [sys.executable, *program, settings, str(videos), str(out), str(workers)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     assert child.stdin is not None
