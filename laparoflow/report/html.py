@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import laparoflow
 from laparoflow.report.files import write_bytes, write_json
 from laparoflow.report.run_pictures import run_figures
-from laparoflow.report.sections import Section, pretrain_section, probe_section
+from laparoflow.report.sections import Section, evidence_section, pretrain_section, probe_section
 from laparoflow.report.sources import Source, find_sources
 
 
@@ -61,4 +61,6 @@ def section_of(source: Source) -> Section:
     """The page's section about one source."""
     if source.kind == "probe":
         return probe_section(source)
+    if source.kind == "evidence":
+        return evidence_section(source)
     return pretrain_section(source, run_figures(source))

@@ -145,6 +145,29 @@ def pretrain_section(source: Source, figures: Sequence[Figure] = ()) -> Section:
     return section
 
 
+def evidence_section(source: Source) -> Section:
+    """Per scene and task a table and a chart of all methods, the verdicts, and pictures."""
+    content = source.content
+    section = Section("Evidence", source.title, warnings=list(content.get("notes", [])))
+    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in content["summary"]):
+        chosen = [entry for entry in content["summary"] if (entry["scene"], entry["task"]) == (scene, task)]
+        budgets = sorted({entry["labels"] for entry in chosen})
+        score = SCORE_NAMES[CHARTED[task]]
+        rows = []
+        for method in dict.fromkeys(entry["method"] for entry in chosen):
+            cells = {entry["labels"]: spread_text(entry) for entry in chosen if entry["method"] == method}
+            rows.append([method, *(cells.get(budget, "") for budget in budgets)])
+        caption = f"{scene}: {task}, {score}"
+        section.tables.append(Table(caption, ["method", *(f"{budget} labels" for budget in budgets)], rows))
+        lines = [{"backbone": e["method"], "labels": e["labels"], "score": e} for e in chosen]
+        section.figures.append(Figure(caption, score_chart(lines, "score", score)))
+    verdicts = [[verdict["text"]] for verdict in content.get("verdicts", [])]
+    section.tables.append(Table("Verdicts (beats: every seed above every seed)", ["comparison"], verdicts))
+    section.figures += [Figure(name, path.read_bytes()) for name, path in source.pictures.items()]
+    section.details = json.dumps(content.get("settings"), indent=1)
+    return section
+
+
 def spread_text(value: Mapping[str, Any]) -> str:
     """A mean with its deviation as text."""
     if value["mean"] is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PROBE_FILE, PRETRAIN_FILE, EVIDENCE_FILE = "metrics.json", "run.json", "evidence.json"
-KIND_OF_FILE = {PROBE_FILE: "probe", PRETRAIN_FILE: "pretrain", EVIDENCE_FILE: "evidence"}
+KIND_OF_FILE = {EVIDENCE_FILE: "evidence", PROBE_FILE: "probe", PRETRAIN_FILE: "pretrain"}
 
 
 @dataclass
@@ -78,7 +78,8 @@ def _read(path: Path) -> Source | None:
     if not isinstance(content, dict) or expected not in content:
         return None
     source = Source(kind, folder, f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name, content)
-    source.pictures = {str(p.relative_to(folder)): p for p in sorted(folder.glob("*/*.png"))}
+    pattern = "*/pictures/*.png" if kind == "evidence" else "*/*.png"
+    source.pictures = {str(p.relative_to(folder)): p for p in sorted(folder.glob(pattern))}
     if kind == "pretrain":
         source.curves = read_curves(folder)
     return source

@@ -1,0 +1,93 @@
+"""What `laparoflow evidence` compares, and under which budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+Scene = Literal["default", "held_out", "real"]
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "flow": ("--method.name", "flow", "--method.flow.guide", "flow"),
+    "shuffled flow": ("--method.name", "flow", "--method.flow.guide", "shuffled"),
+    "uniform": ("--method.name", "flow", "--method.flow.guide", "uniform"),
+    "coordinates": ("--method.name", "coordinates", "--method.coordinates.contrast.positives", "inside"),
+    "flow and place": ("--method.name", "flow", "--method.flow.guide", "flow_and_place"),
+    "pixpro": ("--method.name", "pixpro"),
+    "densecl": ("--method.name", "densecl"),
+    "image": ("--method.name", "image"),
+}
+"""Methods by name, as options of `laparoflow pretrain`; everything else comes from one recipe."""
+OURS = "flow"
+CONTROLS = ("shuffled flow", "uniform", "coordinates")
+RANDOM_INIT, FROM_SCRATCH = "random init", "from scratch"
+
+
+@dataclass
+class EvidenceSettings:
+    """The comparison.
+
+    Attributes:
+        out: folder to write; a later run with the same settings goes on where an earlier one stopped.
+        scenes: "default" and "held_out" parameters of the synthetic laparoscopy, "real" frames from `real_root`.
+        methods: what is pretrained; see `METHODS`.
+        seeds: each draws weights and order of pretraining, the labelled frames, and the head.
+        labels: label budgets of the frozen linear probes.
+        probe_steps: training steps of the frozen probes' heads.
+        scratch_labels: label budgets of the network of the same size trained with labels from scratch.
+        scratch_steps: steps of that.
+        recipe: settings of pretraining, a YAML file or the name of one of ours.
+        max_steps: steps of pretraining; null for the recipe's.
+        pretrain_clips, test_clips, frames: size of a synthetic set; labels are drawn from the pretraining clips.
+        test_every: score on every n-th frame of the test clips.
+        real_root: folder with video/, cholecseg8k/ and sznitman_laparoscopy/, for the scene "real".
+        device: where probes run.
+        quick: one seed, the default scene, one supervised budget, half the steps of pretraining.
+    """
+
+    out: Path
+    scenes: list[Scene] = field(default_factory=lambda: ["default", "held_out"])
+    methods: list[str] = field(default_factory=lambda: [OURS, *CONTROLS])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    labels: list[int] = field(default_factory=lambda: [1, 5, 22])
+    probe_steps: int = 300
+    scratch_labels: list[int] = field(default_factory=lambda: [22, 220])
+    scratch_steps: int = 400
+    recipe: str = "demo"
+    max_steps: int | None = None
+    pretrain_clips: int = 16
+    test_clips: int = 6
+    frames: int = 20
+    test_every: int = 4
+    real_root: Path | None = None
+    device: str = "cpu"
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.methods) - set(METHODS))
+        if unknown or not self.methods:
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {self.methods}")
+        if not self.scenes or set(self.scenes) - set(get_args(Scene)):
+            raise ValueError(f"scenes must be some of {', '.join(get_args(Scene))}, got {self.scenes}")
+        if "real" in self.scenes and self.real_root is None:
+            raise ValueError("real_root must name a folder for the scene real")
+        for name in ("seeds", "labels"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        for name in ("pretrain_clips", "test_clips", "frames", "test_every", "probe_steps", "scratch_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        available = self.pretrain_clips * self.frames
+        if set(self.scenes) != {"real"} and max([*self.labels, *self.scratch_labels]) > available:
+            raise ValueError(
+                f"labels go up to {available} (pretrain_clips x frames), got {self.labels}, {self.scratch_labels}"
+            )
+
+    @property
+    def effective(self) -> EvidenceSettings:
+        """The settings with `quick` spelt out."""
+        if not self.quick:
+            return self
+        scenes: list[Scene] = ["default"] if "default" in self.scenes else self.scenes[:1]
+        return replace(self, quick=False, scenes=scenes, seeds=self.seeds[:1], scratch_labels=self.scratch_labels[:1])

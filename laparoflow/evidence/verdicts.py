@@ -1,0 +1,76 @@
+"""From scores to sentences: means over seeds, and whether intervals overlap.
+
+An interval is the range of the scores over the seeds. Ours beats a control at a budget when its lowest score lies above
+the control's highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from laparoflow.evidence.settings import FROM_SCRATCH, OURS
+from laparoflow.probes.run import spread
+
+HEADLINE = {"segmentation": "mean_iou", "keypoints": "pck/0.05"}
+
+
+def summarise(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, deviation and values over seeds per scene, task, method and budget."""
+    groups: dict[tuple[str, str, str, int], list[float]] = {}
+    for entry in entries:
+        key = (entry["scene"], entry["task"], entry["method"], entry["labels"])
+        groups.setdefault(key, [])
+        if entry["score"] is not None:
+            groups[key].append(entry["score"])
+    return [
+        {"scene": scene, "task": task, "method": method, "labels": labels, **spread(values)}
+        for (scene, task, method, labels), values in groups.items()
+    ]
+
+
+def verdicts(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ours against every other method at each budget, and against supervision with ten times the labels."""
+    summary = summarise(entries)
+    found = []
+    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in summary):
+        chosen = [entry for entry in summary if (entry["scene"], entry["task"]) == (scene, task)]
+        ours = {entry["labels"]: entry for entry in chosen if entry["method"] == OURS}
+        for entry in chosen:
+            same = entry["labels"] in ours and entry["method"] != OURS
+            tenfold = entry["method"] == FROM_SCRATCH and entry["labels"] / 10 in ours
+            if same:
+                found.append(_compare(ours[entry["labels"]], entry, f"{scene}, {task}"))
+            elif tenfold:
+                found.append(_compare(ours[entry["labels"] // 10], entry, f"{scene}, {task}"))
+    return found
+
+
+def _compare(ours: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
+    low, high = _range(ours["values"]), _range(other["values"])
+    separated = low is not None and high is not None and low[0] > high[1]
+    behind = low is not None and high is not None and low[1] < high[0]
+    word = "beats" if separated else "is below" if behind else "is not apart from"
+    return {
+        "where": where,
+        "ours_labels": ours["labels"],
+        "other": other["method"],
+        "other_labels": other["labels"],
+        "ours": ours["mean"],
+        "others": other["mean"],
+        "separated": separated,
+        "seeds": len(ours["values"]),
+        "text": (
+            f"{where}: {OURS} with {ours['labels']} labels {word} {other['method']} with {other['labels']} "
+            f"({_number(ours['mean'])} against {_number(other['mean'])}, {len(ours['values'])} seeds)"
+        ),
+    }
+
+
+def _range(values: Iterable[float]) -> tuple[float, float] | None:
+    numbers = list(values)
+    return (min(numbers), max(numbers)) if numbers else None
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
