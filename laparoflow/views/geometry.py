@@ -85,6 +85,13 @@ class ViewTransform:
         """The same transforms on a device."""
         return ViewTransform(*(value.to(device) for value in (self.matrix, self.frequency, self.phase, self.amplitude)))
 
+    def scale(self, height: int, width: int) -> Tensor:
+        """Source pixels per view pixel in the middle of a view of the given size, [B], the mean over directions."""
+        centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=self.matrix.dtype, device=self.matrix.device)
+        corner = centre + torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=centre.dtype, device=centre.device)
+        middle, right, below = self.to_source(corner.expand(len(self.matrix), -1, -1)).unbind(1)
+        return torch.linalg.det(torch.stack([right - middle, below - middle], 1)).abs().sqrt()
+
     def _elastic(self, points: Tensor) -> Tensor:
         angle = points @ self.frequency.transpose(1, 2) + self.phase[:, None]
         return torch.sin(angle) @ self.amplitude

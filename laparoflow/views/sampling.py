@@ -20,21 +20,40 @@ def _check_grid(name: str, values: Tensor, dims: int, grid: Tensor) -> None:
         raise ValueError(f"grid must be [B, h, w, 2] with B = {values.shape[0]} as in {name}, got shape {list(grid.shape)}")
 
 
-def sample_image(images: Tensor, grid: Tensor) -> Tensor:
+def _bilinear(images: Tensor, grid: Tensor, padding: str) -> Tensor:
+    """Bilinear sampling in at least float32; ``padding`` is "zeros" or "border"."""
+    height, width = images.shape[-2:]
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    size = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=grid.dtype, device=grid.device)
+    scaled = (2.0 * grid / size - 1.0).to(dtype)
+    sampled = functional.grid_sample(images.to(dtype), scaled, mode="bilinear", padding_mode=padding, align_corners=True)
+    return sampled.to(images.dtype)
+
+
+def sample_image(images: Tensor, grid: Tensor, halvings: Tensor | None = None) -> Tensor:
     """Bilinear sampling of images.
 
     Args:
         images: float [B, C, H, W].
         grid: [B, h, w, 2], (x, y) in source pixels.
+        halvings: int64 [B] on the CPU; how often each image is halved by averaging before it is sampled, so that a
+            view that shrinks it does not alias. The coordinates stay exact. None means never.
 
     Returns:
         float [B, C, h, w]; black outside the frame.
     """
     _check_grid("images", images, 4, grid)
-    height, width = images.shape[-2:]
-    size = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=grid.dtype, device=grid.device)
-    scaled = (2.0 * grid / size - 1.0).to(images.dtype)
-    return functional.grid_sample(images, scaled, mode="bilinear", padding_mode="zeros", align_corners=True)
+    if halvings is None or not bool(halvings.any()):
+        return _bilinear(images, grid, "zeros")
+    result = images.new_empty(*images.shape[:2], *grid.shape[1:3])
+    limit = torch.tensor(images.shape[:1:-1], dtype=grid.dtype, device=grid.device)
+    for level in halvings.unique().tolist():
+        rows = torch.nonzero(halvings == level)[:, 0].to(images.device)
+        where, step = grid[rows], 2**level
+        smaller = functional.avg_pool2d(images[rows], step, ceil_mode=True, count_include_pad=False)
+        inside = ((where >= -0.5) & (where <= limit - 0.5)).all(-1)
+        result[rows] = _bilinear(smaller, (where + 0.5) / step - 0.5, "border") * inside[:, None]
+    return result
 
 
 def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
@@ -59,10 +78,11 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
         grid: [B, h, w, 2], (x, y) in source pixels.
 
     Returns:
-        float [B, 2, h, w] in the flow's dtype. Outside the frame the flow of the edge is continued (such
+        float [B, 2, h, w], at least float32. Outside the frame the flow of the edge is continued (such
         pixels are False in ``sample_mask``). A value that is not finite shows only in pixels that touch it.
     """
     _check_grid("flow", flow, 4, grid)
+    flow = flow if flow.dtype == torch.float64 else flow.float()
     batch, channels, height, width = flow.shape
     flat = flow.reshape(batch, channels, -1)
     limit = torch.tensor([width - 1, height - 1], dtype=grid.dtype, device=grid.device)
@@ -90,7 +110,7 @@ def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
     height, width = valid.shape[1:]
     x, y = grid[..., 0], grid[..., 1]
     inside = (x >= -NEGLIGIBLE) & (x <= width - 1 + NEGLIGIBLE) & (y >= -NEGLIGIBLE) & (y <= height - 1 + NEGLIGIBLE)
-    invalid = sample_image((~valid)[:, None].float(), torch.nan_to_num(grid, nan=0.0))
+    invalid = _bilinear((~valid)[:, None].float(), torch.nan_to_num(grid, nan=0.0), "zeros")
     return inside & (invalid[:, 0] <= NEGLIGIBLE)
 
 

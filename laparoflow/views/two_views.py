@@ -13,6 +13,8 @@ from laparoflow.views.geometry import GeometrySettings, draw_transform
 from laparoflow.views.photometric import PhotometricSettings, photometric
 from laparoflow.views.sampling import sample_image, sample_mask
 
+SHRINK_SLACK = 1.2  # a view that shrinks its source by 2 / 1.2 or more reads it halved
+
 
 class View(NamedTuple):
     """One view of a batch of frames.
@@ -97,5 +99,6 @@ class TwoViews:
         transform = draw_transform(self.settings.geometry, len(images), (height, width), self.settings.size, generator)
         device = images.device if images.device.type == "cuda" else torch.device("cpu")  # others may lack float64
         grid = transform.to(device).grid(*self.settings.size).float().to(images.device)
-        image = photometric(sample_image(images, grid), self.settings.photometric, generator)
+        halvings = torch.log2(transform.scale(*self.settings.size) * SHRINK_SLACK).floor().clamp(min=0).long()
+        image = photometric(sample_image(images, grid, halvings), self.settings.photometric, generator)
         return View(image, grid, sample_mask(valid, grid))

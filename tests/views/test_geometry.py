@@ -80,6 +80,12 @@ def test_crops_stay_inside_and_cover_the_asked_area():
     assert grid[:, 0, 0, 0].std() > 5  # the crops lie in different places
 
 
+def test_scale_is_source_pixels_per_view_pixel():
+    assert torch.allclose(transform({}, source=(180, 320), view=(90, 160)).scale(90, 160), torch.tensor(2.0).double())
+    turned = transform({"rotation": 180.0, "flip": 0.5, "scale": (0.25, 0.25)}, source=(128, 128), view=(64, 64))
+    assert torch.allclose(turned.scale(64, 64), torch.tensor(1.0).double())
+
+
 def test_rotation_keeps_distances():
     grid = transform({"rotation": 180.0, "scale": (0.2, 0.2)}, source=(128, 128), view=(64, 64)).grid(64, 64)
     steps = (grid[:, :, 1:] - grid[:, :, :-1]).norm(dim=-1)

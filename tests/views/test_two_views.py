@@ -32,6 +32,33 @@ def test_the_image_shows_what_the_grid_says():
         assert not view.image.permute(0, 2, 3, 1)[outside].any()
 
 
+def test_views_that_shrink_do_not_alias():
+    """A checkerboard of single pixels is grey from afar; a ramp stays the ramp that the grid says."""
+    still = GeometrySettings((1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    board = ((torch.arange(128)[:, None] + torch.arange(128)) % 2).float().expand(2, 3, -1, -1)
+    valid = torch.ones(2, 128, 128, dtype=torch.bool)
+    for size in (64, 50, 32, 16):
+        view, _ = TwoViews(ViewSettings((size, size), still, PLAIN))(board, valid, step_generator(0, 0, 0))
+        assert (view.image[:, :, 1:-1, 1:-1] - 0.5).abs().max() < 0.26, size
+    ramps = coordinate_images(4, 256, 320)
+    settings = ViewSettings((40, 40), GeometrySettings(rotation=40, scale=(0.02, 1.0)), PLAIN)
+    view, _ = TwoViews(settings)(ramps, torch.ones(4, 256, 320, dtype=torch.bool), step_generator(0, 0, 1))
+    deep = view.inside & (view.grid > 8).all(-1) & (view.grid[..., 0] < 311) & (view.grid[..., 1] < 247)
+    assert deep.flatten(1).any(1).all()
+    assert (view.image[:, 0] * 320 - view.grid[..., 0])[deep].abs().max() < 1e-2
+    assert (view.image[:, 1] * 256 - view.grid[..., 1])[deep].abs().max() < 1e-2
+
+
+def test_half_precision_images_are_sampled_at_exact_places():
+    images = coordinate_images(2, 200, 300)
+    views, valid = TwoViews(ViewSettings((32, 32), photometric=PLAIN)), torch.ones(2, 200, 300, dtype=torch.bool)
+    exact, _ = views(images, valid, step_generator(0, 0, 0))
+    half, _ = views(images.bfloat16(), valid, step_generator(0, 0, 0))
+    assert half.image.dtype == torch.bfloat16
+    assert half.grid.dtype == torch.float32
+    assert (half.image.float() - exact.image)[:, :, 1:-1, 1:-1].abs().max() < 0.01
+
+
 def test_invalid_source_pixels_are_not_inside():
     valid = torch.ones(3, 50, 70, dtype=torch.bool)
     valid[:, :, 35:] = False
