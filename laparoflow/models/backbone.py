@@ -76,4 +76,4 @@ class TokenBackbone(nn.Module):
     def _as_map(self, tokens: Tensor, images: Tensor) -> Tensor:
         height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride
         patches = tokens[:, self.model.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(images), self.token_dim, height, width)
+        return patches.transpose(1, 2).reshape(images.shape[0], self.token_dim, height, width)
