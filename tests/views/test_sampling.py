@@ -14,6 +14,7 @@ from laparoflow.views import (
     sample_mask,
     step_generator,
 )
+from laparoflow_kernels import pairwise_flow_weights
 
 SOURCE, VIEW = (60, 84), (48, 48)
 
@@ -98,12 +99,6 @@ def test_cell_centres_of_bent_views_are_near():
     assert (cell_grid(drawn.grid(*VIEW), 8) - expected).abs().max() < 0.02
 
 
-def gaussian_weights(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Pair weights [B, N, M] of flows [B, N, 2] and [B, M, 2], bandwidth 1."""
-    distance = (first[:, :, None] - second[:, None]).pow(2).sum(-1)
-    return torch.exp(-0.5 * distance)
-
-
 @pytest.mark.parametrize("turn", ["rotate", "flip", "both"])
 def test_pair_weights_do_not_change_when_a_view_is_turned(turn):
     """Turning a view permutes its pixels; the weight of each pair of source pixels stays what it was."""
@@ -119,8 +114,9 @@ def test_pair_weights_do_not_change_when_a_view_is_turned(turn):
     def rows(where: torch.Tensor) -> torch.Tensor:
         return sample_flow(flow, where).flatten(2).transpose(1, 2)
 
-    plain = gaussian_weights(rows(grid), rows(grid))
-    assert torch.equal(gaussian_weights(rows(turned), rows(grid)), plain[:, order])
+    plain = pairwise_flow_weights(rows(grid), rows(grid), bandwidth=1.0)
+    assert plain.std() > 0.1
+    assert torch.allclose(pairwise_flow_weights(rows(turned), rows(grid), bandwidth=1.0), plain[:, order], atol=1e-6)
 
 
 def test_wrong_shapes_and_types_are_named():
