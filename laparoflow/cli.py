@@ -146,8 +146,10 @@ def build_parser(name: str) -> tuple[ArgumentParser, type]:
     skip = set()
     if command.positional:
         skip.add(command.positional)
-        nargs = {"nargs": "+"} if command.many else {}
-        parser.add_argument(command.positional, type=Path, **nargs)
+        if command.many:
+            parser.add_argument(command.positional, type=Path, nargs="+")
+        else:
+            parser.add_argument(command.positional, type=Path)
     parser.add_class_arguments(settings_class, skip=skip)
     return parser, settings_class
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,7 +14,7 @@ from laparoflow.models.encoder import PixelEncoder
 TOLERANCE = 1e-5
 
 
-def create_arguments(encoder: PixelEncoder) -> dict[str, object]:
+def create_arguments(encoder: PixelEncoder) -> dict[str, Any]:
     """What ``timm.create_model`` needs beside the name so that the file fits."""
     settings = encoder.settings
     return {"num_classes": 0, "img_size": settings.image_size, **settings.backbone_options}
@@ -37,7 +38,7 @@ def write_timm(encoder: PixelEncoder, path: Path) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(state, partial, metadata={"format": "pt", "timm_model": encoder.settings.backbone})
     try:
-        plain = timm.create_model(
+        plain: Any = timm.create_model(
             encoder.settings.backbone, checkpoint_path=str(partial), **create_arguments(encoder)
         ).eval()
         size = encoder.settings.image_size

@@ -92,8 +92,8 @@ class Method(nn.Module):
         for teacher, student in self.taught_pairs():
             for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
                 mine.lerp_(theirs.detach(), 1 - keep)
-            for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-                mine.copy_(theirs)
+            for held, given in zip(teacher.buffers(), student.buffers(), strict=True):
+                held.copy_(given)
 
     def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """(teacher, student) modules that :meth:`after_step` keeps together."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from laparoflow_kernels import flow_infonce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, MethodOutput, PixelView
 from laparoflow.methods.gather import gather_batch, joint_mean, world_size
+from laparoflow_kernels import FlowInfoNCEStats, flow_infonce
 
 
 @dataclass
@@ -112,7 +112,9 @@ class PixelContrast(nn.Module):
 
     def _loss(self, parts: list[Tensor], symmetric: bool, joint: bool) -> MethodOutput:
         q, k, f, g, m, n = parts
-        loss, stats = flow_infonce(
+        loss: Tensor
+        stats: FlowInfoNCEStats
+        loss, stats = flow_infonce(  # type: ignore[assignment]  # tensors in, so a tensor and statistics out
             q,
             k,
             f,

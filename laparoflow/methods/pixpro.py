@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from laparoflow_kernels import flow_weighted_sum
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from laparoflow.methods.contrast import mean_output
 from laparoflow.methods.coordinates import place_guides
 from laparoflow.methods.gather import joint_mean
 from laparoflow.models.encoder import PixelEncoder
+from laparoflow_kernels import flow_weighted_sum
 
 
 @dataclass

@@ -57,7 +57,7 @@ class TokenBackbone(nn.Module):
     @property
     def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of RGB (0..1) that the model's configuration names."""
-        config = self.model.pretrained_cfg
+        config: dict[str, Any] = self.model.pretrained_cfg  # type: ignore[assignment]
         return tuple(config["mean"]), tuple(config["std"])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class TokenBackbone(nn.Module):
         maps = self.model.forward_intermediates(
             images, indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return torch.cat(list(maps), dim=1)
+        return torch.cat(list(maps), dim=1)  # type: ignore[arg-type]  # intermediates_only gives the maps
 
     def _as_map(self, tokens: Tensor, images: Tensor) -> Tensor:
         height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride

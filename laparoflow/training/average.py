@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from laparoflow.models.loading import AVERAGED_KEY
+from laparoflow.training.module import PretrainModule
 
 
 class AveragedEncoder(Callback):
@@ -30,7 +31,7 @@ class AveragedEncoder(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begin at the present weights, unless a checkpoint brought a mean."""
-        state = module.method.encoder.state_dict()
+        state = PretrainModule.of(module).method.encoder.state_dict()
         held = self.mean
         self.mean = {name: held.get(name, value).detach().clone().to(value.device) for name, value in state.items()}
 
@@ -43,7 +44,7 @@ class AveragedEncoder(Callback):
             return
         step = trainer.global_step
         decay = min(self.decay, step / (step + 10))
-        for name, value in module.method.encoder.state_dict().items():
+        for name, value in PretrainModule.of(module).method.encoder.state_dict().items():
             if value.is_floating_point():
                 self.mean[name].lerp_(value, 1 - decay)
             else:

@@ -40,14 +40,14 @@ class FrameBatch(NamedTuple):
         image: uint8 [B, 3, H, W].
         flow: float32 [B, 2, H, W], source-frame pixels.
         valid: bool [B, H, W].
-        index: int64 [B], position in the cache.
+        position: int64 [B], position in the cache.
         number: int64 [B], number of the batch in the run (the same in all of it).
     """
 
     image: Tensor
     flow: Tensor
     valid: Tensor
-    index: Tensor
+    position: Tensor
     number: Tensor
 
 

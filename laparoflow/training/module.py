@@ -59,6 +59,17 @@ class PretrainModule(pl.LightningModule):
             self.log(name, value, prog_bar=name == "excess")
         return output.loss
 
+    @staticmethod
+    def of(module: pl.LightningModule) -> PretrainModule:
+        """``module`` as what our callbacks are made for.
+
+        Raises:
+            TypeError: another LightningModule.
+        """
+        if not isinstance(module, PretrainModule):
+            raise TypeError(f"expected a PretrainModule, got {type(module).__name__}")
+        return module
+
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Note how long the batch was waited for."""
         self.watch.batch_arrived()

@@ -8,7 +8,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from laparoflow_kernels import pairwise_flow_weights
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +15,9 @@ from torch.nn import functional as F
 from laparoflow.datasets import build_dataset
 from laparoflow.report.files import write_png
 from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
+from laparoflow.training.module import PretrainModule
 from laparoflow.training.settings import OnlineSettings
+from laparoflow_kernels import pairwise_flow_weights
 
 IGNORE_INDEX = 255
 MAX_CELLS = 4000
@@ -48,14 +49,14 @@ class OnlineProbe(Callback):
         if count < 2:
             raise ValueError(f"online.frames: expected at least 2 frames in {self.settings.root}, found {len(dataset)}")
         samples = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, count)]
-        stride = module.method.encoder.feature_stride
+        stride = PretrainModule.of(module).method.encoder.feature_stride
         height, width = samples[0].image.shape[:2]
         scale = min(1.0, MAX_SIDE / max(height, width))
-        size = tuple(max(stride, int(side * scale) // stride * stride) for side in (height, width))
+        size = [max(stride, int(side * scale) // stride * stride) for side in (height, width)]
         images = [torch.from_numpy(np.ascontiguousarray(s.image)).permute(2, 0, 1).float() / 255 for s in samples]
         masks = [torch.from_numpy(np.ascontiguousarray(s.mask)).float()[None] for s in samples]
         self.images = torch.stack([F.interpolate(i[None], size, mode="area")[0] for i in images])
-        cells = (size[0] // stride, size[1] // stride)
+        cells = [size[0] // stride, size[1] // stride]
         self.masks = torch.stack([F.interpolate(m[None], cells, mode="nearest-exact")[0, 0] for m in masks]).long()
         self.classes = len(dataset.classes)
 
@@ -66,7 +67,7 @@ class OnlineProbe(Callback):
         done = (int(batch.number[0]) + 1) % trainer.accumulate_grad_batches == 0
         if not done or trainer.global_step % self.settings.every:
             return
-        encoder = module.method.encoder
+        encoder = PretrainModule.of(module).method.encoder
         training = encoder.training
         encoder.eval()
         with torch.no_grad():
@@ -96,12 +97,13 @@ class OnlineProbe(Callback):
             x, y = x[y != IGNORE_INDEX], y[y != IGNORE_INDEX]
             step = max(1, len(x) // MAX_CELLS)
             parts += [x[::step], y[::step]]
-        everything = torch.cat(parts[::2])
+        train, labels, test, truth = parts
+        everything = torch.cat([train, test])
         return {
             "feature_spread": feature_spread(everything),
             "effective_rank": effective_rank(everything),
-            "linear": linear_accuracy(*parts, self.classes),
-            "knn": nearest_accuracy(*parts),
+            "linear": linear_accuracy(train, labels, test, truth, self.classes),
+            "knn": nearest_accuracy(train, labels, test, truth),
         }
 
     def draw(self, module: Any, batch: Any, step: int) -> None:

@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 import torch
-from laparoflow_kernels import FlowInfoNCELoss
 
 from laparoflow.methods.contrast import ContrastSettings
 from laparoflow.methods.flow import FlowMethod, FlowSettings
+from laparoflow_kernels import FlowInfoNCELoss
 
 
 @pytest.mark.parametrize("positives", ["inside", "outside"])

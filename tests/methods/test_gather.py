@@ -84,7 +84,10 @@ def distributed(tmp_path_factory):
     return torch.load(folder / "results.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{c[0]}-{'-'.join(map(str, c[1].values()))}-{c[2]}" for c in CASES])
+NAMES = ["-".join(map(str, (name, *contrast.values(), momentum))) for name, contrast, momentum in CASES]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=NAMES)
 def test_two_processes_equal_the_joint_batch(distributed, number):
     method = make_method(*CASES[number])
     reference = copy.deepcopy(method)

@@ -42,7 +42,7 @@ def test_items_have_the_promised_types():
     assert item.image.shape == (3, 4, 6)
     assert item.image.dtype == torch.uint8
     assert item.flow.dtype == torch.float32
-    assert (int(item.index), int(item.number)) == (0, 7)
+    assert (int(item.position), int(item.number)) == (0, 7)
 
 
 def test_an_empty_cache_is_refused():

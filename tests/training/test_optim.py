@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from laparoflow.methods import MethodSettings, build_method
@@ -16,7 +18,7 @@ def test_schedule_warms_up_and_ends_low():
     assert rates[0] == pytest.approx(1 / 11)
     assert max(rates) == rates[10] == 1.0
     assert rates[100] == pytest.approx(0.02)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[55] == pytest.approx(0.51)
 
 

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 import yaml
+from run_logs import logged
 
 from laparoflow.models import load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain
-from run_logs import logged
 
 
 def test_a_run_leaves_what_it_promises(make_settings):
@@ -96,5 +96,5 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(make_settings, monk
 
 @pytest.mark.parametrize("change", [{"max_steps": 0}, {"batch_size": 0}, {"trainer": {"average": 1.0}}])
 def test_settings_out_of_range_are_named(make_settings, change):
-    with pytest.raises(ValueError, match="max_steps|batch_size|average"):
+    with pytest.raises(ValueError, match=r"max_steps|batch_size|average"):
         make_settings(**change)

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 import yaml
+from run_logs import logged
 
 from laparoflow.models import load_encoder
 from laparoflow.training.run import pretrain
 from laparoflow.training.settings import plain
-from run_logs import logged
 
 LIMIT = 180
 
