@@ -194,8 +194,13 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
-    """Innermost loops that use the special function unit: the loops over tiles of pairs."""
+    """Innermost loops that use the special function unit: the loops over tiles of pairs.
+
+    What lies behind the last unconditional EXIT are waits moved out of line, whose jump back is no loop.
+    """
     code = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
+    last_exit = max(address for address, text in code if text.strip() == "EXIT")
+    code = [(address, text) for address, text in code if address <= last_exit]
     spans = []
     for address, text in code:
         target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
