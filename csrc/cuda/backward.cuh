@@ -128,6 +128,7 @@ struct TileGradient {
 template <class Engine, int kRowTiles, int kDepthTiles, class Options>
 LAPAROFLOW_KERNEL(kRowTiles == 2 ? 128 : 256, kRowTiles == 2 ? 2 : 1)
 backward_kernel(BackwardArguments arguments) {
+  if (!Engine::kCompiled) return;  // an engine of another architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   using Type = typename Engine::Type;
@@ -150,12 +151,12 @@ backward_kernel(BackwardArguments arguments) {
 
   const DepthLayout<Engine> layout(problem.depth);
   char* memory = shared_memory();
-  const RowTile<Engine> row_tile(memory, row_count, layout.stride, problem.flow_width);
-  memory += RowTile<Engine>::bytes(row_count, layout.stride, problem.flow_width);
+  const RowTile<Engine> row_tile(memory, row_count, layout.padded, problem.flow_width);
+  memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
   const int coefficients = arguments.column_coefficients != nullptr ? kCoefficients : 0;
-  const int stage_bytes = ColumnStage<Engine>::bytes(layout.stride, problem.flow_width, kCoefficients);
+  const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, kCoefficients);
   auto stage_at = [&](std::int64_t tile) {
-    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.stride,
+    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
                                problem.flow_width);
   };
   auto load = [&](std::int64_t tile) {
@@ -193,16 +194,16 @@ backward_kernel(BackwardArguments arguments) {
     } else {
       copy_async_wait<0>();
     }
+    Engine::publish();
     block_barrier();
     if (tile == 0) flows.refresh();
     const ColumnStage<Engine> stage = stage_at(tile);
     const std::int64_t first = columns.begin + tile * kColumns;
     const bool has_weights = first < frame_columns.end && first + kColumns > frame_columns.begin;
     float c[kRowTiles][Engine::kColumnTiles][4];
-    engine.template logits<kRowTiles>(c, row_tile.embedding + warp * 16 * kRowTiles * layout.stride, stage.embedding,
-                                      layout.stride, layout.padded);
+    engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
     tile_gradient.apply(c, flows, options, stage, has_weights, scale, gain);
-    if (wants_gradient) engine.gradient(g, c, stage.embedding, layout.stride, layout.padded);
+    if (wants_gradient) engine.gradient(g, c, stage.embedding, layout.padded);
     block_barrier();
   }
   copy_async_wait<0>();

@@ -5,6 +5,9 @@
 //   logits:    c[i][j] = sum_d rows[i][d] cols[j][d]            (both operands from shared memory)
 //   gradient:  g[i][d] += sum_j p[i][j] cols[j][d]              (p from the registers of `logits`)
 // The stride is 16 bytes more than a multiple of 32, so the 8 rows of a fragment hit different banks.
+//
+// What a kernel asks of an engine: kColumns, kVector, kDepthStep, kForwardRowTiles, tile_bytes, tile_offset,
+// publish (after this thread's copies have landed, before the barrier), logits, gradient.
 #pragma once
 
 #include "instructions_sm80.cuh"
@@ -22,15 +25,31 @@ struct EngineHalf {
   using Type = T;
   static constexpr int kColumns = 64;
   static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kForwardRowTiles = 2;
   static constexpr int kPad = 8;     // elements: 16 bytes
   static constexpr int kVector = 8;  // elements in 16 bytes
+
+  static constexpr bool kCompiled = true;
+  static constexpr int kFewestWarps = 1;
+  static constexpr int kDepthStep = 16;
+  LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
+    return rows * (depth + kPad) * static_cast<int>(sizeof(Type));
+  }
+  /// Where element (row, d) of a tile of `rows` x `depth` lies.
+  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
+    (void)rows;
+    return row * (depth + kPad) + d;
+  }
+  LAPAROFLOW_DEVICE static void publish() {}
 
   bool full_float;  // unused: products of 16-bit numbers are exact in float32
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* rows, const T* cols, int stride,
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, int, const T* cols,
                                 int depth) const {
     const Lane at;
+    const int stride = depth + kPad;
+    const Type* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
     for (int m = 0; m < kRowTiles; ++m)
       for (int n = 0; n < kColumnTiles; ++n)
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
@@ -56,8 +75,9 @@ struct EngineHalf {
 
   template <int kRowTiles, int kDepthTiles>
   LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
-                                  const T* cols, int stride, int depth) const {
+                                  const T* cols, int depth) const {
     const Lane at;
+    const int stride = depth + kPad;
     const T* col_at = cols + ((at.lane & 7) + ((at.lane >> 3) & 1) * 8) * stride + (at.lane >> 4) * 8;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; n += 2) {
@@ -91,8 +111,22 @@ struct EngineFloat {
   using Type = float;
   static constexpr int kColumns = 32;
   static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kForwardRowTiles = 1;
   static constexpr int kPad = 4;
   static constexpr int kVector = 4;
+
+  static constexpr bool kCompiled = true;
+  static constexpr int kFewestWarps = 1;
+  static constexpr int kDepthStep = 16;
+  LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
+    return rows * (depth + kPad) * static_cast<int>(sizeof(Type));
+  }
+  /// Where element (row, d) of a tile of `rows` x `depth` lies.
+  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
+    (void)rows;
+    return row * (depth + kPad) + d;
+  }
+  LAPAROFLOW_DEVICE static void publish() {}
 
   bool full_float;
 
@@ -118,9 +152,11 @@ struct EngineFloat {
   }
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* rows, const float* cols,
-                                int stride, int depth) const {
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* tile, int, const float* cols,
+                                int depth) const {
     const Lane at;
+    const int stride = depth + kPad;
+    const Type* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
     for (int m = 0; m < kRowTiles; ++m)
       for (int n = 0; n < kColumnTiles; ++n)
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
@@ -146,8 +182,9 @@ struct EngineFloat {
   /// accumulator of `logits` an A fragment as it stands.
   template <int kRowTiles, int kDepthTiles>
   LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
-                                  const float* cols, int stride, int depth) const {
+                                  const float* cols, int depth) const {
     const Lane at;
+    const int stride = depth + kPad;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];

@@ -170,6 +170,7 @@ struct TileStatistics {
 template <class Engine, int kRowTiles, class Options, bool kSymmetric>
 LAPAROFLOW_KERNEL(128, 2)
 forward_kernel(ForwardArguments arguments) {
+  if (!Engine::kCompiled) return;  // an engine of another architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   const Problem& problem = arguments.problem;
@@ -188,11 +189,11 @@ forward_kernel(ForwardArguments arguments) {
 
   const DepthLayout<Engine> layout(problem.depth);
   char* memory = shared_memory();
-  const RowTile<Engine> row_tile(memory, row_count, layout.stride, problem.flow_width);
-  memory += RowTile<Engine>::bytes(row_count, layout.stride, problem.flow_width);
-  const int stage_bytes = ColumnStage<Engine>::bytes(layout.stride, problem.flow_width, 0);
+  const RowTile<Engine> row_tile(memory, row_count, layout.padded, problem.flow_width);
+  memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
+  const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, 0);
   auto stage_at = [&](std::int64_t tile) {
-    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.stride,
+    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
                                problem.flow_width);
   };
   float* warp_columns = reinterpret_cast<float*>(memory + plan.stages * stage_bytes);  // [warps, components, kColumns]
@@ -238,6 +239,7 @@ forward_kernel(ForwardArguments arguments) {
       } else {
         copy_async_wait<0>();
       }
+      Engine::publish();
       block_barrier();
       if (tile == 0) {
         flows.refresh();
@@ -248,8 +250,7 @@ forward_kernel(ForwardArguments arguments) {
       }
       const ColumnStage<Engine> stage = stage_at(tile);
       float c[kRowTiles][Engine::kColumnTiles][4];
-      engine.template logits<kRowTiles>(c, row_tile.embedding + warp * 16 * kRowTiles * layout.stride, stage.embedding,
-                                        layout.stride, layout.padded);
+      engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
       const bool has_weights = first < frame_columns.end && first + kColumns > frame_columns.begin;
       statistics.add_tile(c, flows, options, stage, has_weights, scale, gain, row_bias,
                           warp_columns + warp * components * kColumns);

@@ -9,20 +9,20 @@ namespace laparoflow::cuda {
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-template <class Engine>
-constexpr int kForwardRowTiles = std::is_same_v<typename Engine::Type, float> ? 1 : 2;
+/// Row tiles of 16 a warp owns in the backward; two where the gradient's registers allow it.
 template <class Engine, int kDepth>
-constexpr int kBackwardRowTiles = !std::is_same_v<typename Engine::Type, float> && kDepth <= 64 ? 2 : 1;
+constexpr int kBackwardRowTiles = kDepth <= 64 ? Engine::kForwardRowTiles : 1;
 
 /// Fits the tiles into the device's shared memory: first two stages, then one, then fewer warps.
 /// Returns false when nothing fits.
 template <class Plan, class Bytes>
-bool fit_shared_memory(Plan& plan, int limit, Bytes bytes) {
-  for (; plan.warps >= 1; plan.warps /= 2)
+bool fit_shared_memory(Plan& plan, int limit, int fewest, Bytes bytes) {
+  for (; plan.warps >= fewest; plan.warps /= 2)
     for (plan.stages = 2; plan.stages >= 1; --plan.stages) {
       plan.shared_bytes = bytes(plan.warps, plan.stages);
       if (plan.shared_bytes <= limit) return true;
     }
+  plan.warps = 0;
   return false;
 }
 
@@ -30,14 +30,14 @@ template <class Engine>
 ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   ForwardPlan plan;
   const DepthLayout<Engine> layout(p.depth);
-  fit_shared_memory(plan, device.shared_memory, [&](int warps, int stages) {
+  fit_shared_memory(plan, device.shared_memory, Engine::kFewestWarps, [&](int warps, int stages) {
     const int sums = p.symmetric ? warps * partial_components(p) * Engine::kColumns * 4 : 0;
-    return RowTile<Engine>::bytes(warps * 16 * kForwardRowTiles<Engine>, layout.stride, p.flow_width) +
-           stages * ColumnStage<Engine>::bytes(layout.stride, p.flow_width, 0) + sums;
+    return RowTile<Engine>::bytes(warps * 16 * Engine::kForwardRowTiles, layout.padded, p.flow_width) +
+           stages * ColumnStage<Engine>::bytes(layout.padded, p.flow_width, 0) + sums;
   });
   if (plan.warps == 0) return plan;
   const bool batch = p.scope == Scope::kBatch;
-  plan.tiles_per_frame = static_cast<int>(ceil_div(p.row.longest, plan.warps * 16 * kForwardRowTiles<Engine>));
+  plan.tiles_per_frame = static_cast<int>(ceil_div(p.row.longest, plan.warps * 16 * Engine::kForwardRowTiles));
   if (plan.tiles_per_frame == 0) plan.tiles_per_frame = 1;  // an empty side still gets its (empty) statistics
   plan.groups = batch ? (p.frames > 0) : p.frames;
   plan.tiles_per_group = plan.tiles_per_frame * static_cast<std::int64_t>(batch ? p.frames : 1);
@@ -62,7 +62,7 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
 
 template <class Engine>
 Status launch_forward(const ForwardArguments& a, Stream stream) {
-  constexpr int kTiles = kForwardRowTiles<Engine>;
+  constexpr int kTiles = Engine::kForwardRowTiles;
   void (*kernel)(ForwardArguments);
   if (FixedOptions::serves(a.problem))
     kernel = a.problem.symmetric ? forward_kernel<Engine, kTiles, FixedOptions, true>
@@ -78,10 +78,10 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device) {
   BackwardPlan plan;
   const DepthLayout<Engine> layout(p.depth);
   const int row_tiles = p.depth <= 64 ? kBackwardRowTiles<Engine, 64> : 1;
-  plan.warps = std::is_same_v<typename Engine::Type, float> || row_tiles == 2 ? 4 : 8;
-  fit_shared_memory(plan, device.shared_memory, [&](int warps, int stages) {
-    return RowTile<Engine>::bytes(warps * 16 * row_tiles, layout.stride, p.flow_width) +
-           stages * ColumnStage<Engine>::bytes(layout.stride, p.flow_width, kCoefficients);
+  plan.warps = p.depth <= 64 || std::is_same_v<typename Engine::Type, float> ? 4 : 8;
+  fit_shared_memory(plan, device.shared_memory, Engine::kFewestWarps, [&](int warps, int stages) {
+    return RowTile<Engine>::bytes(warps * 16 * row_tiles, layout.padded, p.flow_width) +
+           stages * ColumnStage<Engine>::bytes(layout.padded, p.flow_width, kCoefficients);
   });
   if (plan.warps == 0) return plan;
   plan.tiles_per_frame = ceil_div(p.row.longest, plan.warps * 16 * row_tiles);

@@ -32,12 +32,12 @@ LAPAROFLOW_DEVICE bool counts(const Side& side, Range range, std::int64_t i) {
   return range.holds(i) && (side.mask == nullptr || side.mask[i] != 0);
 }
 
-/// Padded depth and the distance of rows in shared memory, in elements.
+/// The depth as it is and padded to the engine's step.
 template <class Engine>
 struct DepthLayout {
-  int depth, padded, stride;
+  int depth, padded;
   LAPAROFLOW_HOST_DEVICE explicit DepthLayout(int depth_)
-      : depth(depth_), padded((depth_ + 15) / 16 * 16), stride(padded + Engine::kPad) {}
+      : depth(depth_), padded((depth_ + Engine::kDepthStep - 1) / Engine::kDepthStep * Engine::kDepthStep) {}
 };
 
 /// Starts the copy of `count` embedding rows from `first` to shared memory; 8 threads share a row.
@@ -53,19 +53,19 @@ LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& si
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
     const Type* row = from + (valid ? i * layout.depth : 0);
-    Type* target = to + r * layout.stride;
+    auto target = [&](int d) { return to + Engine::tile_offset(r, d, count, layout.padded); };
     if (aligned) {
 #pragma unroll 1
       for (int d = chunk * Engine::kVector; d < layout.padded; d += kThreadsPerRow * Engine::kVector) {
         const bool inside = valid && d < layout.depth;
-        copy_async_16(target + d, inside ? row + d : from, inside);
+        copy_async_16(target(d), inside ? row + d : from, inside);
       }
     } else {
 #pragma unroll 1
       for (int d = chunk; d < layout.padded; d += kThreadsPerRow) {
         Type x{};
         if (valid && d < layout.depth) x = row[d];
-        target[d] = x;
+        *target(d) = x;
       }
     }
   }
@@ -87,21 +87,21 @@ LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std:
 template <class Engine>
 struct ColumnStage {
   static constexpr int kColumns = Engine::kColumns;
-  typename Engine::Type* embedding;  // [kColumns, stride]
+  typename Engine::Type* embedding;  // [kColumns, depth] by tile_offset
   float* flow;                       // [max(F, 2), kColumns]
   float* logit_bias;                 // [kColumns]
   float* weight_bias;                // [kColumns]
   float* coefficient;                // [kCoefficients, kColumns]
 
-  LAPAROFLOW_HOST_DEVICE static int bytes(int stride, int flow_width, int coefficients) {
+  LAPAROFLOW_HOST_DEVICE static int bytes(int depth, int flow_width, int coefficients) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return kColumns * (stride * static_cast<int>(sizeof(typename Engine::Type)) + (flows + 2 + coefficients) * 4);
+    return Engine::tile_bytes(kColumns, depth) + kColumns * (flows + 2 + coefficients) * 4;
   }
 
-  LAPAROFLOW_DEVICE ColumnStage(char* memory, int stride, int flow_width) {
+  LAPAROFLOW_DEVICE ColumnStage(char* memory, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
-    flow = reinterpret_cast<float*>(memory + kColumns * stride * sizeof(typename Engine::Type));
+    flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(kColumns, depth));
     logit_bias = flow + flows * kColumns;
     weight_bias = logit_bias + kColumns;
     coefficient = weight_bias + kColumns;
@@ -131,18 +131,18 @@ struct ColumnStage {
 /// Shared memory of the row tile.
 template <class Engine>
 struct RowTile {
-  typename Engine::Type* embedding;  // [rows, stride]
+  typename Engine::Type* embedding;  // [rows, depth] by tile_offset
   float* flow;                       // [max(F, 2), rows]
   float* bias;                       // [rows]: 0, or kExcluded for a row that does not count
 
-  LAPAROFLOW_HOST_DEVICE static int bytes(int rows, int stride, int flow_width) {
+  LAPAROFLOW_HOST_DEVICE static int bytes(int rows, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return rows * (stride * static_cast<int>(sizeof(typename Engine::Type)) + (flows + 1) * 4);
+    return Engine::tile_bytes(rows, depth) + rows * (flows + 1) * 4;
   }
-  LAPAROFLOW_DEVICE RowTile(char* memory, int rows, int stride, int flow_width) {
+  LAPAROFLOW_DEVICE RowTile(char* memory, int rows, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
-    flow = reinterpret_cast<float*>(memory + rows * stride * sizeof(typename Engine::Type));
+    flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(rows, depth));
     bias = flow + flows * rows;
   }
   LAPAROFLOW_DEVICE void load(const Problem& problem, const DepthLayout<Engine>& layout, Range range,
