@@ -109,19 +109,19 @@ def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: 
     first = next(iter(runs.values()))
     encoders = {method: load_encoder(run) for method, run in runs.items()}
     encoders[RANDOM_INIT] = initial_encoder(first, seed=seed)
-    encoders = {name: encoder.to(settings.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
     labels = [count for count in settings.labels if count <= len(train)]
     pictures = 3 if seed == settings.seeds[0] else 0
     options = ProbeOptions(
         labels=[*labels], seeds=[seed], steps=settings.probe_steps, device=settings.device, pictures=pictures
     )
+    encoders = {name: encoder.to(options.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
     result = PROBES[task](encoders, train, test, options)
     scratch = [count for count in settings.scratch_labels if count <= len(train)]
-    if scratch:
+    if scratch and task in settings.scratch_tasks:
         options = dataclasses.replace(
             options, labels=[*scratch], finetune=True, finetune_steps=settings.scratch_steps, pictures=0
         )
-        start = initial_encoder(first, seed=seed).to(settings.device)
+        start = initial_encoder(first, seed=seed).to(options.device)
         result.runs += PROBES[task]({FROM_SCRATCH: start}, train, test, options).runs
     for name, picture in result.pictures.items():
         write_png(path.parent / "pictures" / f"{task}_{name.replace(' ', '_')}.png", picture)

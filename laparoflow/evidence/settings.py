@@ -37,6 +37,7 @@ class EvidenceSettings:
         probe_steps: training steps of the frozen probes' heads.
         scratch_labels: label budgets of the network of the same size trained with labels from scratch.
         scratch_steps: steps of that.
+        scratch_tasks: the tasks that it is trained for.
         recipe: settings of pretraining, a YAML file or the name of one of ours.
         max_steps: steps of pretraining; null for the recipe's.
         pretrain_clips, test_clips, frames: size of a synthetic set; labels are drawn from the pretraining clips.
@@ -53,7 +54,8 @@ class EvidenceSettings:
     labels: list[int] = field(default_factory=lambda: [1, 5, 22])
     probe_steps: int = 300
     scratch_labels: list[int] = field(default_factory=lambda: [22, 220])
-    scratch_steps: int = 400
+    scratch_steps: int = 200
+    scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
     recipe: str = "demo"
     max_steps: int | None = None
     pretrain_clips: int = 16
@@ -61,7 +63,7 @@ class EvidenceSettings:
     frames: int = 20
     test_every: int = 4
     real_root: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
     quick: bool = False
 
     def __post_init__(self) -> None:

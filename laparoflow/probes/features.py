@@ -21,6 +21,8 @@ from laparoflow.datasets.samples import FrameDataset
 
 SMALLEST_LONG_SIDE = 256
 CELLS_ALONG_LONG_SIDE = 32
+MOST_FLOAT32 = 2**30
+"""Numbers of a feature cache that are kept as float32."""
 
 
 class FeatureEncoder(Protocol):
@@ -84,7 +86,9 @@ def collect_features(
     target: Callable[[Any], Tensor],
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Tensor, Tensor]:
-    """Features [n, C, h, w] and training targets [n, ...] of a whole data set, float32 on the CPU.
+    """Features [n, C, h, w] and training targets [n, ...] of a whole data set, on the CPU.
+
+    Features are float32, or float16 when they would take more than 4 GiB as float32.
 
     Args:
         encoder: the frozen backbone.
@@ -95,13 +99,17 @@ def collect_features(
         target: makes the training target of one sample.
         advance: told the number of pictures done, for a progress bar.
     """
-    features: list[Tensor] = []
+    features = torch.empty(0)
     targets: list[Tensor] = []
     for samples, batch in feature_batches(encoder, dataset, size, batch_size, device):
-        features.append(batch.cpu())
+        if not targets:
+            count = len(dataset) * batch[0].numel()
+            kept = torch.float32 if count <= MOST_FLOAT32 else torch.float16
+            features = torch.empty((len(dataset), *batch.shape[1:]), dtype=kept)
+        features[len(targets) : len(targets) + len(samples)] = batch.to("cpu", kept)
         targets += [target(sample) for sample in samples]
         advance(len(samples))
-    return torch.cat(features), torch.stack(targets)
+    return features, torch.stack(targets)
 
 
 def grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -30,8 +30,7 @@ class Head(nn.Module):
 
     def __init__(self, features: Tensor, outputs: int, kind: str, bias: float = 0.0) -> None:
         super().__init__()
-        mean = features.mean((0, 2, 3), keepdim=True)
-        deviation = features.std((0, 2, 3), keepdim=True, correction=0)
+        mean, deviation = moments(features)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation.clamp_min(1e-6 * float(deviation.max().clamp_min(1e-12))))
         channels = features.shape[1]
@@ -56,6 +55,20 @@ class Head(nn.Module):
 
 
 CONV_WIDTH = 128
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per channel of features [n, C, h, w], float32 [1, C, 1, 1], summed in float64."""
+    count = features.numel() // features.shape[1]
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in features.split(32):
+        total += part.double().sum((0, 2, 3)).cpu()
+    mean = (total / count).to(features.device)
+    for part in features.split(32):
+        squares += (part.double() - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3)).cpu()
+    deviation = (squares / count).sqrt().to(features.device)
+    return mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)
 
 
 def _block(channels: int) -> nn.Module:
@@ -93,7 +106,7 @@ def train_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Head(features, outputs, options.head, bias)
-    standard = head.standardise(features)
+    standard = head.standardise(features) if features.dtype == torch.float32 else None
     head = head.to(options.device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
@@ -104,7 +117,10 @@ def train_head(
         if len(order) < batch:
             order = torch.randperm(len(features), generator=generator)
         chosen, order = order[:batch], order[batch:]
-        maps = head.network(standard[chosen].to(options.device))
+        if standard is None:
+            maps = head(features[chosen].to(options.device).float())
+        else:
+            maps = head.network(standard[chosen].to(options.device))
         optimizer.zero_grad(set_to_none=True)
         loss(maps, targets[chosen].to(options.device)).backward()
         optimizer.step()

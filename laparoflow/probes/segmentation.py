@@ -54,6 +54,8 @@ def share_loss(maps: Tensor, shares: Tensor) -> Tensor:
 
 def fit_predictor(features: Tensor, shares: Tensor, options: ProbeOptions, seed: int) -> Predictor:
     """Fits the head that the options name; returns features [B, C, h, w] -> class scores [B, K, h, w]."""
+    if options.head in ("knn", "kmeans"):
+        features = features.float()
     if options.head == "knn":
         return fit_knn(features.to(options.device), shares.to(options.device), options.neighbours, seed)
     if options.head == "kmeans":

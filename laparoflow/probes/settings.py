@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from laparoflow.datasets.splits import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
@@ -38,7 +40,7 @@ class ProbeOptions:
         heatmap_sigma: width of a key point's heat map as a fraction of the picture's diagonal.
         max_instances: most detections per joint and picture.
         pictures: number of test frames drawn.
-        device: where the backbone and the heads run.
+        device: where the backbone and the heads run; "auto" takes a GPU where torch sees one.
     """
 
     labels: list[Budget] = field(default_factory=lambda: [22])
@@ -58,9 +60,11 @@ class ProbeOptions:
     heatmap_sigma: float = 0.025
     max_instances: int = 4
     pictures: int = 6
-    device: str = "cpu"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if not self.labels or not self.seeds:
             raise ValueError(f"labels and seeds must not be empty, got {self.labels} and {self.seeds}")
         if len(set(self.seeds)) < len(self.seeds):

@@ -49,6 +49,7 @@ def test_all_methods_budgets_and_seeds_are_scored(tmp_path: Path) -> None:
         for method, budgets in {"flow": (1, 3), "coordinates": (1, 3), "random init": (1, 3), "from scratch": (3,)}.items()
         for labels in budgets
         for seed in (0, 1)
+        if (task, method) != ("keypoints", "from scratch")
     }
     assert found == expected
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from toys import BlindEncoder, Blocks, ColourEncoder
 
 from laparoflow.datasets import IGNORE_INDEX
 from laparoflow.probes import ProbeOptions, probe_segmentation
+from laparoflow.probes.heads import moments
 from laparoflow.probes.segmentation import class_shares, share_loss
 
 TRAIN, TEST = Blocks().select(range(6)), Blocks().select(range(6, 12))
@@ -93,3 +94,20 @@ def test_size_must_fit_the_stride() -> None:
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProbeOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_large_feature_caches_are_kept_in_half_precision(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    options = ProbeOptions(labels=[4], seeds=[0], head=head, steps=40, pictures=0)  # type: ignore[arg-type]
+    whole = probe_segmentation(ColourEncoder(), TRAIN, TEST, options).runs[0].metrics["mean_iou"]
+    monkeypatch.setattr("laparoflow.probes.features.MOST_FLOAT32", 10)
+    half = probe_segmentation(ColourEncoder(), TRAIN, TEST, options).runs[0].metrics["mean_iou"]
+    assert half == pytest.approx(whole, abs=0.02)
+    assert half > 0.9
+
+
+def test_moments_are_those_of_all_cells() -> None:
+    features = torch.randn(70, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    mean, deviation = moments(features)
+    assert torch.allclose(mean, features.mean((0, 2, 3), keepdim=True), rtol=1e-5)
+    assert torch.allclose(deviation, features.std((0, 2, 3), keepdim=True, correction=0), rtol=1e-5)
