@@ -7,15 +7,13 @@ import platform
 import torch
 
 from laparoflow_kernels import __version__, backends
-from laparoflow_kernels.backends.native import extension
+from laparoflow_kernels.backends.native import build_facts
 
 
 def main() -> None:
     print(f"laparoflow {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-    module, _ = extension()
-    if module is not None:
-        for name, value in module.build_facts().items():
-            print(f"  {name}: {value}")
+    for name, value in build_facts().items():
+        print(f"  {name}: {value}")
     for name, states in backends().items():
         for device, state in states.items():
             print(f"{name:<10} {device:<5} {state}")

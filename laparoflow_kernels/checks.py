@@ -84,16 +84,20 @@ def check_positive(name: str, value: float | Tensor) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
-def check_flow_values(name: str, flow: Tensor, mask: Tensor | None) -> None:
-    """Flow [..., F] finite wherever the mask [...] keeps it."""
+def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, sizes: Sequence[int]) -> None:
+    """Packed flow [T, F] finite wherever the mask [T] keeps it; ``sizes`` tells the pixels of each frame."""
     if not values_readable(flow):
         return
     bad = ~torch.isfinite(flow).all(-1)
     if mask is not None:
         bad = bad & mask
     if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
+        first = pixel = int(bad.nonzero()[0])
+        frame = 0
+        while pixel >= sizes[frame]:
+            pixel -= sizes[frame]
+            frame += 1
         raise ValueError(
-            f"{name}: expected finite flow in source-frame pixels wherever the mask is True, got {flow[tuple(where)].tolist()}"
-            f" at {where} ({int(bad.sum())} such pixels); mask out pixels whose flow is unknown"
+            f"{name}: expected finite flow in source-frame pixels wherever the mask is True, got {flow[first].tolist()}"
+            f" at [{frame}, {pixel}] ({int(bad.sum())} such pixels); mask out pixels whose flow is unknown"
         )

@@ -299,7 +299,7 @@ def _frames(
         embeddings=torch.empty(0, device=device), **{f"{side}_flow": packed, f"{side}_mask": packed_mask}
     )
     packed = packed.detach().to(dtype).contiguous()
-    checks.check_flow_values(f"{side}_flow", packed, packed_mask)
+    checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
     if batched:
         offsets = torch.arange(len(sizes) + 1, device=device, dtype=torch.int64) * (sizes[0] if sizes else 0)
     else:

@@ -52,7 +52,7 @@ class FlowInfoNCEStats(NamedTuple):
 def direction_loss(stats: Tensor) -> tuple[Tensor, Tensor]:
     """Per-pixel loss [T] and valid mask [T] bool from packed statistics [4, T]; differentiable in the statistics."""
     lse, positive = stats[STAT_LSE], stats[STAT_POSITIVE]
-    valid = (stats[STAT_WEIGHT_SUM] > 0) & (lse > -torch.inf)
+    valid = ~((stats[STAT_WEIGHT_SUM] <= 0) | (lse == -torch.inf))  # a NaN statistic counts, so that it shows in the loss
     # the inner where keeps -inf - -inf out of the graph, so that no 0 * nan comes back through it
     zero = torch.zeros_like(lse)
     return torch.where(valid, torch.where(valid, lse, zero) - torch.where(valid, positive, zero), zero), valid

@@ -101,15 +101,14 @@ class Block {
     }
   }
 
-  // S = K q^T needs q^T; dk = dS q needs q with padded rows
-  void load_queries(bool by_rows) {
+  // the block's queries as rows (padded, for dk = dS q) and as columns (for S = K q^T)
+  void load_queries() {
     const int64_t ld = padded(pairs_.dim);
     std::memset(scratch_.query_rows, 0, sizeof(T) * kRows * ld);
     for (int64_t i = 0; i < task_.rows; ++i)
       convert_row<T>(pairs_.query, pairs_.element, (task_.row + i) * pairs_.dim, pairs_.dim, scratch_.query_rows + i * ld);
     for (int64_t d = 0; d < pairs_.dim; ++d)
       for (int64_t i = 0; i < kRows; ++i) scratch_.query_columns[d * kRows + i] = scratch_.query_rows[i * ld + d];
-    (void)by_rows;
   }
 
   struct Keys {
@@ -153,7 +152,7 @@ class Block {
 
   template <class FORM>
   void maxima(T* row_max, T* row_max_positive, T* column_max, T* column_max_positive) {
-    load_queries(false);
+    load_queries();
     for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
     for_each_run(task_, [&](const KeyRun& run) {
       KeyChunk<T> c = chunk(run);
@@ -170,7 +169,7 @@ class Block {
   template <class FORM>
   bool statistics(const T* row_max, const T* row_max_positive, const T* column_max, const T* column_max_positive,
                   const Stats<T>& stats, const ColumnSums* columns) {
-    load_queries(false);
+    load_queries();
     if (pairs_.guarded)
       for (int64_t i = 0; i < task_.rows; ++i) set_maxima(i, row_max[task_.row + i], row_max_positive[task_.row + i]);
     for_each_run(task_, [&](const KeyRun& run) {
@@ -200,7 +199,7 @@ class Block {
 
   template <class FORM>
   bool fused(const Stats<T>& stats, const Gradients<T>& gradients) {
-    load_queries(true);
+    load_queries();
     if (pairs_.guarded) {
       for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
       for_each_run(task_, [&](const KeyRun& run) {
@@ -216,7 +215,7 @@ class Block {
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          row_sweep<T, F, true, true>(rows_, chunk(run), a, T(1), a, b);
+          row_sweep<T, F, true, true>(rows_, chunk(run), a, scale2(), a, b);
         else
           row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.products, scale2(), a, b);
       });
@@ -225,7 +224,11 @@ class Block {
     begin_gradients(gradients);
     for_each_run(task_, [&](const KeyRun& run) {
       with_weights<FORM>(run, [&](auto form) {
-        combine_sweep<T, decltype(form)>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
+        using F = decltype(form);
+        if (pairs_.guarded)
+          combine_sweep<T, F, true>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
+        else
+          combine_sweep<T, F, false>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
       });
       add_gradients(run, key_rows(run), gradients);
     });
@@ -235,21 +238,26 @@ class Block {
 
   template <class FORM>
   void gradient(const StatsGrad<T>& rows, const StatsGrad<T>* columns, const Gradients<T>& gradients) {
-    load_queries(true);
+    load_queries();
     for (int64_t i = 0; i < task_.rows; ++i) {
-      const Coefficients c = coefficients(rows, task_.row + i);
-      rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta, rows_.lse2[i] = c.lse2, rows_.positive2[i] = c.positive2;
+      const Coefficients c = coefficients(rows, task_.row + i, task_.key_end - task_.key_begin);
+      rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta;
+      split(c.lse2, rows_.lse2[i], rows_.lse2_low[i]);
+      split(c.positive2, rows_.positive2[i], rows_.positive2_low[i]);
     }
     begin_gradients(gradients);
     for_each_run(task_, [&](const KeyRun& run) {
-      T column[4][kChunk];
+      T column[6][kChunk];
       KeyChunk<T> c = chunk(run);
       if (columns) {
         for (int64_t j = 0; j < run.count; ++j) {
-          const Coefficients k = coefficients(*columns, run.begin + j);
-          column[0][j] = k.alpha, column[1][j] = k.beta, column[2][j] = k.lse2, column[3][j] = k.positive2;
+          const Coefficients k = coefficients(*columns, run.begin + j, task_.queries);
+          column[0][j] = k.alpha, column[1][j] = k.beta;
+          split(k.lse2, column[2][j], column[3][j]);
+          split(k.positive2, column[4][j], column[5][j]);
         }
-        c.alpha = column[0], c.beta = column[1], c.lse2 = column[2], c.positive2 = column[3];
+        c.alpha = column[0], c.beta = column[1];
+        c.lse2 = column[2], c.lse2_low = column[3], c.positive2 = column[4], c.positive2_low = column[5];
       }
       const Keys keys = key_rows(run);
       multiply(keys, run, scratch_.products);
@@ -281,7 +289,7 @@ class Block {
   }
 
  private:
-  T scale2() const { return pairs_.inv_temperature * T(kLog2e); }
+  Scale<T> scale2() const { return Scale<T>(pairs_.inv_temperature * kLog2e); }
   T* stored_a(const KeyRun& run) const { return scratch_.a + (run.begin - task_.key_begin) * kRows; }
   T* stored_b(const KeyRun& run) const { return scratch_.b + (run.begin - task_.positive_begin) * kRows; }
 
@@ -299,35 +307,47 @@ class Block {
       const T a = rows_.sums[kSumA][i], w = rows_.sums[kSumW][i], p = rows_.sums[kSumPositive][i];
       if (FORM::INSIDE && !pairs_.guarded && w > T(0) && p < tiny) return false;
       const int64_t row = task_.row + i;
-      stats.lse[row] = a > T(0) ? T(kLn2) * (rows_.max_logit[i] + std::log2(a)) : T(-INFINITY);
+      stats.lse[row] = a > T(0) ? natural(rows_.max_logit[i], std::log2(double(a))) : T(-INFINITY);
       stats.weight_sum[row] = w;
       stats.weight_log_sum[row] = T(kLn2) * rows_.sums[kSumWLogW][i];
       if (FORM::INSIDE)
-        stats.positive[row] = p > T(0) ? T(kLn2) * (rows_.max_positive[i] + std::log2(p)) : T(-INFINITY);
+        stats.positive[row] = p > T(0) ? natural(rows_.max_positive[i], std::log2(double(p))) : T(-INFINITY);
       else
-        stats.positive[row] = w > T(0) ? T(kLn2) * (p / w) : T(0);
-      const bool valid = a > T(0) && w > T(0);
+        stats.positive[row] = w > T(0) ? natural(double(p) / double(w), 0) : T(0);
+      if (!FORM::INSIDE && !FORM::DISSIMILAR && w > T(0) && task_.key_end - task_.key_begin == 1)
+        stats.lse[row] = stats.positive[row];  // both are the one logit
+      // with one key p = w / W = 1: the gradient is 0, not the rounding error of a / a
+      const bool valid = a > T(0) && w > T(0) && task_.key_end - task_.key_begin > 1;
       rows_.alpha[i] = valid ? T(1) / a : T(0);
       rows_.beta[i] = valid ? T(-1) / (FORM::INSIDE ? p : w) : T(0);
     }
     return true;
   }
 
+  // base 2 to natural, rounded once
+  static T natural(double x, double y) { return static_cast<T>(kLn2 * (x + y)); }
+
   struct Coefficients {
-    T alpha, beta, lse2, positive2;
+    T alpha, beta;
+    double lse2, positive2;
   };
+  static void split(double x, T& high, T& low) {
+    high = static_cast<T>(x);
+    low = static_cast<T>(x - static_cast<double>(high));
+  }
   // guarded: the exponent carries the statistic; else 2^-lse2 goes into the coefficient
-  Coefficients coefficients(const StatsGrad<T>& g, int64_t i) const {
+  Coefficients coefficients(const StatsGrad<T>& g, int64_t i, int64_t partners) const {
     Coefficients c = {0, 0, 0, 0};
+    if (partners == 1 && g.dlse[i] == -g.dpositive[i]) return c;  // p = w / W = 1
     if (g.lse[i] > T(-INFINITY)) {
-      c.lse2 = g.lse[i] * T(kLog2e);
+      c.lse2 = g.lse[i] * kLog2e;
       c.alpha = pairs_.guarded ? g.dlse[i] : g.dlse[i] * std::exp(-g.lse[i]);
     }
     if (g.weight_sum[i] > T(0)) {
       if (!pairs_.inside) {
         c.beta = g.dpositive[i] / g.weight_sum[i];
       } else if (g.positive[i] > T(-INFINITY)) {
-        c.positive2 = g.positive[i] * T(kLog2e);
+        c.positive2 = g.positive[i] * kLog2e;
         c.beta = pairs_.guarded ? g.dpositive[i] : g.dpositive[i] * std::exp(-g.positive[i]);
       }
     }
@@ -354,7 +374,7 @@ class Block {
         *g.dtemperature += dot;
       }
       if (g.dquery)
-        for (int64_t d = 0; d < pairs_.dim; ++d) g.dquery[(task_.row + i) * pairs_.dim + d] = dq[d] * pairs_.inv_temperature;
+        for (int64_t d = 0; d < pairs_.dim; ++d) g.dquery[(task_.row + i) * pairs_.dim + d] = dq[d] * T(pairs_.inv_temperature);
     }
   }
 

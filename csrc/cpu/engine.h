@@ -28,17 +28,19 @@ struct Pairs {
   const T* query_flow;  // [Tq, channels]
   const T* key_flow;    // [Tk, channels]
   int channels;
-  T inv_temperature;
+  double inv_temperature;
   FlowKernel flow_kernel;
   bool inside, dissimilar;
   bool guarded;  // logits may be large: subtract maxima
 };
 
-// Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end).
+// Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end);
+// `queries` rows in all share those keys.
 template <class T>
 struct BlockTask {
   int64_t row, rows, key_begin, key_end, positive_begin, positive_end;
   T inv_bandwidth2;
+  int64_t queries;
 };
 
 // Per-pixel results of one direction, each [T]: log-sum-exp, weight sum, positive, sum of w ln w.

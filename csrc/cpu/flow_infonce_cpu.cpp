@@ -46,7 +46,7 @@ class PairProblem {
     pairs.query_flow = query.flow.template const_data_ptr<T>();
     pairs.key_flow = key.flow.template const_data_ptr<T>();
     pairs.channels = static_cast<int>(query.flow.size(1));
-    pairs.inv_temperature = static_cast<T>(1 / temperature);
+    pairs.inv_temperature = 1 / temperature;
     pairs.flow_kernel = parse_flow_kernel(args.flow_kernel);
     pairs.inside = args.positives == "inside";
     pairs.dissimilar = args.negatives == "dissimilar";
@@ -102,6 +102,7 @@ class PairProblem {
         task.key_begin = batch ? 0 : task.positive_begin;
         task.key_end = batch ? key.offsets.back() : task.positive_end;
         task.inv_bandwidth2 = inv_bandwidth[b] * inv_bandwidth[b];
+        task.queries = batch ? query.offsets.back() : query.offsets[b + 1] - query.offsets[b];
         longest_keys_ = std::max(longest_keys_, task.key_end - task.key_begin);
         blocks.push_back(task);
       }
@@ -199,6 +200,7 @@ class GradientSums {
 // Column statistics from the shares of sums over query rows.
 template <class T>
 void finish_columns(const PairProblem<T>& problem, const Tensor& sums, const Tensor& maxima, const Stats<T>& out) {
+  const bool one_query = problem.rows() == 1 && !problem.pairs.inside && !problem.pairs.dissimilar;
   const int64_t n = problem.columns();
   const double ln2 = std::log(2.0);
   const Tensor total = sums.sum(0);
@@ -213,6 +215,7 @@ void finish_columns(const PairProblem<T>& problem, const Tensor& sums, const Ten
       out.positive[j] = static_cast<T>(p > 0 && w > 0 ? ln2 * ((m ? m[n + j] : 0) + std::log2(p)) : -INFINITY);
     else
       out.positive[j] = static_cast<T>(w > 0 ? ln2 * p / w : 0);
+    if (one_query && w > 0) out.lse[j] = out.positive[j];  // both are the one logit
   }
 }
 
@@ -396,7 +399,7 @@ std::tuple<Tensor, Tensor> weighted_sum(const Tensor& query_flow, const Tensor& 
     for (int64_t row = query.offsets[b]; row < query.offsets[b + 1]; row += kRows) {
       const T inv = bandwidth.const_data_ptr<T>()[b];
       blocks.push_back({row, std::min<int64_t>(kRows, query.offsets[b + 1] - row), key.offsets[b], key.offsets[b + 1],
-                        key.offsets[b], key.offsets[b + 1], inv * inv});
+                        key.offsets[b], key.offsets[b + 1], inv * inv, query.offsets[b + 1] - query.offsets[b]});
     }
   Tensor sums = at::empty({query.offsets.back(), values.size(1)}, type), totals = at::empty({query.offsets.back()}, type);
   const int64_t threads = thread_count(blocks.size());

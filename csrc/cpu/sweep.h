@@ -1,9 +1,11 @@
 // Sweeps over a chunk of pairs (keys x kRows queries): products in, pair terms, statistics or gradients out.
 //
 // With s2 = log2(e) q.k / t (logits in base 2), w = phi(|f - g| / bandwidth) and n = 1 or 1 - w, a pair has two terms
-//     a = n 2^(s2 - m_i)        the softmax term; m_i = 0 where every |s| is small, else the maximum of the row
-//     b = w (outside)   or   w 2^(s2 - mp_i) (inside)
-// whose row sums give every statistic, and whose combination gives the gradient: dS = alpha_i a + beta_i b.
+//     n 2^(s2 - m_i)                               the softmax term; m_i = 0 where every |s| is small, else the row's maximum
+//     w s2 (outside)   or   w 2^(s2 - mp_i) (inside)   the positive term
+// whose row sums give every statistic. The gradient needs a = 2^(s2 - m_i) and b = w (outside, or inside with m_i = 0):
+//     outside: dS = alpha_i n a + beta_i b      inside: dS = a (alpha_i n + beta_i b)
+// The guarded form stores n a, and for inside the positive term itself, so that dS = alpha_i a + beta_i b.
 #pragma once
 
 #include "engine.h"
@@ -19,6 +21,16 @@ constexpr double kLn2 = 0.69314718055994530942;
 
 enum Sum { kSumA, kSumW, kSumPositive, kSumWLogW, kSums };
 
+// log2(e) / t in two parts: its rounding would be the same for every pair, and add up in the gradient of the temperature.
+template <class T>
+struct Scale {
+  T high, low;
+  explicit Scale(double x) : high(static_cast<T>(x)), low(static_cast<T>(x - static_cast<double>(high))) {}
+  LF_INLINE Vec<T> operator*(Vec<T> s) const { return s * high + s * low; }
+  // s log2(e) / t - x, rounded once: near x the difference is small while both terms are large
+  LF_INLINE Vec<T> minus(Vec<T> s, Vec<T> x, Vec<T> x_low) const { return (s * high - x) + (s * low - x_low); }
+};
+
 // One block of query rows as the sweeps see it: [.., kRows] arrays, rows along the lanes.
 template <class T>
 struct RowBlock {
@@ -30,7 +42,7 @@ struct RowBlock {
   T lost[kSums][kRows];
   T alpha[kRows], beta[kRows];
   // gradient of given statistics, base 2: a = n 2^(s2 - lse2), b = w or w 2^(s2 - positive2)
-  T lse2[kRows], positive2[kRows];
+  T lse2[kRows], positive2[kRows], lse2_low[kRows], positive2_low[kRows];  // in two parts
 };
 
 // Per-key arrays of one chunk; column statistics and coefficients are null when one direction is asked for.
@@ -42,7 +54,7 @@ struct KeyChunk {
   T inv_bandwidth2;
   double* column_sums[kSums];                        // [keys] each, + this block's share
   T *column_max, *column_max_positive;               // [keys]: running maxima of the guarded form, base 2
-  const T *alpha, *beta, *lse2, *positive2;          // [keys] gradient coefficients of the columns
+  const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
 };
 
 template <class T, FlowKernel KERNEL>
@@ -99,16 +111,14 @@ struct PairForm {
   static constexpr bool INSIDE = INSIDE_, DISSIMILAR = DISSIMILAR_, WEIGHTED = WEIGHTED_;
 };
 
-// Guarded form, first pass: scale the products in place and find the row (and column) maxima.
+// Guarded form, first pass: row (and column) maxima of the logits.
 template <class T, class FORM>
-void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T scale2) {
+void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
     const Vec<T> lowest = splat<T>(T(-INFINITY)), live = load<T>(block.live + lane);
     for (int64_t j = 0; j < chunk.keys; ++j) {
-      T* at = s + j * kRows + lane;
-      Vec<T> s2 = load<T>(at) * scale2, counted = s2, positive = lowest;
-      store<T>(at, s2);
+      Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane), counted = s2, positive = lowest;
       if constexpr (FORM::WEIGHTED) {
         if (FORM::INSIDE || FORM::DISSIMILAR) {
           PairWeight<T, FORM::KERNEL> pair(
@@ -134,32 +144,34 @@ void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T scale2) 
 
 // Row sums of the pair terms; STORE keeps a and b for the gradient. GUARDED subtracts the maxima.
 template <class T, class FORM, bool STORE, bool GUARDED>
-void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2, T* a_out, T* b_out) {
+void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2, T* a_out, T* b_out) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
     Vec<T> sum_a{}, sum_w{}, sum_p{}, sum_wlog{};
     for (int64_t j = 0; j < chunk.keys; ++j) {
       const int64_t at = j * kRows + lane;
-      Vec<T> s2 = load<T>(s + at) * scale2;
-      Vec<T> e = exp2_vec(GUARDED ? vmin(s2 - m, splat<T>(T(0))) : s2);
+      const Vec<T> product = load<T>(s + at), zero = splat<T>(T(0));
+      Vec<T> s2 = scale2 * product;
+      Vec<T> e = exp2_vec(GUARDED ? vmin(scale2.minus(product, m, zero), splat<T>(T(100))) : s2);
+      Vec<T> counted = e;
       if constexpr (FORM::WEIGHTED) {
         PairWeight<T, FORM::KERNEL> pair(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
         Vec<T> b = pair.w;
         if (FORM::INSIDE) {
-          b = GUARDED ? exp2_vec(pair.w > T(0) ? s2 + pair.log2w - mp : splat<T>(T(-1000000))) : pair.w * e;
-          sum_p += b;
+          if (GUARDED) b = exp2_vec(pair.w > T(0) ? scale2.minus(product, mp, -pair.log2w) : splat<T>(T(-1000000)));
+          sum_p += GUARDED ? b : b * e;
         } else {
           sum_p += pair.w * s2;
         }
         sum_w += pair.w;
         if (FORM::KERNEL != FlowKernel::kTophat)
           sum_wlog += pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
-        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+        if (FORM::DISSIMILAR) counted *= T(1) - pair.w;
         if (STORE) store<T>(b_out + at, b);
       }
-      sum_a += e;
-      if (STORE) store<T>(a_out + at, e);
+      sum_a += counted;
+      if (STORE) store<T>(a_out + at, GUARDED ? counted : e);
     }
     kahan_add<T>(block.sums[kSumA] + lane, block.lost[kSumA] + lane, sum_a);
     if constexpr (FORM::WEIGHTED) {
@@ -172,7 +184,7 @@ void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale
 
 // Row and column sums of the pair terms, one exp for both (only where no maximum is needed).
 template <class T, class FORM>
-void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2) {
+void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
   constexpr int groups = kRows / kLanes<T>;
   Vec<T> rows[kSums][groups] = {};
   for (int64_t j = 0; j < chunk.keys; ++j) {
@@ -180,7 +192,7 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
     for (int g = 0; g < groups; ++g) {
       const int lane = g * kLanes<T>;
       const Vec<T> live = load<T>(block.live + lane);
-      Vec<T> s2 = load<T>(s + j * kRows + lane) * scale2;
+      Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane);
       Vec<T> terms[kSums];
       Vec<T> e = exp2_vec(s2);
       if constexpr (FORM::WEIGHTED) {
@@ -206,17 +218,19 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
 
 // Column sums against known column maxima: the second pass of the guarded form.
 template <class T, class FORM>
-void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, T scale2) {
+void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
   for (int64_t j = 0; j < chunk.keys; ++j) {
     Vec<T> total[kSums] = {};
     for (int lane = 0; lane < kRows; lane += kLanes<T>) {
       const Vec<T> live = load<T>(block.live + lane);
-      Vec<T> s2 = load<T>(s + j * kRows + lane) * scale2;
-      Vec<T> e = exp2_vec(vmin(s2 - chunk.column_max[j], splat<T>(T(0))));
+      const Vec<T> product = load<T>(s + j * kRows + lane), zero = splat<T>(T(0));
+      Vec<T> s2 = scale2 * product;
+      Vec<T> e = exp2_vec(vmin(scale2.minus(product, splat<T>(chunk.column_max[j]), zero), splat<T>(T(100))));
       if constexpr (FORM::WEIGHTED) {
         PairWeight<T, FORM::KERNEL> pair(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.w > T(0) ? s2 + pair.log2w - chunk.column_max_positive[j] : splat<T>(T(-1000000)))
+        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.w > T(0) ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2w)
+                                                     : splat<T>(T(-1000000)))
                                 : pair.w * s2;
         total[kSumW] += pair.w * live;
         total[kSumPositive] += b * live;
@@ -229,14 +243,24 @@ void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T*
   }
 }
 
-// dS = alpha_i a + beta_i b from the stored terms; a is overwritten where dS == a.
-template <class T, class FORM>
+// dS from the stored terms.
+template <class T, class FORM, bool GUARDED>
 void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* b, T* ds) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
     for (int64_t at = lane; at < keys * kRows; at += kRows) {
-      Vec<T> d = load<T>(a + at) * alpha;
-      if (FORM::WEIGHTED) d += load<T>(b + at) * beta;
+      Vec<T> term = load<T>(a + at), d;
+      if constexpr (!FORM::WEIGHTED) {
+        d = term * alpha;
+      } else {
+        const Vec<T> w = load<T>(b + at);
+        if (GUARDED || !(FORM::INSIDE || FORM::DISSIMILAR))
+          d = term * alpha + w * beta;
+        else if (FORM::INSIDE)
+          d = term * ((FORM::DISSIMILAR ? (T(1) - w) * alpha : alpha) + w * beta);
+        else
+          d = term * ((T(1) - w) * alpha) + w * beta;
+      }
       store<T>(ds + at, d);
     }
   }
@@ -246,14 +270,16 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
 //   small logits: (alpha_i + alpha_j) n e + (beta_i + beta_j) (w | w e), e = 2^s2, alpha and beta holding 2^-lse2 etc.
 //   guarded:      alpha_i n 2^(s2 - lse2_i) + beta_i (w | w 2^(s2 - positive2_i)) + the same of the column
 template <class T, class FORM, bool GUARDED>
-void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T scale2) {
+void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Scale<T> scale2) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
     const Vec<T> lse2 = load<T>(block.lse2 + lane), positive2 = load<T>(block.positive2 + lane);
+    const Vec<T> lse2_low = load<T>(block.lse2_low + lane), positive2_low = load<T>(block.positive2_low + lane);
     const Vec<T> live = load<T>(block.live + lane), cap = splat<T>(T(120));
     for (int64_t j = 0; j < chunk.keys; ++j) {
       T* at = s + j * kRows + lane;
-      Vec<T> s2 = load<T>(at) * scale2, d;
+      const Vec<T> product = load<T>(at);
+      Vec<T> d;
       Vec<T> w{}, log2w{};
       if constexpr (FORM::WEIGHTED) {
         PairWeight<T, FORM::KERNEL> pair(
@@ -262,24 +288,33 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, T 
         log2w = pair.log2w;
       }
       if (!GUARDED) {
-        Vec<T> e = exp2_vec(s2);
+        Vec<T> e = exp2_vec(scale2 * product);
         Vec<T> row_a = alpha, row_b = beta;
         if (chunk.alpha) {
           row_a += live * chunk.alpha[j];
           row_b += live * chunk.beta[j];
         }
-        d = FORM::DISSIMILAR && FORM::WEIGHTED ? e * (T(1) - w) * row_a : e * row_a;
-        if (FORM::WEIGHTED) d += (FORM::INSIDE ? w * e : w) * row_b;
+        if (FORM::DISSIMILAR && FORM::WEIGHTED) row_a *= T(1) - w;
+        if (!FORM::WEIGHTED)
+          d = e * row_a;
+        else
+          d = FORM::INSIDE ? e * (row_a + w * row_b) : e * row_a + w * row_b;
       } else {
-        Vec<T> a = exp2_vec(vmin(s2 - lse2, cap)) * alpha;
-        if (chunk.alpha) a += exp2_vec(vmin(s2 - chunk.lse2[j], cap)) * live * chunk.alpha[j];
+        Vec<T> a = exp2_vec(vmin(scale2.minus(product, lse2, lse2_low), cap)) * alpha;
+        if (chunk.alpha) {
+          const Vec<T> x = scale2.minus(product, splat<T>(chunk.lse2[j]), splat<T>(chunk.lse2_low[j]));
+          a += exp2_vec(vmin(x, cap)) * live * chunk.alpha[j];
+        }
         d = FORM::DISSIMILAR && FORM::WEIGHTED ? a * (T(1) - w) : a;
         if constexpr (FORM::WEIGHTED) {
           const Vec<T> none = splat<T>(T(-1000000));
-          Vec<T> b = FORM::INSIDE ? exp2_vec(vmin(w > T(0) ? s2 + log2w - positive2 : none, cap)) : w;
+          Vec<T> b = FORM::INSIDE ? exp2_vec(vmin(w > T(0) ? scale2.minus(product, positive2, positive2_low - log2w) : none, cap)) : w;
           d += b * beta;
           if (chunk.alpha) {
-            if (FORM::INSIDE) b = exp2_vec(vmin(w > T(0) ? s2 + log2w - chunk.positive2[j] : none, cap));
+            if (FORM::INSIDE) {
+              const Vec<T> x = scale2.minus(product, splat<T>(chunk.positive2[j]), chunk.positive2_low[j] - log2w);
+              b = exp2_vec(vmin(w > T(0) ? x : none, cap));
+            }
             d += b * live * chunk.beta[j];
           }
         }

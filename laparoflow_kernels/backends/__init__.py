@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import torch
 
-NAMES = ("reference", "native", "triton")
+from laparoflow_kernels.backends import native, reference, triton_backend
+
+MODULES: dict[str, ModuleType] = {"reference": reference, "native": native, "triton": triton_backend}
+NAMES = tuple(MODULES)
 AUTO_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
 
@@ -17,11 +18,25 @@ class BackendUnavailable(RuntimeError):
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module of a backend. It offers ``unavailable``, ``statistics``, ``weighted_sum`` and, where it has a one-sweep
-    form for scalar losses, ``fused_loss``."""
+    """The module of a backend. It offers ``unavailable``, ``MAX_DIM``, ``statistics``, ``weighted_sum`` and, where it has a
+    one-sweep form for scalar losses, ``fused_loss``."""
     if name not in NAMES:
         raise ValueError(f"backend: expected 'auto' or one of {', '.join(map(repr, NAMES))}, got {name!r}")
-    return import_module(f"laparoflow_kernels.backends.{name}" + ("_backend" if name == "triton" else ""))
+    return MODULES[name]
+
+
+@torch.compiler.assume_constant_result
+def _machine_reason(name: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why the backend cannot run on this device and dtype; asked once per graph under torch.compile."""
+    return MODULES[name].unavailable(torch.device(device), dtype)
+
+
+def why_not(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """The one predicate: the reason why a backend cannot take embeddings of this device, dtype and width, or None."""
+    widest = MODULES[name].MAX_DIM.get(device.type)
+    if widest is not None and dim > widest:
+        return f"its {device.type} kernels take D up to {widest}"
+    return _machine_reason(name, str(device), dtype)
 
 
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> ModuleType:
@@ -33,11 +48,10 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, dim: int
     """
     if name == "auto":
         for candidate in AUTO_ORDER.get(device.type, ("reference",)):
-            backend = load_backend(candidate)
-            if backend.unavailable(device, dtype, dim) is None:
-                return backend
+            if why_not(candidate, device, dtype, dim) is None:
+                return MODULES[candidate]
     backend = load_backend(name)
-    reason = backend.unavailable(device, dtype, dim)
+    reason = why_not(name, device, dtype, dim)
     if reason is not None:
         raise BackendUnavailable(f"backend {name!r} cannot run on {device.type} {dtype}, D={dim}: {reason}")
     return backend
@@ -53,8 +67,7 @@ def backends(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:
 
 
 def _state(name: str, kind: str, dtype: torch.dtype) -> str:
-    backend: Any = load_backend(name)
-    reason = backend.unavailable(torch.device(kind), dtype, 64)
+    reason = why_not(name, torch.device(kind), dtype, 64)
     if reason is None and kind == "cuda" and not torch.cuda.is_available():
         reason = "torch sees no CUDA device"
     return reason or "available"

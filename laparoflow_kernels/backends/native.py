@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,13 +10,11 @@ from torch import Tensor
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem
 
-MAX_CUDA_DIM = 256
+MAX_DIM = {"cuda": 256}
 
 
-@cache
-def extension() -> tuple[Any, str | None]:
+def _load() -> tuple[Any, str | None]:
     """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels."""
-    define_ops("laparoflow")
     try:
         from laparoflow_kernels import _C
     except ImportError as error:
@@ -28,24 +25,30 @@ def extension() -> tuple[Any, str | None]:
     return _C, None
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+define_ops("laparoflow")
+EXTENSION, LOAD_ERROR = _load()
+
+
+def build_facts() -> dict[str, Any]:
+    """Compiler, torch, CUDA and architectures of the build, and the CPU capability in use; empty without the extension."""
+    return {} if EXTENSION is None else dict(EXTENSION.build_facts())
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the compiled backend cannot run there, or None."""
-    module, reason = extension()
-    if module is None:
-        return reason
+    if EXTENSION is None:
+        return LOAD_ERROR
     if device.type == "cpu":
         return None
     if device.type != "cuda":
         return f"it has kernels for cpu and cuda, not for {device.type}"
-    facts = module.build_facts()
+    facts = build_facts()
     if not facts["cuda"]:
         return f"it was built without CUDA ({facts['no_cuda_reason']})"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
     if dtype == torch.float64:
         return "the CUDA kernels have no float64 form; use backend='reference'"
-    if dim > MAX_CUDA_DIM:
-        return f"the CUDA kernels take D up to {MAX_CUDA_DIM}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the CUDA kernels need compute capability 8.0 or newer"
     return None

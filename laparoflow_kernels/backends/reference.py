@@ -17,7 +17,10 @@ from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dt
 TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+MAX_DIM: dict[str, int] = {}
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Always available."""
     return None
 

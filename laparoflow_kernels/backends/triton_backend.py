@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem
 
-MAX_DIM = 256
+MAX_DIM = {"cuda": 256, "cpu": 256}
 
+unavailable = kernels.unavailable
 
-def unavailable(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """Why Triton cannot run there, or None."""
-    if dim > MAX_DIM:
-        return f"the Triton kernels take D up to {MAX_DIM}"
-    from laparoflow_kernels.backends import triton as kernels
-
-    return kernels.unavailable(device, dtype)
-
-
-@cache
-def _register() -> None:
-    from laparoflow_kernels.backends import triton as kernels
-
-    library = define_ops("laparoflow_triton")
-    for key in ("CUDA", "CPU"):  # CPU: the interpreter
-        library.impl("flow_infonce_forward", kernels.forward, key)
-        library.impl("flow_infonce_backward", kernels.backward, key)
-        library.impl("flow_weighted_sum", kernels.weighted_sum, key)
+_library = define_ops("laparoflow_triton")
+for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
+    _library.impl("flow_infonce_forward", kernels.forward, _key)
+    _library.impl("flow_infonce_backward", kernels.backward, _key)
+    _library.impl("flow_weighted_sum", kernels.weighted_sum, _key)
 
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Row [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
-    _register()
     return torch.ops.laparoflow_triton.flow_infonce_forward(*problem.contiguous().op_args())
 
 
@@ -43,7 +29,6 @@ def weighted_sum(
     query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
 ) -> tuple[Tensor, Tensor]:
     """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
-    _register()
     return torch.ops.laparoflow_triton.flow_weighted_sum(
         query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
         query.max_size, key.max_size, flow_kernel,
