@@ -71,6 +71,18 @@ def test_any_number_of_ranks_gives_the_same_cache(source, tmp_path, world):
     assert tree(tmp_path / "cache") == whole
 
 
+def test_a_rank_writes_its_own_shards_and_no_more(source, tmp_path):
+    videos, _ = source
+    folder = tmp_path / "cache" / "clips" / "a"
+    for rank, own in ((1, {1, 4}), (2, {1, 2, 4, 5})):
+        report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=rank, world_size=3)
+        assert {int(path.stem) for path in folder.glob("0*.json")} == own
+        assert report.prepared == []
+        assert not (folder / "clip.json").exists()
+    report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=0, world_size=3)
+    assert report.prepared == ["a"]
+
+
 def test_ranks_at_the_same_time_on_one_clip(source, tmp_path):
     """Three processes share the shards of one video, without knowing of each other but by rank."""
     videos, whole = source
