@@ -76,8 +76,12 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     Raises:
         FileExistsError: ``out`` holds files.
+        ValueError: more labels than there are labelled frames.
     """
     out, console = Path(settings.out), Console()
+    available = settings.pretrain_clips * len(range(0, settings.frames, LABEL_EVERY))
+    if settings.labels > available:
+        raise ValueError(f"labels: the pretraining clips have {available} labelled frames, got {settings.labels}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out: {out} exists and is not empty; name another folder")
     begun = time.perf_counter()

@@ -37,7 +37,10 @@ from laparoflow.video.cache import FrameCache
 
 
 class StepProgress(RichProgressBar):
-    """Progress in steps with the loss; no version numbers."""
+    """Progress in steps with the loss; no epochs, no version numbers."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "steps"
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         """What is shown beside the bar."""
