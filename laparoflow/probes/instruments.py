@@ -13,6 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from laparoflow.metrics.oks import joint_boxes
+
+SMALLEST_SIDE = 0.1
+"""Least side of an instrument for the key-point similarity, as a fraction of the picture's diagonal."""
+
 
 def group_instruments(
     peaks: Sequence[NDArray[np.floating]], threshold: float
@@ -43,3 +48,18 @@ def group_instruments(
     centres = np.nanmean(members[..., :2], axis=1, keepdims=True)
     places = np.where(np.isnan(members[..., :2]), centres, members[..., :2])
     return places, np.nansum(members[..., 2], axis=1) / joints
+
+
+def instrument_areas(truth: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Areas [I] in square pixels for the key-point similarity.
+
+    None of the data sets has instrument areas. The box of the joints stands in for it, but never less than a square of
+    a tenth of the picture's diagonal: an instrument with one joint, or seen end on, has a box of no size.
+
+    Args:
+        truth: [I, K, 3].
+        size: (height, width) of the picture.
+    """
+    boxes = joint_boxes(truth)
+    least = (SMALLEST_SIDE * np.hypot(*size)) ** 2
+    return np.maximum(boxes[:, 2] * boxes[:, 3], least)

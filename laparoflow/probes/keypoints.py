@@ -33,7 +33,7 @@ from laparoflow.probes.heatmaps import (
     heatmap_target,
     upsample,
 )
-from laparoflow.probes.instruments import group_instruments
+from laparoflow.probes.instruments import group_instruments, instrument_areas
 from laparoflow.probes.progress import progress
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
 from laparoflow.report.pictures import beside, keypoint_picture, pca_pictures
@@ -212,7 +212,8 @@ def _evaluate(
                 for row, detections in enumerate(_detections(head, features, sources, cells, options)):
                     sample = samples[row]
                     scores[key].update(detections, sample.keypoints, sources[row])
-                    similarity[key].update(*group_instruments(detections, 0.0), sample.keypoints)
+                    areas = instrument_areas(sample.keypoints, sources[row])
+                    similarity[key].update(*group_instruments(detections, 0.0), sample.keypoints, areas)
                     if key == shown and position + row in drawn:
                         sure = [joint[joint[:, 2] >= threshold] for joint in detections]
                         result.pictures[f"{name}_{sample.name}"] = keypoint_picture(sample.image, sample.keypoints, sure)

@@ -10,7 +10,7 @@ from toys import HEIGHT, WIDTH, Blocks, ColourEncoder, Dots
 
 from laparoflow.probes import ProbeOptions, probe_keypoints, probe_segmentation
 from laparoflow.probes.finetune import augment
-from laparoflow.probes.instruments import group_instruments
+from laparoflow.probes.instruments import group_instruments, instrument_areas
 
 
 class DeadEncoder(nn.Module):
@@ -99,3 +99,9 @@ def test_instruments_are_put_together_by_nearness() -> None:
     places, scores = group_instruments([np.zeros((0, 3))] * 2, 0.5)
     assert places.shape == (0, 2, 2)
     assert len(scores) == 0
+
+
+def test_area_of_an_instrument_is_never_nothing() -> None:
+    one = np.array([[[10.0, 10, 2], [0, 0, 0]], [[0, 0, 2], [40, 30, 2]]])
+    assert instrument_areas(one, (60, 80)).tolist() == pytest.approx([100, 1200])
+    assert instrument_areas(one[:0], (60, 80)).shape == (0,)
