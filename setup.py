@@ -93,12 +93,14 @@ def extension_arguments() -> dict:
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
     sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
     # no -ffast-math: compensated sums and infinities must stay
-    cxx = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+    cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
     macros: list[tuple[str, str | None]] = [("LF_TORCH_VERSION", f'"{torch.__version__}"')]
     if reason is None:
         os.environ["CUDA_HOME"] = str(root)
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
-        sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.c*") if p.suffix in (".cu", ".cpp"))
+        sources += sorted(
+            str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.c*") if p.suffix in (".cu", ".cpp")
+        )
         macros += [
             ("LF_WITH_CUDA", None),
             ("LF_CUDA_VERSION", f'"{torch.version.cuda}"'),

@@ -32,7 +32,7 @@ def check_float(name: str, value: Tensor) -> None:
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
-    """Match ``value.shape`` with e.g. ("B", "N", "D"); letters met before must agree, new ones are entered into ``sizes``."""
+    """Match ``value.shape`` with e.g. ("B", "N", "D"); letters met before must agree, new ones enter ``sizes``."""
     wrong = value.ndim != len(expected)
     if not wrong:
         for size, want in zip(value.shape, expected, strict=True):

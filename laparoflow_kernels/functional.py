@@ -136,7 +136,9 @@ def flow_infonce(
         losses = [direction_loss(row_stats)] + ([direction_loss(column_stats)] if symmetric else [])
         columns = column_stats if symmetric else None
         if reduction == "none":
-            unpacked = [_unpack(loss, sizes, query) for (loss, _), sizes in zip(losses, (query_sizes, key_sizes), strict=False)]
+            unpacked = [
+                _unpack(loss, sizes, query) for (loss, _), sizes in zip(losses, (query_sizes, key_sizes), strict=False)
+            ]
             result = (unpacked[0], unpacked[1]) if symmetric else unpacked[0]
         else:
             reduced = [reduce_loss(loss, valid, reduction) for loss, valid in losses]
@@ -280,9 +282,7 @@ def _frames(
     checks.check_float(f"{side}_flow", packed)
     checks.check_flow_channels(f"{side}_flow", packed)
     if flow_sizes != sizes:
-        raise ValueError(
-            f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}"
-        )
+        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
     packed_mask = None
     if mask is not None:
         if isinstance(mask, Tensor):
@@ -343,7 +343,9 @@ def _inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtyp
     checks.check_positive("bandwidth", bandwidth)
     if isinstance(bandwidth, Tensor):
         if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
-            raise ValueError(f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}")
+            raise ValueError(
+                f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
+            )
         checks.check_same_device(query=torch.empty(0, device=device), bandwidth=bandwidth)
         return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
     return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
@@ -360,7 +362,7 @@ def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None) -> None:
     for stats in (rows,) if columns is None else (rows, columns):
         if not bool(direction_loss(stats.detach())[1].any()):
             warnings.warn(
-                "flow_infonce: no valid query (all masked, without a positive, or without a key): the loss is 0 and has zero "
+                "flow_infonce: no valid query (all masked, without a positive, or without a key): the loss is 0 with zero "
                 "gradients; widen the bandwidth or check the masks",
                 RuntimeWarning,
                 stacklevel=3,

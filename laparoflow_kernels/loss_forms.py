@@ -38,7 +38,7 @@ class RowStats(NamedTuple):
 
     @property
     def excess(self) -> Tensor:
-        """loss - entropy: the Kullback-Leibler divergence from the pair weights to the softmax (outside, negatives="all")."""
+        """loss - entropy: the Kullback-Leibler divergence of the softmax from the pair weights (outside, negatives "all")."""
         return torch.where(self.valid, self.loss - self.entropy, torch.zeros_like(self.loss))
 
 

@@ -110,8 +110,10 @@ class FlowInfoNCELoss(nn.Module):
         query, key = (F.normalize(_tokens(n, x), dim=-1) for n, x in (("query", query), ("key", key)))
         query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
         query_mask, key_mask = (None if m is None else m.flatten(1) for m in (query_mask, key_mask))
-        bandwidth = self.bandwidth
-        if isinstance(bandwidth, str):
+        bandwidth: float | Tensor
+        if not isinstance(self.bandwidth, str):
+            bandwidth = self.bandwidth
+        else:
             flows = torch.cat([query_flow, key_flow], 1)
             keep = None
             if query_mask is not None or key_mask is not None:

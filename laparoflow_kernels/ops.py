@@ -37,7 +37,8 @@ SCHEMAS = {
         " -> (Tensor loss, Tensor row_stats, Tensor dquery, Tensor dkey, Tensor dtemperature)"
     ),
     "flow_weighted_sum": (
-        "(Tensor query_flow, Tensor key_flow, Tensor values, Tensor inv_bandwidth, Tensor query_offsets, Tensor key_offsets, "
+        "(Tensor query_flow, Tensor key_flow, Tensor values, Tensor inv_bandwidth, "
+        "Tensor query_offsets, Tensor key_offsets, "
         "Tensor? query_mask, Tensor? key_mask, SymInt max_query, SymInt max_key, str flow_kernel)"
         " -> (Tensor sums, Tensor weight_sum)"
     ),
@@ -127,7 +128,10 @@ def _register_autograd(namespace: str, library: torch.library.Library) -> None:
             need_query, need_key, need_temperature,
         )  # fmt: skip
         return _pair_gradients(
-            dquery if need_query else None, dkey if need_key else None, dtemperature if need_temperature else None, N_PAIR_ARGS
+            dquery if need_query else None,
+            dkey if need_key else None,
+            dtemperature if need_temperature else None,
+            N_PAIR_ARGS,
         )
 
     torch.library.register_autograd(

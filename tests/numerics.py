@@ -46,7 +46,16 @@ def unit(*shape: int, seed: int) -> Tensor:
 
 
 def make_case(
-    n: int, m: int, d: int, *, frames: int = 2, channels: int = 2, motion: float = 1.0, masks: bool = False, seed: int = 0, **options: Any
+    n: int,
+    m: int,
+    d: int,
+    *,
+    frames: int = 2,
+    channels: int = 2,
+    motion: float = 1.0,
+    masks: bool = False,
+    seed: int = 0,
+    **options: Any,
 ) -> Case:
     """Random unit embeddings and flows; ``masks`` drops a fifth of the pixels and puts NaN there."""
     generator = torch.Generator().manual_seed(seed + 1)
@@ -61,7 +70,9 @@ def make_case(
     return Case(f"n{n}-m{m}-d{d}", query, key, flows[0], flows[1], options)
 
 
-def evaluate(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", rounded_from: torch.dtype | None = None) -> dict[str, Tensor]:
+def evaluate(
+    case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", rounded_from: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Loss, dquery, dkey and dtemperature in float64, computed in ``dtype`` by ``backend``.
 
     ``rounded_from``: round the embeddings to that dtype first (the truth of a half-precision case).
@@ -75,7 +86,13 @@ def evaluate(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", 
 
     query, key = embedding(case.query), embedding(case.key)
     query_flow, key_flow = (f.to(flow_dtype).to(accumulator).to(device) for f in (case.query_flow, case.key_flow))
-    temperature = torch.tensor(options.pop("temperature", 0.1), dtype=torch.float64).to(flow_dtype).to(accumulator).to(device).requires_grad_()
+    temperature = (
+        torch.tensor(options.pop("temperature", 0.1), dtype=torch.float64)
+        .to(flow_dtype)
+        .to(accumulator)
+        .to(device)
+        .requires_grad_()
+    )
     loss = flow_infonce(query, key, query_flow, key_flow, temperature=temperature, backend=backend, **options)
     total = loss
     if options.get("reduction") == "none":

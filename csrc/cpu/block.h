@@ -26,10 +26,10 @@ LF_INLINE float half_to_float(uint16_t x) {
   const uint32_t sign = uint32_t(x & 0x8000) << 16, rest = uint32_t(x & 0x7fff) << 13;
   const float normal = bits_to_float(rest) * 0x1p112f;
   return bits_to_float(sign | ((x & 0x7c00) == 0x7c00 ? (rest | 0x7f800000) : [&] {
-    uint32_t b;
-    std::memcpy(&b, &normal, 4);
-    return b;
-  }()));
+                         uint32_t b;
+                         std::memcpy(&b, &normal, 4);
+                         return b;
+                       }()));
 }
 
 template <class T>
@@ -66,11 +66,11 @@ void for_each_run(const BlockTask<T>& task, const Visit& visit) {
 
 template <class T>
 struct Scratch {
-  T *query_columns;  // [dim, kRows]: q^T
-  T *query_rows;     // [kRows, padded dim]
-  T *dquery;         // [kRows, padded dim]
-  T *keys;           // [kChunk, padded dim], for keys that need converting or padding
-  T *products;       // [kChunk, kRows]
+  T* query_columns;  // [dim, kRows]: q^T
+  T* query_rows;     // [kRows, padded dim]
+  T* dquery;         // [kRows, padded dim]
+  T* keys;           // [kChunk, padded dim], for keys that need converting or padding
+  T* products;       // [kChunk, kRows]
   T *a, *b;          // [keys, kRows] each, fused form
 
   static int64_t size(int64_t dim, int64_t keys, bool stored) {
@@ -374,7 +374,8 @@ class Block {
         *g.dtemperature += dot;
       }
       if (g.dquery)
-        for (int64_t d = 0; d < pairs_.dim; ++d) g.dquery[(task_.row + i) * pairs_.dim + d] = dq[d] * T(pairs_.inv_temperature);
+        for (int64_t d = 0; d < pairs_.dim; ++d)
+          g.dquery[(task_.row + i) * pairs_.dim + d] = dq[d] * T(pairs_.inv_temperature);
     }
   }
 
@@ -427,9 +428,8 @@ Engine<T> make_engine() {
   };
   e.fused = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const Stats<T>& stats,
                const Gradients<T>& gradients) {
-    return with_form(pairs, [&](auto form) {
-      return Block<T>(pairs, task, scratch).template fused<decltype(form)>(stats, gradients);
-    });
+    return with_form(
+        pairs, [&](auto form) { return Block<T>(pairs, task, scratch).template fused<decltype(form)>(stats, gradients); });
   };
   e.gradient = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const StatsGrad<T>& rows,
                   const StatsGrad<T>* columns, const Gradients<T>& gradients) {

@@ -8,10 +8,10 @@
 
 namespace laparoflow::cpu {
 
-constexpr int kRows = 64;             // query rows of a block, along the vector lanes
-constexpr int kChunk = 48;            // keys of a chunk: its products stay in the first-level cache
+constexpr int kRows = 64;   // query rows of a block, along the vector lanes
+constexpr int kChunk = 48;  // keys of a chunk: its products stay in the first-level cache
 constexpr int kMaxFlowChannels = 8;
-constexpr int kPad = 16;              // row lengths of scratch matrices are multiples of this
+constexpr int kPad = 16;  // row lengths of scratch matrices are multiples of this
 
 enum class FlowKernel : int { kGaussian, kLaplace, kCauchy, kTophat };
 enum class Element : int { kFloat, kDouble, kBFloat16, kHalf };

@@ -7,7 +7,6 @@
 
 #include "engine.h"
 
-
 #define LF_VECTOR_BYTES 16
 #define LF_TILE_ROWS 4
 #define LF_TILE_VECTORS 2

@@ -1,8 +1,8 @@
 // flow_infonce on CPU tensors: statistics, their gradient, and the reduced loss with its gradients in one sweep.
 //
-// Work is a list of blocks of kRows query rows; a thread holds one block's pairs at a time. Every row's results depend on its
-// block alone. dkey and column sums are added up from per-thread shares; with deterministic algorithms from the shares of a
-// fixed number of groups of blocks instead, so that they do not depend on the threads.
+// Work is a list of blocks of kRows query rows; a thread holds one block's pairs at a time. Every row's results depend on
+// its block alone. dkey and column sums are added up from per-thread shares; with deterministic algorithms from the shares
+// of a fixed number of groups of blocks instead, so that they do not depend on the threads.
 
 #include <torch/library.h>
 
@@ -15,7 +15,7 @@ namespace laparoflow::cpu {
 namespace {
 
 constexpr int64_t kDeterministicGroups = 8;
-constexpr double kSmallLogit = 40.0;           // exp(+-40) and its sums are safe in float32 without subtracting maxima
+constexpr double kSmallLogit = 40.0;  // exp(+-40) and its sums are safe in float32 without subtracting maxima
 constexpr double kSmallLogitDouble = 300.0;
 constexpr double kSmallPositive = 50.0;
 
@@ -26,14 +26,14 @@ class PairProblem {
     const auto accumulator = at::CppTypeToScalarType<T>::value;
     TORCH_CHECK_TYPE(args.key.scalar_type() == args.query.scalar_type(), "key: expected dtype ", args.query.scalar_type(),
                      " like query, got ", args.key.scalar_type());
-    TORCH_CHECK_VALUE(args.query.dim() == 2 && args.key.dim() == 2 && args.key.size(1) == args.query.size(1) &&
-                          args.query.size(1) > 0,
-                      "key: expected [Tk, D] with the D of query, got ", args.key.sizes(), " and ", args.query.sizes());
+    TORCH_CHECK_VALUE(
+        args.query.dim() == 2 && args.key.dim() == 2 && args.key.size(1) == args.query.size(1) && args.query.size(1) > 0,
+        "key: expected [Tk, D] with the D of query, got ", args.key.sizes(), " and ", args.query.sizes());
     query = make_side("query", args.query, args.query_flow, args.query_offsets, args.query_mask, accumulator);
     key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, accumulator);
-    TORCH_CHECK_VALUE(query.offsets.size() == key.offsets.size() &&
-                          args.inv_bandwidth.numel() + 1 == int64_t(query.offsets.size()),
-                      "expected the same number of frames in query, key and bandwidth");
+    TORCH_CHECK_VALUE(
+        query.offsets.size() == key.offsets.size() && args.inv_bandwidth.numel() + 1 == int64_t(query.offsets.size()),
+        "expected the same number of frames in query, key and bandwidth");
     TORCH_CHECK_VALUE(query.flow.size(1) == key.flow.size(1), "key_flow: expected F=", query.flow.size(1), ", got ",
                       key.flow.size(1));
     const double temperature = args.temperature.item<double>();
@@ -85,7 +85,9 @@ class PairProblem {
  private:
   static double largest_norm(const Tensor& x) {
     if (x.numel() == 0) return 0;
-    return at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, false, at::CppTypeToScalarType<T>::value).max().template item<double>();
+    return at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, false, at::CppTypeToScalarType<T>::value)
+        .max()
+        .template item<double>();
   }
 
   void plan_blocks() {
@@ -124,7 +126,8 @@ struct Shares {
   // work(block, share, thread)
   template <class Work>
   void run(const Work& work) const {
-    if (!deterministic) return parallel_items(blocks, threads, [&](int64_t block, int64_t thread) { work(block, thread, thread); });
+    if (!deterministic)
+      return parallel_items(blocks, threads, [&](int64_t block, int64_t thread) { work(block, thread, thread); });
     parallel_items(count, threads, [&](int64_t group, int64_t thread) {
       for (int64_t block = blocks * group / count; block < blocks * (group + 1) / count; ++block) work(block, group, thread);
     });
@@ -136,7 +139,10 @@ template <class T>
 class GradientSums {
  public:
   GradientSums(const PairProblem<T>& problem, const Shares& shares, bool need_query, bool need_key, bool need_temperature)
-      : problem_(problem), need_query_(need_query), need_key_(need_key), need_temperature_(need_temperature),
+      : problem_(problem),
+        need_query_(need_query),
+        need_key_(need_key),
+        need_temperature_(need_temperature),
         ld_(padded(problem.pairs.dim)) {
     const auto type = at::CppTypeToScalarType<T>::value;
     if (need_query) dquery_ = at::empty({problem.rows(), problem.pairs.dim}, type);
@@ -360,7 +366,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArgs& args, b
   double total = 0;
   int64_t valid = 0;
   for (int64_t i = 0; i < problem.rows(); ++i)
-    if (out.weight_sum[i] > T(0) && out.lse[i] > T(-INFINITY)) total += double(out.lse[i]) - double(out.positive[i]), ++valid;
+    if (out.weight_sum[i] > T(0) && out.lse[i] > T(-INFINITY))
+      total += double(out.lse[i]) - double(out.positive[i]), ++valid;
   if (!problem.finite) total = std::numeric_limits<double>::quiet_NaN();
   const double factor = mean ? 1.0 / std::max<int64_t>(valid, 1) : 1.0;
   if (problem.query.kept) {
@@ -422,11 +429,24 @@ bool is_double(const Tensor& x) { return x.scalar_type() == at::kDouble; }
   const Tensor &query, const Tensor &key, const Tensor &query_flow, const Tensor &key_flow, const Tensor &temperature, \
       const Tensor &inv_bandwidth, const Tensor &query_offsets, const Tensor &key_offsets,                             \
       const std::optional<Tensor>&query_mask, const std::optional<Tensor>&key_mask, int64_t, int64_t,                  \
-      std::string_view flow_kernel, std::string_view positives, std::string_view negatives, std::string_view scope,         \
+      std::string_view flow_kernel, std::string_view positives, std::string_view negatives, std::string_view scope,    \
       bool symmetric, bool
-#define LF_PAIR_ARGS                                                                                              \
-  {query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask, \
-   std::string(flow_kernel), std::string(positives), std::string(negatives), std::string(scope), symmetric}
+#define LF_PAIR_ARGS         \
+  {query,                    \
+   key,                      \
+   query_flow,               \
+   key_flow,                 \
+   temperature,              \
+   inv_bandwidth,            \
+   query_offsets,            \
+   key_offsets,              \
+   query_mask,               \
+   key_mask,                 \
+   std::string(flow_kernel), \
+   std::string(positives),   \
+   std::string(negatives),   \
+   std::string(scope),       \
+   symmetric}
 
 std::tuple<Tensor, Tensor> forward_op(LF_PAIR_PARAMETERS) {
   const PairArgs args LF_PAIR_ARGS;

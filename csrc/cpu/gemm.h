@@ -42,8 +42,8 @@ void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t a_row, int64_t 
 
 // columns: a multiple of the vector length
 template <class T>
-void gemm(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b,
-          int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+void gemm(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb,
+          T* c, int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + LF_TILE_VECTORS * kLanes<T> <= columns; j += LF_TILE_VECTORS * kLanes<T>)
     gemm_panel<T, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, accumulate);

@@ -9,7 +9,8 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
   TORCH_CHECK_VALUE(data.dim() == 2, name, ": expected a packed [T, D] tensor, got ", data.sizes());
   TORCH_CHECK_VALUE(flow.dim() == 2 && flow.size(0) == data.size(0) && flow.size(1) >= 1 && flow.size(1) <= kMaxFlowChannels,
                     name, "_flow: expected [", data.size(0), ", F] with F in 1..", kMaxFlowChannels, ", got ", flow.sizes());
-  TORCH_CHECK_TYPE(flow.scalar_type() == accumulator, name, "_flow: expected dtype ", accumulator, ", got ", flow.scalar_type());
+  TORCH_CHECK_TYPE(flow.scalar_type() == accumulator, name, "_flow: expected dtype ", accumulator, ", got ",
+                   flow.scalar_type());
   Side side;
   side.total = data.size(0);
   const Tensor edges = offsets.contiguous();
@@ -32,7 +33,8 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
     side.data = data.contiguous();
     side.flow = flow.contiguous();
   }
-  TORCH_CHECK_VALUE(side.flow.isfinite().all().item<bool>(), name, "_flow: expected finite values wherever the mask is True");
+  TORCH_CHECK_VALUE(side.flow.isfinite().all().item<bool>(), name,
+                    "_flow: expected finite values wherever the mask is True");
   return side;
 }
 

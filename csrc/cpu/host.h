@@ -25,11 +25,11 @@ struct PairArgs {
 
 // One side after compaction: only the pixels that its mask keeps.
 struct Side {
-  Tensor data;                 // [T, dim], contiguous
-  Tensor flow;                 // [T, F]
+  Tensor data;                   // [T, dim], contiguous
+  Tensor flow;                   // [T, F]
   std::vector<int64_t> offsets;  // [B + 1]
-  std::optional<Tensor> kept;  // [T] original index of each pixel; empty when nothing was masked
-  int64_t total;               // pixels before compaction
+  std::optional<Tensor> kept;    // [T] original index of each pixel; empty when nothing was masked
+  int64_t total;                 // pixels before compaction
 
   Tensor gather(const Tensor& x) const { return kept ? x.index_select(-1, *kept) : x; }
   // rows or columns back to their places; the places of masked pixels keep `out`'s values

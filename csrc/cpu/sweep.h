@@ -1,8 +1,8 @@
 // Sweeps over a chunk of pairs (keys x kRows queries): products in, pair terms, statistics or gradients out.
 //
 // With s2 = log2(e) q.k / t (logits in base 2), w = phi(|f - g| / bandwidth) and n = 1 or 1 - w, a pair has two terms
-//     n 2^(s2 - m_i)                               the softmax term; m_i = 0 where every |s| is small, else the row's maximum
-//     w s2 (outside)   or   w 2^(s2 - mp_i) (inside)   the positive term
+//     n 2^(s2 - m_i)                               the softmax term; m_i = 0 where every |s| is small, else the row's
+//     maximum w s2 (outside)   or   w 2^(s2 - mp_i) (inside)   the positive term
 // whose row sums give every statistic. The gradient needs a = 2^(s2 - m_i) and b = w (outside, or inside with m_i = 0):
 //     outside: dS = alpha_i n a + beta_i b      inside: dS = a (alpha_i n + beta_i b)
 // The guarded form stores n a, and for inside the positive term itself, so that dS = alpha_i a + beta_i b.
@@ -35,10 +35,10 @@ struct Scale {
 template <class T>
 struct RowBlock {
   T flow[laparoflow::cpu::kMaxFlowChannels][kRows];
-  T live[kRows];              // 1 for a row of the block, 0 for padding
-  T max_logit[kRows];         // m_i, base 2
-  T max_positive[kRows];      // mp_i, base 2
-  T sums[kSums][kRows];       // row sums, Kahan-compensated over chunks
+  T live[kRows];          // 1 for a row of the block, 0 for padding
+  T max_logit[kRows];     // m_i, base 2
+  T max_positive[kRows];  // mp_i, base 2
+  T sums[kSums][kRows];   // row sums, Kahan-compensated over chunks
   T lost[kSums][kRows];
   T alpha[kRows], beta[kRows];
   // gradient of given statistics, base 2: a = n 2^(s2 - lse2), b = w or w 2^(s2 - positive2)
@@ -52,8 +52,8 @@ struct KeyChunk {
   const T* flow;  // [keys, F]
   int channels;
   T inv_bandwidth2;
-  double* column_sums[kSums];                        // [keys] each, + this block's share
-  T *column_max, *column_max_positive;               // [keys]: running maxima of the guarded form, base 2
+  double* column_sums[kSums];                                           // [keys] each, + this block's share
+  T *column_max, *column_max_positive;                                  // [keys]: running maxima of the guarded form, base 2
   const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
 };
 
@@ -165,8 +165,7 @@ void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T
           sum_p += pair.w * s2;
         }
         sum_w += pair.w;
-        if (FORM::KERNEL != FlowKernel::kTophat)
-          sum_wlog += pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
+        if (FORM::KERNEL != FlowKernel::kTophat) sum_wlog += pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
         if (FORM::DISSIMILAR) counted *= T(1) - pair.w;
         if (STORE) store<T>(b_out + at, b);
       }
@@ -212,8 +211,7 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
     for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += column_sum<T>(columns[k], groups);
   }
   for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k)
-    for (int g = 0; g < groups; ++g)
-      kahan_add<T>(block.sums[k] + g * kLanes<T>, block.lost[k] + g * kLanes<T>, rows[k][g]);
+    for (int g = 0; g < groups; ++g) kahan_add<T>(block.sums[k] + g * kLanes<T>, block.lost[k] + g * kLanes<T>, rows[k][g]);
 }
 
 // Column sums against known column maxima: the second pass of the guarded form.
@@ -229,9 +227,10 @@ void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T*
       if constexpr (FORM::WEIGHTED) {
         PairWeight<T, FORM::KERNEL> pair(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.w > T(0) ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2w)
-                                                     : splat<T>(T(-1000000)))
-                                : pair.w * s2;
+        Vec<T> b = FORM::INSIDE
+                       ? exp2_vec(pair.w > T(0) ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2w)
+                                                : splat<T>(T(-1000000)))
+                       : pair.w * s2;
         total[kSumW] += pair.w * live;
         total[kSumPositive] += b * live;
         total[kSumWLogW] += pair.w > T(0) ? pair.w * pair.log2w * live : splat<T>(T(0));
@@ -308,7 +307,9 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
         d = FORM::DISSIMILAR && FORM::WEIGHTED ? a * (T(1) - w) : a;
         if constexpr (FORM::WEIGHTED) {
           const Vec<T> none = splat<T>(T(-1000000));
-          Vec<T> b = FORM::INSIDE ? exp2_vec(vmin(w > T(0) ? scale2.minus(product, positive2, positive2_low - log2w) : none, cap)) : w;
+          Vec<T> b = FORM::INSIDE
+                         ? exp2_vec(vmin(w > T(0) ? scale2.minus(product, positive2, positive2_low - log2w) : none, cap))
+                         : w;
           d += b * beta;
           if (chunk.alpha) {
             if (FORM::INSIDE) {

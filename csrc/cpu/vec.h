@@ -11,16 +11,16 @@ namespace {
 template <class T>
 struct VecTraits;
 
-#define LF_DEFINE_VECTOR(T, Int, NAME)                                                         \
-  typedef T NAME __attribute__((vector_size(LF_VECTOR_BYTES)));                                \
+#define LF_DEFINE_VECTOR(T, Int, NAME)                                                            \
+  typedef T NAME __attribute__((vector_size(LF_VECTOR_BYTES)));                                   \
   typedef T NAME##u __attribute__((vector_size(LF_VECTOR_BYTES), aligned(sizeof(T)), may_alias)); \
-  typedef Int NAME##i __attribute__((vector_size(LF_VECTOR_BYTES)));                           \
-  template <>                                                                                  \
-  struct VecTraits<T> {                                                                        \
-    using V = NAME;                                                                            \
-    using Unaligned = NAME##u;                                                                 \
-    using I = NAME##i;                                                                         \
-    static constexpr int size = LF_VECTOR_BYTES / sizeof(T);                                   \
+  typedef Int NAME##i __attribute__((vector_size(LF_VECTOR_BYTES)));                              \
+  template <>                                                                                     \
+  struct VecTraits<T> {                                                                           \
+    using V = NAME;                                                                               \
+    using Unaligned = NAME##u;                                                                    \
+    using I = NAME##i;                                                                            \
+    static constexpr int size = LF_VECTOR_BYTES / sizeof(T);                                      \
   };
 LF_DEFINE_VECTOR(float, int32_t, VecFloat)
 LF_DEFINE_VECTOR(double, int64_t, VecDouble)
@@ -91,9 +91,9 @@ LF_INLINE Vec<double> exp2_vec(Vec<double> x) {
   Vec<double> shifted = x + magic;
   Vec<double> f = (x - (shifted - magic)) * 0.693147180559945309417;
   Vec<double> p = splat<double>(1.0 / 6227020800.0);
-  constexpr double inverse_factorial[13] = {1.0,           1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
-                                            1.0 / 120,     1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
-                                            1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
+  constexpr double inverse_factorial[13] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,      1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
   for (int k = 12; k >= 0; --k) p = p * f + inverse_factorial[k];
   Vec<double> r = (Vec<double>)((VecInt<double>)p + ((VecInt<double>)shifted << 52));
   return x < -1022.0 ? splat<double>(0.0) : r;

@@ -16,11 +16,11 @@ MAX_DIM = {"cuda": 256}
 def _load() -> tuple[Any, str | None]:
     """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels."""
     try:
-        from laparoflow_kernels import _C
+        from laparoflow_kernels import _C  # type: ignore[attr-defined]
     except ImportError as error:
         return None, (
             f"the compiled extension laparoflow_kernels._C could not be loaded ({error}); it is built by "
-            "`pip install --no-build-isolation .` where a C++ compiler and torch are present, against the torch of that moment"
+            "`pip install --no-build-isolation .` where a C++ compiler and torch are, against the torch of that moment"
         )
     return _C, None
 

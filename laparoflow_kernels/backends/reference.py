@@ -68,8 +68,10 @@ def _stats(s: Tensor, w: Tensor, n: Tensor, keep: Tensor, positives: str) -> Ten
     return torch.stack([lse, weight_sum, positive, torch.special.xlogy(w, w).sum(-1)])
 
 
-def _batch_stats(problem: PairProblem, q: Tensor, k: Tensor, f: Tensor, g: Tensor, inv_bandwidth: Tensor,
-                 q_mask: Tensor | None, k_mask: Tensor | None, same_frame: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _batch_stats(
+    problem: PairProblem, q: Tensor, k: Tensor, f: Tensor, g: Tensor, inv_bandwidth: Tensor,
+    q_mask: Tensor | None, k_mask: Tensor | None, same_frame: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Row and column statistics [4, B, N], [4, B, M] of a batch of equal frames."""
     q_keep, k_keep = _keep(q_mask, q), _keep(k_mask, k)
     q, k = (x.masked_fill(~keep[..., None], 0) for x, keep in ((q, q_keep), (k, k_keep)))

@@ -54,7 +54,8 @@ def test_weighted_sum_is_the_dense_product(backend: str, device: str) -> None:
     for kernel in ("gaussian", "laplace", "cauchy", "tophat"):
         for normalize in (False, True):
             values = v.clone().to(device).requires_grad_()
-            out = flow_weighted_sum(f.to(device), g.to(device), values, bandwidth=0.8, flow_kernel=kernel, key_mask=keep.to(device),
+            out = flow_weighted_sum(f.to(device), g.to(device), values, bandwidth=0.8, flow_kernel=kernel,
+                                    key_mask=keep.to(device),
                                     normalize=normalize, backend=backend)  # fmt: skip
             w = pairwise_flow_weights(f.double(), g.double(), bandwidth=0.8, flow_kernel=kernel, key_mask=keep)
             if normalize:
@@ -70,10 +71,15 @@ def test_ragged_list_equals_the_loop_over_frames(backend: str, device: str) -> N
     sizes_q, sizes_k = (5, 64, 100), (70, 3, 65)
     qs = [unit(n, 12, seed=n).float().to(device).requires_grad_() for n in sizes_q]
     ks = [unit(n, 12, seed=n + 1).float().to(device).requires_grad_() for n in sizes_k]
-    fs, gs = ([torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).to(device) for n in s] for s in (sizes_q, sizes_k))
+    fs, gs = (
+        [torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).to(device) for n in s] for s in (sizes_q, sizes_k)
+    )
     packed = flow_infonce(qs, ks, fs, gs, reduction="sum", backend=backend)
     grads = torch.autograd.grad(packed, [*qs, *ks])
-    loop = sum(flow_infonce(q[None], k[None], f[None], g[None], reduction="sum", backend=backend) for q, k, f, g in zip(qs, ks, fs, gs, strict=True))
+    loop = sum(
+        flow_infonce(q[None], k[None], f[None], g[None], reduction="sum", backend=backend)
+        for q, k, f, g in zip(qs, ks, fs, gs, strict=True)
+    )
     torch.testing.assert_close(packed, loop, rtol=1e-6, atol=0)
     for a, b in zip(grads, torch.autograd.grad(loop, [*qs, *ks]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

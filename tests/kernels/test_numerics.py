@@ -15,7 +15,11 @@ from tests.numerics import assert_within_rule, evaluate, make_case, unit
 OPTIONS = [
     dict(flow_kernel=k, positives=p, negatives=n, scope=s, symmetric=y)
     for k, p, n, s, y in itertools.product(
-        ("gaussian", "laplace", "cauchy", "tophat"), ("outside", "inside"), ("all", "dissimilar"), ("frame", "batch"), (False, True)
+        ("gaussian", "laplace", "cauchy", "tophat"),
+        ("outside", "inside"),
+        ("all", "dissimilar"),
+        ("frame", "batch"),
+        (False, True),
     )
 ]
 FORMS = [o for o in OPTIONS if o["flow_kernel"] == "gaussian" and o["scope"] == "frame"]
@@ -34,7 +38,9 @@ def test_every_option_float32(backend: str, device: str, options: dict) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=ids)
 def test_every_option_float64(backend: str, device: str, options: dict) -> None:
     if backend != "native" or device != "cpu":
-        pytest.skip("float64 is taken by the native CPU backend alone; the others refuse it (tests of the refusal: test_backends)")
+        pytest.skip(
+            "float64 is taken by the native CPU backend alone; the others refuse it (tests of the refusal: test_backends)"
+        )
     case = make_case(70, 53, 17, masks=True, bandwidth=0.7, **options)
     truth, fused = (evaluate(case, torch.float64, b) for b in ("reference", backend))
     for name, right in truth.items():
@@ -123,7 +129,7 @@ def test_reductions(backend: str, device: str, reduction: str, symmetric: bool) 
 
 
 def test_converged_regime_bf16_gradients(backend: str, device: str) -> None:
-    """p and w / W nearly cancel: subtracting them in bf16 would cost over 5 % of the gradient, the backend loses at most 1 %."""
+    """p and w / W nearly cancel: subtracting them in bf16 costs over 5 % of the gradient, the backend loses at most 1 %."""
     torch.manual_seed(0)
     n, d = 256, 32
     labels = torch.arange(n) % 8
@@ -155,7 +161,8 @@ def test_converged_regime_bf16_gradients(backend: str, device: str) -> None:
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     frames=st.integers(1, 3), n=st.integers(1, 140), m=st.integers(1, 140), d=st.integers(1, 70), channels=st.integers(1, 8),
-    seed=st.integers(0, 1000), options=st.sampled_from(OPTIONS), layout=st.sampled_from(["contiguous", "channels_first", "stepped", "expanded"]),
+    seed=st.integers(0, 1000), options=st.sampled_from(OPTIONS),
+    layout=st.sampled_from(["contiguous", "channels_first", "stepped", "expanded"]),
 )  # fmt: skip
 def test_random_shapes_and_strides(
     backend: str, device: str, frames: int, n: int, m: int, d: int, channels: int, seed: int, options: dict, layout: str

@@ -21,7 +21,8 @@ def pair_args(device: str, symmetric: bool = False, dtype: torch.dtype = torch.f
     tensors = [
         q.to(dtype).to(device).requires_grad_(requires_grad), k.to(dtype).to(device).requires_grad_(requires_grad),
         *(f.to(accumulator).to(device) for f in flows),
-        torch.tensor(0.2, dtype=accumulator, device=device, requires_grad=requires_grad), torch.ones(2, dtype=accumulator, device=device),
+        torch.tensor(0.2, dtype=accumulator, device=device, requires_grad=requires_grad),
+        torch.ones(2, dtype=accumulator, device=device),
         torch.tensor([0, 5, 10], device=device), torch.tensor([0, 6, 12], device=device),
         torch.rand(10, generator=generator).gt(0.2).to(device), None,
     ]  # fmt: skip
@@ -52,13 +53,19 @@ def test_opcheck_fused(backend: str, device: str) -> None:
     # its gradient is right for the loss output alone (the others are by-products), so autograd is checked through the loss
     inputs = pair_args(device, dtype=torch.float64)
     q, k, t = inputs[0], inputs[1], inputs[4]
-    assert torch.autograd.gradcheck(lambda *x: ops(backend).flow_infonce_fused(x[0], x[1], *inputs[2:4], x[2], *inputs[5:], "mean", True, True, True)[0], (q, k, t))
+    assert torch.autograd.gradcheck(
+        lambda *x: ops(backend).flow_infonce_fused(x[0], x[1], *inputs[2:4], x[2], *inputs[5:], "mean", True, True, True)[0],
+        (q, k, t),
+    )
 
 
 def test_opcheck_weighted_sum(backend: str, device: str) -> None:
     args = pair_args(device)
     values = torch.randn(12, 3, device=device, requires_grad=True)
-    opcheck(ops(backend).flow_weighted_sum.default, (args[2], args[3], values, args[5], args[6], args[7], None, None, 5, 6, "laplace"))
+    opcheck(
+        ops(backend).flow_weighted_sum.default,
+        (args[2], args[3], values, args[5], args[6], args[7], None, None, 5, 6, "laplace"),
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -76,13 +83,11 @@ def test_gradcheck_float64(reduction: str, symmetric: bool, positives: str, nega
     assert torch.autograd.gradcheck(loss, (q, k, t))
 
 
+@torch._dynamo.config.patch(error_on_recompile=True)
 def test_compile_fullgraph_dynamic_without_recompilation(backend: str, device: str) -> None:
-    from torch._dynamo.testing import CompileCounterWithBackend
-
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
 
-    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
     def step(q, k, f, g):
         return flow_infonce(q * 1.0, k, f, g, temperature=0.2, backend=backend)
 
@@ -94,7 +99,6 @@ def test_compile_fullgraph_dynamic_without_recompilation(backend: str, device: s
         torch.testing.assert_close(loss, eager, rtol=1e-5, atol=1e-6)
         for a, b in zip(torch.autograd.grad(loss, (q, k)), torch.autograd.grad(eager, (q, k)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert counter.frame_count == 1, "recompiled because N changed"
 
 
 def test_compiled_module_with_masks_and_auto_bandwidth(backend: str, device: str) -> None:
@@ -158,6 +162,8 @@ def test_loss_scale_reaches_half_precision_gradients(backend: str, device: str) 
     (plain,) = torch.autograd.grad(flow_infonce(q, k, f, f, temperature=1.0, backend=backend), q)
     (scaled,) = torch.autograd.grad(flow_infonce(q, k, f, f, temperature=1.0, backend=backend) * 2.0**12, q)
     truth = q.detach().float().requires_grad_()
-    (right,) = torch.autograd.grad(flow_infonce(truth, k.detach().float(), f, f, temperature=1.0, backend="reference"), truth)
+    (right,) = torch.autograd.grad(
+        flow_infonce(truth, k.detach().float(), f, f, temperature=1.0, backend="reference"), truth
+    )
     error = lambda x: ((x.float() - right).norm() / right.norm()).item()
     assert error(scaled.float() / 2.0**12) < 2e-3 < error(plain)

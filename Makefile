@@ -1,0 +1,40 @@
+# `make demo` and `make test` set up .venv by themselves; the rest of the commands use it.
+VENV := .venv/bin
+STAMP := .venv/.installed
+SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+DEMO_OUT ?= demo-out
+TEST_OPTIONS ?=
+
+.PHONY: help demo test lint format bench gpu-check clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## ?/\1\t/' | expand -t 12
+
+demo: $(STAMP)  ## the whole job on a generated video, in minutes
+	rm -rf $(DEMO_OUT)
+	$(VENV)/laparoflow demo --out $(DEMO_OUT)
+
+test: $(STAMP)  ## all tests
+	$(VENV)/python -m pytest $(TEST_OPTIONS)
+
+lint: $(STAMP)  ## ruff, mypy, clang-format
+	$(VENV)/ruff check .
+	$(VENV)/mypy
+	$(VENV)/clang-format --dry-run --Werror csrc/*.cpp csrc/cpu/*
+
+format: $(STAMP)  ## rewrite the sources in the project's style
+	$(VENV)/ruff check --fix-only .
+	$(VENV)/clang-format -i csrc/*.cpp csrc/cpu/*
+
+bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
+	$(VENV)/python -m pip install -q -e ".[bench]" --no-build-isolation --no-deps && $(VENV)/python -m pip install -q "pykeops>=2.3" psutil
+	$(VENV)/python -m benchmarks
+
+gpu-check:  ## on a machine with a GPU: build, tests, sanitizer, tuning, benchmark; one results file
+	$(if $(wildcard $(VENV)/python),$(VENV)/python,python3) -m benchmarks.gpu_check
+
+clean:  ## remove what was built (not .venv)
+	rm -rf build dist *.egg-info laparoflow_kernels/*.so $(DEMO_OUT)
+
+$(STAMP): $(SOURCES)
+	scripts/setup.sh $(STAMP)
