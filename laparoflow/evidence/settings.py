@@ -11,14 +11,17 @@ Scene = Literal["default", "held_out", "real"]
 METHODS: dict[str, tuple[str, ...]] = {
     "flow": ("--method.name", "flow", "--method.flow.guide", "flow"),
     "shuffled flow": ("--method.name", "flow", "--method.flow.guide", "shuffled"),
-    "uniform": ("--method.name", "flow", "--method.flow.guide", "uniform"),
+    "uniform": ("--method.name", "flow", "--method.flow.guide", "uniform", "--method.flow.contrast.positives", "outside"),
     "coordinates": ("--method.name", "coordinates", "--method.coordinates.contrast.positives", "inside"),
     "flow and place": ("--method.name", "flow", "--method.flow.guide", "flow_and_place"),
     "pixpro": ("--method.name", "pixpro"),
     "densecl": ("--method.name", "densecl"),
     "image": ("--method.name", "image"),
 }
-"""Methods by name, as options of `laparoflow pretrain`; everything else comes from one recipe."""
+"""Methods by name, as options of `laparoflow pretrain`; everything else comes from one recipe.
+
+Uniform weights take the form "outside" whatever the recipe says: "inside" of weights that are all one is the constant 0.
+"""
 OURS = "flow"
 CONTROLS = ("shuffled flow", "uniform", "coordinates")
 RANDOM_INIT, FROM_SCRATCH = "random init", "from scratch"
