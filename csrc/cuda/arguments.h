@@ -14,6 +14,9 @@ namespace laparoflow::cuda {
 
 enum class Element : int { kBFloat16 = 0, kHalf = 1, kFloat = 2 };
 
+/// Which instructions the tile products use; kWarpgroup is for sm_90a and the 16-bit types alone.
+enum class Path : int { kWarp = 0, kWarpgroup = 1 };
+
 struct Side {
   const void* embedding = nullptr;        // [total, depth], unit stride
   const float* flow = nullptr;            // [total, flow_width]
@@ -40,6 +43,7 @@ struct Problem {
   Scope scope = Scope::kFrame;
   bool symmetric = false;
   bool bounded = false;
+  Path path = Path::kWarp;
 };
 
 /// What the launcher knows of the device.

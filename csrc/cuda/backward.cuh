@@ -128,7 +128,7 @@ struct TileGradient {
 template <class Engine, int kRowTiles, int kDepthTiles, class Options>
 LAPAROFLOW_KERNEL(kRowTiles == 2 ? 128 : 256, kRowTiles == 2 ? 2 : 1)
 backward_kernel(BackwardArguments arguments) {
-  if (!Engine::kCompiled) return;  // an engine of another architecture
+  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   using Type = typename Engine::Type;

@@ -1,24 +1,23 @@
 // Entry points: choose the engine by element type, lay out the workspace, launch in order.
 #include "entry.h"
 
+#include "engine_sm90a.cuh"
 #include "launch.cuh"
 #include "small_kernels.cuh"
 #include "weighted_sum.cuh"
 
 namespace laparoflow::cuda {
 
-extern template ForwardPlan plan_forward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
-extern template ForwardPlan plan_forward<EngineHalf<Half>>(const Problem&, const DeviceLimits&);
-extern template ForwardPlan plan_forward<EngineFloat>(const Problem&, const DeviceLimits&);
-extern template Status launch_forward<EngineHalf<BFloat16>>(const ForwardArguments&, Stream);
-extern template Status launch_forward<EngineHalf<Half>>(const ForwardArguments&, Stream);
-extern template Status launch_forward<EngineFloat>(const ForwardArguments&, Stream);
-extern template BackwardPlan plan_backward<EngineHalf<BFloat16>>(const Problem&, const DeviceLimits&);
-extern template BackwardPlan plan_backward<EngineHalf<Half>>(const Problem&, const DeviceLimits&);
-extern template BackwardPlan plan_backward<EngineFloat>(const Problem&, const DeviceLimits&);
-extern template Status launch_backward<EngineHalf<BFloat16>>(const BackwardArguments&, Stream);
-extern template Status launch_backward<EngineHalf<Half>>(const BackwardArguments&, Stream);
-extern template Status launch_backward<EngineFloat>(const BackwardArguments&, Stream);
+#define LAPAROFLOW_COMPILED_ELSEWHERE(...)                                                      \
+  extern template ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);   \
+  extern template Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);          \
+  extern template BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&); \
+  extern template Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream)
+LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<BFloat16>);
+LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<Half>);
+LAPAROFLOW_COMPILED_ELSEWHERE(EngineFloat);
+LAPAROFLOW_COMPILED_ELSEWHERE(EngineWarpgroup<BFloat16>);
+LAPAROFLOW_COMPILED_ELSEWHERE(EngineWarpgroup<Half>);
 
 namespace {
 
@@ -27,6 +26,8 @@ constexpr int kThreads = 256;
 /// Calls `visit` with a value of the problem's engine type.
 template <class Visit>
 auto with_engine(const Problem& p, Visit visit) {
+  if (p.path == Path::kWarpgroup && p.element == Element::kBFloat16) return visit(EngineWarpgroup<BFloat16>{});
+  if (p.path == Path::kWarpgroup && p.element == Element::kHalf) return visit(EngineWarpgroup<Half>{});
   if (p.element == Element::kBFloat16) return visit(EngineHalf<BFloat16>{});
   if (p.element == Element::kHalf) return visit(EngineHalf<Half>{});
   return visit(EngineFloat{});

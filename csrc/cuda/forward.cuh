@@ -170,7 +170,7 @@ struct TileStatistics {
 template <class Engine, int kRowTiles, class Options, bool kSymmetric>
 LAPAROFLOW_KERNEL(128, 2)
 forward_kernel(ForwardArguments arguments) {
-  if (!Engine::kCompiled) return;  // an engine of another architecture
+  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   const Problem& problem = arguments.problem;

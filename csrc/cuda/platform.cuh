@@ -31,6 +31,8 @@ LAPAROFLOW_DEVICE int thread_index() { return threadIdx.x; }
 LAPAROFLOW_DEVICE int thread_count() { return blockDim.x; }
 LAPAROFLOW_DEVICE std::int64_t block_index() { return blockIdx.x; }
 LAPAROFLOW_DEVICE void block_barrier() { __syncthreads(); }
+/// Fails the launch instead of returning without a result.
+LAPAROFLOW_DEVICE void stop_kernel() { __trap(); }
 
 /// The dynamic shared memory of the block, 16-byte aligned.
 LAPAROFLOW_DEVICE char* shared_memory() {

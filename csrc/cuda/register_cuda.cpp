@@ -96,6 +96,21 @@ DeviceLimits limits_of(const Tensor& x) {
   return limits;
 }
 
+/// The path of 16-bit inputs: LAPAROFLOW_CUDA_PATH=sm80 (default) or sm90a. The second has not yet been shown
+/// correct and faster on a GPU (docs/GPU.md), so nobody gets it without asking.
+Path path_of(const Tensor& query) {
+  static const char* const setting = std::getenv("LAPAROFLOW_CUDA_PATH");
+  const std::string_view path = setting == nullptr ? "sm80" : setting;
+  TORCH_CHECK_VALUE(path == "sm80" || path == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '", path, "'");
+  if (path == "sm80" || query.scalar_type() == at::kFloat) return Path::kWarp;
+  int major = 0, minor = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, query.device().index()));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, query.device().index()));
+  TORCH_CHECK_VALUE(major == 9 && minor == 0, "LAPAROFLOW_CUDA_PATH=sm90a: needs a GPU of compute capability 9.0, got ",
+                    major, ".", minor);
+  return Path::kWarpgroup;
+}
+
 Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow,
                    const Tensor& temperature, const Tensor& inv_bandwidth, const Tensor& query_offsets,
                    const Tensor& key_offsets, const OptionalTensor& query_mask, const OptionalTensor& key_mask,
@@ -136,6 +151,7 @@ Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_f
   p.scope = parse_scope(scope);
   p.symmetric = symmetric;
   p.bounded = bounded;
+  p.path = path_of(query);
   return p;
 }
 

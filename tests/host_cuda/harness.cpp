@@ -30,6 +30,7 @@ Problem problem_of(const HostProblem& h) {
   p.scope = static_cast<Scope>(h.scope);
   p.symmetric = h.symmetric != 0;
   p.bounded = h.bounded != 0;
+  p.path = static_cast<Path>(h.path);
   return p;
 }
 

@@ -19,7 +19,7 @@ struct HostProblem {
   float temperature;
   std::int32_t frames, depth, flow_width, element, full_float, aligned;
   std::int32_t flow_kernel, positives, negatives, scope, symmetric, bounded;
-  std::int32_t multiprocessors, shared_memory;
+  std::int32_t multiprocessors, shared_memory, path;
 };
 
 const char* laparoflow_host_message();

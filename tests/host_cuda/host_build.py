@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent / "csrc"
-KERNELS = ("entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu")
+KERNELS = ("entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu", "kernels_sm90a.cu")
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
 # The simulator switches stacks and stands for the machine, so it is not itself instrumented.
 SANITIZERS = {

@@ -36,6 +36,7 @@ _INTS = [
     "bounded",
     "multiprocessors",
     "shared_memory",
+    "path",
 ]
 
 
@@ -87,11 +88,12 @@ def aligned_copy(x: np.ndarray, shift: int = 0) -> np.ndarray:
 class Host:
     """The kernels of one built library."""
 
-    def __init__(self, library: Path, multiprocessors: int = 2, shared_memory: int = 163 * 1024) -> None:
+    def __init__(self, library: Path, multiprocessors: int = 2, shared_memory: int = 163 * 1024, path: int = 0) -> None:
         self.library = ctypes.CDLL(str(library))
         self.library.laparoflow_host_message.restype = ctypes.c_char_p
         self.multiprocessors = multiprocessors
         self.shared_memory = shared_memory
+        self.path = path
 
     def _problem(self, case: Case) -> HostProblem:
         offsets = lambda sizes: np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -123,6 +125,7 @@ class Host:
         problem.scope = ("frame", "batch").index(case.scope)
         problem.symmetric, problem.bounded = case.symmetric, case.bounded
         problem.multiprocessors, problem.shared_memory = self.multiprocessors, self.shared_memory
+        problem.path = self.path
         return problem
 
     def _check(self, status: int) -> None:

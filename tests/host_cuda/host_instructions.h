@@ -27,6 +27,14 @@ void copy_async_wait(int pending);
 void load_matrices(std::uint32_t (&r)[4], const void* row, bool transposed);
 enum class MmaType : int { kBFloat16, kHalf, kTf32 };
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, MmaType type);
+std::uint32_t shared_address(const void* pointer);
+void publish();
+void warpgroup_fence();
+void warpgroup_commit();
+void warpgroup_wait();
+/// `d` [8][4] += A B; A from registers, or by descriptor when `a` is null and then B has k contiguous.
+void warpgroup_multiply(float* d, const std::uint32_t* a, std::uint64_t a_descriptor, std::uint64_t b_descriptor,
+                        bool accumulate, MmaType type);
 std::uint16_t to_bfloat16(float x);
 std::uint16_t to_half(float x);
 }  // namespace simulator

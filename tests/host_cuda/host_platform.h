@@ -23,6 +23,7 @@ extern std::int64_t block;
 extern char* shared;
 
 void barrier();
+void stop();
 const char* message();
 
 /// The order in which runnable threads take turns: 0 ascending, 1 descending, 2 scattered.
@@ -37,6 +38,7 @@ inline int thread_index() { return simulator::thread; }
 inline int thread_count() { return simulator::threads; }
 inline std::int64_t block_index() { return simulator::block; }
 inline void block_barrier() { simulator::barrier(); }
+inline void stop_kernel() { simulator::stop(); }
 inline char* shared_memory() { return simulator::shared; }
 
 template <class Arguments>

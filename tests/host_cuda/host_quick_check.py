@@ -26,6 +26,8 @@ def main(library: str) -> int:
             check(host, make_case([70, 33], [40, 65], 31, 3, masked=0.2, symmetric=True, scope="batch",
                                   positives="inside"))  # fmt: skip
             check(host, make_case([33], [70], 40, element="float32", negatives="dissimilar", masked=0.2))
+        warpgroup = Host(Path(library), multiprocessors=1, shared_memory=227 * 1024, path=1)
+        check(warpgroup, make_case([70, 33], [130, 65], 72, masked=0.2, symmetric=True, bounded=True))
         case = make_case([70], [65], 8, masked=0.2)
         values = np.ones((65, 3), np.float32)
         truth, same = (reference.weighted_sum(case, values, t)[0] for t in (np.float64, np.float32))

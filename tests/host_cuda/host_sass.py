@@ -22,7 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
-PAIRS_PER_THREAD = {"bfloat16": 32, "half": 32, "float": 16}  # times row tiles: a warp's 16 rows x a column tile
+PAIRS_PER_THREAD = {
+    "bfloat16": 32,
+    "half": 32,
+    "float": 16,
+    "sm90a": 32,
+}  # times row tiles: a warp's 16 rows x a column tile
 ARITHMETIC = re.compile(r"FFMA|FADD|FMUL|FMNMX|FSEL|FSETP|LEA|IMAD|F2FP|SHFL|LDS|LDSM|MUFU|HMMA|HGMMA|PRMT|SEL")
 
 
@@ -121,7 +126,7 @@ def read_cubin(cubin: Path) -> list[Kernel]:
 
 
 def _instructions(body: str) -> list[tuple[int, str, str]]:
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)([^;]*);", body)
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.x]+)([^;]*);", body)
     return [(int(address, 16), op, rest) for address, op, rest in found]
 
 

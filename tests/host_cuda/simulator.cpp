@@ -79,27 +79,36 @@ struct Copy {
   bool valid;
 };
 
+/// The accumulators of wgmma are written when they are waited for.
+struct Product {
+  float* to;
+  float value[32];
+};
+
 struct Fiber {
   void* stack_pointer = nullptr;
   char* stack = nullptr;
   bool done = true;
   std::vector<std::vector<Copy>> groups;  // cp.async groups that are committed, oldest first
   std::vector<Copy> open;
+  bool unpublished = false;               // copies have landed that wgmma cannot see yet
+  std::vector<Product> products;          // accumulators under way
+  bool fenced = false;
   void* tsan = nullptr;
   void* fake_stack = nullptr;
 };
 
-/// A rendezvous of the 32 lanes of a warp.
+/// A rendezvous of the 32 lanes of a warp, or of the 128 of a warpgroup.
 struct Warp {
   int arrived = 0;
   unsigned generation = 0;
   int operation = 0;
-  const void* in[32];
-  void* out[32];
+  const void* in[128];
+  void* out[128];
 };
 
 Fiber fibers[kMaxThreads];
-Warp warps[kMaxThreads / 32];
+Warp warps[kMaxThreads / 32], warpgroups[kMaxThreads / 128];
 int order_of_thread[kMaxThreads], thread_of_order[kMaxThreads];
 void* main_stack_pointer = nullptr;
 [[maybe_unused]] void* main_tsan = nullptr;
@@ -176,6 +185,7 @@ void fiber_main() {
   body(body_argument);
   const int self = thread;
   if (!fibers[self].open.empty() || !fibers[self].groups.empty()) fail("a thread ended with copies in flight");
+  if (!fibers[self].products.empty()) fail("a thread ended with products in flight");
   fibers[self].done = true;
   idle = 0;
   --live;
@@ -213,18 +223,21 @@ void prepare(Fiber& fiber) {
   fiber.done = false;
   fiber.groups.clear();
   fiber.open.clear();
+  fiber.products.clear();
+  fiber.unpublished = fiber.fenced = false;
 }
 
-/// Meets the other lanes of the warp; the last to come runs `run` over all lanes' arguments.
-void collective(int operation, const void* in, void* out, void (*run)(const void* const*, void* const*)) {
-  Warp& warp = warps[thread / 32];
-  const int lane = thread % 32;
+/// Meets the other lanes of the warp (or warpgroup); the last to come runs `run` over all lanes' arguments.
+void collective(int operation, const void* in, void* out, void (*run)(const void* const*, void* const*),
+                int lanes = 32) {
+  Warp& warp = lanes == 32 ? warps[thread / 32] : warpgroups[thread / 128];
+  const int lane = thread % lanes, first = thread - lane;
   if (warp.arrived > 0 && warp.operation != operation) fail("the lanes of a warp meet in different collectives");
   warp.operation = operation;
   warp.in[lane] = in;
   warp.out[lane] = out;
   const unsigned generation = warp.generation;
-  if (++warp.arrived == 32) {
+  if (++warp.arrived == lanes) {
     warp.arrived = 0;
     ++warp.generation;
     idle = 0;
@@ -232,8 +245,8 @@ void collective(int operation, const void* in, void* out, void (*run)(const void
     return;
   }
   while (warp.generation == generation) {
-    for (int l = 0; l < 32; ++l)
-      if (fibers[thread / 32 * 32 + l].done) fail("a lane of the warp has ended, the others wait in a collective");
+    for (int l = 0; l < lanes; ++l)
+      if (fibers[first + l].done) fail("a lane of the warp has ended, the others wait in a collective");
     yield();
   }
 }
@@ -324,6 +337,59 @@ void run_matrices(const void* const* in, void* const* out, bool transposed) {
 void run_matrices_plain(const void* const* in, void* const* out) { run_matrices(in, out, false); }
 void run_matrices_transposed(const void* const* in, void* const* out) { run_matrices(in, out, true); }
 
+struct WarpgroupIn {
+  const std::uint32_t* a;
+  std::uint64_t a_descriptor, b_descriptor;
+  float* value;  // [32], the accumulators
+  bool accumulate;
+  MmaType type;
+};
+
+/// Element of a core-matrix operand: `k` along the leading distance, `i` along the stride distance.
+float core_element(std::uint64_t descriptor, int k, int i, bool k_contiguous, MmaType type) {
+  const int start = static_cast<int>(descriptor & 0x3fff) << 4;
+  const int leading = static_cast<int>(descriptor >> 16 & 0x3fff) << 4;
+  const int stride = static_cast<int>(descriptor >> 32 & 0x3fff) << 4;
+  const int inner = k_contiguous ? i % 8 * 16 + k % 8 * 2 : k % 8 * 16 + i % 8 * 2;
+  const char* at = shared + start + k / 8 * leading + i / 8 * stride + inner;
+  check_shared(at, 2, 2, "wgmma operand");
+  annotate_read(at, 2);
+  std::uint16_t bits;
+  std::memcpy(&bits, at, 2);
+  return type == MmaType::kHalf ? from_half(bits) : from_bfloat16(bits);
+}
+
+void run_warpgroup(const void* const* in, void* const*) {
+  for (int l = 0; l < threads; ++l)
+    if (fibers[l].unpublished) fail("wgmma reads shared memory that was written without a proxy fence");
+  const WarpgroupIn& first = *static_cast<const WarpgroupIn*>(in[0]);
+  static float a[64][16], b[16][64];
+  for (int i = 0; i < 64; ++i)
+    for (int k = 0; k < 16; ++k) {
+      if (first.a == nullptr) {
+        a[i][k] = core_element(first.a_descriptor, k, i, true, first.type);
+      } else {
+        const int lane = i / 16 * 32 + i % 8 * 4 + k % 8 / 2, r = i % 16 / 8 + k / 8 * 2;
+        const std::uint16_t bits =
+            static_cast<std::uint16_t>(static_cast<const WarpgroupIn*>(in[lane])->a[r] >> (16 * (k % 2)));
+        a[i][k] = first.type == MmaType::kHalf ? from_half(bits) : from_bfloat16(bits);
+      }
+    }
+  for (int k = 0; k < 16; ++k)
+    for (int j = 0; j < 64; ++j) b[k][j] = core_element(first.b_descriptor, k, j, first.a == nullptr, first.type);
+  for (int lane = 0; lane < 128; ++lane) {
+    const WarpgroupIn& x = *static_cast<const WarpgroupIn*>(in[lane]);
+    if (x.a_descriptor != first.a_descriptor || x.b_descriptor != first.b_descriptor)
+      fail("wgmma: descriptors differ in the warpgroup");
+    for (int e = 0; e < 32; ++e) {
+      const int i = lane / 32 * 16 + lane % 32 / 4 + e % 4 / 2 * 8, j = e / 4 * 8 + lane % 4 * 2 + e % 2;
+      double sum = 0;
+      for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[i][k]) * b[k][j];
+      x.value[e] = (x.accumulate ? x.value[e] : 0.0f) + static_cast<float>(sum);
+    }
+  }
+}
+
 struct ShuffleIn {
   float value;
   int mask;
@@ -358,6 +424,8 @@ void barrier() {
 #endif
 }
 
+void stop() { fail("the kernel was built without its engine"); }
+
 float shuffle_xor(float value, int lane_mask) {
   const ShuffleIn in{value, lane_mask};
   float out;
@@ -374,6 +442,36 @@ void load_matrices(std::uint32_t (&r)[4], const void* row, bool transposed) {
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, MmaType type) {
   const MmaIn in{a, {b0, b1}, c, type};
   collective(4 + static_cast<int>(type), &in, c, run_mma);
+}
+
+std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(static_cast<const char*>(pointer) - shared);
+}
+
+void publish() { fibers[thread].unpublished = false; }
+void warpgroup_fence() { fibers[thread].fenced = true; }
+void warpgroup_commit() {}
+
+void warpgroup_wait() {
+  for (const Product& product : fibers[thread].products) std::memcpy(product.to, product.value, sizeof product.value);
+  fibers[thread].products.clear();
+  fibers[thread].fenced = false;
+}
+
+void warpgroup_multiply(float* d, const std::uint32_t* a, std::uint64_t a_descriptor, std::uint64_t b_descriptor,
+                        bool accumulate, MmaType type) {
+  Fiber& self = fibers[thread];
+  if (!self.fenced) fail("wgmma without a fence before it");
+  Product* product = nullptr;
+  for (Product& p : self.products)
+    if (p.to == d) product = &p;
+  if (product == nullptr) {
+    self.products.push_back({d, {}});
+    product = &self.products.back();
+    std::memcpy(product->value, d, sizeof product->value);
+  }
+  const WarpgroupIn in{a, a_descriptor, b_descriptor, product->value, accumulate, type};
+  collective(8 + static_cast<int>(type), &in, nullptr, run_warpgroup, 128);
 }
 
 void copy_async(void* to, const void* from, bool valid) {
@@ -401,6 +499,7 @@ void copy_async_wait(int pending) {
       }
     }
     self.groups.erase(self.groups.begin());
+    self.unpublished = true;
   }
 }
 
@@ -461,7 +560,8 @@ bool run(void (*kernel)(const void*), const void* argument, std::int64_t blocks,
       __tsan_switch_to_fiber(main_tsan, 1);
 #endif
     }
-    for (int w = 0; w < threads / 32; ++w) warps[w] = Warp();
+    for (Warp& warp : warps) warp = Warp();
+    for (Warp& warpgroup : warpgroups) warpgroup = Warp();
     switch_fiber(-1, thread_of_order[0]);
 #if defined(LAPAROFLOW_TSAN)
     __tsan_acquire(&live);

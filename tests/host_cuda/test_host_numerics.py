@@ -238,3 +238,38 @@ def test_weighted_sum(host: Host, flow_kernel: str, channels: int, width: int) -
         assert_right(name, x, y, z)
     assert (got[0][~case.query_mask] == 0).all()
     assert (got[1][~case.query_mask] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def warpgroup_host(built: Path) -> Host:
+    """The sm_90a path: the same kernels over the warpgroup instructions."""
+    return Host(built / "libhost.so", shared_memory=227 * 1024, path=1)
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+@pytest.mark.parametrize("depth", [1, 31, 64, 72, 128, 200, 256])
+def test_warpgroup_depths(warpgroup_host: Host, depth: int, element: str) -> None:
+    check(warpgroup_host, make_case([65], [70], depth, seed=depth, element=element, bounded=True, symmetric=depth < 100))
+
+
+@pytest.mark.parametrize(("flow_kernel", "positives", "negatives", "scope", "symmetric", "bounded"), OPTIONS[::5])
+def test_warpgroup_options(warpgroup_host: Host, flow_kernel, positives, negatives, scope, symmetric, bounded) -> None:
+    case = make_case(
+        [70, 0, 33],
+        [40, 12, 65],
+        depth=40,
+        width=3,
+        masked=0.2,
+        flow_kernel=flow_kernel,
+        positives=positives,
+        negatives=negatives,
+        scope=scope,
+        symmetric=symmetric,
+        bounded=bounded,
+    )
+    check(warpgroup_host, case)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 63), (63, 1), (64, 64), (127, 65), (129, 127), (5, 0)])
+def test_warpgroup_tile_edges(warpgroup_host: Host, queries: int, keys: int) -> None:
+    check(warpgroup_host, make_case([queries], [keys], 64, seed=queries, symmetric=True, bounded=True))

@@ -47,6 +47,11 @@ MISTAKES = {
     "wrong lanes in the column sum": Mistake("cuda/forward.cuh", "(send, 4 * half)", "(send, 2 * half)"),
     "a wrong digit in the polynomial": Mistake("pair_math.h", "5.582631751894951e-2f", "5.583631751894951e-2f"),
     "maximum not rescaled": Mistake("cuda/forward.cuh", "tile_sum *= factor;", ""),
+    "wgmma without a proxy fence": Mistake("cuda/engine_sm90a.cuh", "{ publish_shared_writes(); }", "{}"),
+    "wgmma distances exchanged": Mistake(
+        "cuda/engine_sm90a.cuh", "128, piece_bytes(kColumns))", "piece_bytes(kColumns), 128)"
+    ),
+    "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "    warpgroup_wait();\n", ""),
     "weighted sum without a barrier": Mistake(
         "cuda/weighted_sum.cuh", "value;\n    }\n    block_barrier();", "value;\n    }"
     ),
@@ -85,7 +90,10 @@ def test_mistake_is_caught(name: str, built: Path, tmp_path: Path) -> None:
         done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer))
         assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stderr[-2000:]
     else:
-        touched = {"cuda/weighted_sum.cuh": ("entry.cu",)}.get(mistake.file)
+        touched = {
+            "cuda/weighted_sum.cuh": ("entry.cu",),
+            "cuda/engine_sm90a.cuh": ("kernels_sm90a.cu",),
+        }.get(mistake.file)
         floats = "tf32" in name
         only = touched or ("kernels_float.cu",) if touched or floats else ("entry.cu", "kernels_bfloat16.cu")
         library = host_build.build(tmp_path, csrc, only=only, rest=built)
