@@ -14,7 +14,7 @@ All terms of dS are added in float32 before the one rounding to the input's dtyp
 ``coefficients_kernel`` prepares four numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
 
     bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b / W, c3 = W e^-positive
-    otherwise   c0 = a           c1 = lse    outside: c2 = b / W   inside: c2 = b,     c3 = positive      (base 2)
+    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t positive    (units of q.k)
 
 all times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end.
 
@@ -49,17 +49,26 @@ def accurate_exp(x):
 
 
 @triton.jit
-def base_two(x):
-    """x log2 e rounded, and the factor 2^-(what the rounding dropped) that makes 2^-rounded into e^-x."""
-    rounded = x * LOG2_E
-    whole = tl.floor(rounded + 0.5)
-    rest = tl.fma(whole, tl.full(x.shape, -LN_2_LOW, x.dtype), tl.fma(whole, tl.full(x.shape, -LN_2_HIGH, x.dtype), x))
-    return rounded, tl.exp2((rounded - whole) - rest * LOG2_E)
+def upper_half(x):
+    """x with the lower half of its significand cut off: products of such numbers are exact in float32."""
+    if x.dtype == tl.float32:
+        x = (x.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
+def in_product_units(x, temperature, scale):
+    """(x t rounded, the factor 2^-((x t - rounded) scale)): x as a shift of q.k, and what the rounding dropped."""
+    rounded = x * temperature
+    x_high, t_high = upper_half(x), upper_half(temperature)
+    x_low, t_low = x - x_high, temperature - t_high
+    dropped = ((x_high * t_high - rounded) + (x_high * t_low + x_low * t_high)) + x_low * t_low
+    return rounded, tl.exp2(-dropped * scale)
 
 
 @triton.jit
 def coefficients_kernel(
-    stats, gradient, gradient_scale, coefficients, total: tl.int32,
+    stats, gradient, temperature, gradient_scale, coefficients, total: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
     """coefficients [4, total] from stats [4, total] and gradient [2, total]."""
@@ -67,6 +76,7 @@ def coefficients_kernel(
     valid = rows < total
     stride = total.to(tl.int64)
     scale = tl.load(gradient_scale)
+    t = tl.load(temperature)
     lse = tl.load(stats + rows, mask=valid, other=float("-inf"))
     weight_sum = tl.load(stats + stride + rows, mask=valid, other=0.0)
     positive = tl.load(stats + 2 * stride + rows, mask=valid, other=0.0)
@@ -81,7 +91,7 @@ def coefficients_kernel(
         a = a * accurate_exp(tl.where(has_denominator, -lse, 0.0))
         shift = tl.zeros_like(a)
     else:
-        shift, correction = base_two(tl.where(has_denominator, lse, 0.0))
+        shift, correction = in_product_units(tl.where(has_denominator, lse, 0.0), t, LOG2_E / t)
         shift = tl.where(has_denominator, shift, float("inf"))
         a = a * correction
     ratio = tl.zeros_like(a)
@@ -94,7 +104,7 @@ def coefficients_kernel(
         lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
         ratio = tl.where(small, safe_sum * 1.8446744073709552e19, safe_sum) * accurate_exp(-lifted)
     else:
-        ratio, correction = base_two(tl.where(has_positive, positive, 0.0))
+        ratio, correction = in_product_units(tl.where(has_positive, positive, 0.0), t, LOG2_E / t)
         ratio = tl.where(has_positive, ratio, float("inf"))
         b = b * correction
     tl.store(coefficients + rows, a, mask=valid)
@@ -120,12 +130,12 @@ def load_coefficients(coefficients, total, rows, valid, INSIDE: tl.constexpr, BO
 
 @triton.jit
 def side_terms(
-    z, weight, distance, factor, coefficients,
+    z, scale, weight, distance, factor, coefficients,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
 ):  # fmt: skip
-    """Running-maximum form: the terms of dS that carry the coefficients of one side (1: own rows, 0: columns)."""
+    """Unbounded form, z = q.k: the terms of dS that carry the coefficients of one side (1: own rows, 0: columns)."""
     c0 = tl.expand_dims(coefficients[0], AXIS)
-    exponent = z - tl.expand_dims(coefficients[1], AXIS)
+    exponent = (z - tl.expand_dims(coefficients[1], AXIS)) * scale
     if WEIGHTED and DISSIMILAR:
         # n e^(s - lse) <= 1, but where n is 0 the exponential alone may overflow
         terms = tl.where(weight < 1.0, tl.exp2(exponent) * (1.0 - weight), 0.0) * c0
@@ -134,7 +144,8 @@ def side_terms(
     if WEIGHTED:
         c2 = tl.expand_dims(coefficients[2], AXIS)
         if INSIDE:
-            shifted = tl.where(weight > 0.0, z + distance * factor - tl.expand_dims(coefficients[3], AXIS), float("-inf"))
+            shifted = (z - tl.expand_dims(coefficients[3], AXIS)) * scale + distance * factor
+            shifted = tl.where(weight > 0.0, shifted, float("-inf"))
             terms += tl.exp2(shifted) * c2
         else:
             terms += weight * c2
@@ -186,7 +197,11 @@ def backward_tile(
     other_valid = valid_rows(other_mask, start, end, BLOCK_N)
     y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
-    z = s * scale + tl.where(other_valid, 0.0, float("-inf"))[None, :]
+    bias = tl.where(other_valid, 0.0, float("-inf"))
+    if BOUNDED:
+        z = s * scale + bias[None, :]
+    else:
+        z = s + bias[None, :]
     weight = s
     distance = s
     factor = scale
@@ -207,11 +222,11 @@ def backward_tile(
         )
     else:
         if OWN_TERMS:
-            ds = side_terms(z, weight, distance, factor, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
+            ds = side_terms(z, scale, weight, distance, factor, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
             if OTHER_TERMS:
-                ds += side_terms(z, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+                ds += side_terms(z, scale, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
         else:
-            ds = side_terms(z, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+            ds = side_terms(z, scale, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
     if TEMPERATURE:
         temperature_sum += tl.sum(ds * s, 1)
     if ROWS:

@@ -155,10 +155,10 @@ def backward(
 
     with on_device(query):
         scale = gradient_scale(query, row_grad, column_grad)
-        query_coefficients = coefficients(row_stats, row_grad, scale, constants)
+        query_coefficients = coefficients(row_stats, row_grad, temperature, scale, constants)
         key_coefficients = query_coefficients
         if symmetric:
-            key_coefficients = coefficients(column_stats, column_grad, scale, constants)
+            key_coefficients = coefficients(column_stats, column_grad, temperature, scale, constants)
         rows = (query, query_flow, query_offsets, query_mask, query_coefficients, max_query)
         columns = (key, key_flow, key_offsets, key_mask, key_coefficients, max_key)
 
@@ -195,13 +195,15 @@ def backward(
         return dquery, dkey, dtemperature
 
 
-def coefficients(stats: Tensor, gradient: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
+def coefficients(
+    stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]
+) -> Tensor:
     """Per-row coefficients [4, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
     total = stats.shape[1]
     result = torch.empty((4, total), dtype=stats.dtype, device=stats.device)
     if total:
         coefficients_kernel[(triton.cdiv(total, ROW_BLOCK),)](
-            stats, gradient.contiguous(), scale, result, total, BLOCK=ROW_BLOCK,
+            stats, gradient.contiguous(), temperature, scale, result, total, BLOCK=ROW_BLOCK,
             INSIDE=constants["INSIDE"], BOUNDED=constants["BOUNDED"],
         )  # fmt: skip
     return result

@@ -204,7 +204,7 @@ def product(a, b, accumulator, PRECISION: tl.constexpr):
 @triton.jit
 def rounded_to(x, DTYPE: tl.constexpr):
     """x in DTYPE, to the nearest even; the interpreter alone would cut bfloat16 off."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = x.to(tl.int32, bitcast=True)
         x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
     return x.to(DTYPE)

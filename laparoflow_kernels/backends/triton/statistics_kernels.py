@@ -2,11 +2,12 @@
 
 For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / temperature):
 
-    l  = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
-    X  = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
+    den = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
+    X   = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
 
 ``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp
-are running maxima. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same
+are running maxima, kept in units of q.k: z - m is the difference of two products, scaled after the subtraction, so that
+a large logit is not rounded twice. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same
 exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel once per
 direction instead.
 
@@ -36,9 +37,9 @@ from .pairs import (
 
 
 @triton.jit
-def rescale(maximum, new_maximum):
-    """2^(old - new) for running maxima that start at -inf."""
-    return tl.where(maximum == float("-inf"), 0.0, tl.exp2(maximum - new_maximum))
+def rescale(maximum, new_maximum, scale):
+    """2^((old - new) scale) for running maxima that start at -inf."""
+    return tl.where(maximum == float("-inf"), 0.0, tl.exp2((maximum - new_maximum) * scale))
 
 
 @triton.jit
@@ -68,7 +69,7 @@ def sums(a, b, c, d, AXIS: tl.constexpr):
 
 @triton.jit
 def tile_sums(
-    s, z, weight, distance, factor, valid,
+    s, z, scale, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
@@ -80,11 +81,12 @@ def tile_sums(
         m = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
         power = tl.exp2(z)
     else:
+        # z is not scaled yet: the difference of two large logits comes before the rounding of a product
         kept = z
         if WEIGHTED and DISSIMILAR:
             kept = tl.where(weight < 1.0, kept, float("-inf"))
         m = tl.max(kept, AXIS)
-        power = tl.exp2(kept - tl.expand_dims(finite(m), AXIS))
+        power = tl.exp2((kept - tl.expand_dims(finite(m), AXIS)) * scale)
     term = power
     if WEIGHTED and DISSIMILAR:
         term = power * (1.0 - weight)
@@ -98,9 +100,9 @@ def tile_sums(
         elif BOUNDED:
             positive = weight * power
         else:
-            exponent = tl.where(weight > 0.0, z + distance * factor, float("-inf"))
-            positive_m = tl.max(exponent, AXIS)
-            positive = tl.exp2(exponent - tl.expand_dims(finite(positive_m), AXIS))
+            positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), AXIS)
+            exponent = (z - tl.expand_dims(finite(positive_m), AXIS)) * scale + distance * factor
+            positive = tl.exp2(tl.where(weight > 0.0, exponent, float("-inf")))
         denominator, weight_sum, weighted_distance, positive = sums(term, weight, weight * distance, positive, AXIS)
         return denominator, m, weight_sum, weighted_distance * factor, positive, positive_m
     else:
@@ -108,14 +110,14 @@ def tile_sums(
 
 
 @triton.jit
-def merge(total, maximum, part, part_maximum, BOUNDED: tl.constexpr):
+def merge(total, maximum, part, part_maximum, scale, BOUNDED: tl.constexpr):
     """(den, m) of two sums of powers of two relative to their maxima."""
     if BOUNDED:
         merged = total + part
         new_maximum = maximum
     else:
         new_maximum = tl.maximum(maximum, part_maximum)
-        merged = total * rescale(maximum, new_maximum) + part * rescale(part_maximum, new_maximum)
+        merged = total * rescale(maximum, new_maximum, scale) + part * rescale(part_maximum, new_maximum, scale)
     return merged, new_maximum
 
 
@@ -144,22 +146,25 @@ def forward_tile(
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
     bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))
-    z = s * scale + bias[None, :]
+    if BOUNDED:
+        z = s * scale + bias[None, :]
+    else:
+        z = s + bias[None, :]
     weight = s
     distance = s
     factor = scale
     if WEIGHTED:
         k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
         weight, distance, factor = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
-    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
-    den, m = merge(den, m, tile_den, tm, BOUNDED)
+    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
+    den, m = merge(den, m, tile_den, tm, scale, BOUNDED)
     if WEIGHTED:
         w += tw
         h += th
-        x, mp = merge(x, mp, tx, tmp, BOUNDED or not INSIDE)
+        x, mp = merge(x, mp, tx, tmp, scale, BOUNDED or not INSIDE)
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
-            s, z, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
         )
         add_to_slot(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
@@ -253,14 +258,22 @@ def forward_kernel(
 
 
 @triton.jit
-def logarithm_of(total, maximum, FIXED_SHIFT: tl.constexpr):
-    """ln(total 2^(maximum - FIXED_SHIFT)), the shift taken off before the logarithm where that cannot underflow."""
+def divided(a, b):
+    """a / b rounded once: the plain division of float32 may be off by two."""
+    b = tl.broadcast_to(b, a.shape)
+    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
+
+
+@triton.jit
+def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
+    """ln(total 2^-FIXED_SHIFT) + maximum / t, the shift taken off before the logarithm where that cannot underflow."""
     if FIXED_SHIFT == 0.0:
-        result = tl.log2(total) + finite(maximum)
+        result = tl.log2(total) * LN_2 + divided(finite(maximum), t)
     else:
         safe = total > 1e-20
         result = tl.log2(tl.where(safe, total * (2.0**-FIXED_SHIFT), total)) - tl.where(safe, 0.0, FIXED_SHIFT)
-    return result * LN_2
+        result = result * LN_2
+    return result
 
 
 @triton.jit
@@ -273,8 +286,9 @@ def finish_kernel(
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = rows < total
     stride = total.to(tl.int64)
-    inv_temperature = 1.0 / tl.load(temperature)
-    den = tl.zeros([BLOCK], dtype=inv_temperature.dtype)
+    t = tl.load(temperature)
+    scale = LOG2_E / t
+    den = tl.zeros([BLOCK], dtype=scale.dtype)
     w = den
     h = den
     x = den
@@ -292,17 +306,17 @@ def finish_kernel(
             slot_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
             if INSIDE:
                 slot_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
-        den, m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, BOUNDED)
+        den, m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, scale, BOUNDED)
         w += tl.load(at + stride, mask=valid, other=0.0)
         h += tl.load(at + 2 * stride, mask=valid, other=0.0)
-        x, mp = merge(x, mp, tl.load(at + 3 * stride, mask=valid, other=0.0), slot_mp, BOUNDED or not INSIDE)
-    lse = logarithm_of(den, m, FIXED_SHIFT)
+        x, mp = merge(x, mp, tl.load(at + 3 * stride, mask=valid, other=0.0), slot_mp, scale, BOUNDED or not INSIDE)
+    lse = logarithm_of(den, m, t, FIXED_SHIFT)
     lse = tl.where(den > 0.0, lse, float("-inf"))
     if INSIDE:
-        positive = logarithm_of(x, mp, FIXED_SHIFT)
+        positive = logarithm_of(x, mp, t, FIXED_SHIFT)
         positive = tl.where(x > 0.0, positive, float("-inf"))
     else:
-        positive = tl.where(w > 0.0, x * inv_temperature / tl.where(w > 0.0, w, 1.0), 0.0)
+        positive = tl.where(w > 0.0, divided(divided(x, tl.where(w > 0.0, w, 1.0)), t), 0.0)
     if mask is not None:
         # rows alone carry no marker in the softmax sums: a masked row has seen the keys with a zero embedding
         lse = tl.where(tl.load(mask + rows, mask=valid, other=0) != 0, lse, float("-inf"))

@@ -54,6 +54,19 @@ TF32_TILES = {
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
 }
+# where another architecture needs another tile: (capability, kernel, heavy, padded D up to)
+EXCEPTIONS = {
+    (80, "backward", False, 256): Tile(64, 32, 4, 1),
+    (80, "backward", True, 64): Tile(64, 32, 4, 2),
+    (80, "backward", True, 256): Tile(64, 32, 8, 1),
+    (80, "forward", True, 64): Tile(128, 32, 4, 3),
+    (80, "forward", True, 128): Tile(64, 32, 4, 2),
+    (80, "forward", True, 256): Tile(128, 32, 8, 2),
+    (100, "symmetric", False, 64): Tile(64, 16, 4, 3),
+    (100, "symmetric", False, 128): Tile(64, 16, 4, 2),
+    (100, "symmetric", False, 256): Tile(64, 16, 4, 2),
+    (100, "backward", True, 64): Tile(64, 32, 4, 2),
+}
 
 
 _forced: dict[str, Tile] = {}
@@ -97,12 +110,15 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
     table = TF32_TILES if precision == "tf32" else HALF_TILES
     first = table[kind, heavy][width]
+    if precision == "half":
+        generation = 80 if capability < 90 else 90 if capability < 100 else 100
+        first = EXCEPTIONS.get((generation, kind, heavy, (64, 128, 256)[width]), first)
     tiles = [first]
     if precision == "half" and not heavy:
         # instruction issue, not the special function unit, may be the bound: see docs/TRITON.md
         tiles.append(replace(first, special=4))
     smaller = table.get((kind, True), ())[width : width + 1]
-    tiles += [tile for tile in smaller if tile != first]
+    tiles += [tile for tile in smaller if not heavy and tile != first]
     return tiles
 
 
