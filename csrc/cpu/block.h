@@ -93,6 +93,7 @@ class Block {
   Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch)
       : pairs_(pairs), task_(task), scratch_(scratch, pairs.dim, task.key_end - task.key_begin) {
     rows_ = {};
+    rows_.rows = task.rows;
     for (int64_t i = 0; i < kRows; ++i) {
       const bool live = i < task.rows;
       rows_.live[i] = live;

@@ -35,7 +35,8 @@ struct Scale {
 template <class T>
 struct RowBlock {
   T flow[laparoflow::cpu::kMaxFlowChannels][kRows];
-  T live[kRows];          // 1 for a row of the block, 0 for padding
+  int64_t rows;           // how many of the kRows there are
+  T live[kRows];          // 1 for those, 0 for padding
   T max_logit[kRows];     // m_i, base 2
   T max_positive[kRows];  // mp_i, base 2
   T sums[kSums][kRows];   // row sums, Kahan-compensated over chunks
@@ -95,13 +96,6 @@ LF_INLINE void kahan_add(T* sum, T* lost, Vec<T> x) {
   Vec<T> s = load<T>(sum), y = x - load<T>(lost), t = s + y;
   store<T>(lost, (t - s) - y);
   store<T>(sum, t);
-}
-
-template <class T>
-LF_INLINE T column_sum(const Vec<T>* v, int count) {
-  Vec<T> total = v[0];
-  for (int i = 1; i < count; ++i) total += v[i];
-  return horizontal_sum<T>(total);
 }
 
 // Options known at compile time. WEIGHTED: the chunk may hold positives (keys of the queries' own frame).
@@ -185,12 +179,13 @@ void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T
 template <class T, class FORM>
 void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
   constexpr int groups = kRows / kLanes<T>;
+  constexpr int used = FORM::WEIGHTED ? kSums : 1;
+  const bool full = block.rows == kRows;
   Vec<T> rows[kSums][groups] = {};
   for (int64_t j = 0; j < chunk.keys; ++j) {
-    Vec<T> columns[kSums][groups];
+    Vec<T> column[kSums] = {};
     for (int g = 0; g < groups; ++g) {
       const int lane = g * kLanes<T>;
-      const Vec<T> live = load<T>(block.live + lane);
       Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane);
       Vec<T> terms[kSums];
       Vec<T> e = exp2_vec(s2);
@@ -203,14 +198,21 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
         if (FORM::DISSIMILAR) e *= T(1) - pair.w;
       }
       terms[kSumA] = e;
-      for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) {
+      const Vec<T> live = load<T>(block.live + lane);
+      for (int k = 0; k < used; ++k) {
         rows[k][g] += terms[k];
-        columns[k][g] = terms[k] * live;
+        column[k] += full ? terms[k] : terms[k] * live;
       }
     }
-    for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += column_sum<T>(columns[k], groups);
+    if constexpr (FORM::WEIGHTED) {
+      T sums[kSums];
+      horizontal_sums<T>(column, sums);
+      for (int k = 0; k < kSums; ++k) chunk.column_sums[k][j] += sums[k];
+    } else {
+      chunk.column_sums[kSumA][j] += horizontal_sum<T>(column[kSumA]);
+    }
   }
-  for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k)
+  for (int k = 0; k < used; ++k)
     for (int g = 0; g < groups; ++g) kahan_add<T>(block.sums[k] + g * kLanes<T>, block.lost[k] + g * kLanes<T>, rows[k][g]);
 }
 
@@ -265,7 +267,8 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
   }
 }
 
-// dS of given statistics: rows, and columns where the chunk carries coefficients. s holds products, then dS.
+// dS of given statistics: rows, and columns where the chunk carries coefficients. s holds products, then dS. Padding rows
+// get values too: their queries are 0 and their dq is dropped.
 //   small logits: (alpha_i + alpha_j) n e + (beta_i + beta_j) (w | w e), e = 2^s2, alpha and beta holding 2^-lse2 etc.
 //   guarded:      alpha_i n 2^(s2 - lse2_i) + beta_i (w | w 2^(s2 - positive2_i)) + the same of the column
 template <class T, class FORM, bool GUARDED>
@@ -274,7 +277,7 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
     const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
     const Vec<T> lse2 = load<T>(block.lse2 + lane), positive2 = load<T>(block.positive2 + lane);
     const Vec<T> lse2_low = load<T>(block.lse2_low + lane), positive2_low = load<T>(block.positive2_low + lane);
-    const Vec<T> live = load<T>(block.live + lane), cap = splat<T>(T(120));
+    const Vec<T> cap = splat<T>(T(120));
     for (int64_t j = 0; j < chunk.keys; ++j) {
       T* at = s + j * kRows + lane;
       const Vec<T> product = load<T>(at);
@@ -290,8 +293,8 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
         Vec<T> e = exp2_vec(scale2 * product);
         Vec<T> row_a = alpha, row_b = beta;
         if (chunk.alpha) {
-          row_a += live * chunk.alpha[j];
-          row_b += live * chunk.beta[j];
+          row_a += chunk.alpha[j];
+          row_b += chunk.beta[j];
         }
         if (FORM::DISSIMILAR && FORM::WEIGHTED) row_a *= T(1) - w;
         if (!FORM::WEIGHTED)
@@ -302,7 +305,7 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
         Vec<T> a = exp2_vec(vmin(scale2.minus(product, lse2, lse2_low), cap)) * alpha;
         if (chunk.alpha) {
           const Vec<T> x = scale2.minus(product, splat<T>(chunk.lse2[j]), splat<T>(chunk.lse2_low[j]));
-          a += exp2_vec(vmin(x, cap)) * live * chunk.alpha[j];
+          a += exp2_vec(vmin(x, cap)) * chunk.alpha[j];
         }
         d = FORM::DISSIMILAR && FORM::WEIGHTED ? a * (T(1) - w) : a;
         if constexpr (FORM::WEIGHTED) {
@@ -316,7 +319,7 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
               const Vec<T> x = scale2.minus(product, splat<T>(chunk.positive2[j]), chunk.positive2_low[j] - log2w);
               b = exp2_vec(vmin(w > T(0) ? x : none, cap));
             }
-            d += b * live * chunk.beta[j];
+            d += b * chunk.beta[j];
           }
         }
       }

@@ -133,13 +133,14 @@ def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
         q_rows, k_rows = slice(q_start, q_start + frames * n), slice(k_start, k_start + frames * m)
         q_start, k_start = q_rows.stop, k_rows.stop
 
-        def cut(x: Tensor | None, part: slice, size: int, frames: int = frames) -> Tensor | None:
-            return None if x is None else x[part].reshape(frames, size, *x.shape[1:])
+        def cut(x: Tensor, part: slice, size: int, frames: int = frames) -> Tensor:
+            return x[part].reshape(frames, size, *x.shape[1:])
 
         r, c = _batch_stats(
-            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n),
-            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], cut(q.mask, q_rows, n), cut(k.mask, k_rows, m), None,
-        )  # type: ignore[arg-type]  # fmt: skip
+            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n), cut(k.flow, k_rows, m),
+            problem.inv_bandwidth[group], None if q.mask is None else cut(q.mask, q_rows, n),
+            None if k.mask is None else cut(k.mask, k_rows, m), None,
+        )  # fmt: skip
         rows.append(r.flatten(1))
         columns.append(c.flatten(1))
     if not rows:
