@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from laparoflow.datasets.samples import (
     IGNORE_INDEX,
@@ -132,11 +131,7 @@ def read_grey_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: the file cannot be read, or its colour channels differ (it is another of the masks).
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DatasetError(f"cannot read the mask {path}: {error}") from error
+    pixels = read_rgb(path)
     if (pixels[..., :1] != pixels).any():
         raise DatasetError(f"{path} is coloured; a watershed mask has equal channels")
     return pixels[..., 0]

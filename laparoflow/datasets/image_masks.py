@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from laparoflow.datasets.colours import NO_CLASS, ColourTable
 from laparoflow.datasets.samples import (
@@ -31,6 +30,7 @@ from laparoflow.datasets.samples import (
     Frame,
     SegmentationDataset,
     SegmentationSample,
+    read_ids,
     read_rgb,
     require_folder,
 )
@@ -100,15 +100,7 @@ class ImageMasks(SegmentationDataset):
         return np.where((ids == NO_CLASS) | (ids >= len(self.classes)), IGNORE_INDEX, ids)
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:
-        try:
-            with Image.open(path) as picture:
-                ids = np.array(picture).astype(np.int64)
-        except OSError as error:
-            raise DatasetError(f"cannot read the mask {path}: {error}") from error
-        if ids.ndim == 3:
-            if (ids[..., :3] != ids[..., :1]).any():
-                raise DatasetError(f"{path} is coloured; classes.json must then give colours")
-            ids = ids[..., 0]
+        ids = read_ids(path)
         ignored = np.isin(ids, self._ignored_ids)
         unknown = (ids >= len(self.classes)) & ~ignored
         for value, count in zip(*np.unique(ids[unknown], return_counts=True), strict=True):

@@ -154,10 +154,28 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: the file is missing or is not a readable picture.
     """
+    return _read(path, "RGB")
+
+
+def read_ids(path: Path) -> NDArray[np.int64]:
+    """Reads a mask of ids, int64 [H, W]: one channel, a palette's indices, or several channels that are equal.
+
+    Raises:
+        DatasetError: the file is missing or unreadable, or its colour channels differ.
+    """
+    pixels = _read(path, None).astype(np.int64)
+    if pixels.ndim == 3:
+        if (pixels[..., :3] != pixels[..., :1]).any():
+            raise DatasetError(f"{path} is coloured; a mask of class ids has equal channels")
+        pixels = pixels[..., 0]
+    return pixels
+
+
+def _read(path: Path, mode: str | None) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except OSError as error:
+            return np.array(image if mode is None else image.convert(mode))
+    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
         raise DatasetError(f"cannot read the picture {path}: {error}") from error
 
 

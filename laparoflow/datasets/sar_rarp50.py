@@ -13,14 +13,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from laparoflow.datasets.samples import (
     DatasetError,
     Frame,
     SegmentationDataset,
     SegmentationSample,
+    read_ids,
     read_rgb,
     require_folder,
 )
@@ -75,21 +73,13 @@ class SarRarp50(SegmentationDataset):
             self.warn(f"{len(missing)} masks have no picture in rgb/, the first is {missing[0]}")
 
     def read(self, frame: Frame) -> SegmentationSample:
-        try:
-            with Image.open(frame.label) as picture:
-                ids = np.array(picture)
-        except OSError as error:
-            raise DatasetError(f"cannot read the mask {frame.label}: {error}") from error
-        if ids.ndim == 3:
-            if (ids[..., :3] != ids[..., :1]).any():
-                raise DatasetError(f"{frame.label} is coloured; its channels must hold the same class ids")
-            ids = ids[..., 0]
+        ids = read_ids(frame.label)
         if ids.max(initial=0) >= len(CLASSES):
             raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {ids.max()}")
         image = read_rgb(frame.image)
         if ids.shape != image.shape[:2]:
             raise DatasetError(f"{frame.label} is {ids.shape}, its picture is {image.shape[:2]}")
-        return SegmentationSample(image, ids.astype(np.int64), frame.video, frame.name)
+        return SegmentationSample(image, ids, frame.video, frame.name)
 
 
 def folder_of(frame: Frame) -> str:

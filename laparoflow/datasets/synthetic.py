@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from laparoflow.datasets.samples import (
     IGNORE_INDEX,
@@ -23,6 +22,7 @@ from laparoflow.datasets.samples import (
     KeypointSample,
     SegmentationDataset,
     SegmentationSample,
+    read_ids,
     read_rgb,
     require_folder,
 )
@@ -72,14 +72,10 @@ class SyntheticSegmentation(SegmentationDataset):
         )
 
     def read(self, frame: Frame) -> SegmentationSample:
-        try:
-            with Image.open(frame.label) as picture:
-                mask = np.asarray(picture).astype(np.int64)
-        except OSError as error:
-            raise DatasetError(f"cannot read the mask {frame.label}: {error}") from error
+        mask = read_ids(frame.label)
         unknown = (mask >= len(self.classes)) & (mask != IGNORE_INDEX)
-        if mask.ndim != 2 or unknown.any():
-            raise DatasetError(f"{frame.label} must hold one channel of ids below {len(self.classes)} or 255")
+        if unknown.any():
+            raise DatasetError(f"{frame.label} must hold ids below {len(self.classes)} or 255, found {mask[unknown].max()}")
         return SegmentationSample(read_rgb(frame.image), mask, frame.video, frame.name)
 
 

@@ -91,3 +91,15 @@ def test_plain_folder_errors(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('{"classes": ["a"], "color": []}')
     with pytest.raises(DatasetError, match=r"classes\.json must hold classes"):
         build_dataset("image_masks", tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_damaged_files_are_named(tmp_path: Path, folder: str) -> None:
+    plain_folder(tmp_path, {"classes": ["a", "b"]}, np.zeros((40, 40)), ("x",))
+    path = next((tmp_path / folder).glob("x.*"))
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(DatasetError, match=path.name):
+        build_dataset("image_masks", tmp_path)[0]
+    path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=path.name):
+        build_dataset("image_masks", tmp_path)[0]
