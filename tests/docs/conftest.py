@@ -1,0 +1,64 @@
+"""The playground: a folder in which every name that the pages use exists, small and generated."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.docs.pages import PAGES, blocks
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory) -> Path:
+    """videos/, labelled/, data/NAME/, cache/, run/, probe/, backbone.safetensors, and the YAML files of the pages."""
+    from laparoflow.cli import main
+    from laparoflow.synthetic import SceneParameters, write_dataset
+    from tests.docs.commands import SMALL
+
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("playground")
+    write_dataset(root / "labelled", SceneParameters(height=64, width=64), 3, 8, flow=True, label_every=2)
+    (root / "videos").mkdir()
+    shutil.copy(root / "labelled" / "videos" / "clip_000.mp4", root / "videos")
+    write_labelled_sets(root / "data")
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            name = block.text.splitlines()[0].removeprefix("# ")
+            if name.endswith(".yaml"):
+                (root / name).write_text(block.text)
+    steps = [
+        ["prepare", str(root / "videos"), "--out", str(root / "cache")],
+        ["pretrain", "--data", str(root / "cache"), "--out", str(root / "run")],
+        ["export", str(root / "run"), "--out", str(root / "backbone.safetensors")],
+        ["probe", "--task", "segmentation", "--dataset", "synthetic", "--root", str(root / "labelled"), "--checkpoint",
+         str(root / "run"), "--out", str(root / "probe")],
+    ]  # fmt: skip
+    for words in steps:
+        small = [word.replace("2", "1") if words[0] == "pretrain" and word == "2" else word for word in SMALL[words[0]]]
+        assert main(words + small) == 0, words
+    return root
+
+
+def write_labelled_sets(data: Path) -> None:
+    """Each public set that has a reader, in its own layout, from the miniatures of the readers' tests."""
+    from tests.datasets import miniatures
+
+    for name in ("cholecseg8k", "m2caiseg", "sar_rarp50", "endovis15_pose", "sznitman", "coco_keypoints"):
+        getattr(miniatures, name)(data / name)
+    own = data / "image_masks"
+    for video in ("a", "b", "c"):
+        for number in range(2):
+            miniatures.save(own / "images" / video / f"{number}.png", np.full((32, 32, 3), 40 * number))
+            miniatures.save(own / "masks" / video / f"{number}.png", np.eye(32))
+    (own / "classes.json").write_text('{"classes": ["tissue", "instrument"], "ignore": [255]}')
+
+
+@pytest.fixture
+def in_playground(playground, monkeypatch) -> Path:
+    """The playground as the current folder."""
+    monkeypatch.chdir(playground)
+    return playground
