@@ -4,7 +4,10 @@ A linear patch embedding of stride 4 or 8 learns very little in minutes; three s
 stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
 ``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
 
-    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, BatchNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+
+Group norm, not batch norm: an untrained stem is then a fair control (batch norm before it has seen
+data costs it much of its score), several processes equal one, and train and eval mode agree.
 
 Importing this module registers ``laparoflow_convvit_mini`` (96 wide, 2 blocks, stride 4) and
 ``laparoflow_convvit_small`` (384 wide, 12 blocks, stride 16) with ``timm.create_model``.
@@ -22,6 +25,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 MIN_LAYERS = 3
+GROUP = 8
 
 
 def stem_strides(stride: int) -> tuple[int, ...]:
@@ -74,10 +78,10 @@ class ConvStem(PatchEmbed):
         width = in_chans
         for i, step in enumerate(strides):
             remaining = len(strides) - 1 - i
-            out = max(16, embed_dim // 2**remaining)
+            out = max(2 * GROUP, embed_dim // 2**remaining // GROUP * GROUP)
             layers += [
                 nn.Conv2d(width, out, 3, stride=step, padding=1, bias=False, device=device, dtype=dtype),
-                nn.BatchNorm2d(out, device=device, dtype=dtype),
+                nn.GroupNorm(max(1, out // GROUP), out, device=device, dtype=dtype),
                 nn.GELU(),
             ]
             width = out

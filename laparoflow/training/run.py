@@ -147,7 +147,6 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         devices=launch.devices,
         num_nodes=launch.nodes,
         strategy="ddp" if launch.world > 1 else "auto",
-        sync_batchnorm=launch.world > 1 and torch.cuda.is_available() and options.accelerator != "cpu",
         precision=options.precision,
         max_steps=settings.max_steps,
         max_epochs=-1,

@@ -31,7 +31,7 @@ def make_method(name, contrast, momentum):
         getattr(settings, name).contrast = ContrastSettings(**contrast)
     if momentum is not None:
         getattr(settings, name).momentum = momentum
-    # a network without batch statistics, which are each process's own on the CPU
+    # a plain ViT, in double precision
     options = {"depth": 1, "embed_dim": 16, "num_heads": 2, "patch_size": 4}
     encoder = build_encoder(EncoderSettings("vit_tiny_patch16_224", 16, backbone_options=options, dim=8), seed=0)
     torch.manual_seed(0)

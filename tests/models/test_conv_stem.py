@@ -34,6 +34,13 @@ def test_stem_sees_beyond_its_cell():
     assert changed[4, 4] > 0
 
 
+def test_tokens_do_not_depend_on_the_rest_of_the_batch():
+    stem = ConvStem(16, 4, embed_dim=32).train()
+    images = torch.rand(3, 3, 16, 16)
+    torch.testing.assert_close(stem(images)[:1], stem(images[:1]))
+    assert not [name for name, _ in stem.named_buffers()]
+
+
 def test_stride_is_fixed():
     stem = ConvStem(32, 4, embed_dim=16)
     stem.set_input_size(img_size=(64, 64))
