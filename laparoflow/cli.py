@@ -65,6 +65,12 @@ COMMANDS = {
             positional="run",
         ),
         Command(
+            "evidence",
+            "ours against every control under one budget",
+            "laparoflow.evidence",
+            "EvidenceSettings",
+        ),
+        Command(
             "report",
             "one HTML page over runs",
             "laparoflow.commands",

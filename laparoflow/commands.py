@@ -10,6 +10,7 @@ from laparoflow.video.settings import PrepareSettings
 
 if TYPE_CHECKING:
     from laparoflow.demo import DemoSettings
+    from laparoflow.evidence import EvidenceSettings
     from laparoflow.export import ExportSettings
     from laparoflow.probes import ProbeSettings
     from laparoflow.training.settings import PretrainSettings
@@ -96,6 +97,13 @@ def run_export(settings: ExportSettings) -> None:
 
     for path in export_run(settings):
         print(path)
+
+
+def run_evidence(settings: EvidenceSettings) -> None:
+    """Compare methods under one budget."""
+    from laparoflow import evidence
+
+    evidence.run_evidence(settings)
 
 
 def run_demo(settings: DemoSettings) -> None:

@@ -68,7 +68,7 @@ def test_training_separates_what_moves_apart(encoder, make_view):
 
 @pytest.mark.parametrize("guide", ["flow", "flow_and_place", "shuffled", "uniform"])
 def test_guides(encoder, make_view, guide):
-    method = FlowMethod(encoder, FlowSettings(guide=guide)).eval()
+    method = FlowMethod(encoder, FlowSettings(guide=guide, contrast=ContrastSettings(positives="outside"))).eval()
     view = make_view(0)
     values = method.guide(view)
     assert values.shape[1] == (4 if guide == "flow_and_place" else 2)
@@ -108,6 +108,11 @@ def test_learned_temperature_gets_a_gradient(encoder, make_view):
 def test_settings_out_of_range_are_named(encoder, change):
     with pytest.raises(ValueError, match=next(iter(change))):
         FlowMethod(encoder, FlowSettings(**change))
+
+
+def test_equal_weights_inside_are_refused(encoder):
+    with pytest.raises(ValueError, match="constant"):
+        FlowMethod(encoder, FlowSettings(guide="uniform"))
 
 
 def test_excess_has_a_floor_of_zero(encoder, make_view):
