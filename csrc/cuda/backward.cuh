@@ -145,9 +145,10 @@ backward_kernel(BackwardArguments arguments) {
       arguments.temperature_partials[block_index()] = 0.0f;
     return;
   }
-  const Range frame_columns = frame_range(problem.column, frame);
-  const Range columns = problem.scope == Scope::kBatch ? Range{0, problem.column.total} : frame_columns;
-  const std::int64_t tiles = (columns.end - columns.begin + kColumns - 1) / kColumns;
+  const Range columns = denominator_range(problem, frame);
+  const std::int64_t first_column = columns.begin;
+  const int tiles = static_cast<int>((columns.end - columns.begin + kColumns - 1) / kColumns);
+  const WeightTiles weight_tiles(frame_range(problem.column, frame), first_column, kColumns);
 
   const DepthLayout<Engine> layout(problem.depth);
   char* memory = shared_memory();
@@ -155,12 +156,12 @@ backward_kernel(BackwardArguments arguments) {
   memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
   const int coefficients = arguments.column_coefficients != nullptr ? kCoefficients : 0;
   const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, kCoefficients);
-  auto stage_at = [&](std::int64_t tile) {
+  auto stage_at = [&](int tile) {
     return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
                                problem.flow_width);
   };
-  auto load = [&](std::int64_t tile) {
-    stage_at(tile).load(problem, layout, columns, frame_columns, columns.begin + tile * kColumns,
+  auto load = [&](int tile) {
+    stage_at(tile).load(problem, layout, frame, first_column + static_cast<std::int64_t>(tile) * kColumns,
                         arguments.column_coefficients, coefficients);
   };
 
@@ -184,7 +185,7 @@ backward_kernel(BackwardArguments arguments) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) g[m][d][e] = 0.0f;
 
-  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+  for (int tile = 0; tile < tiles; ++tile) {
     if (plan.stages == 1) {
       load(tile);
       copy_async_wait<0>();
@@ -198,11 +199,9 @@ backward_kernel(BackwardArguments arguments) {
     block_barrier();
     if (tile == 0) flows.refresh();
     const ColumnStage<Engine> stage = stage_at(tile);
-    const std::int64_t first = columns.begin + tile * kColumns;
-    const bool has_weights = first < frame_columns.end && first + kColumns > frame_columns.begin;
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
-    tile_gradient.apply(c, flows, options, stage, has_weights, scale, gain);
+    tile_gradient.apply(c, flows, options, stage, weight_tiles.holds(tile), scale, gain);
     if (wants_gradient) engine.gradient(g, c, stage.embedding, layout.padded);
     block_barrier();
   }

@@ -55,8 +55,7 @@ struct EngineHalf {
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
     const T* row_at = rows + (at.lane & 15) * stride + (at.lane >> 4) * 8;
     const T* col_at = cols + ((at.lane & 7) + (at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8;
-    constexpr int kUnroll = kRowTiles == 1 ? 1 : 2;  // with one row tile the registers go to the gradient
-#pragma unroll kUnroll
+#pragma unroll 2
     for (int k = 0; k < depth; k += 16) {
       std::uint32_t a[kRowTiles][4];
 #pragma unroll

@@ -192,7 +192,7 @@ forward_kernel(ForwardArguments arguments) {
   const RowTile<Engine> row_tile(memory, row_count, layout.padded, problem.flow_width);
   memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
   const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, 0);
-  auto stage_at = [&](std::int64_t tile) {
+  auto stage_at = [&](int tile) {
     return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
                                problem.flow_width);
   };
@@ -206,7 +206,8 @@ forward_kernel(ForwardArguments arguments) {
   Range columns = batch ? Range{0, problem.column.total} : frame_range(problem.column, static_cast<int>(group));
   columns.begin += column_slot * plan.column_chunk * kColumns;
   if (columns.end > columns.begin + plan.column_chunk * kColumns) columns.end = columns.begin + plan.column_chunk * kColumns;
-  const std::int64_t tiles = columns.end > columns.begin ? (columns.end - columns.begin + kColumns - 1) / kColumns : 0;
+  const int tiles =
+      columns.end > columns.begin ? static_cast<int>((columns.end - columns.begin + kColumns - 1) / kColumns) : 0;
 
   for (std::int64_t step = 0; step < plan.row_chunk; ++step) {
     const std::int64_t index = row_slot * plan.row_chunk + step;
@@ -215,26 +216,26 @@ forward_kernel(ForwardArguments arguments) {
     const Range rows = frame_range(problem.row, frame);
     const std::int64_t first_row = rows.begin + (batch ? index % plan.tiles_per_frame : index) * row_count;
     if (first_row >= rows.end) continue;
-    const Range frame_columns = frame_range(problem.column, frame);
+    const WeightTiles weight_tiles(frame_range(problem.column, frame), columns.begin, kColumns);
     const float gain = weight_gain(options.flow_kernel, problem.inv_bandwidth[frame]);
 
     block_barrier();
     row_tile.load(problem, layout, rows, first_row, row_count);
     if (plan.stages == 2 && tiles > 0)
-      stage_at(0).load(problem, layout, columns, frame_columns, columns.begin, nullptr, 0);
+      stage_at(0).load(problem, layout, frame, columns.begin, nullptr, 0);
 
     TileStatistics<Engine, kRowTiles, Options, kSymmetric> statistics;
     RowFlows<Options, kRowTiles> flows(row_tile.flow, row_count, warp * 16 * kRowTiles, problem.flow_width);
     float row_bias[kRows];
     for (int r = 0; r < kRows; ++r) row_bias[r] = 0.0f;
 
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      const std::int64_t first = columns.begin + tile * kColumns;
+    for (int tile = 0; tile < tiles; ++tile) {
+      const std::int64_t first = columns.begin + static_cast<std::int64_t>(tile) * kColumns;
       if (plan.stages == 1) {
-        stage_at(0).load(problem, layout, columns, frame_columns, first, nullptr, 0);
+        stage_at(0).load(problem, layout, frame, first, nullptr, 0);
         copy_async_wait<0>();
       } else if (tile + 1 < tiles) {
-        stage_at(tile + 1).load(problem, layout, columns, frame_columns, first + kColumns, nullptr, 0);
+        stage_at(tile + 1).load(problem, layout, frame, first + kColumns, nullptr, 0);
         copy_async_wait<1>();
       } else {
         copy_async_wait<0>();
@@ -251,8 +252,7 @@ forward_kernel(ForwardArguments arguments) {
       const ColumnStage<Engine> stage = stage_at(tile);
       float c[kRowTiles][Engine::kColumnTiles][4];
       engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
-      const bool has_weights = first < frame_columns.end && first + kColumns > frame_columns.begin;
-      statistics.add_tile(c, flows, options, stage, has_weights, scale, gain, row_bias,
+      statistics.add_tile(c, flows, options, stage, weight_tiles.holds(tile), scale, gain, row_bias,
                           warp_columns + warp * components * kColumns);
       if constexpr (kSymmetric) {
         block_barrier();

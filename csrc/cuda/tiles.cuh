@@ -28,6 +28,10 @@ struct Range {
 LAPAROFLOW_DEVICE Range frame_range(const Side& side, int frame) {
   return {side.offsets[frame], side.offsets[frame + 1]};
 }
+/// The columns in the denominator of a row of `frame`.
+LAPAROFLOW_DEVICE Range denominator_range(const Problem& problem, int frame) {
+  return problem.scope == Scope::kBatch ? Range{0, problem.column.total} : frame_range(problem.column, frame);
+}
 LAPAROFLOW_DEVICE bool counts(const Side& side, Range range, std::int64_t i) {
   return range.holds(i) && (side.mask == nullptr || side.mask[i] != 0);
 }
@@ -107,11 +111,14 @@ struct ColumnStage {
     coefficient = weight_bias + kColumns;
   }
 
-  /// Starts the copies of the tile at column `first`. `range` bounds the columns of the denominator,
-  /// `frame` those that share the row's frame. `coefficients` is [kCoefficients, total] or null.
-  LAPAROFLOW_DEVICE void load(const Problem& problem, const DepthLayout<Engine>& layout, Range range, Range frame,
+  /// Starts the copies of the tile at column `first` for rows of `frame`. `coefficients` is
+  /// [kCoefficients, total] or null. The ranges are read again here: held across the loop over tiles they
+  /// would cost the gradient its registers.
+  LAPAROFLOW_DEVICE void load(const Problem& problem, const DepthLayout<Engine>& layout, int frame_index,
                               std::int64_t first, const float* coefficients, int coefficient_count) const {
     const Side& side = problem.column;
+    const Range frame = frame_range(side, frame_index);
+    const Range range = denominator_range(problem, frame_index);
     load_embeddings<Engine>(embedding, side, range, first, kColumns, layout, problem.aligned);
     load_flows(flow, side, range, first, kColumns, problem.flow_width);
 #pragma unroll 1
@@ -154,6 +161,17 @@ struct RowTile {
       bias[r] = counts(problem.row, range, first + r) ? 0.0f : kExcluded;
     copy_async_commit();
   }
+};
+
+/// The column tiles of a sweep from `begin` that hold columns of the row's own frame; others have no weights.
+struct WeightTiles {
+  int first, last;
+  LAPAROFLOW_DEVICE WeightTiles(Range frame, std::int64_t begin, int columns) {
+    const std::int64_t from = frame.begin - begin, to = frame.end - begin;
+    first = from <= 0 ? 0 : static_cast<int>(from / columns);
+    last = to <= 0 || to <= from ? 0 : static_cast<int>((to + columns - 1) / columns);
+  }
+  LAPAROFLOW_DEVICE bool holds(int tile) const { return tile >= first && tile < last; }
 };
 
 /// The options of the loss as compile-time constants for the default form ...
