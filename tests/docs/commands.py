@@ -30,21 +30,26 @@ import pytest
 from laparoflow import cli
 from tests.docs.pages import ROOT, Command
 
-SMALL: dict[str, list[str]] = {
-    "demo": "--max-steps 1 --pretrain-clips 2 --test-clips 1 --frames 8 --labels 2 --seeds 0".split(),
-    "prepare": "--short-side 48 --min-motion 0 --no-progress".split()[:4],
-    "pretrain": (
-        "--max-steps 2 --batch-size 2 --encoder.backbone laparoflow_convvit_mini --encoder.image-size 32 --encoder.dim 8"
-        " --encoder.hidden 16 --views.size 16 16 --trainer.accelerator cpu --trainer.precision 32-true"
-        " --trainer.workers 0 --trainer.tensorboard false --trainer.log-every 1 --trainer.progress false"
-    ).split(),
-    "probe": (
-        "--steps 2 --labels 2 --seeds 0 --image-size 32 32 --pictures 1 --device cpu --random-control false"
-        " --finetune-steps 1"
-    ).split(),
-    "export": [],
-    "report": [],
+SMALL_OPTIONS = {
+    "demo": "--max-steps 1 --pretrain-clips 1 --test-clips 1 --frames 8 --labels 1 --seeds 0",
+    "prepare": "--short-side 48 --min-motion 0",
+    "pretrain": """
+        --max-steps 2 --batch-size 2 --encoder.backbone laparoflow_convvit_mini --encoder.image-size 32 --encoder.dim 8
+        --encoder.hidden 16 --views.size 16 16 --trainer.accelerator cpu --trainer.precision 32-true --trainer.workers 0
+        --trainer.tensorboard false --trainer.log-every 1 --trainer.progress false
+    """,
+    "probe": """
+        --steps 2 --labels 1 --seeds 0 --image-size 32 32 --pictures 1 --device cpu --random-control false
+        --finetune-steps 1
+    """,
+    "export": "",
+    "report": "",
+    "evidence": """
+        --scenes default --methods flow --seeds 0 --labels 1 --probe-steps 1 --scratch-labels 1 --scratch-steps 1
+        --max-steps 1 --pretrain-clips 1 --test-clips 1 --frames 8 --device cpu --recipe evidence-small.yaml
+    """,
 }
+SMALL = {name: options.split() for name, options in SMALL_OPTIONS.items()}
 
 
 def run_laparoflow(words: list[str], fresh: Path) -> None:

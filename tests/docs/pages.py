@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 SHELL = ("bash", "console", "sh", "shell")
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^(?P=indent)(?P=fence) *$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^(?P=indent)(?P=fence) *$",
+    re.M | re.S,
+)
 _ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -71,8 +74,13 @@ def commands_of(block: Block) -> list[Command]:
 
 
 def all_commands() -> list[Command]:
-    """Every shell command of every page."""
-    return [command for page in PAGES for block in blocks(page, *SHELL) for command in commands_of(block)]
+    """Every shell command of every page, each once."""
+    found: dict[tuple[object, ...], Command] = {}
+    for page in PAGES:
+        for block in blocks(page, *SHELL):
+            for command in commands_of(block):
+                found.setdefault((command.variables, command.words), command)
+    return list(found.values())
 
 
 def links(page: Path) -> list[str]:

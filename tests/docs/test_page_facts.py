@@ -124,7 +124,7 @@ def test_every_point_that_is_not_stated_is_an_option(row):
         parser, _ = cli.build_parser(command)
         actions = {action.dest for action in parser._actions}
         assert name in actions, f"`laparoflow {command}` has no option --{name}"
-        if default and not name == "labels":
+        if default and name != "labels":
             assert plainly(parser.get_defaults()[name]) == default, f"{span}: {parser.get_defaults()[name]}"
 
 
@@ -191,7 +191,10 @@ def test_doctests_of_the_kernels(name):
     assert failed == 0
 
 
-@pytest.mark.parametrize("name", ["flow_infonce", "flow_weighted_sum", "pairwise_flow_weights", "FlowInfoNCELoss", "backends"])
+EXPLAINED = ["flow_infonce", "flow_weighted_sum", "pairwise_flow_weights", "FlowInfoNCELoss", "backends"]
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_public_names_have_a_runnable_example(name):
     assert ">>>" in inspect.getdoc(getattr(laparoflow_kernels, name))
 
