@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from laparoflow_kernels import checks
-from laparoflow_kernels.functional import flow_infonce
+from laparoflow_kernels.distributed import METHODS, distributed_flow_infonce
+from laparoflow_kernels.functional import TensorOrList, flow_infonce
+from laparoflow_kernels.loss_forms import FlowInfoNCEStats
 
 MAD_TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution is sigma / 1.4826
 
@@ -46,12 +50,20 @@ class FlowInfoNCELoss(nn.Module):
         bandwidth: pixels of flow, or "auto".
         flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, backend: as ``flow_infonce``.
         auto_scale, auto_floor: for ``bandwidth="auto"``.
+        skip_tokens: class and register tokens at the front of query and key sequences, left out; flows and masks are
+            those of the patch tokens alone.
+        over_processes: "gathered" or "ring": negatives from the frames of all processes (``distributed_flow_infonce``; with
+            scope="batch" alone); None keeps to this process.
+        warn_share: warn, once per module, when more than this share of the queries that the mask keeps has no positive;
+            None never looks. Seen on the CPU at every call, on other devices (where looking waits for the device) at calls
+            1, 2, 4, 8, ..., and never inside torch.compile or a CUDA graph.
 
     Shapes:
-        query, key: [B, D, H, W] maps (any memory format; views may differ in size), or [B, N, D] tokens.
-        query_flow, key_flow: [B, F, H, W] (F = 2 for plain flow), or [B, N, F].
-        query_mask, key_mask: [B, H, W] or [B, N], bool, True = keep.
-        ``reduction="none"`` and statistics come as [B, N] with N = H W, row-major.
+        query, key: [B, D, H, W] maps (any memory format; views may differ in size), or [B, N, D] tokens. Queries and keys
+            may differ in number. Or lists of B maps [D, H, W] or tokens [N, D] of any sizes: then all are lists.
+        query_flow, key_flow: [B, F, H, W] (F = 2 for plain flow), or [B, N, F]; in lists [F, H, W] or [N, F].
+        query_mask, key_mask: [B, H, W] or [B, N], bool, True = keep; in lists [H, W] or [N].
+        ``reduction="none"`` and statistics come as [B, N] with N = H W, row-major (lists of [N] for lists).
 
     Example:
         >>> loss = FlowInfoNCELoss(temperature=0.1, bandwidth="auto", positives="inside")
@@ -76,8 +88,19 @@ class FlowInfoNCELoss(nn.Module):
         backend: str = "auto",
         auto_scale: float = 1.0,
         auto_floor: float = 0.25,
+        skip_tokens: int = 0,
+        over_processes: str | None = None,
+        warn_share: float | None = 0.5,
     ) -> None:
         super().__init__()
+        if isinstance(skip_tokens, bool) or not isinstance(skip_tokens, int) or skip_tokens < 0:
+            raise ValueError(f"skip_tokens: expected a whole number of at least 0, got {skip_tokens!r}")
+        if over_processes is not None:
+            checks.check_option("over_processes", over_processes, METHODS)
+            if scope != "batch":
+                raise ValueError(f"scope: expected 'batch' with over_processes={over_processes!r}, got {scope!r}")
+        if warn_share is not None and not 0 <= warn_share <= 1:
+            raise ValueError(f"warn_share: expected a share from 0 to 1, or None, got {warn_share!r}")
         if isinstance(bandwidth, str) and bandwidth != "auto":
             raise ValueError(f"bandwidth: expected a number or 'auto', got {bandwidth!r}")
         if not isinstance(bandwidth, str):
@@ -88,6 +111,9 @@ class FlowInfoNCELoss(nn.Module):
         self.temperature = temperature
         self.bandwidth = bandwidth
         self.auto_scale, self.auto_floor = auto_scale, auto_floor
+        self.over_processes = over_processes
+        self.skip_tokens, self.warn_share = skip_tokens, warn_share
+        self._calls, self._warned = 0, warn_share is None
         self.options: dict[str, Any] = dict(
             flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
             reduction=reduction, return_stats=return_stats, backend=backend,
@@ -95,47 +121,109 @@ class FlowInfoNCELoss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = {"temperature": self.temperature, "bandwidth": self.bandwidth, **self.options}
+        shown |= {"skip_tokens": self.skip_tokens, "over_processes": self.over_processes}
         return ", ".join(f"{k}={v!r}" for k, v in shown.items() if not isinstance(v, Tensor))
 
     def forward(
         self,
-        query: Tensor,
-        key: Tensor,
-        query_flow: Tensor,
-        key_flow: Tensor,
-        query_mask: Tensor | None = None,
-        key_mask: Tensor | None = None,
+        query: TensorOrList,
+        key: TensorOrList,
+        query_flow: TensorOrList,
+        key_flow: TensorOrList,
+        query_mask: TensorOrList | None = None,
+        key_mask: TensorOrList | None = None,
     ) -> Any:
         """The loss; with ``return_stats`` the pair (loss, statistics). Raises as ``flow_infonce``."""
-        query, key = (F.normalize(_tokens(n, x), dim=-1) for n, x in (("query", query), ("key", key)))
+        query, key = _tokens("query", query, self.skip_tokens), _tokens("key", key, self.skip_tokens)
+        query, key = (_each(lambda x: F.normalize(x, dim=-1), side) for side in (query, key))
         query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
-        query_mask, key_mask = (None if m is None else m.flatten(1) for m in (query_mask, key_mask))
+        query_mask, key_mask = (
+            None if m is None else m.flatten(1) if isinstance(m, Tensor) else [x.flatten() for x in m]
+            for m in (query_mask, key_mask)
+        )
         bandwidth: float | Tensor
-        if not isinstance(self.bandwidth, str):
-            bandwidth = self.bandwidth
+        if isinstance(self.bandwidth, str):
+            bandwidth = self.auto_scale * _spread(self.auto_floor, query_flow, key_flow, query_mask, key_mask)
         else:
-            flows = torch.cat([query_flow, key_flow], 1)
-            keep = None
-            if query_mask is not None or key_mask is not None:
-                keep = torch.cat(
-                    [
-                        torch.ones(f.shape[:2], dtype=torch.bool, device=f.device) if m is None else m
-                        for m, f in ((query_mask, query_flow), (key_mask, key_flow))
-                    ],
-                    1,
-                )
-            bandwidth = self.auto_scale * robust_flow_spread(flows, keep, self.auto_floor)
-        return flow_infonce(
+            bandwidth = self.bandwidth
+        look = not torch.compiler.is_compiling() and self._look_at(query)
+        options = {**self.options, "return_stats": look or self.options["return_stats"]}
+        function: Any = flow_infonce
+        if self.over_processes is not None:
+            function = distributed_flow_infonce
+            options["method"] = self.over_processes
+            del options["scope"]
+        result = function(
             query, key, query_flow, key_flow, temperature=self.temperature, bandwidth=bandwidth, query_mask=query_mask,
-            key_mask=key_mask, normalized=True, **self.options,
+            key_mask=key_mask, normalized=True, **options,
         )  # fmt: skip
+        if not look:
+            return result
+        loss, stats = result
+        self._warn_without_positives(stats, query_mask)
+        return result if self.options["return_stats"] else loss
+
+    def _look_at(self, query: TensorOrList) -> bool:
+        """Whether this call looks for queries without a positive."""
+        if self._warned:
+            return False
+        self._calls += 1
+        first = query if isinstance(query, Tensor) else query[0]
+        if first.device.type == "cpu":
+            return True
+        capturing = first.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return not capturing and self._calls & (self._calls - 1) == 0
+
+    def _warn_without_positives(self, stats: FlowInfoNCEStats, query_mask: TensorOrList | None) -> None:
+        weight_sum = _joined(stats.rows.weight_sum)
+        keep = torch.ones_like(weight_sum, dtype=torch.bool) if query_mask is None else _joined(query_mask)
+        lonely, kept = torch.stack([(keep & (weight_sum == 0)).sum(), keep.sum()]).tolist()
+        if kept and self.warn_share is not None and lonely > self.warn_share * kept:
+            self._warned = True
+            warnings.warn(
+                f"FlowInfoNCELoss: {lonely} of {kept} queries have no positive (all pair weights are 0) and are left out of "
+                "the loss; widen the bandwidth, or check the unit of the flow and the key mask (said once)",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
 
-def _tokens(name: str, value: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H W, C] (a view); [B, N, C] stays."""
+def _spread(floor: float, query_flow: Any, key_flow: Any, query_mask: Any = None, key_mask: Any = None) -> Tensor:
+    """``robust_flow_spread`` [B] of the flow of both views of each frame; tensors or lists, as in ``forward``."""
+    if isinstance(query_flow, Tensor):
+        flows, keep = torch.cat([query_flow, key_flow], 1), None
+        if query_mask is not None or key_mask is not None:
+            keep = torch.cat([_kept(query_mask, query_flow), _kept(key_mask, key_flow)], 1)
+        return robust_flow_spread(flows, keep, floor)
+    none = [None] * len(query_flow)
+    frames = zip(query_flow, key_flow, query_mask or none, key_mask or none, strict=True)
+    return torch.cat([_spread(floor, *(None if x is None else x[None] for x in frame)) for frame in frames])
+
+
+def _kept(mask: TensorOrList | None, flow: Tensor) -> Tensor:
+    return mask if isinstance(mask, Tensor) else torch.ones(flow.shape[:2], dtype=torch.bool, device=flow.device)
+
+
+def _each(function: Any, value: TensorOrList) -> TensorOrList:
+    return function(value) if isinstance(value, Tensor) else [function(x) for x in value]
+
+
+def _joined(value: TensorOrList) -> Tensor:
+    """All entries in one dimension."""
+    return value.flatten() if isinstance(value, Tensor) else torch.cat([x.flatten() for x in value])
+
+
+def _tokens(name: str, value: TensorOrList, skip: int = 0) -> TensorOrList:
+    """[B, C, H, W] -> [B, H W, C] (a view); [B, N, C] stays, less its first ``skip`` tokens; lists: the same per frame."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        for b, item in enumerate(value):
+            checks.check_tensor(f"{name}[{b}]", item)
+            if item.ndim not in (2, 3):
+                raise ValueError(f"{name}[{b}]: expected a map [C, H, W] or tokens [N, C], got shape {list(item.shape)}")
+        return [x.flatten(1).transpose(0, 1) if x.ndim == 3 else x[skip:] for x in value]
     checks.check_tensor(name, value)
     if value.ndim == 4:
         return value.flatten(2).transpose(1, 2)
     if value.ndim == 3:
-        return value
+        return value[:, skip:]
     raise ValueError(f"{name}: expected a map [B, C, H, W] or tokens [B, N, C], got shape {list(value.shape)}")

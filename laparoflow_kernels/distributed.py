@@ -1,0 +1,348 @@
+"""Negatives over processes: the loss of the joint batch, each process holding its own frames.
+
+    lse_i = log( sum_{j here} n_ij exp(s_ij)  +  sum_{j elsewhere} exp(s_ij) )
+
+A pair weight is 0 between frames, so that another process's keys only enlarge the denominator: neither their flow nor their
+frame is needed, and the joint statistics are those of the local pairs with ``lse = logaddexp(lse_here, lse_elsewhere)``.
+
+``gathered``  every process holds all keys: [world x M, D]. One gather, one call over the pairs; the key gradient comes back
+              by a reduce-scatter.
+``ring``      at step s, process r works on the keys of process r - s, which arrive in two halves: one half is in flight
+              while the other is in use. So a process holds its own keys and at most one other's. The backward pass lets
+              the keys come by again, recomputes their log-sums and sends each half's key gradient straight home.
+
+Bytes sent per process, forward: (world - 1) x M x D in both; the ring sends the keys again in its backward pass. Processes
+may hold different numbers of frames and pixels (the gather then pads to the largest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from laparoflow_kernels import checks, functional
+from laparoflow_kernels.backends import choose_backend
+from laparoflow_kernels.functional import LossResult, TensorOrList
+from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
+from laparoflow_kernels.problem import (
+    FLOW_KERNELS,
+    NEGATIVES,
+    POSITIVES,
+    REDUCTIONS,
+    PackedFrames,
+    PairProblem,
+    accumulator_dtype,
+)
+
+METHODS = ("gathered", "ring")
+
+
+def distributed_flow_infonce(
+    query: TensorOrList,
+    key: TensorOrList,
+    query_flow: TensorOrList,
+    key_flow: TensorOrList,
+    *,
+    method: str = "ring",
+    group: dist.ProcessGroup | None = None,
+    temperature: float | Tensor = 0.1,
+    bandwidth: float | Tensor = 1.0,
+    flow_kernel: str = "gaussian",
+    positives: str = "outside",
+    negatives: str = "all",
+    symmetric: bool = False,
+    query_mask: TensorOrList | None = None,
+    key_mask: TensorOrList | None = None,
+    reduction: str = "mean",
+    return_stats: bool = False,
+    normalized: bool = False,
+    backend: str = "auto",
+) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
+    """``flow_infonce(..., scope="batch")`` of the batch that all processes hold together.
+
+    Every process calls it with its own frames and the same options; inputs must agree over processes in which of them need a
+    gradient. The value is the joint loss on every process. The gradients are scaled so that their *average* over processes,
+    which DDP and FSDP take, is the gradient of the joint loss. Without a process group it is ``flow_infonce``. Not for
+    torch.compile: keep the call outside the compiled part of the step.
+
+    Args:
+        query, key, query_flow, key_flow, temperature, bandwidth, flow_kernel, positives, negatives, query_mask, key_mask,
+            normalized, backend: as ``flow_infonce``, this process's frames.
+        method: "ring" (two processes' keys in memory) or "gathered" (all of them; less to compute and to send).
+        group: process group; None is the default one.
+        symmetric: the mean of both directions; here two passes over the pairs.
+        reduction: "mean" or "sum" over the joint batch; "none" gives this process's pixels, whose gradients are then
+            *summed* over processes (multiply by the number of processes under DDP).
+        return_stats: also this process's rows (and columns) with the joint denominators, detached.
+
+    Returns:
+        As ``flow_infonce``.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: as ``flow_infonce``; ValueError for an unknown method.
+
+    Example:
+        >>> q = torch.nn.functional.normalize(torch.randn(2, 9, 4), dim=-1)
+        >>> flow = torch.randn(2, 9, 2)
+        >>> distributed_flow_infonce(q, q, flow, flow).ndim  # one process
+        0
+    """
+    for name, value, allowed in (
+        ("method", method, METHODS), ("flow_kernel", flow_kernel, FLOW_KERNELS), ("positives", positives, POSITIVES),
+        ("negatives", negatives, NEGATIVES), ("reduction", reduction, REDUCTIONS),
+    ):  # fmt: skip
+        checks.check_option(name, value, allowed)
+    options: dict[str, Any] = dict(
+        temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
+        normalized=normalized, backend=backend,
+    )  # fmt: skip
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+        return functional.flow_infonce(
+            query, key, query_flow, key_flow, scope="batch", symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
+            reduction=reduction, return_stats=return_stats, **options,
+        )  # fmt: skip
+    rows, columns = (query, query_flow, query_mask), (key, key_flow, key_mask)
+    directions = [_direction(rows, columns, method, group, options)]
+    if symmetric:
+        directions.append(_direction(columns, rows, method, group, options))
+    result = _reduce([(*direction_loss(stats), sizes) for stats, sizes in directions], reduction, group, query)
+    if not return_stats:
+        return result
+    parts: list[RowStats] = [functional._unpack_stats(stats, sizes, query) for stats, sizes in directions]
+    return result, FlowInfoNCEStats(parts[0], parts[1] if symmetric else None)
+
+
+def _direction(
+    rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], method: str, group: dist.ProcessGroup | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
+    """Joint statistics [4, T] of this process's rows, differentiable, and the frames' sizes."""
+    (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
+    packed_query, query_sizes = functional._pack("query", query)
+    packed_key, key_sizes = functional._pack("key", key)
+    functional._check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
+    dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
+    batched = isinstance(query, Tensor) and isinstance(key, Tensor)
+    query_frames = functional._frames("query", query_flow, query_mask, query_sizes, dtype, device, batched)
+    key_frames = functional._frames("key", key_flow, key_mask, key_sizes, dtype, device, batched)
+    functional._check_guides(query_frames, key_frames)
+    packed_query, packed_key = functional._autocast(packed_query, packed_key)
+    temperature = functional._temperature(options["temperature"], dtype, device)
+    bounded = functional._bounded(options["normalized"], options["temperature"])
+    chosen = choose_backend(options["backend"], device, packed_query.dtype, packed_query.shape[1])
+    here, _ = chosen.statistics(PairProblem(
+        packed_query, packed_key, query_frames, key_frames, temperature,
+        functional._inverse_bandwidth(options["bandwidth"], len(query_sizes), dtype, device),
+        options["flow_kernel"], options["positives"], options["negatives"], "batch", False, bounded,
+    ))  # fmt: skip
+
+    def log_sum(q: Tensor, k: Tensor, t: Tensor, k_mask: Tensor) -> Tensor:
+        """lse [T] of the rows over keys of other frames."""
+        frames = _strangers(q, query_frames.mask, k, k_mask)
+        problem = PairProblem(q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, bounded)
+        stats: Tensor = chosen.statistics(problem)[0]
+        return stats[STAT_LSE]
+
+    keep = key_frames.mask if key_frames.mask is not None else torch.ones_like(packed_key[:, 0], dtype=torch.bool)
+    counts = _counts(packed_key.shape[0], device, group)
+    if method == "gathered":
+        keys, masks = _GatherOthers.apply(packed_key, counts, group), _gather_others(keep, counts, group)
+        elsewhere = log_sum(packed_query, keys, temperature, masks)
+    else:
+        elsewhere = _Ring.apply(packed_query, packed_key, temperature, keep, counts, group, log_sum)
+    return torch.cat([_log_add(here[STAT_LSE], elsewhere)[None], here[STAT_LSE + 1 :]]), query_sizes
+
+
+def _strangers(query: Tensor, query_mask: Tensor | None, key: Tensor, key_mask: Tensor) -> tuple[PackedFrames, PackedFrames]:
+    """Two frames, one with all queries, one with all keys: every pair weight is 0."""
+    flow = query.new_zeros((query.shape[0] + key.shape[0], 1), dtype=accumulator_dtype(query.dtype))
+    n, m = query.shape[0], key.shape[0]
+    offsets = torch.tensor([[0, n, n], [0, 0, m]], device=query.device)
+    return (
+        PackedFrames(flow[:n], query_mask, offsets[0], (n, 0), n),
+        PackedFrames(flow[n:], key_mask.contiguous(), offsets[1], (0, m), m),
+    )
+
+
+def _log_add(a: Tensor, b: Tensor) -> Tensor:
+    """logaddexp whose gradient is 0, not NaN, where both are -inf."""
+    empty = (a == -torch.inf) & (b == -torch.inf)
+    total = torch.logaddexp(a.masked_fill(empty, 0), b.masked_fill(empty, 0))
+    return total.masked_fill(empty, -torch.inf)
+
+
+def _reduce(
+    parts: list[tuple[Tensor, Tensor, tuple[int, ...]]], reduction: str, group: dist.ProcessGroup | None, like: TensorOrList
+) -> LossResult:
+    """From (loss per pixel, valid, sizes) of each direction to the joint value with gradients to be averaged."""
+    if reduction == "none":
+        maps = [functional._unpack(loss, sizes, like) for loss, _, sizes in parts]
+        return maps[0] if len(maps) == 1 else (maps[0], maps[1])
+    world = dist.get_world_size(group)
+    sums = torch.stack([torch.stack([loss.detach().sum(), valid.sum().to(loss.dtype)]) for loss, valid, _ in parts])
+    dist.all_reduce(sums, group=group)
+    value: Tensor = sums.new_zeros(())
+    for (loss, _, _), (total, count) in zip(parts, sums.unbind(0), strict=True):
+        scale = torch.ones_like(count) if reduction == "sum" else count.clamp(min=1)
+        share = loss.sum() * (world / scale)
+        value = value + (share + (total / scale - share).detach()) / len(parts)
+    return value
+
+
+def _counts(count: int, device: torch.device, group: dist.ProcessGroup | None) -> list[int]:
+    """Key pixels of every process, in rank order."""
+    counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
+    counts[dist.get_rank(group)] = count
+    dist.all_reduce(counts, group=group)
+    return [int(c) for c in counts.tolist()]
+
+
+def _gather_others(local: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """[T_r, ...] of every other process, in rank order -> [sum of T_r, ...]."""
+    padded = local.new_zeros((max(counts), *local.shape[1:]))
+    padded[: local.shape[0]] = local
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather([_bytes(part) for part in parts], _bytes(padded), group=group)
+    rank = dist.get_rank(group)
+    return torch.cat([part[:count] for r, (part, count) in enumerate(zip(parts, counts, strict=True)) if r != rank])
+
+
+class _GatherOthers(torch.autograd.Function):
+    """``_gather_others`` whose backward pass brings every process the sum of the gradients of its part."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        return _gather_others(local, counts, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        rank, counts, grad = dist.get_rank(ctx.group), ctx.counts, grads[0]
+        before = sum(counts[:rank])
+        own = grad.new_zeros((counts[rank], grad.shape[1]))
+        total = torch.cat([grad[:before], own, grad[before:]]).to(accumulator_dtype(grad.dtype))
+        if dist.get_backend(ctx.group) == "nccl" and len(set(counts)) == 1:
+            own = total.new_empty(own.shape)
+            dist.reduce_scatter_tensor(own, total, group=ctx.group)
+        else:
+            dist.all_reduce(total, group=ctx.group)
+            own = total.split(counts)[rank]
+        return own.to(grad.dtype), None, None
+
+
+class _Ring(torch.autograd.Function):
+    """lse [T] of the rows over all other processes' keys."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, temperature: Tensor, keep: Tensor, counts: list[int],
+        group: dist.ProcessGroup | None, log_sum: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        key = key.contiguous()
+        lse = temperature.new_full((query.shape[0],), -torch.inf)
+        for visit in _visits(key, keep, counts, group):
+            lse = _log_add(lse, log_sum(query, visit.key, temperature, visit.keep))
+        ctx.save_for_backward(query, key, temperature, keep, lse)
+        ctx.counts, ctx.group, ctx.log_sum = counts, group, log_sum
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, temperature, keep, lse = ctx.saved_tensors
+        needs, dtype = ctx.needs_input_grad[:3], temperature.dtype
+        sums = [torch.zeros_like(x, dtype=dtype) if n else None for x, n in zip(ctx.saved_tensors, needs, strict=False)]
+        safe_lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # a row without a key has no share in any
+        home: _Exchange | None = None
+        for visit in _visits(key, keep, ctx.counts, ctx.group):
+            with torch.enable_grad():
+                visited = zip((query, visit.key, temperature), needs, strict=True)
+                inputs = [x.detach().requires_grad_(need) for x, need in visited]
+                part = ctx.log_sum(*inputs, visit.keep)
+            grad = grads[0] * (part.detach() - safe_lse).exp()
+            parts = iter(torch.autograd.grad(part, [x for x in inputs if x.requires_grad], grad))
+            dquery, dkey, dtemperature = (next(parts) if need else None for need in needs)
+            for total_grad, partial in ((sums[0], dquery), (sums[2], dtemperature)):
+                if total_grad is not None and partial is not None:
+                    total_grad += partial
+            if sums[1] is not None and dkey is not None:
+                _add(home, sums[1])
+                # the gradient of the half in use goes to its owner; that of our own half comes from where it is in use
+                start, stop = visit.sent
+                coming = [dkey.new_empty((stop - start, dkey.shape[1]))]
+                home = _Exchange([dkey], coming, visit.owner, visit.user, ctx.group)
+                home.rows = (start, stop)
+        if sums[1] is not None:
+            _add(home, sums[1])
+        results = [None if s is None else s.to(x.dtype) for s, x in zip(sums, ctx.saved_tensors, strict=False)]
+        return (*results, None, None, None, None)
+
+
+def _add(home: _Exchange | None, dkey: Tensor) -> None:
+    """Wait for a half's key gradient from another process and add it."""
+    if home is not None:
+        home.wait()
+        dkey[home.rows[0] : home.rows[1]] += home.received[0]
+
+
+class _Exchange:
+    """Tensors on their way to one process and from another."""
+
+    def __init__(
+        self, send: list[Tensor], receive: list[Tensor], to: int, source: int, group: dist.ProcessGroup | None
+    ) -> None:
+        self.received, self.rows = receive, (0, 0)
+        self.sent = [x.contiguous() for x in send]  # kept alive until it has left
+        peers = [dist.get_global_rank(group, r) if group is not None else r for r in (to, source)]
+        operations = [dist.P2POp(dist.isend, _bytes(x), peers[0], group) for x in self.sent if x.numel()]
+        operations += [dist.P2POp(dist.irecv, _bytes(x), peers[1], group) for x in receive if x.numel()]
+        self.pending = dist.batch_isend_irecv(operations) if operations else []
+
+    def wait(self) -> None:
+        for work in self.pending:
+            work.wait()
+        self.pending = []
+
+
+class _Visit:
+    """Half of process ``owner``'s keys, here now, while rows ``sent`` of ours are with process ``user``."""
+
+    def __init__(self, key: Tensor, keep: Tensor, owner: int, user: int, sent: tuple[int, int]) -> None:
+        self.key, self.keep, self.owner, self.user, self.sent = key, keep, owner, user, sent
+
+
+def _visits(key: Tensor, keep: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Iterator[_Visit]:
+    """The other processes' keys half by half; the next half is under way while one is in use."""
+    rank, world = dist.get_rank(group), len(counts)
+    longest = (max(counts) + 1) // 2
+    buffers = [[x.new_empty((longest, *x.shape[1:])) for x in (key, keep)] for _ in range(2)]  # in use, in flight
+
+    def start(turn: int) -> tuple[_Exchange, _Visit]:
+        step, half = divmod(turn, 2)
+        owner, user = (rank - step - 1) % world, (rank + step + 1) % world
+        begin, end = _half(counts[rank], half)
+        first, last = _half(counts[owner], half)
+        coming = [buffer[: last - first] for buffer in buffers[turn % 2]]
+        exchange = _Exchange([key[begin:end], keep[begin:end]], coming, user, owner, group)
+        return exchange, _Visit(coming[0], coming[1], owner, user, (begin, end))
+
+    turns = 2 * (world - 1)
+    following = start(0)
+    for turn in range(turns):
+        exchange, visit = following
+        exchange.wait()
+        if turn + 1 < turns:
+            following = start(turn + 1)
+        yield visit
+
+
+def _half(count: int, half: int) -> tuple[int, int]:
+    return (0, count // 2) if half == 0 else (count // 2, count)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The same memory as bytes, which every process group can send."""
+    return tensor.view(torch.uint8)

@@ -1,0 +1,217 @@
+"""Four gloo processes, gathered and in a ring, against one process that holds the joint batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
+from laparoflow_kernels.distributed import distributed_flow_infonce
+from tests.distributed.processes import run_processes
+
+WORLD = 4
+D = 5
+CASES: dict[str, dict[str, Any]] = {
+    "outside": {},
+    "inside dissimilar": dict(positives="inside", negatives="dissimilar", flow_kernel="cauchy"),
+    "symmetric": dict(symmetric=True, bandwidth=0.7),
+    "sum": dict(reduction="sum", flow_kernel="tophat"),
+    "none": dict(reduction="none"),
+    "reference": dict(backend="reference", symmetric=True),
+    "keys without gradient": {},
+    "float64": {},
+    "masked": {},
+    "list": {},
+}
+METHODS = ("gathered", "ring")
+
+
+def frames(case: str) -> list[list[torch.Tensor]]:
+    """Query, key, their flows and masks of the joint batch: one list of frames each; two frames for every process."""
+    generator = torch.Generator().manual_seed(3)
+    dtype = torch.float64 if case == "float64" else torch.float32
+    sizes = [(9, 7)] * (2 * WORLD) if case != "list" else [(3 + b, 1 + (2 * b) % 9) for b in range(2 * WORLD)]
+    parts: list[list[torch.Tensor]] = []
+    for side, width in ((0, D), (1, D), (0, 2), (1, 2)):
+        part = [torch.randn(size[side], width, generator=generator, dtype=dtype) for size in sizes]
+        parts.append([torch.nn.functional.normalize(x, dim=1) for x in part] if width == D else part)
+    parts += [[torch.rand(size[side], generator=generator) > 0.3 for size in sizes] for side in (0, 1)]
+    parts[5][2][:] = False  # a process with a frame without keys, and one without any key
+    parts[5][6][:] = False
+    parts[5][7][:] = False
+    return parts
+
+
+def inputs(case: str, rows: slice) -> tuple[list[Any], dict[str, Any]]:
+    """Leaves (query, key, temperature) of some frames, and the call's other arguments."""
+    q, k, f, g, q_mask, k_mask = ([x.clone() for x in part[rows]] for part in frames(case))
+    options = dict(CASES[case])
+    if case == "masked":
+        for side, mask in ((q, q_mask), (k, k_mask), (f, q_mask), (g, k_mask)):
+            for value, keep in zip(side, mask, strict=True):
+                value[~keep] = torch.nan
+    tensors = [q, k, f, g, q_mask, k_mask]
+    if case != "list":
+        tensors = [torch.stack(part) for part in tensors]
+    if case in ("masked", "list"):
+        options |= dict(query_mask=tensors[4], key_mask=tensors[5])
+    temperature = torch.tensor(0.2, dtype=q[0].dtype, requires_grad=True)
+    for part, needs in ((tensors[0], True), (tensors[1], case != "keys without gradient")):
+        for leaf in part if isinstance(part, list) else [part]:
+            leaf.requires_grad_(needs)
+    return [tensors[0], tensors[1], temperature, tensors[2], tensors[3]], options
+
+
+def flat(values: Any) -> list[torch.Tensor]:
+    return [values] if isinstance(values, torch.Tensor) else [y for x in values for y in flat(x)]
+
+
+def evaluate(function: Any, case: str, rows: slice) -> dict[str, Any]:
+    (q, k, t, f, g), options = inputs(case, rows)
+    loss, stats = function(q, k, f, g, temperature=t, return_stats=True, **options)
+    maps = flat(loss)
+    sum(x.sum() for x in maps).backward()
+    grads = [[None if x.grad is None else x.grad for x in flat(side)] for side in (q, k)]
+    return {"loss": [x.detach() for x in maps], "dq": grads[0], "dk": grads[1], "dt": t.grad, "lse": flat(stats.rows.lse)}
+
+
+def all_cases(rank: int, world: int) -> dict[str, Any]:
+    rows = slice(2 * rank, 2 * rank + 2)
+    results = {}
+    for case in CASES:
+        for method in METHODS:
+            results[case, method] = evaluate(
+                lambda *a, m=method, **o: distributed_flow_infonce(*a, method=m, **o), case, rows
+            )
+    return results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    return run_processes(all_cases, WORLD, tmp_path_factory.mktemp("group"))
+
+
+def joined(parts: list[list[Any]]) -> list[torch.Tensor]:
+    """Frames of all processes: tensors [2, N, D] of each, or lists of [N, D]."""
+    flattened = [x for part in parts for x in part]
+    return [frame for x in flattened for frame in (x if x.ndim == 3 else [x])]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[Any, Any]], case: str, method: str) -> None:
+    whole = evaluate(lambda *a, **o: flow_infonce(*a, scope="batch", **o), case, slice(None))
+    parts = [result[case, method] for result in results]
+    tolerance = dict(rtol=1e-5, atol=1e-6) if case != "float64" else dict(rtol=1e-12, atol=1e-13)
+    reduced = CASES[case].get("reduction") != "none"
+    scale = 1 / WORLD if reduced else 1.0
+    if reduced:
+        for part in parts:
+            torch.testing.assert_close(part["loss"], whole["loss"], **tolerance)
+    else:
+        torch.testing.assert_close(torch.cat([part["loss"][0] for part in parts]), whole["loss"][0], **tolerance)
+    torch.testing.assert_close(torch.cat([x.flatten() for p in parts for x in p["lse"]]),
+                               torch.cat([x.flatten() for x in whole["lse"]]), **tolerance)  # fmt: skip
+    torch.testing.assert_close(sum(part["dt"] for part in parts) * scale, whole["dt"], **tolerance)
+    for name in ("dq", "dk"):
+        if name == "dk" and case == "keys without gradient":
+            assert all(x is None for part in parts for x in part["dk"])
+            continue
+        expected = joined([whole[name]])
+        assert max(x.abs().max().item() for x in expected if x.numel()) > 1e-3
+        for a, b in zip(joined([part[name] for part in parts]), expected, strict=True):
+            torch.testing.assert_close(a * scale, b, **tolerance)
+
+
+def build() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, D, 1))
+
+
+def pictures() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(2 * WORLD, c, 4, 4, generator=generator) for c in (3, 3, 2, 2))
+
+
+def wrapped_step(rank: int, world: int) -> dict[str, Any]:
+    rows = slice(2 * rank, 2 * rank + 2)
+    first, second, f, g = (x[rows] for x in pictures())
+    results = {}
+    for method in METHODS:
+        loss_of = FlowInfoNCELoss(scope="batch", over_processes=method, symmetric=True)
+        for wrapper in ("none", "ddp", "fsdp2"):
+            model: Any = build()
+            if wrapper == "ddp":
+                model = torch.nn.parallel.DistributedDataParallel(model)
+            elif wrapper == "fsdp2":
+                from torch.distributed.fsdp import fully_shard
+
+                fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (world,)))
+            # both views in one call, as the wrappers expect one forward before a backward
+            q, k = model(torch.cat([first, second])).chunk(2)
+            loss_of(q, k, f, g).backward()
+            grads = [p.grad for p in model.parameters()]
+            if wrapper == "fsdp2":
+                grads = [grad.full_tensor() for grad in grads]
+            if wrapper == "none":
+                for grad in grads:
+                    dist.all_reduce(grad)
+                    grad /= world
+            results[wrapper, method] = [grad.clone() for grad in grads]
+    return results
+
+
+def test_ddp_fsdp2_and_no_wrapper_give_the_joint_gradient(tmp_path: Path) -> None:
+    model = build()
+    first, second, f, g = pictures()
+    q, k = model(torch.cat([first, second])).chunk(2)
+    FlowInfoNCELoss(scope="batch", symmetric=True)(q, k, f, g).backward()
+    expected = [p.grad for p in model.parameters()]
+    for result in run_processes(wrapped_step, WORLD, tmp_path):
+        for name, grads in result.items():
+            for a, b in zip(grads, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def held_keys(rank: int, world: int) -> dict[str, int]:
+    """Most bytes that are alive at once, beyond what was there before, in blocks of at least half of a process's keys."""
+    from tests.distributed.live_tensors import LiveBytes
+
+    m = 512
+    q = torch.nn.functional.normalize(torch.randn(1, 4, 256), dim=-1).requires_grad_()
+    k = torch.nn.functional.normalize(torch.randn(1, m, 256), dim=-1).requires_grad_(False)
+    f, g = torch.zeros(1, 4, 2), torch.zeros(1, m, 2)
+    peaks = {}
+    for method in METHODS:
+        with LiveBytes(at_least=m * 256 * 4 // 2) as live:
+            distributed_flow_infonce(q, k, f, g, method=method).backward()
+        peaks[method] = live.peak
+    return peaks
+
+
+def test_the_ring_holds_one_other_process_s_keys(tmp_path: Path) -> None:
+    own = 512 * 256 * 4
+    for peaks in run_processes(held_keys, WORLD, tmp_path):
+        assert 0 < peaks["ring"] <= own
+        assert peaks["gathered"] >= (WORLD - 1) * own
+
+
+def test_without_a_process_group_it_is_the_batch_scope_loss() -> None:
+    (q, k, t, f, g), _ = inputs("outside", slice(None))
+    for method in METHODS:
+        torch.testing.assert_close(distributed_flow_infonce(q, k, f, g, temperature=t, method=method),
+                                   flow_infonce(q, k, f, g, temperature=t, scope="batch"))  # fmt: skip
+
+
+def test_bad_options_are_named() -> None:
+    (q, k, _, f, g), _ = inputs("outside", slice(None))
+    with pytest.raises(ValueError, match="method: expected one of 'gathered', 'ring', got 'star'"):
+        distributed_flow_infonce(q, k, f, g, method="star")
+    with pytest.raises(ValueError, match="over_processes: expected one of"):
+        FlowInfoNCELoss(scope="batch", over_processes="star")
+    with pytest.raises(ValueError, match="scope: expected 'batch' with over_processes='ring', got 'frame'"):
+        FlowInfoNCELoss(over_processes="ring")
