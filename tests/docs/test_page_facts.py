@@ -160,6 +160,27 @@ def test_contributing_names_every_file_that_knows_a_weight_kernel():
     assert not missing, f"CONTRIBUTING.md names files that are not there: {missing}"
 
 
+SRUN = {"--nodes", "--ntasks-per-node", "--signal"}  # options of SLURM that TRAINING.md names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_within_sentences_exist(page):
+    """In running text too, a command or an option of ours is one that there is."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    parsers = [cli.build_parser(name)[0] for name in cli.COMMANDS]
+    options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    for span in code_spans(page.read_text(encoding="utf-8")):
+        words = span.split()
+        if words[:1] == ["make"] and len(words) > 1:
+            assert re.search(rf"^{re.escape(words[1])}:", makefile, re.M), f"{page.name}: no target for `{span}`"
+        elif words[:1] == ["laparoflow"] and len(words) > 1 and not words[1].isupper():
+            assert words[1] in cli.COMMANDS, f"{page.name}: `{span}` is no command"
+        elif page.name in ("TRAINING.md", "DATA.md", "FIDELITY.md", "README.md") and span.startswith("--"):
+            option = "--" + re.split(r"[ =]", span[2:])[0].replace("-", "_")
+            known = option in options or any(one.startswith(option + ".") for one in options)
+            assert known or span.split("=")[0] in SRUN, f"{page.name}: `{span}` is no option"
+
+
 def test_every_data_set_has_a_command():
     commands = "\n".join(block.text for block in blocks(ROOT / "docs" / "DATA.md", "bash"))
     assert {name for name in dataset_names() if f"--dataset {name} " not in commands} == set()
