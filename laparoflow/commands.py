@@ -51,7 +51,8 @@ def run_pretrain(settings: PretrainSettings) -> None:
     from laparoflow.training.run import pretrain
 
     summary = pretrain(settings)
-    print(f"{summary['steps']} steps, loss {summary['loss']:.4f}, {summary['seconds']:.0f} s; run in {settings.out}")
+    loss = "nothing left to do" if summary["loss"] is None else f"loss {summary['loss']:.4f}"
+    print(f"{summary['steps']} steps, {loss}, {summary['seconds']:.0f} s; run in {settings.out}")
 
 
 def run_probe(settings: ProbeSettings) -> None:

@@ -92,12 +92,13 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
             print(f"stopped by signal {stopper.stopped}; saved. Go on with --resume true --out {out}", file=sys.stderr)
         raise Interrupted(128 + stopper.stopped)
     trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     summary = {
         "kind": "pretrain",
         "method": settings.method.name,
         "steps": trainer.global_step,
-        "loss": float(trainer.callback_metrics["loss"]),
-        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "loss": metrics.get("loss"),  # None where a finished run was resumed and nothing was left to do
+        "metrics": metrics,
         "seconds": time.perf_counter() - begun,
         "frames": len(cache),
         "data_hash": cache.content_hash,

@@ -54,6 +54,14 @@ def test_nothing_to_resume_and_no_cache_are_named(make_settings, tmp_path):
     assert not settings.out.exists()
 
 
+def test_a_finished_run_resumes_to_nothing_and_goes_further_when_asked(make_settings):
+    pretrain(make_settings(max_steps=2))
+    assert pretrain(make_settings(max_steps=2, resume=True))["loss"] is None
+    further = make_settings(max_steps=4, resume=True)
+    assert pretrain(further)["steps"] == 4
+    assert sorted(logged(further.out)) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resumed_run_equals_the_uninterrupted_one(make_settings, accumulate):
     trainer = {"checkpoint_every": 3, "keep": 9, "accumulate": accumulate}
