@@ -265,7 +265,7 @@ def measure(backend: str, problem: Any, repeats: int) -> Iterator[Row]:
     module = load_backend(backend)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    rows, columns = module.statistics(problem)
+    rows, _columns = module.statistics(problem)
     wrt = (problem.query, problem.key)
     upstream = torch.zeros_like(rows)
     upstream[0], upstream[2] = 1 / rows.shape[1], -1 / rows.shape[1]
@@ -320,8 +320,7 @@ def tune() -> Iterator[Row]:
 
     for dim in SIZES:
         for symmetric in (False, True):
-            for row in measure("triton", make_problem(PIXELS, dim, symmetric=symmetric), repeats=3):
-                yield row
+            yield from measure("triton", make_problem(PIXELS, dim, symmetric=symmetric), repeats=3)
     for key, entries in tiles._memory.items():
         yield {"tiles": key, "entries": entries}
 

@@ -60,7 +60,7 @@ def execute(assembly: str, operands: list[np.ndarray]) -> dict[str, np.ndarray]:
     return values
 
 
-@pytest.mark.parametrize("special", (1, 2, 4))
+@pytest.mark.parametrize("special", [1, 2, 4])
 def test_the_assembly_is_the_exponential(special: int) -> None:
     exponent = np.concatenate([np.linspace(-127, 0, 200_001), -np.geomspace(1e-9, 126.999, 100_000), [-126.0, -127.0, 0.0]])
     factor = F32(-0.72134752)

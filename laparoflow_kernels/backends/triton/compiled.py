@@ -70,9 +70,7 @@ class Variant:
         shift = INSIDE_SHIFT if self.bounded and inside else 0.0
         quantities = 4 if self.bounded else 6 if inside else 5
         if self.kernel == "finish":
-            return dict(
-                BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, FIXED_SHIFT=shift, QUANTITIES=quantities
-            )
+            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, FIXED_SHIFT=shift, QUANTITIES=quantities)
         if self.kernel == "coefficients":
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded)
         if self.kernel == "weighted_sum":
@@ -97,7 +95,7 @@ class Variant:
         precision = "half" if self.dtype in ("bf16", "fp16") and self.kernel != "weighted_sum" else self.precision
         if self.kernel in ("finish", "coefficients"):
             return Tile(ROW_BLOCK, 1, 4, 1)
-        width = constants.get("BLOCK_D", constants.get("BLOCK_C"))
+        width = int(constants["BLOCK_C" if self.kernel == "weighted_sum" else "BLOCK_D"])
         return tiles.candidates(self.kernel, precision, width, capability, tiles.is_heavy(constants))[0]
 
 
@@ -196,10 +194,10 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
 def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
     """Innermost loops that use the special function unit: the loops over tiles of pairs.
 
-    What lies behind the last unconditional EXIT are waits moved out of line, whose jump back is no loop.
+    What lies behind the last EXIT are waits moved out of line, whose jump back is no loop.
     """
     code = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
-    last_exit = max(address for address, text in code if text.strip() == "EXIT")
+    last_exit = max(address for address, text in code if operation(text) == "EXIT")
     code = [(address, text) for address, text in code if address <= last_exit]
     spans = []
     for address, text in code:

@@ -209,7 +209,8 @@ def backward_tile(
         other_flow = load_flow(
             other_flow_base + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), other_valid, float("inf"), F
         )
-        weight, distance, factor = pair_weight(squared_distance(own_flow, other_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
+        squared = squared_distance(own_flow, other_flow, F)
+        weight, distance, factor = pair_weight(squared, inverse_bandwidth, FLOW_KERNEL, SPECIAL)
     other_coefficients = own_coefficients
     if OTHER_TERMS:
         other_coefficients = load_coefficients(

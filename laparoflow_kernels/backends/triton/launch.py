@@ -46,11 +46,19 @@ def forward(
         ValueError: D over 256, F over 8, or 2^31 rows or more.
     """
     check_sizes(query, key, query_flow)
-    sides = (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key)
-    options = (temperature, inv_bandwidth, flow_kernel, positives == "inside", negatives == "dissimilar", scope == "batch")
-    rows, columns = one_pass((query, key), *sides, *options, bounded, symmetric and bounded)
+    options: dict[str, Any] = dict(
+        temperature=temperature, inv_bandwidth=inv_bandwidth, flow_kernel=flow_kernel, inside=positives == "inside",
+        dissimilar=negatives == "dissimilar", batch=scope == "batch", bounded=bounded, symmetric=symmetric and bounded,
+    )  # fmt: skip
+    rows, columns = one_pass(
+        (query, key), (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
+        **options,
+    )  # fmt: skip
     if symmetric and not bounded:
-        columns, _ = one_pass((key, query), *(side[::-1] for side in sides), *options, bounded, False)
+        columns, _ = one_pass(
+            (key, query), (key_flow, query_flow), (key_offsets, query_offsets), (key_mask, query_mask),
+            (max_key, max_query), **options,
+        )  # fmt: skip
     return rows, columns
 
 
@@ -62,7 +70,7 @@ def one_pass(
     """Statistics of the first of each pair against the second, and with symmetric of the second against the first."""
     query, key = embeddings
     frames, total_query, total_key = offsets[0].numel() - 1, query.shape[0], key.shape[0]
-    constants = dict(
+    constants: dict[str, Any] = dict(
         D=query.shape[1], F=flows[0].shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
         INSIDE=inside, DISSIMILAR=dissimilar, BATCH=batch, SYMMETRIC=symmetric, BOUNDED=bounded,
         FIXED_SHIFT=INSIDE_SHIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
@@ -75,7 +83,7 @@ def one_pass(
         row_groups, splits = forward_grid(tile, frames, largest[0], reach, batch, symmetric, query.device)
         slots = row_groups * (frames if batch else 1)
         row_partial = torch.empty(
-            (splits, constants["QUANTITIES"], total_query), dtype=flows[0].dtype, device=query.device
+            (splits, int(constants["QUANTITIES"]), total_query), dtype=flows[0].dtype, device=query.device
         )
         column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
         forward_kernel[(frames * row_groups, splits)](
@@ -195,9 +203,7 @@ def backward(
         return dquery, dkey, dtemperature
 
 
-def coefficients(
-    stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]
-) -> Tensor:
+def coefficients(stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
     """Per-row coefficients [4, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
     total = stats.shape[1]
     result = torch.empty((4, total), dtype=stats.dtype, device=stats.device)

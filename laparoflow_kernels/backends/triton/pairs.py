@@ -35,7 +35,7 @@ EXP2_COEFFICIENTS = (0.6931469776, 0.2402224208, 0.0555073374, 0.0096715127, 0.0
 def _hexadecimal(value: float) -> str:
     import struct
 
-    return "0f%08X" % struct.unpack("<I", struct.pack("<f", value))[0]
+    return "0f{:08X}".format(struct.unpack("<I", struct.pack("<f", value))[0])
 
 
 def _polynomial_assembly(index: int, result: int, base: int, factor: int) -> str:

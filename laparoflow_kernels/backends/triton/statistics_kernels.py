@@ -5,11 +5,11 @@ For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / tem
     den = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
     X   = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
 
-``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp
-are running maxima, kept in units of q.k: z - m is the difference of two products, scaled after the subtraction, so that
-a large logit is not rounded twice. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same
-exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel once per
-direction instead.
+``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp are
+running maxima, kept in units of q.k: z - m is the difference of two products, scaled after the subtraction, so that a
+large logit is not rounded twice. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs,
+with the same exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel
+once per direction instead.
 
 Grid: axis 0 = frame x group of row tiles, axis 1 = split of the key tiles. Each program keeps the row sums of its
 tile in registers and writes them to a partial buffer [splits, quantities, Tq]; column sums go by load-add-store to the
@@ -139,7 +139,8 @@ def forward_tile(
     den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+    SPECIAL: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N)
@@ -156,7 +157,9 @@ def forward_tile(
     if WEIGHTED:
         k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
         weight, distance, factor = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
-    tile_den, tm, tw, th, tx, tmp = tile_sums(s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED)
+    tile_den, tm, tw, th, tx, tmp = tile_sums(
+        s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+    )
     den, m = merge(den, m, tile_den, tm, scale, BOUNDED)
     if WEIGHTED:
         w += tw

@@ -45,7 +45,7 @@ HALF_TILES = {
     ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 4, 2), Tile(128, 64, 8, 2)),
     ("symmetric", False): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
     ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
-    ("backward", True): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
+    ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
 }
 TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
@@ -57,7 +57,6 @@ TF32_TILES = {
 # where another architecture needs another tile: (capability, kernel, heavy, padded D up to)
 EXCEPTIONS = {
     (80, "backward", False, 256): Tile(64, 32, 4, 1),
-    (80, "backward", True, 64): Tile(64, 32, 4, 2),
     (80, "backward", True, 256): Tile(64, 32, 8, 1),
     (80, "forward", True, 64): Tile(128, 32, 4, 3),
     (80, "forward", True, 128): Tile(64, 32, 4, 2),
@@ -65,7 +64,7 @@ EXCEPTIONS = {
     (100, "symmetric", False, 64): Tile(64, 16, 4, 3),
     (100, "symmetric", False, 128): Tile(64, 16, 4, 2),
     (100, "symmetric", False, 256): Tile(64, 16, 4, 2),
-    (100, "backward", True, 64): Tile(64, 32, 4, 2),
+    (100, "forward", True, 256): Tile(128, 32, 8, 2),
 }
 
 

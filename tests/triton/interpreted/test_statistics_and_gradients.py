@@ -25,9 +25,9 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("positives", ("outside", "inside"))
-@pytest.mark.parametrize("negatives", ("all", "dissimilar"))
-@pytest.mark.parametrize("scope", ("frame", "batch"))
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("negatives", ["all", "dissimilar"])
+@pytest.mark.parametrize("scope", ["frame", "batch"])
 def test_every_option_of_the_gaussian_loss(positives: str, negatives: str, scope: str) -> None:
     for symmetric, bounded in itertools.product(BOOL, BOOL):
         assert_right(
@@ -38,8 +38,8 @@ def test_every_option_of_the_gaussian_loss(positives: str, negatives: str, scope
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("flow_kernel", ("laplace", "cauchy", "tophat"))
-@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("flow_kernel", ["laplace", "cauchy", "tophat"])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_every_flow_kernel(flow_kernel: str, positives: str) -> None:
     for bounded in BOOL:
         assert_right(
@@ -50,8 +50,8 @@ def test_every_flow_kernel(flow_kernel: str, positives: str) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16, torch.float16))
-@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_every_dtype(dtype: torch.dtype, positives: str) -> None:
     for bounded in BOOL:
         assert_right(problem(dtype=dtype, dim=31, positives=positives, symmetric=bounded, bounded=bounded))
@@ -77,8 +77,8 @@ def test_every_number_of_flow_components(flow_dim: int) -> None:
     assert_right(problem((33,), (40,), 16, flow_dim=flow_dim, spread=1.0))
 
 
-@pytest.mark.parametrize("temperature", (0.01, 0.025, 1.0))
-@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("temperature", [0.01, 0.025, 1.0])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_temperatures(temperature: float, positives: str) -> None:
     for negatives in ("all", "dissimilar"):
         assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=False))
@@ -95,7 +95,7 @@ def test_all_negative_logits_with_ragged_tiles(bounded: bool) -> None:
     assert_right(p)
 
 
-@pytest.mark.parametrize("negatives", ("all", "dissimilar"))
+@pytest.mark.parametrize("negatives", ["all", "dissimilar"])
 @pytest.mark.parametrize("bounded", BOOL)
 def test_all_flows_equal(negatives: str, bounded: bool) -> None:
     p = problem(spread=0.0, offset=3.0, negatives=negatives, bounded=bounded, positives="inside", symmetric=True)
@@ -103,13 +103,13 @@ def test_all_flows_equal(negatives: str, bounded: bool) -> None:
     assert (got.row_stats[1] == torch.repeat_interleave(torch.tensor([65.0, 90.0]), torch.tensor([70, 33]))).all()
 
 
-@pytest.mark.parametrize("flow_kernel", ("gaussian", "laplace", "cauchy", "tophat"))
+@pytest.mark.parametrize("flow_kernel", ["gaussian", "laplace", "cauchy", "tophat"])
 def test_large_flows_keep_their_small_differences(flow_kernel: str) -> None:
     assert_right(problem(offset=1e4, flow_kernel=flow_kernel))
 
 
 @pytest.mark.parametrize("bounded", BOOL)
-@pytest.mark.parametrize("positives", ("outside", "inside"))
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_tiny_weights(bounded: bool, positives: str) -> None:
     """Rows whose best weight is anywhere down to 2^-126, and rows with none."""
     p = problem((64,), (3,), 8, flow_dim=1, temperature=0.03, positives=positives, bounded=bounded, symmetric=True)

@@ -1,0 +1,131 @@
+"""Availability with its reason, and the choice of tiles: timed once for a class of sizes, kept on disk."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from laparoflow_kernels.backends.triton import availability, tiles
+from laparoflow_kernels.backends.triton.tiles import Tile
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setenv("LAPAROFLOW_TRITON_CACHE", str(tmp_path / "cache" / "tiles.json"))
+    monkeypatch.delenv("LAPAROFLOW_TRITON_AUTOTUNE", raising=False)
+    tiles.forget()
+    yield tmp_path / "cache" / "tiles.json"
+    tiles.forget()
+
+
+class Timer:
+    """Says that the last candidate is fastest, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Tile] = []
+
+    def __call__(self, tile: Tile) -> float:
+        self.asked.append(tile)
+        return 1.0 / len(self.asked)
+
+
+def choose(pairs: int, time: Callable[[Tile], float] | None, options: str = "F=2") -> Tile:
+    return tiles.choose("forward", options, "half", 64, False, torch.device("cuda"), pairs, time)
+
+
+def test_a_class_of_sizes_is_timed_once(fake_gpu: Path) -> None:
+    timer = Timer()
+    best = choose(10**10, timer)
+    assert best == timer.asked[-1] != timer.asked[0]
+    count = len(timer.asked)
+    for n in (100_001, 99_999, 60_000, 150_000):
+        assert choose(n * n, timer) == best
+    assert len(timer.asked) == count, "another N was timed again"
+    choose(10**10, timer, options="F=3")
+    assert len(timer.asked) == 2 * count, "another variant must be timed"
+
+
+def test_the_answer_survives_the_process(fake_gpu: Path) -> None:
+    best = choose(10**10, Timer())
+    stored = json.loads(fake_gpu.read_text())
+    assert len(stored) == 1
+    tiles.forget()
+    timer = Timer()
+    assert choose(10**10, timer) == best and not timer.asked
+
+
+def test_a_damaged_cache_costs_one_tuning_run(fake_gpu: Path) -> None:
+    fake_gpu.parent.mkdir()
+    fake_gpu.write_text('{"half a line')
+    timer = Timer()
+    choose(10**10, timer)
+    assert timer.asked and json.loads(fake_gpu.read_text())
+
+
+def test_when_nothing_is_timed(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = tiles.candidates("forward", "half", 64, 90, False)[0]
+    timer = Timer()
+    assert choose(1000, timer) == default
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert choose(10**10, timer) == default
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setenv("LAPAROFLOW_TRITON_AUTOTUNE", "0")
+    assert choose(10**10, timer) == default
+    monkeypatch.delenv("LAPAROFLOW_TRITON_AUTOTUNE")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert choose(10**10, timer) == default
+    assert not timer.asked and not fake_gpu.exists()
+
+
+def test_forced_tiles_hold_inside_the_block_alone(fake_gpu: Path) -> None:
+    tile = Tile(16, 16, 4, 1)
+    with tiles.forced(forward=tile):
+        assert choose(10**10, None) == tile
+    assert choose(10**10, None) != tile
+
+
+def test_reasons_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert "TRITON_INTERPRET=1" in availability.unavailable(cpu, torch.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert availability.unavailable(cuda, torch.float32) == "torch sees no CUDA device"
+    monkeypatch.setattr(availability, "triton_version", lambda: "3.5.1")
+    assert "at least 3.6" in availability.unavailable(cuda, torch.float32)
+    monkeypatch.setattr(availability, "triton_version", lambda: None)
+    assert "not installed" in availability.unavailable(cuda, torch.float32)
+
+
+def test_reasons_by_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "an old GPU")
+    capability = [(7, 5)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability[0])
+    cuda = torch.device("cuda")
+    assert "sm_75, at least sm_80" in availability.unavailable(cuda, torch.float32)
+    capability[0] = (9, 0)
+    assert availability.unavailable(cuda, torch.bfloat16) is None
+    assert "float64" in availability.unavailable(cuda, torch.float64)
+    assert "int32" in availability.unavailable(cuda, torch.int32)
+
+
+def test_importing_the_package_does_not_import_triton() -> None:
+    """Nor the kernels: what torch itself imports is not counted."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import laparoflow_kernels;"
+        "new = {m for m in set(sys.modules) - before if m.split('.')[0] == 'triton' or m.endswith('_kernels.launch')};"
+        "assert not new, sorted(new)[:5]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
