@@ -29,6 +29,7 @@ def tiny(folder: Path, **changes: object) -> EvidenceSettings:
         "labels": [1, 3],
         "scratch_labels": [3],
         "scratch_steps": 2,
+        "max_steps": 2,
         "probe_steps": 5,
         "recipe": str(recipe),
         "pretrain_clips": 1,
