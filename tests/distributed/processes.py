@@ -14,7 +14,8 @@ import torch.multiprocessing as mp
 
 def run_processes(function: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
     """``[function(rank, world, *args) for rank]``, each in a process of one gloo group; a failure shows its traceback."""
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")  # one import of torch for all processes
+    context.set_forkserver_preload(["laparoflow_kernels", "torch.distributed.fsdp", function.__module__])
     folder.mkdir(parents=True, exist_ok=True)
     workers = [context.Process(target=_work, args=(function, rank, world, folder, args)) for rank in range(world)]
     for worker in workers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import torch.distributed as dist
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
 from laparoflow_kernels.distributed import distributed_flow_infonce
+from tests.distributed.live_tensors import LiveBytes
 from tests.distributed.processes import run_processes
 
 WORLD = 4
@@ -90,11 +90,6 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
     return results
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    return run_processes(all_cases, WORLD, tmp_path_factory.mktemp("group"))
-
-
 def joined(parts: list[list[Any]]) -> list[torch.Tensor]:
     """Frames of all processes: tensors [2, N, D] of each, or lists of [N, D]."""
     flattened = [x for part in parts for x in part]
@@ -103,9 +98,9 @@ def joined(parts: list[list[Any]]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[Any, Any]], case: str, method: str) -> None:
+def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[str, Any]], case: str, method: str) -> None:
     whole = evaluate(lambda *a, **o: flow_infonce(*a, scope="batch", **o), case, slice(None))
-    parts = [result[case, method] for result in results]
+    parts = [result["cases"][case, method] for result in results]
     tolerance = dict(rtol=1e-5, atol=1e-6) if case != "float64" else dict(rtol=1e-12, atol=1e-13)
     reduced = CASES[case].get("reduction") != "none"
     scale = 1 / WORLD if reduced else 1.0
@@ -165,22 +160,20 @@ def wrapped_step(rank: int, world: int) -> dict[str, Any]:
     return results
 
 
-def test_ddp_fsdp2_and_no_wrapper_give_the_joint_gradient(tmp_path: Path) -> None:
+def test_ddp_fsdp2_and_no_wrapper_give_the_joint_gradient(results: list[dict[str, Any]]) -> None:
     model = build()
     first, second, f, g = pictures()
     q, k = model(torch.cat([first, second])).chunk(2)
     FlowInfoNCELoss(scope="batch", symmetric=True)(q, k, f, g).backward()
     expected = [p.grad for p in model.parameters()]
-    for result in run_processes(wrapped_step, WORLD, tmp_path):
-        for name, grads in result.items():
+    for result in results:
+        for name, grads in result["wrapped"].items():
             for a, b in zip(grads, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def held_keys(rank: int, world: int) -> dict[str, int]:
     """Most bytes that are alive at once, beyond what was there before, in blocks of at least half of a process's keys."""
-    from tests.distributed.live_tensors import LiveBytes
-
     m = 512
     q = torch.nn.functional.normalize(torch.randn(1, 4, 256), dim=-1).requires_grad_()
     k = torch.nn.functional.normalize(torch.randn(1, m, 256), dim=-1).requires_grad_(False)
@@ -193,11 +186,20 @@ def held_keys(rank: int, world: int) -> dict[str, int]:
     return peaks
 
 
-def test_the_ring_holds_one_other_process_s_keys(tmp_path: Path) -> None:
+def test_the_ring_holds_one_other_process_s_keys(results: list[dict[str, Any]]) -> None:
     own = 512 * 256 * 4
-    for peaks in run_processes(held_keys, WORLD, tmp_path):
+    for peaks in (result["held"] for result in results):
         assert 0 < peaks["ring"] <= own
         assert peaks["gathered"] >= (WORLD - 1) * own
+
+
+def everything(rank: int, world: int) -> dict[str, Any]:
+    return {"cases": all_cases(rank, world), "wrapped": wrapped_step(rank, world), "held": held_keys(rank, world)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_processes(everything, WORLD, tmp_path_factory.mktemp("group"))
 
 
 def test_without_a_process_group_it_is_the_batch_scope_loss() -> None:
