@@ -8,53 +8,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gemm.h"
+#include "products.h"
 #include "sweep.h"
 
 namespace {
-
-using namespace laparoflow::cpu;
-
-LF_INLINE float bits_to_float(uint32_t bits) {
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
-LF_INLINE float bfloat16_to_float(uint16_t x) { return bits_to_float(uint32_t(x) << 16); }
-LF_INLINE float half_to_float(uint16_t x) {
-  // normals: move the exponent; subnormals: through a float subtraction; inf and nan keep a full exponent
-  const uint32_t sign = uint32_t(x & 0x8000) << 16, rest = uint32_t(x & 0x7fff) << 13;
-  const float normal = bits_to_float(rest) * 0x1p112f;
-  return bits_to_float(sign | ((x & 0x7c00) == 0x7c00 ? (rest | 0x7f800000) : [&] {
-                         uint32_t b;
-                         std::memcpy(&b, &normal, 4);
-                         return b;
-                       }()));
-}
-
-template <class T>
-void convert_row(const void* data, Element element, int64_t offset, int64_t n, T* out) {
-  switch (element) {
-    case Element::kFloat:
-      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<const float*>(data)[offset + i];
-      break;
-    case Element::kDouble:
-      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<const double*>(data)[offset + i]);
-      break;
-    case Element::kBFloat16:
-      for (int64_t i = 0; i < n; ++i) out[i] = bfloat16_to_float(static_cast<const uint16_t*>(data)[offset + i]);
-      break;
-    case Element::kHalf:
-      for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(static_cast<const uint16_t*>(data)[offset + i]);
-      break;
-  }
-}
-
-// A run of at most kChunk keys, all of them possible positives or none.
-struct KeyRun {
-  int64_t begin, count;
-  bool weighted;
-};
 
 template <class T, class Visit>
 void for_each_run(const BlockTask<T>& task, const Visit& visit) {
@@ -66,23 +23,19 @@ void for_each_run(const BlockTask<T>& task, const Visit& visit) {
 
 template <class T>
 struct Scratch {
-  T* query_columns;  // [dim, kRows]: q^T
-  T* query_rows;     // [kRows, padded dim]
-  T* dquery;         // [kRows, padded dim]
-  T* keys;           // [kChunk, padded dim], for keys that need converting or padding
-  T* products;       // [kChunk, kRows]
-  T *a, *b;          // [keys, kRows] each, fused form
+  T* dquery;    // [kRows, padded dim]
+  T* chunk;     // [kChunk, kRows]: logits, then dS
+  T *a, *b;     // [keys, kRows] each, fused form
+  T* products;  // of Products
 
   static int64_t size(int64_t dim, int64_t keys, bool stored) {
-    return (3 * kRows + kChunk) * padded(dim) + kChunk * kRows + (stored ? 2 * keys * kRows : 0);
+    return kRows * padded(dim) + kChunk * kRows + Products<T>::scratch_size(dim) + (stored ? 2 * keys * kRows : 0);
   }
   Scratch(T* base, int64_t dim, int64_t keys) {
-    query_columns = base;
-    query_rows = query_columns + kRows * padded(dim);
-    dquery = query_rows + kRows * padded(dim);
-    this->keys = dquery + kRows * padded(dim);
-    products = this->keys + kChunk * padded(dim);
-    a = products + kChunk * kRows;
+    dquery = base;
+    chunk = dquery + kRows * padded(dim);
+    products = chunk + kChunk * kRows;
+    a = products + Products<T>::scratch_size(dim);
     b = a + keys * kRows;
   }
 };
@@ -91,7 +44,10 @@ template <class T>
 class Block {
  public:
   Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch)
-      : pairs_(pairs), task_(task), scratch_(scratch, pairs.dim, task.key_end - task.key_begin) {
+      : pairs_(pairs),
+        task_(task),
+        scratch_(scratch, pairs.dim, task.key_end - task.key_begin),
+        products_(pairs, scratch_.products) {
     rows_ = {};
     rows_.rows = task.rows;
     for (int64_t i = 0; i < kRows; ++i) {
@@ -100,37 +56,6 @@ class Block {
       for (int c = 0; c < pairs.channels; ++c)
         rows_.flow[c][i] = live ? pairs.query_flow[(task.row + i) * pairs.channels + c] : T(0);
     }
-  }
-
-  // the block's queries as rows (padded, for dk = dS q) and as columns (for S = K q^T)
-  void load_queries() {
-    const int64_t ld = padded(pairs_.dim);
-    std::memset(scratch_.query_rows, 0, sizeof(T) * kRows * ld);
-    for (int64_t i = 0; i < task_.rows; ++i)
-      convert_row<T>(pairs_.query, pairs_.element, (task_.row + i) * pairs_.dim, pairs_.dim, scratch_.query_rows + i * ld);
-    for (int64_t d = 0; d < pairs_.dim; ++d)
-      for (int64_t i = 0; i < kRows; ++i) scratch_.query_columns[d * kRows + i] = scratch_.query_rows[i * ld + d];
-  }
-
-  struct Keys {
-    const T* rows;
-    int64_t ld;
-  };
-  Keys key_rows(const KeyRun& run) {
-    const Element same = sizeof(T) == 4 ? Element::kFloat : Element::kDouble;
-    if (pairs_.element == same && pairs_.dim % kPad == 0)
-      return {static_cast<const T*>(pairs_.key) + run.begin * pairs_.dim, pairs_.dim};
-    const int64_t ld = padded(pairs_.dim);
-    for (int64_t j = 0; j < run.count; ++j) {
-      T* row = scratch_.keys + j * ld;
-      convert_row<T>(pairs_.key, pairs_.element, (run.begin + j) * pairs_.dim, pairs_.dim, row);
-      for (int64_t d = pairs_.dim; d < ld; ++d) row[d] = 0;
-    }
-    return {scratch_.keys, ld};
-  }
-
-  void multiply(const Keys& keys, const KeyRun& run, T* products) {
-    gemm<T>(run.count, kRows, pairs_.dim, keys.rows, keys.ld, 1, scratch_.query_columns, kRows, products, kRows, false);
   }
 
   KeyChunk<T> chunk(const KeyRun& run) const {
@@ -153,13 +78,13 @@ class Block {
 
   template <class FORM>
   void maxima(T* row_max, T* row_max_positive, T* column_max, T* column_max_positive) {
-    load_queries();
+    products_.load_queries(task_.row, task_.rows);
     for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
     for_each_run(task_, [&](const KeyRun& run) {
       KeyChunk<T> c = chunk(run);
       if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
-      multiply(key_rows(run), run, scratch_.products);
-      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.products, scale2()); });
+      products_.logits(run, scratch_.chunk);
+      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale2()); });
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
       row_max[task_.row + i] = rows_.max_logit[i];
@@ -170,7 +95,7 @@ class Block {
   template <class FORM>
   bool statistics(const T* row_max, const T* row_max_positive, const T* column_max, const T* column_max_positive,
                   const Stats<T>& stats, const ColumnSums* columns) {
-    load_queries();
+    products_.load_queries(task_.row, task_.rows);
     if (pairs_.guarded)
       for (int64_t i = 0; i < task_.rows; ++i) set_maxima(i, row_max[task_.row + i], row_max_positive[task_.row + i]);
     for_each_run(task_, [&](const KeyRun& run) {
@@ -181,8 +106,8 @@ class Block {
         c.column_max = const_cast<T*>(column_max) + run.begin;
         c.column_max_positive = const_cast<T*>(column_max_positive) + run.begin;
       }
-      T* s = scratch_.products;
-      multiply(key_rows(run), run, s);
+      T* s = scratch_.chunk;
+      products_.logits(run, s);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded) {
@@ -200,25 +125,25 @@ class Block {
 
   template <class FORM>
   bool fused(const Stats<T>& stats, const Gradients<T>& gradients) {
-    load_queries();
+    products_.load_queries(task_.row, task_.rows);
     if (pairs_.guarded) {
       for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
       for_each_run(task_, [&](const KeyRun& run) {
         T* s = stored_a(run);
-        multiply(key_rows(run), run, s);
+        products_.logits(run, s);
         with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale2()); });
       });
       for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
     }
     for_each_run(task_, [&](const KeyRun& run) {
       T *a = stored_a(run), *b = stored_b(run);
-      if (!pairs_.guarded) multiply(key_rows(run), run, scratch_.products);
+      if (!pairs_.guarded) products_.logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
           row_sweep<T, F, true, true>(rows_, chunk(run), a, scale2(), a, b);
         else
-          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.products, scale2(), a, b);
+          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale2(), a, b);
       });
     });
     if (!finish<FORM>(stats)) return false;
@@ -227,11 +152,11 @@ class Block {
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          combine_sweep<T, F, true>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
+          combine_sweep<T, F, true>(rows_, run.count, stored_a(run), stored_b(run), scratch_.chunk);
         else
-          combine_sweep<T, F, false>(rows_, run.count, stored_a(run), stored_b(run), scratch_.products);
+          combine_sweep<T, F, false>(rows_, run.count, stored_a(run), stored_b(run), scratch_.chunk);
       });
-      add_gradients(run, key_rows(run), gradients);
+      add_gradients(run, gradients);
     });
     end_gradients(gradients);
     return true;
@@ -239,7 +164,7 @@ class Block {
 
   template <class FORM>
   void gradient(const StatsGrad<T>& rows, const StatsGrad<T>* columns, const Gradients<T>& gradients) {
-    load_queries();
+    products_.load_queries(task_.row, task_.rows);
     for (int64_t i = 0; i < task_.rows; ++i) {
       const Coefficients c = coefficients(rows, task_.row + i, task_.key_end - task_.key_begin);
       rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta;
@@ -260,16 +185,15 @@ class Block {
         c.alpha = column[0], c.beta = column[1];
         c.lse2 = column[2], c.lse2_low = column[3], c.positive2 = column[4], c.positive2_low = column[5];
       }
-      const Keys keys = key_rows(run);
-      multiply(keys, run, scratch_.products);
+      products_.logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          gradient_sweep<T, F, true>(rows_, c, scratch_.products, scale2());
+          gradient_sweep<T, F, true>(rows_, c, scratch_.chunk, scale2());
         else
-          gradient_sweep<T, F, false>(rows_, c, scratch_.products, scale2());
+          gradient_sweep<T, F, false>(rows_, c, scratch_.chunk, scale2());
       });
-      add_gradients(run, keys, gradients);
+      add_gradients(run, gradients);
     });
     end_gradients(gradients);
   }
@@ -279,9 +203,8 @@ class Block {
     const int64_t ld = padded(pairs_.dim);
     std::memset(scratch_.dquery, 0, sizeof(T) * kRows * ld);
     for_each_run(task_, [&](const KeyRun& run) {
-      weight_sweep<T, KERNEL>(rows_, chunk(run), scratch_.products);
-      const Keys values = key_rows(run);
-      gemm<T>(kRows, ld, run.count, scratch_.products, 1, kRows, values.rows, values.ld, scratch_.dquery, ld, true);
+      weight_sweep<T, KERNEL>(rows_, chunk(run), scratch_.chunk);
+      products_.weighted_keys(run, scratch_.chunk, scratch_.dquery);
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
       std::memcpy(sums + (task_.row + i) * pairs_.dim, scratch_.dquery + i * ld, sizeof(T) * pairs_.dim);
@@ -358,17 +281,14 @@ class Block {
   void begin_gradients(const Gradients<T>& g) {
     if (g.dquery || g.dtemperature) std::memset(scratch_.dquery, 0, sizeof(T) * kRows * padded(pairs_.dim));
   }
-  void add_gradients(const KeyRun& run, const Keys& keys, const Gradients<T>& g) {
-    const int64_t ld = padded(pairs_.dim);
-    if (g.dquery || g.dtemperature)
-      gemm<T>(kRows, ld, run.count, scratch_.products, 1, kRows, keys.rows, keys.ld, scratch_.dquery, ld, true);
-    if (g.dkey)
-      gemm<T>(run.count, ld, kRows, scratch_.products, kRows, 1, scratch_.query_rows, ld, g.dkey + run.begin * ld, ld, true);
+  void add_gradients(const KeyRun& run, const Gradients<T>& g) {
+    products_.gradients(run, scratch_.chunk, g.dquery || g.dtemperature ? scratch_.dquery : nullptr,
+                        g.dkey ? g.dkey + run.begin * padded(pairs_.dim) : nullptr);
   }
   void end_gradients(const Gradients<T>& g) {
     const int64_t ld = padded(pairs_.dim);
     for (int64_t i = 0; i < task_.rows; ++i) {
-      const T *dq = scratch_.dquery + i * ld, *q = scratch_.query_rows + i * ld;
+      const T *dq = scratch_.dquery + i * ld, *q = products_.query_row(i);
       if (g.dtemperature) {
         double dot = 0;
         for (int64_t d = 0; d < pairs_.dim; ++d) dot += double(q[d]) * double(dq[d]);
@@ -383,6 +303,7 @@ class Block {
   const Pairs<T>& pairs_;
   const BlockTask<T>& task_;
   Scratch<T> scratch_;
+  Products<T> products_;
   RowBlock<T> rows_;
 };
 

@@ -31,7 +31,8 @@ struct Pairs {
   double inv_temperature;
   FlowKernel flow_kernel;
   bool inside, dissimilar;
-  bool guarded;  // logits may be large: subtract maxima
+  bool native_bf16;  // the processor has AVX512_BF16
+  bool guarded;      // logits may be large: subtract maxima
 };
 
 // Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end);

@@ -7,10 +7,14 @@
 #include <utility>
 
 #include "engine.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#define LF_HAS_BF16
 #define LF_VECTOR_BYTES 64
 #define LF_TILE_ROWS 6
 #define LF_TILE_VECTORS 4

@@ -48,6 +48,7 @@ class PairProblem {
     pairs.channels = static_cast<int>(query.flow.size(1));
     pairs.inv_temperature = 1 / temperature;
     pairs.flow_kernel = parse_flow_kernel(args.flow_kernel);
+    pairs.native_bf16 = has_native_bf16();
     pairs.inside = args.positives == "inside";
     pairs.dissimilar = args.negatives == "dissimilar";
     const double bound = largest_norm(query.data) * largest_norm(key.data) / temperature;

@@ -102,6 +102,15 @@ const Engine<T>& engine() {
 template const Engine<float>& engine<float>();
 template const Engine<double>& engine<double>();
 
+bool has_native_bf16() {
+#if defined(__x86_64__)
+  static const bool has = chosen_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
 const char* engine_name() {
   switch (chosen_isa()) {
     case Isa::kAvx512:

@@ -46,6 +46,7 @@ Element element_of(at::ScalarType type);
 template <class T>
 const Engine<T>& engine();
 const char* engine_name();
+bool has_native_bf16();  // and the AVX-512 engine is in use
 
 // Runs work(item, thread) for items [0, count) on torch's threads, taken one by one so that ragged items balance.
 template <class Work>
