@@ -69,7 +69,7 @@ def architectures() -> str:
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         return "9.0a" if (major, minor) == (9, 0) else f"{major}.{minor}"
-    return "8.0;9.0a;9.0+PTX"
+    return "8.0+PTX;9.0a"
 
 
 def extension_arguments() -> dict:
