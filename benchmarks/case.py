@@ -1,0 +1,78 @@
+"""A case: the loss, its options and its size; everything a peer needs to know to do the same work as the others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+PARTS = ("forward", "backward", "both")
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload: ``frames`` frames of ``pixels`` queries and as many keys, embeddings of ``dim`` channels, flow of 2.
+
+    The loss is the mean over all queries with a gaussian flow kernel and scope "frame"; ``one_hot`` replaces the flow
+    weights by one positive per query (plain InfoNCE, the work of a linear cross entropy).
+
+    Attributes:
+        threads: CPU threads, 0 = those of the run.
+    """
+
+    pixels: int
+    dim: int = 64
+    frames: int = 1
+    dtype: str = "float32"
+    positives: str = "outside"
+    negatives: str = "all"
+    symmetric: bool = False
+    one_hot: bool = False
+    threads: int = 0
+    device: str = "cpu"
+    temperature: float = 0.1
+    bandwidth: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name in ("pixels", "dim", "frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of the whole case."""
+        return self.frames * self.pixels**2
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one element of the embeddings."""
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of dq and dk."""
+        return 2 * self.frames * self.pixels * self.dim * self.element_size
+
+    @property
+    def plain(self) -> bool:
+        """True for the one form that every peer of the flow loss is written for (symmetric or not)."""
+        return self.positives == "outside" and self.negatives == "all" and not self.one_hot
+
+    @property
+    def label(self) -> str:
+        """A short name, unique in a results file."""
+        size = f"N={self.pixels}" if self.frames == 1 else f"B={self.frames} N={self.pixels}"
+        options = [
+            size, f"D={self.dim}", self.dtype, *([] if self.positives == "outside" else [self.positives]),
+            *([] if self.negatives == "all" else [self.negatives]), *(["symmetric"] if self.symmetric else []),
+            *(["one-hot"] if self.one_hot else []), *([f"{self.threads} thread(s)"] if self.threads else []),
+        ]  # fmt: skip
+        return " ".join(options)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for a results file."""
+        return asdict(self)

@@ -1,0 +1,172 @@
+"""Run a plan: each peer on each case in a process of its own; what cannot run says why in its row."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks import floors
+from benchmarks.case import PARTS, Case
+from benchmarks.machine import ROOT, describe
+from benchmarks.peers import Peer
+from benchmarks.plan import Entry
+from benchmarks.worker import Effort
+
+Row = dict[str, Any]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may use.
+
+    Attributes:
+        memory_bytes: extra memory for one peer; one that is known to need more is not started.
+        slow_seconds: a peer whose forward + backward is expected to take longer, by the growth of its pairs, is not started.
+        process_seconds: a peer's process is stopped after this.
+        run_seconds: nothing is started after this.
+    """
+
+    memory_bytes: float
+    slow_seconds: float = 60.0
+    process_seconds: float = 240.0
+    run_seconds: float = 18 * 60.0
+
+
+def default_memory(device: str) -> float:
+    """60 % of what is free now."""
+    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
+    return 0.6 * free
+
+
+@dataclass
+class Run:
+    """One run of the benchmark. ``results()`` is complete up to the last finished peer at any time."""
+
+    plan: str
+    device: str
+    limits: Limits
+    effort: Effort
+    started: float = field(default_factory=time.monotonic)
+    rates: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    pace: dict[tuple[Any, ...], tuple[Case, float]] = field(default_factory=dict)
+
+    def measure_rates(self, dtypes: set[str]) -> None:
+        """Measure the machine's rates; the best of this and every earlier time counts."""
+        torch.set_num_threads(self.effort.threads)
+        measured = floors.measure_rates(self.device, dtypes)
+        self.rates = {name: max(rate, self.rates.get(name, 0.0)) for name, rate in measured.items()}
+
+    def add(self, entry: Entry, peer: Peer) -> None:
+        """Measure one peer on one case, or say why not."""
+        answer = self._refusal(entry.case, peer) or self._ask(entry.case, peer)
+        parts = answer.get("parts") or {part: {**answer} for part in PARTS}
+        for part in PARTS:
+            self.rows.append({
+                "peer": peer.name, "label": entry.case.label, "part": part, "case": entry.case.to_json(),
+                "product_rate": answer.get("product_rate"), "memory_exact": answer.get("memory_exact"), **parts[part],
+            })  # fmt: skip
+        both = parts["both"]
+        if both.get("seconds"):
+            self.pace[self._pace_key(entry.case, peer)] = (entry.case, both["seconds"])
+
+    def results(self) -> dict[str, Any]:
+        """Everything for a results file, with each row's floor at the rates known now."""
+        for row in self.rows:
+            case = Case(**row["case"])
+            if f"product_{case.dtype}" in self.rates:
+                row["floor_seconds"], row["bound"] = floors.floor_seconds(case, row["part"], self.rates)
+                row["ratio"] = row["seconds"] / row["floor_seconds"] if row.get("seconds") else None
+        return {
+            "format": FORMAT, "plan": self.plan, "machine": describe(self.device, self.effort.threads),
+            "limits": asdict(self.limits), "effort": asdict(self.effort), "rates": self.rates,
+            "seconds": time.monotonic() - self.started, "rows": self.rows,
+        }  # fmt: skip
+
+    def _refusal(self, case: Case, peer: Peer) -> Row | None:
+        reason = peer.why_not(case)
+        if reason is not None:
+            return {"status": "not applicable", "reason": reason}
+        needed, allowed = peer.predicted_bytes(case), self.limits.memory_bytes
+        if needed > allowed:
+            return {
+                "status": "out of memory",
+                "reason": f"needs about {needed / 1e9:.1f} GB, more than the {allowed / 1e9:.1f} GB it may use",
+            }
+        known = self.pace.get(self._pace_key(case, peer))
+        if known is not None:
+            expected = known[1] * case.pairs * case.dim / (known[0].pairs * known[0].dim)
+            if expected > self.limits.slow_seconds:
+                return {
+                    "status": "too slow",
+                    "reason": f"{expected:.0f} s expected from {known[1]:.1f} s at N={known[0].pixels:,}, D={known[0].dim}; "
+                    f"at most {self.limits.slow_seconds:.0f} s here",
+                }
+        if time.monotonic() - self.started > self.limits.run_seconds:
+            return {"status": "not run", "reason": f"the {self.limits.run_seconds / 60:.0f} minutes of the run were used up"}
+        return None
+
+    @staticmethod
+    def _pace_key(case: Case, peer: Peer) -> tuple[Any, ...]:
+        return peer.name, case.dtype, case.positives, case.negatives, case.symmetric, case.one_hot, case.threads
+
+    def _ask(self, case: Case, peer: Peer) -> Row:
+        effort = asdict(self.effort)
+        effort["threads"] = case.threads or self.effort.threads
+        if not peer.name.startswith("ours: native"):
+            effort["product_side"] = 0
+        request = json.dumps({"peer": peer.name, "case": case.to_json(), "effort": effort})
+        threads = str(effort["threads"])
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"}
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "benchmarks.worker", request], cwd=ROOT, capture_output=True, text=True, check=False,
+                timeout=self.limits.process_seconds, env=environment,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"status": "too slow", "reason": f"stopped after {self.limits.process_seconds:.0f} s"}
+        return answer_of(process.returncode, process.stdout, process.stderr)
+
+
+def answer_of(status: int, output: str, log: str) -> Row:
+    """The worker's answer, or what became of it."""
+    lines = output.strip().splitlines()
+    if status == 0 and lines:
+        try:
+            return json.loads(lines[-1])
+        except ValueError:
+            return {"status": "failed", "reason": f"no answer; its last line was {lines[-1][:200]!r}"}
+    if status == -9:
+        return {"status": "out of memory", "reason": "the system ended its process"}
+    last = log.strip().splitlines()[-1:] or [""]
+    return {"status": "failed", "reason": f"exit status {status}: {last[0][:200]}"}
+
+
+def run_plan(run: Run, plan: list[Entry], on_progress: Callable[[str], None], save: Callable[[Row], None]) -> Row:
+    """Run every entry; the rates are measured at the start and again at the end.
+
+    Args:
+        on_progress: called with what starts next.
+        save: called with the results so far after each case.
+    """
+    dtypes = {entry.case.dtype for entry in plan}
+    on_progress("rates of the machine")
+    run.measure_rates(dtypes)
+    for entry in plan:
+        for peer in entry.peers:
+            on_progress(f"{entry.case.label}: {peer.name}")
+            run.add(entry, peer)
+        save(run.results())
+    on_progress("rates of the machine, again")
+    run.measure_rates(dtypes)
+    return run.results()

@@ -1,0 +1,29 @@
+"""liger-kernel's fused linear cross entropy: the one-hot case in Triton (GPU), keys as the classifier's rows."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from benchmarks.case import Case
+from benchmarks.inputs import Inputs
+from benchmarks.peers.peer import LossFunction, Peer, not_installed, one_hot_only
+
+
+def _why_not(case: Case) -> str | None:
+    if case.device != "cuda":
+        return "needs a GPU"
+    if case.dtype == "float64":
+        return "no float64"
+    return one_hot_only(case) or not_installed("liger_kernel", "liger-kernel")
+
+
+def _make(case: Case, part: str) -> LossFunction:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    def loss(inputs: Inputs) -> Tensor:
+        return liger_fused_linear_cross_entropy(inputs.query[0] / case.temperature, inputs.key[0], inputs.target[0])
+
+    return loss
+
+
+PEER = Peer("liger-kernel", _why_not, _make, gradients_in_forward=True, generates_code=True)

@@ -1,0 +1,62 @@
+"""The package itself: every backend, and the native one as a loop over frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.case import DTYPES, Case
+from benchmarks.inputs import Inputs
+from benchmarks.peers.peer import LossFunction, Peer
+from laparoflow_kernels import backends, flow_infonce
+from laparoflow_kernels.backends import NAMES, why_not
+
+
+def _loss(backend: str, case: Case, part: str, inputs: Inputs) -> Tensor:
+    flows = inputs.query_flow, inputs.key_flow
+    if case.one_hot:  # the number of each pixel's own key as its guide: weight 1 for that key, 0 for all others
+        own = torch.arange(case.pixels, device=inputs.target.device).expand_as(inputs.target)
+        flows = inputs.target.float()[..., None], own.float()[..., None]
+    result = flow_infonce(
+        inputs.query, inputs.key, *flows, temperature=case.temperature, bandwidth=0.5 if case.one_hot else case.bandwidth,
+        flow_kernel="tophat" if case.one_hot else "gaussian", positives=case.positives, negatives=case.negatives,
+        symmetric=case.symmetric, normalized=True, backend=backend,
+        # a mean lets the CPU backend form the gradients in the forward: the backward alone is that of a loss per pixel
+        reduction="none" if part == "backward" else "mean",
+    )  # fmt: skip
+    losses = result if isinstance(result, tuple) else (result,)
+    return sum(loss.mean() for loss in losses) / len(losses)  # type: ignore[union-attr, return-value]
+
+
+def _reason(backend: str, case: Case) -> str | None:
+    if case.device == "cuda" and (state := backends()[backend]["cuda"]) != "available":
+        return state
+    return why_not(backend, torch.device(case.device), DTYPES[case.dtype], case.dim)
+
+
+def _peer(backend: str) -> Peer:
+    def make(case: Case, part: str) -> LossFunction:
+        return lambda inputs: _loss(backend, case, part, inputs)
+
+    return Peer(
+        f"ours: {backend}", lambda case: _reason(backend, case), make,
+        # matrices of pairs at once; the fused backends hold none
+        predicted_bytes=lambda case: (14 if case.symmetric else 10) * 4 * case.pairs if backend == "reference" else 0.0,
+        generates_code=backend == "triton",
+    )  # fmt: skip
+
+
+def _loop(case: Case, part: str) -> LossFunction:
+    def loss(inputs: Inputs) -> Tensor:
+        frames = zip(*(x.split(1) for x in vars(inputs).values()), strict=True)
+        return torch.stack([_loss("native", case, part, Inputs(*frame)) for frame in frames]).mean()
+
+    return loss
+
+
+LOOP = Peer(
+    "ours: native, loop over frames",
+    lambda case: _reason("native", case) if case.frames > 1 else "one frame: nothing to loop over",
+    _loop,
+)
+PEERS = (*(_peer(name) for name in ("native", *(name for name in NAMES if name != "native"))), LOOP)

@@ -1,0 +1,63 @@
+"""What a peer is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from benchmarks.case import Case
+from benchmarks.inputs import Inputs
+
+LossFunction: TypeAlias = Callable[[Inputs], Tensor]
+
+
+def no_limit(case: Case) -> float:
+    """A peer whose memory grows with N only."""
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to do the work.
+
+    Attributes:
+        name: as it stands in tables and plots.
+        why_not: the reason why it cannot do a case, or None. Must not import what may be missing.
+        make: for a case and a part, a function of the inputs that gives the mean loss (0-d, differentiable in query and
+            key). The part is told so that "backward" can be one of its own where "both" forms gradients in the forward.
+        predicted_bytes: extra memory that it is known to need for forward + backward, 0 where it grows with N only.
+        gradients_in_forward: it has no backward of its own to time, "both" is where its gradients show.
+        generates_code: it compiles on its first call; its memory is then measured on the second.
+    """
+
+    name: str
+    why_not: Callable[[Case], str | None]
+    make: Callable[[Case, str], LossFunction]
+    predicted_bytes: Callable[[Case], float] = no_limit
+    gradients_in_forward: bool = False
+    generates_code: bool = False
+
+
+def not_installed(module: str, package: str) -> str | None:
+    """Why a package cannot be used, or None."""
+    return None if importlib.util.find_spec(module) else f"{package} is not installed"
+
+
+def flow_loss_only(case: Case) -> str | None:
+    """The reason of a peer that is written for the plain form of the flow loss."""
+    if case.one_hot:
+        return "written for flow weights; the one-hot case is measured against the cross entropies"
+    return None if case.plain else "written for positives='outside', negatives='all'"
+
+
+def one_hot_only(case: Case) -> str | None:
+    """The reason of a cross entropy over a class per key."""
+    if not case.one_hot:
+        return "one positive per query only"
+    if case.symmetric or case.frames > 1:
+        return "one frame in one direction only"
+    return None

@@ -1,0 +1,133 @@
+"""Rows: what is measured, what is refused and why, and that a wrong peer shows no speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import floors, harness, plots, worker
+from benchmarks.__main__ import page_of
+from benchmarks.case import PARTS, Case
+from benchmarks.harness import Limits, Run
+from benchmarks.peers import BY_NAME, Peer
+from benchmarks.plan import Entry, entries
+
+EFFORT = worker.Effort(seconds=0.01, threads=1)
+RATES = {"product_float32": 1e11, "exp": 1e9, "copy": 1e10}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> object:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run_of(limits: Limits) -> Run:
+    return Run("default", "cpu", limits, EFFORT, rates=dict(RATES))
+
+
+def test_a_worker_process_measures_every_part(tmp_path: Path) -> None:
+    run = run_of(Limits(1e9))
+    run.add(Entry(Case(256), ()), BY_NAME["chunked PyTorch"])
+    found = run.results()
+    assert [row["part"] for row in found["rows"]] == list(PARTS)
+    for row in found["rows"]:
+        assert row["status"] == "ok", row
+        assert row["min"] <= row["seconds"] <= row["max"]
+        assert row["rounds"] >= 3
+        assert row["ratio"] == pytest.approx(row["seconds"] / row["floor_seconds"])
+        assert (row["extra_bytes"] is None) == (row["part"] == "backward")
+    assert {"cpu", "cores", "threads", "packages", "commit", "date"} <= set(found["machine"])
+    json.dumps(found)
+    found["bars"] = []
+    assert "chunked PyTorch" in page_of(found)
+    pictures = plots.draw(found, tmp_path / "cpu")
+    assert [path.suffix for path in pictures] == [".png", ".svg"]
+    assert all(path.stat().st_size > 5000 for path in pictures)
+
+
+def test_a_wrong_peer_shows_no_speed() -> None:
+    right = BY_NAME["dense PyTorch"]
+    off = dataclasses.replace(right, make=lambda case, part: lambda x: right.make(case, part)(x) * 1.001)
+    parts = worker.measure(off, Case(256, dim=8), EFFORT)["parts"]
+    for part in PARTS:
+        assert parts[part]["status"] == "wrong"
+        assert "seconds" not in parts[part]
+        assert "off by" in parts[part]["reason"]
+
+
+def test_a_peer_that_raises_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(case: Case, part: str) -> object:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setitem(worker.BY_NAME, "broken", Peer("broken", lambda case: None, make))  # type: ignore[arg-type]
+    request = {"peer": "broken", "case": {"pixels": 64}, "effort": {}}
+    assert worker.run(request)["status"] == "out of memory"
+
+
+def test_refusals_name_their_reason() -> None:
+    run = run_of(Limits(memory_bytes=1e9, slow_seconds=10))
+    run.add(Entry(Case(65536), ()), BY_NAME["dense PyTorch"])
+    run.add(Entry(Case(1024), ()), BY_NAME["FlexAttention"])
+    run.add(Entry(Case(1024), ()), BY_NAME["torch linear_cross_entropy"])
+    chunked = BY_NAME["chunked PyTorch"]
+    run.pace[run._pace_key(Case(1024), chunked)] = (Case(1024), 0.1)
+    run.add(Entry(Case(16384), ()), chunked)
+    rows = run.rows[:: len(PARTS)]
+    assert [row["status"] for row in rows] == ["out of memory", "not applicable", "not applicable", "too slow"]
+    assert "GB" in rows[0]["reason"] and "GPU" in rows[1]["reason"] and "one positive" in rows[2]["reason"]
+    assert rows[3]["reason"].startswith("26 s expected from 0.1 s at N=1,024")
+    used_up = run_of(Limits(1e9, run_seconds=-1))
+    used_up.add(Entry(Case(64), ()), chunked)
+    assert used_up.rows[0]["status"] == "not run"
+
+
+def test_answers_of_processes_that_died() -> None:
+    assert harness.answer_of(-9, "", "")["status"] == "out of memory"
+    assert harness.answer_of(1, "", "Traceback\nBad: thing") == {"status": "failed", "reason": "exit status 1: Bad: thing"}
+    assert harness.answer_of(0, 'noise\n{"parts": 1}\n', "") == {"parts": 1}
+    assert harness.answer_of(0, "noise", "")["status"] == "failed"
+
+
+def test_floor_is_the_largest_of_its_three_bounds() -> None:
+    case = Case(1000, dim=50)
+    assert floors.work(case, "both") == {"flop": 3e8, "exp": 2e6, "bytes": 2000 * (200 + 8) + 400_000}
+    rates = {"product_float32": 3e8, "exp": 2e6, "copy": 1e12}
+    assert floors.floor_seconds(case, "both", rates) == (1.0, "products")
+    assert floors.floor_seconds(case, "both", {**rates, "exp": 1e6}) == (2.0, "exp")
+    assert floors.floor_seconds(case, "both", {**rates, "copy": 1e3})[1] == "bytes"
+
+
+def test_rates_are_positive_and_plausible() -> None:
+    assert 1e7 < floors.product_rate("float32", "cpu", 128) < 1e15
+    assert 1e6 < floors.exp_rate("cpu") < 1e13
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_plans_hold_what_they_promise(device: str) -> None:
+    plan = entries("default", device)
+    labels = [entry.case.label for entry in plan]
+    assert len(labels) == len(set(labels))
+    assert {entry.case.dim for entry in plan} == {64, 128, 256}
+    assert any(entry.case.frames == 8 and entry.case.pixels == 3136 for entry in plan)
+    assert any(entry.case.symmetric for entry in plan) and any(entry.case.one_hot for entry in plan)
+    assert len({entry.case.dtype for entry in plan}) == 3
+    named = {peer.name for entry in plan for peer in entry.peers}
+    assert named == set(BY_NAME)
+    assert all(entry.case.pixels <= 1024 for entry in entries("quick", device, 1024))
+
+
+def test_importing_the_peers_needs_none_of_their_packages() -> None:
+    import subprocess
+
+    code = (
+        "import sys; import benchmarks.plan; "
+        "assert not {'pykeops', 'liger_kernel', 'cut_cross_entropy', 'triton_backend'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT, check=True)

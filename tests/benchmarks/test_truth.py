@@ -1,0 +1,83 @@
+"""The truth of a repeated frame is the truth of the large one, and what is wrong is found."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import inputs
+from benchmarks.case import Case
+from benchmarks.peers import BY_NAME
+from laparoflow_kernels import flow_infonce
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"positives": "inside"}, {"negatives": "dissimilar"}, {"symmetric": True}, {"one_hot": True}, {"frames": 2},
+])  # fmt: skip
+def test_truth_equals_the_reference_on_the_whole_case(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "SMALL_FRAME", 256)
+    inputs.truth.cache_clear()
+    case = Case(768, dim=8, dtype="float64", **options)
+    drawn = inputs.make_inputs(case)
+    if case.one_hot:
+        logits = drawn.query[0] @ drawn.key[0].T / case.temperature
+        loss = torch.nn.functional.cross_entropy(logits, drawn.target[0])
+    else:
+        loss = flow_infonce(
+            drawn.query, drawn.key, drawn.query_flow, drawn.key_flow, temperature=case.temperature, positives=case.positives,
+            negatives=case.negatives, symmetric=case.symmetric, backend="reference",
+        )  # fmt: skip
+    loss.backward()
+    assert inputs.small_size(768) == 256
+    found = inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)
+    inputs.truth.cache_clear()
+    assert max(found.values()) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["ours: native", "ours: reference", "dense PyTorch", "chunked PyTorch"])
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"frames": 2}])
+def test_peers_are_right(name: str, options: dict) -> None:
+    case, peer = Case(300, dim=16, **options), BY_NAME[name]
+    reason = peer.why_not(case)
+    if reason:
+        pytest.skip(reason)
+    for part in ("both", "backward"):
+        drawn = inputs.make_inputs(case)
+        loss = peer.make(case, part)(drawn)
+        loss.backward()
+        assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
+
+
+@pytest.mark.parametrize("name", ["ours: native", "dense PyTorch", "torch linear_cross_entropy"])
+def test_one_hot_peers_are_right(name: str) -> None:
+    case, peer = Case(300, dim=16, one_hot=True), BY_NAME[name]
+    reason = peer.why_not(case)
+    if reason:
+        pytest.skip(reason)
+    drawn = inputs.make_inputs(case)
+    loss = peer.make(case, "both")(drawn)
+    loss.backward()
+    assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
+
+
+def test_small_mistakes_are_wrong() -> None:
+    case = Case(256, dim=8)
+    loss, dq, dk = inputs.truth(case)
+    assert inputs.wrong(case, inputs.errors(case, loss, dq, dk)) is None
+    shifted = dq.clone()
+    shifted[0, 17] = dq[0, 18]
+    nan = dk.clone()
+    nan[0, 0, 0] = float("nan")
+    assert "dq" in (inputs.wrong(case, inputs.errors(case, loss, shifted, dk)) or "")
+    assert "dk" in (inputs.wrong(case, inputs.errors(case, loss, dq, nan)) or "")
+    assert "dk" in (inputs.wrong(case, inputs.errors(case, loss, dq, dk[:, :5])) or "")
+    assert "loss" in (inputs.wrong(case, inputs.errors(case, loss * (1 + 1e-5), dq, dk)) or "")
+
+
+def test_sizes_that_cannot_repeat_are_refused() -> None:
+    with pytest.raises(ValueError, match="pixels: expected a size with a divisor"):
+        inputs.small_size(7919)
+    assert inputs.small_size(100_000) == 2000
+    assert dataclasses.replace(Case(8192), threads=1).label == "N=8192 D=64 float32 1 thread(s)"
