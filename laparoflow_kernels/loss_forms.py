@@ -38,7 +38,7 @@ class RowStats(NamedTuple):
 
     @property
     def excess(self) -> Tensor:
-        """loss - entropy: the Kullback-Leibler divergence of the softmax from the pair weights (outside, negatives "all")."""
+        """loss - entropy: for outside and all, the Kullback-Leibler divergence of the softmax from the pair weights."""
         return torch.where(self.valid, self.loss - self.entropy, torch.zeros_like(self.loss))
 
 

@@ -137,8 +137,8 @@ def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
             return x[part].reshape(frames, size, *x.shape[1:])
 
         r, c = _batch_stats(
-            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n), cut(k.flow, k_rows, m),
-            problem.inv_bandwidth[group], None if q.mask is None else cut(q.mask, q_rows, n),
+            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n),
+            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], None if q.mask is None else cut(q.mask, q_rows, n),
             None if k.mask is None else cut(k.mask, k_rows, m), None,
         )  # fmt: skip
         rows.append(r.flatten(1))
