@@ -9,7 +9,8 @@ frame is needed, and the joint statistics are those of the local pairs with ``ls
               by a reduce-scatter.
 ``ring``      at step s, process r works on the keys of process r - s, which arrive in two halves: one half is in flight
               while the other is in use. So a process holds its own keys and at most one other's. The backward pass lets
-              the keys come by again, recomputes their log-sums and sends each half's key gradient straight home.
+              the keys come by again, recomputes their log-sums and sends each half's key gradient straight home (at
+              most three halves of key gradients are held besides the process's own).
 
 Bytes sent per process, forward: (world - 1) x M x D in both; the ring sends the keys again in its backward pass. Processes
 may hold different numbers of frames and pixels (the gather then pads to the largest).

@@ -26,7 +26,9 @@ CASES: dict[str, dict[str, Any]] = {
     "float64": {},
     "masked": {},
     "list": {},
+    "list with an empty process": dict(symmetric=True),
 }
+LISTS = ("list", "list with an empty process")
 METHODS = ("gathered", "ring")
 
 
@@ -34,7 +36,9 @@ def frames(case: str) -> list[list[torch.Tensor]]:
     """Query, key, their flows and masks of the joint batch: one list of frames each; two frames for every process."""
     generator = torch.Generator().manual_seed(3)
     dtype = torch.float64 if case == "float64" else torch.float32
-    sizes = [(9, 7)] * (2 * WORLD) if case != "list" else [(3 + b, 1 + (2 * b) % 9) for b in range(2 * WORLD)]
+    sizes = [(9, 7)] * (2 * WORLD) if case not in LISTS else [(3 + b, 1 + (2 * b) % 9) for b in range(2 * WORLD)]
+    if case == "list with an empty process":
+        sizes[2:4] = [(0, 0), (0, 0)]
     parts: list[list[torch.Tensor]] = []
     for side, width in ((0, D), (1, D), (0, 2), (1, 2)):
         part = [torch.randn(size[side], width, generator=generator, dtype=dtype) for size in sizes]
@@ -55,9 +59,9 @@ def inputs(case: str, rows: slice) -> tuple[list[Any], dict[str, Any]]:
             for value, keep in zip(side, mask, strict=True):
                 value[~keep] = torch.nan
     tensors = [q, k, f, g, q_mask, k_mask]
-    if case != "list":
+    if case not in LISTS:
         tensors = [torch.stack(part) for part in tensors]
-    if case in ("masked", "list"):
+    if case in ("masked", *LISTS):
         options |= dict(query_mask=tensors[4], key_mask=tensors[5])
     temperature = torch.tensor(0.2, dtype=q[0].dtype, requires_grad=True)
     for part, needs in ((tensors[0], True), (tensors[1], case != "keys without gradient")):
@@ -96,6 +100,21 @@ def joined(parts: list[list[Any]]) -> list[torch.Tensor]:
     return [frame for x in flattened for frame in (x if x.ndim == 3 else [x])]
 
 
+def check_equal(parts: list[dict[str, Any]], whole: dict[str, Any], scale: float, **tolerance: float) -> None:
+    """Statistics and gradients of all processes against those of the joint batch."""
+    lse = [torch.cat([x.flatten() for result in results for x in result["lse"]]) for results in (parts, [whole])]
+    torch.testing.assert_close(*lse, **tolerance)
+    torch.testing.assert_close(sum(part["dt"] for part in parts) * scale, whole["dt"], **tolerance)
+    for name in ("dq", "dk"):
+        if all(x is None for x in whole[name]):
+            assert all(x is None for part in parts for x in part[name])
+            continue
+        expected = joined([whole[name]])
+        assert max(x.abs().max().item() for x in expected if x.numel()) > 1e-3
+        for a, b in zip(joined([part[name] for part in parts]), expected, strict=True):
+            torch.testing.assert_close(a * scale, b, **tolerance)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[str, Any]], case: str, method: str) -> None:
@@ -109,17 +128,51 @@ def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[str, Any]],
             torch.testing.assert_close(part["loss"], whole["loss"], **tolerance)
     else:
         torch.testing.assert_close(torch.cat([part["loss"][0] for part in parts]), whole["loss"][0], **tolerance)
-    torch.testing.assert_close(torch.cat([x.flatten() for p in parts for x in p["lse"]]),
-                               torch.cat([x.flatten() for x in whole["lse"]]), **tolerance)  # fmt: skip
-    torch.testing.assert_close(sum(part["dt"] for part in parts) * scale, whole["dt"], **tolerance)
-    for name in ("dq", "dk"):
-        if name == "dk" and case == "keys without gradient":
-            assert all(x is None for part in parts for x in part["dk"])
-            continue
-        expected = joined([whole[name]])
-        assert max(x.abs().max().item() for x in expected if x.numel()) > 1e-3
-        for a, b in zip(joined([part[name] for part in parts]), expected, strict=True):
-            torch.testing.assert_close(a * scale, b, **tolerance)
+    check_equal(parts, whole, scale, **tolerance)
+
+
+def three_of_four(rank: int, world: int) -> dict[str, Any] | None:
+    """The last three processes as a group of their own."""
+    group = dist.new_group([1, 2, 3])
+    if rank == 0:
+        return None
+    rows = slice(2 * rank, 2 * rank + 2)
+    results = {}
+    for method in METHODS:
+        options = dict(method=method, group=group)
+        results[method] = evaluate(lambda *a, o=options, **k: distributed_flow_infonce(*a, **o, **k), "symmetric", rows)
+    return results
+
+
+def test_a_group_of_three_is_a_batch_of_its_own(results: list[dict[str, Any]]) -> None:
+    whole = evaluate(lambda *a, **o: flow_infonce(*a, scope="batch", **o), "symmetric", slice(2, None))
+    for method in METHODS:
+        parts = [result["three"][method] for result in results[1:]]
+        torch.testing.assert_close(parts[0]["loss"], whole["loss"], rtol=1e-5, atol=1e-6)
+        check_equal(parts, whole, 1 / 3, rtol=1e-5, atol=1e-6)
+
+
+def half_precision(rank: int, world: int) -> dict[str, Any]:
+    (q, k, _, f, g), _ = inputs("outside", slice(2 * rank, 2 * rank + 2))
+    results = {}
+    for method in METHODS:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = distributed_flow_infonce(q, k, f, g, temperature=0.2, method=method)
+        results[method] = [loss.detach(), *torch.autograd.grad(loss, (q, k))]
+    return results
+
+
+def test_autocast_reaches_every_part(results: list[dict[str, Any]]) -> None:
+    (q, k, _, f, g), _ = inputs("outside", slice(None))
+    exact = torch.autograd.grad(flow_infonce(q, k, f, g, temperature=0.2, scope="batch"), (q, k))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = flow_infonce(q, k, f, g, temperature=0.2, scope="batch")
+    one = torch.autograd.grad(loss, (q, k))
+    for method in METHODS:
+        for i in (0, 1):
+            grad = torch.cat([result["half"][method][1 + i] for result in results]) / WORLD
+            assert (grad - exact[i]).norm() <= 2 * (one[i] - exact[i]).norm()
+        assert results[0]["half"][method][0].dtype == torch.float32
 
 
 def build() -> torch.nn.Module:
@@ -194,7 +247,8 @@ def test_the_ring_holds_one_other_process_s_keys(results: list[dict[str, Any]]) 
 
 
 def everything(rank: int, world: int) -> dict[str, Any]:
-    return {"cases": all_cases(rank, world), "wrapped": wrapped_step(rank, world), "held": held_keys(rank, world)}
+    parts = {"cases": all_cases, "wrapped": wrapped_step, "held": held_keys, "three": three_of_four, "half": half_precision}
+    return {name: part(rank, world) for name, part in parts.items()}
 
 
 @pytest.fixture(scope="module")
