@@ -36,7 +36,8 @@ def _make(case: Case, part: str) -> LossFunction:
             return precision * (x * x + y * y)
 
         q, k = inputs.query[:, None], inputs.key[:, None]
-        _, aux = compiled(q, k, k.detach(), scale=1 / case.temperature, return_aux=AuxRequest(lse=True))  # type: ignore[arg-type]
+        lse_too = AuxRequest(lse=True)
+        _, aux = compiled(q, k, k.detach(), scale=1 / case.temperature, return_aux=lse_too)  # type: ignore[arg-type]
         positive = compiled(q.detach(), k.detach(), k, score_mod=log_weight)
         return (aux.lse - (q.float() * positive.float()).sum(-1) / case.temperature).mean()
 

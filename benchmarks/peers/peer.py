@@ -31,7 +31,7 @@ class Peer:
             key). The part is told so that "backward" can be one of its own where "both" forms gradients in the forward.
         predicted_bytes: extra memory that it is known to need for forward + backward, 0 where it grows with N only.
         gradients_in_forward: it has no backward of its own to time, "both" is where its gradients show.
-        generates_code: it compiles on its first call; its memory is then measured on the second.
+        generates_code: it compiles for the size at hand on its first call; its memory is then measured on the second.
     """
 
     name: str
