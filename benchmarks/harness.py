@@ -60,6 +60,11 @@ class Run:
     rates: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     pace: dict[tuple[Any, ...], tuple[Case, float]] = field(default_factory=dict)
+    machine: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # at the start: what is measured is this commit, on a machine as busy as it is now
+        self.machine = describe(self.device, self.effort.threads)
 
     def measure_rates(self, dtypes: set[str]) -> None:
         """Measure the machine's rates; the best of this and every earlier time counts."""
@@ -88,7 +93,7 @@ class Run:
                 row["floor_seconds"], row["bound"] = floors.floor_seconds(case, row["part"], self.rates)
                 row["ratio"] = row["seconds"] / row["floor_seconds"] if row.get("seconds") else None
         return {
-            "format": FORMAT, "plan": self.plan, "machine": describe(self.device, self.effort.threads),
+            "format": FORMAT, "plan": self.plan, "machine": self.machine,
             "limits": asdict(self.limits), "effort": asdict(self.effort), "rates": self.rates,
             "seconds": time.monotonic() - self.started, "rows": self.rows,
         }  # fmt: skip

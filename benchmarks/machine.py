@@ -52,7 +52,7 @@ def git(*arguments: str) -> str | None:
 
 def describe(device: str, threads: int) -> dict[str, Any]:
     """Machine, versions, commit and date."""
-    measured = ("laparoflow_kernels", "csrc", "benchmarks", "setup.py")
+    measured = ("laparoflow_kernels", "csrc", "benchmarks", "setup.py", ":!benchmarks/results")
     changes = git("status", "--porcelain", "--untracked-files=no", "--", *measured)
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
