@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     memory = options.memory_gb * 1e9 if options.memory_gb else default_memory(options.device)
     limits = Limits(memory)
     if options.plan == "full":
-        limits = Limits(memory, slow_seconds=3600, process_seconds=7200, run_seconds=float("inf"))
+        limits = Limits(memory, slow_seconds=3600, process_seconds=7200, run_seconds=7 * 86400)
     if options.minutes is not None:
         limits = Limits(memory, limits.slow_seconds, limits.process_seconds, options.minutes * 60)
     effort = Effort(0.2 if options.plan == "quick" else 1.5, options.threads, PRODUCT_SIDE[options.device])
