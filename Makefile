@@ -27,8 +27,8 @@ format: $(STAMP)  ## rewrite the sources in the project's style
 	$(VENV)/clang-format -i csrc/*.cpp csrc/cpu/*
 
 bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
-	$(VENV)/python -m pip install -q -e ".[bench]" --no-build-isolation --no-deps && $(VENV)/python -m pip install -q "pykeops>=2.3" psutil
-	$(VENV)/python -m benchmarks
+	$(VENV)/python -m pip install -q pykeops psutil pytest-benchmark
+	$(VENV)/python -m benchmarks && $(VENV)/python -m benchmarks.readme
 
 gpu-check:  ## on a machine with a GPU: build, tests, sanitizer, tuning, benchmark; one results file
 	$(if $(wildcard $(VENV)/python),$(VENV)/python,python3) -m benchmarks.gpu_check

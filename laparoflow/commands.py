@@ -23,11 +23,13 @@ class PrepareCommand(PrepareSettings):
     Attributes:
         inputs: video files, folders of them, or folders of images.
         out: folder of the cache; one of an interrupted run is continued.
+        workers: processes on this machine, 0 for one per core; what is written does not depend on it.
         skip_unreadable: leave out sources that cannot be read instead of stopping before any work.
     """
 
     inputs: list[Path]
     out: Path
+    workers: int = 0
     skip_unreadable: bool = False
 
     @property
@@ -40,8 +42,16 @@ def run_prepare(command: PrepareCommand) -> None:
     """Prepare a cache."""
     from laparoflow.video.prepare import prepare
 
-    report = prepare(command.inputs, command.out, command.settings, skip_unreadable=command.skip_unreadable)
+    report = prepare(
+        command.inputs, command.out, command.settings, workers=command.workers, skip_unreadable=command.skip_unreadable
+    )
     print(f"{report.frames} frames of {len(report.clips)} clips in {report.cache}")
+    for reason, frames in report.excluded.items():
+        print(f"left out {frames} frames: {reason}")
+    for clip, problem in report.problems.items():
+        print(f"{clip}: {problem}")
+    for shard in report.rebuilt:
+        print(f"built again: {shard}")
     for source, reason in report.unreadable.items():
         print(f"left out {source}: {reason}")
 

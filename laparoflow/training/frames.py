@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from laparoflow.video.batch import pad_frame
+from laparoflow.video.cache import CachedFrame
 
 
 class Frame(Protocol):
@@ -58,6 +61,9 @@ class CachedFrames(Dataset[FrameBatch]):
         if len(cache) == 0:
             raise ValueError("data: the cache holds no frame to train on")
         self.cache = cache
+        # clips differ in size (their borders are cropped): every frame of a batch is enlarged to the largest
+        sizes = getattr(cache, "sizes", ())
+        self.size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -65,6 +71,8 @@ class CachedFrames(Dataset[FrameBatch]):
     def __getitem__(self, item: tuple[int, int]) -> FrameBatch:
         index, number = item
         frame: Frame = self.cache[index]
+        if self.size is not None and tuple(frame.image.shape[:2]) != self.size:
+            frame = pad_frame(cast(CachedFrame, frame), *self.size)
         return FrameBatch(
             torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),

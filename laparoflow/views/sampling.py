@@ -87,11 +87,13 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
     flat = flow.reshape(batch, channels, -1)
     limit = torch.tensor([width - 1, height - 1], dtype=grid.dtype, device=grid.device)
     result = flow.new_zeros(batch, channels, *grid.shape[1:3])
+    total = flow.new_zeros(batch, 1, *grid.shape[1:3])
     for index, weight in _corners(torch.minimum(grid.clamp(min=0), limit), height, width):
         values = flat.gather(2, index.reshape(batch, 1, -1).expand(-1, channels, -1)).reshape(result.shape)
         weight = weight.to(flow.dtype)[:, None]
         result = result + torch.where(weight > NEGLIGIBLE, values * weight, torch.zeros_like(values))
-    return result
+        total = total + torch.where(weight > NEGLIGIBLE, weight, torch.zeros_like(weight))
+    return result / total
 
 
 def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:

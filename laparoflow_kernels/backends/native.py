@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,14 +16,13 @@ MAX_DIM = {"cuda": 256}
 
 def _load() -> tuple[Any, str | None]:
     """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels."""
+    how = "`pip install --no-build-isolation .` builds it where a C++ compiler and torch are, for the torch of that moment"
     try:
-        from laparoflow_kernels import _C  # type: ignore[attr-defined]
+        return import_module("laparoflow_kernels._C"), None
+    except ModuleNotFoundError:
+        return None, f"the extension laparoflow_kernels._C was not built; {how}"
     except ImportError as error:
-        return None, (
-            f"the compiled extension laparoflow_kernels._C could not be loaded ({error}); it is built by "
-            "`pip install --no-build-isolation .` where a C++ compiler and torch are, against the torch of that moment"
-        )
-    return _C, None
+        return None, f"the extension laparoflow_kernels._C does not load ({error}); {how}"
 
 
 define_ops("laparoflow")
