@@ -1,11 +1,11 @@
 // flow_infonce on CPU tensors: statistics, their gradient, and the reduced loss with its gradients in one sweep.
 //
 // Work is a list of blocks of kRows query rows; a thread holds one block's pairs at a time. Every row's results depend on
-// its block alone. dkey and column sums are added up from per-thread shares; with deterministic algorithms from the shares
-// of a fixed number of groups of blocks instead, so that they do not depend on the threads.
+// its block alone; dkey and column sums are added up from shares.
 
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -114,23 +114,31 @@ class PairProblem {
   int64_t longest_keys_ = 0;
 };
 
-// Which share of the sums over blocks a block adds to, and who works on it: threads take blocks one by one and own a share
-// each; deterministic: threads take whole groups of consecutive blocks.
+// The sums over blocks are made of shares: groups of consecutive blocks of about equal work, each done by one thread in
+// order. As many groups as threads, so that a run is repeated bit for bit with the same number of threads; deterministic: a
+// fixed number of groups, so that it is with any.
 struct Shares {
-  int64_t blocks, threads, count;
-  bool deterministic;
+  std::vector<int64_t> edges;  // [count + 1] first block of each group
+  int64_t count, threads;
 
-  explicit Shares(int64_t blocks) : blocks(blocks), deterministic(at::globalContext().deterministicAlgorithms()) {
-    count = deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, blocks)) : thread_count(blocks);
-    threads = thread_count(deterministic ? count : blocks);
+  template <class Block>
+  explicit Shares(const std::vector<Block>& blocks) {
+    const int64_t n = blocks.size();
+    const bool deterministic = at::globalContext().deterministicAlgorithms();
+    count = deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, n)) : thread_count(n);
+    threads = thread_count(count);
+    std::vector<double> work(n + 1, 0.0);  // before each block
+    for (int64_t i = 0; i < n; ++i) work[i + 1] = work[i] + 1 + blocks[i].key_end - blocks[i].key_begin;
+    for (int64_t group = 0; group <= count; ++group)
+      edges.push_back(std::lower_bound(work.begin(), work.end(), work[n] * group / count) - work.begin());
+    edges.back() = n;
   }
+  int64_t blocks() const { return edges.back(); }
   // work(block, share, thread)
   template <class Work>
   void run(const Work& work) const {
-    if (!deterministic)
-      return parallel_items(blocks, threads, [&](int64_t block, int64_t thread) { work(block, thread, thread); });
     parallel_items(count, threads, [&](int64_t group, int64_t thread) {
-      for (int64_t block = blocks * group / count; block < blocks * (group + 1) / count; ++block) work(block, group, thread);
+      for (int64_t block = edges[group]; block < edges[group + 1]; ++block) work(block, group, thread);
     });
   }
 };
@@ -148,7 +156,7 @@ class GradientSums {
     const auto type = at::CppTypeToScalarType<T>::value;
     if (need_query) dquery_ = at::empty({problem.rows(), problem.pairs.dim}, type);
     if (need_key) dkey_ = at::zeros({shares.count, problem.columns(), ld_}, type);
-    dtemperature_.assign(shares.blocks, 0.0);
+    dtemperature_.assign(shares.blocks(), 0.0);
   }
   Gradients<T> of(int64_t block, int64_t share) {
     return {need_query_ ? dquery_.data_ptr<T>() : nullptr,
@@ -239,7 +247,7 @@ bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor
   const auto type = at::CppTypeToScalarType<T>::value;
   const bool columns = problem.args_.symmetric;
   const int64_t n = problem.columns();
-  const Shares shares(problem.blocks.size());
+  const Shares shares(problem.blocks);
   ScratchPool<T> scratch(shares.threads, problem.scratch(false));
   Tensor row_maxima, column_maxima;
   if (problem.pairs.guarded) {
@@ -324,7 +332,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArgs& args, const Tensor& 
       if (stats.defined() && stats.size(1) > 0)
         problem.pairs.guarded |=
             ((stats[1] > 0) & (stats[2].abs() > kSmallPositive) & stats[2].isfinite()).any().template item<bool>();
-  const Shares shares(problem.blocks.size());
+  const Shares shares(problem.blocks);
   ScratchPool<T> scratch(shares.threads, problem.scratch(false));
   GradientSums<T> sums(problem, shares, need_query, need_key, need_temperature);
   if (problem.finite) {
@@ -346,7 +354,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArgs& args, b
   PairProblem<T> problem(args);
   Tensor stats = problem.make_stats(problem.rows());
   const Stats<T> out = PairProblem<T>::rows_of(stats);
-  const Shares shares(problem.blocks.size());
+  const Shares shares(problem.blocks);
   ScratchPool<T> scratch(shares.threads, problem.scratch(true));
   std::optional<GradientSums<T>> sums;
   bool ok = false;

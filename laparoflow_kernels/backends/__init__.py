@@ -25,10 +25,13 @@ def load_backend(name: str) -> ModuleType:
     return MODULES[name]
 
 
-@torch.compiler.assume_constant_result
 def _machine_reason(name: str, device: str, dtype: torch.dtype) -> str | None:
     """Why the backend cannot run on this device and dtype; asked once per graph under torch.compile."""
     return MODULES[name].unavailable(torch.device(device), dtype)
+
+
+# what torch.compiler.assume_constant_result sets, without its import of all of torch._dynamo (and with it Triton)
+_machine_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
