@@ -3,7 +3,7 @@ VENV := .venv/bin
 STAMP := .venv/.installed
 SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 DEMO_OUT ?= demo-out
-TEST_OPTIONS ?=
+TEST_OPTIONS ?= -n 2 --dist loadfile
 
 .PHONY: help demo test lint format bench gpu-check clean
 
@@ -15,7 +15,7 @@ demo: $(STAMP)  ## the whole job on a generated video, in minutes
 	$(VENV)/laparoflow demo --out $(DEMO_OUT)
 
 test: $(STAMP)  ## all tests
-	$(VENV)/python -m pytest $(TEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest $(TEST_OPTIONS)
 
 lint: $(STAMP)  ## ruff, mypy, clang-format
 	$(VENV)/ruff check .

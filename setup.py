@@ -92,8 +92,9 @@ def extension_arguments() -> dict:
     reason = no_cuda_reason(torch.version.cuda, root)
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
     sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    # -fopenmp: at::parallel_for is a template, and runs on one thread without it
     # no -ffast-math: compensated sums and infinities must stay
-    cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+    cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
     macros: list[tuple[str, str | None]] = [("LF_TORCH_VERSION", f'"{torch.__version__}"')]
     if reason is None:
         os.environ["CUDA_HOME"] = str(root)
@@ -123,6 +124,7 @@ def extension_arguments() -> dict:
         include_dirs=[str(ROOT / "csrc")],
         define_macros=macros,
         extra_compile_args=flags,
+        extra_link_args=["-fopenmp"],
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)}}
 

@@ -19,6 +19,11 @@ PYBIND11_MODULE(_C, m) {
     py::dict facts;
     facts["compiler"] = std::string(__VERSION__);
     facts["torch"] = std::string(LF_TORCH_VERSION);
+#ifdef _OPENMP
+    facts["cpu_threads"] = std::string("openmp");
+#else
+    facts["cpu_threads"] = std::string("one thread: built without -fopenmp");
+#endif
     facts["cpu_capability"] = std::string(laparoflow::cpu::engine_name());
 #ifdef LF_WITH_CUDA
     facts["cuda"] = std::string(LF_CUDA_VERSION);

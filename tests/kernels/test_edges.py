@@ -18,6 +18,7 @@ from laparoflow_kernels import (
     pairwise_flow_weights,
     robust_flow_spread,
 )
+from laparoflow_kernels.backends.native import build_facts
 from tests.numerics import unit
 
 
@@ -222,3 +223,8 @@ def test_backends_reports_available_or_the_reason() -> None:
     assert states["native"]["cpu"] == "available", "the native CPU backend must be built for the tests"
     if not torch.cuda.is_available():
         assert states["triton"]["cuda"] != "available"
+
+
+def test_the_build_uses_more_than_one_thread() -> None:
+    """at::parallel_for is a template: compiled without OpenMP it silently runs on one thread."""
+    assert build_facts()["cpu_threads"] == "openmp"
