@@ -72,7 +72,7 @@ class CachedFrames(Dataset[FrameBatch]):
         index, number = item
         frame: Frame = self.cache[index]
         if self.size is not None and tuple(frame.image.shape[:2]) != self.size:
-            frame = pad_frame(cast(CachedFrame, frame), *self.size)
+            frame = cast(Frame, pad_frame(cast(CachedFrame, frame), *self.size))
         return FrameBatch(
             torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
