@@ -26,7 +26,7 @@ from benchmarks.case import DTYPES, Case
 PRODUCTS = {"forward": 2, "backward": 6, "both": 6}
 # sides of the square product; half precision on a CPU may be emulated and slow
 SIDES = {"cpu": 4096, "cuda": 8192}
-HALF_SIDE = 2048
+CPU_HALF_SIDES = {"bfloat16": 2048, "float16": 512}  # many CPUs multiply float16 at 1 GFLOP/s: minutes for a large product
 
 
 def work(case: Case, part: str) -> dict[str, float]:
@@ -73,7 +73,7 @@ def best_seconds(run: Callable[[], object], device: str, rounds: int) -> float:
 def product_rate(dtype: str, device: str, size: int = 0, rounds: int = 3) -> float:
     """FLOP/s of one large square product [size, size] x [size, size]; size 0 = the usual one."""
     if not size:
-        size = HALF_SIDE if device == "cpu" and DTYPES[dtype].itemsize == 2 else SIDES[device]
+        size = CPU_HALF_SIDES.get(dtype, SIDES[device]) if device == "cpu" else SIDES[device]
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, rounds)
