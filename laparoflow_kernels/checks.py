@@ -6,6 +6,7 @@ outside torch.compile. Elsewhere a NaN flow under a valid mask shows as a NaN lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,12 @@ def check_same_device(**tensors: Tensor | None) -> None:
             raise ValueError(f"{name}: expected device {first.device} like {first_name}, got {tensor.device}")
 
 
+def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name}: expected device {device} like {of}, got {tensor.device}")
+
+
 def check_mask(name: str, mask: Tensor | None, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
     if mask is None:
         return
@@ -86,7 +93,7 @@ def check_positive(name: str, value: float | Tensor) -> None:
 
 def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, sizes: Sequence[int]) -> None:
     """Packed flow [T, F] finite wherever the mask [T] keeps it; ``sizes`` tells the pixels of each frame."""
-    if not values_readable(flow):
+    if not values_readable(flow) or math.isfinite(float(flow.sum())):  # a finite sum has no NaN or infinity in it
         return
     bad = ~torch.isfinite(flow).all(-1)
     if mask is not None:

@@ -143,7 +143,7 @@ def flow_infonce(
         else:
             reduced = [reduce_loss(loss, valid, reduction) for loss, valid in losses]
             result = sum(reduced[1:], reduced[0]) / len(reduced)
-    _warn_if_nothing_counts(row_stats, columns)
+    _warn_if_nothing_counts(row_stats, columns, result)
     if not return_stats:
         return result
     rows = _unpack_stats(row_stats, query_sizes, query)
@@ -295,9 +295,7 @@ def _frames(
                 raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
             packed_mask = torch.cat(list(mask))
         packed_mask = packed_mask.contiguous()
-    checks.check_same_device(
-        embeddings=torch.empty(0, device=device), **{f"{side}_flow": packed, f"{side}_mask": packed_mask}
-    )
+    checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
     packed = packed.detach().to(dtype).contiguous()
     checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
     if batched:
@@ -334,7 +332,7 @@ def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.
     if isinstance(temperature, Tensor):
         if temperature.ndim != 0:
             raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
-        checks.check_same_device(query=torch.empty(0, device=device), temperature=temperature)
+        checks.check_on(device, "query", temperature=temperature)
         return temperature.to(dtype)
     return torch.full((), temperature, dtype=dtype, device=device)
 
@@ -346,7 +344,7 @@ def _inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtyp
             raise ValueError(
                 f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
             )
-        checks.check_same_device(query=torch.empty(0, device=device), bandwidth=bandwidth)
+        checks.check_on(device, "query", bandwidth=bandwidth)
         return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
     return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
 
@@ -356,9 +354,11 @@ def _bounded(normalized: bool, temperature: float | Tensor) -> bool:
     return normalized and not isinstance(temperature, Tensor) and 1 / temperature <= FIXED_MAXIMUM_LIMIT
 
 
-def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None) -> None:
+def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None, loss: LossResult) -> None:
     if not checks.values_readable(rows):
         return
+    if columns is None and isinstance(loss, Tensor) and loss.ndim == 0 and loss.item() != 0:
+        return  # some query counted; cheaper than to look at all of them
     for stats in (rows,) if columns is None else (rows, columns):
         if not bool(direction_loss(stats.detach())[1].any()):
             warnings.warn(

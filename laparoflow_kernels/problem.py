@@ -65,4 +65,6 @@ class PairProblem:
 
     def contiguous(self) -> PairProblem:
         """The same problem with row-major query and key (kernels address rows; flows are packed already)."""
+        if self.query.is_contiguous() and self.key.is_contiguous():
+            return self
         return replace(self, query=self.query.contiguous(), key=self.key.contiguous())

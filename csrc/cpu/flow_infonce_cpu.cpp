@@ -59,11 +59,9 @@ class PairProblem {
 
   Tensor make_stats(int64_t pixels) const {
     Tensor stats = at::empty({4, pixels}, at::CppTypeToScalarType<T>::value);
-    const double nothing = -std::numeric_limits<double>::infinity();
-    stats[0].fill_(nothing);
-    stats[1].zero_();
-    stats[2].fill_(pairs.inside ? nothing : 0.0);
-    stats[3].zero_();
+    const T nothing = -std::numeric_limits<T>::infinity();
+    const T initial[4] = {nothing, 0, pairs.inside ? nothing : 0, 0};
+    for (int64_t row = 0; row < 4; ++row) std::fill_n(stats.data_ptr<T>() + row * pixels, pixels, initial[row]);
     return stats;
   }
 
@@ -84,13 +82,6 @@ class PairProblem {
   bool finite;
 
  private:
-  static double largest_norm(const Tensor& x) {
-    if (x.numel() == 0) return 0;
-    return at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, false, at::CppTypeToScalarType<T>::value)
-        .max()
-        .template item<double>();
-  }
-
   void plan_blocks() {
     const Tensor bandwidth = args_.inv_bandwidth.contiguous();
     const T* inv_bandwidth = bandwidth.const_data_ptr<T>();

@@ -40,6 +40,9 @@ struct Side {
 Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets,
                const std::optional<Tensor>& mask, at::ScalarType accumulator);
 
+bool all_finite(const Tensor& x);      // [T, F] float or double, contiguous
+double largest_norm(const Tensor& x);  // of the rows of [T, D], contiguous; infinite or NaN when an entry is
+
 FlowKernel parse_flow_kernel(const std::string& name);
 Element element_of(at::ScalarType type);
 
