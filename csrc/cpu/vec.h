@@ -131,7 +131,6 @@ LF_INLINE Vec<double> exp2_vec(Vec<double> x) {
 template <class T>
 LF_INLINE Vec<T> log_vec(Vec<T> x) {
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
-  constexpr int bias = sizeof(T) == 4 ? 127 : 1023;
   constexpr int terms = sizeof(T) == 4 ? 6 : 12;
   using I = VecInt<T>;
   const Vec<T> one = splat<T>(T(1));
@@ -139,7 +138,6 @@ LF_INLINE Vec<T> log_vec(Vec<T> x) {
   I offset = (I)splat<T>(T(0.70710678118654752440)) & ~(((I)one & 0) + ((decltype(bits[0] + 0))1 << mantissa) - 1);
   I e = (bits - offset) >> mantissa;
   Vec<T> m = (Vec<T>)(bits - (e << mantissa));
-  (void)bias;
   Vec<T> ef;
   for (int l = 0; l < kLanes<T>; ++l) ef[l] = static_cast<T>(e[l]);
   Vec<T> u = (m - one) / (m + one);
