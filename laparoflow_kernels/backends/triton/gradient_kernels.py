@@ -6,19 +6,25 @@ With the statistics of the forward and the upstream gradients a = dL/dlse, b = d
     dq_i = sum_j dS_ij k_j / temperature      dk_j = sum_i dS_ij q_i / temperature
     dtemperature = -sum_ij dS_ij q_i.k_j / temperature^2
 
+A row's terms of dS sum to a_i + b_i, so its part of the last sum is sum_j dS_ij (q_i.k_j - c_i) + c_i (a_i + b_i) for any
+c_i. With a c_i among the logits of the row (the weighted mean of its logits, outside, or of their exponentials, inside) the
+rounding of lse, an error common to the whole row, is multiplied by the spread of the logits and no longer by their size;
+a_i + b_i is exactly 0 for every loss of this package.
+
 A program owns a tile of one side ("own": queries for dq, keys for dk) and streams the other side past it, so every
 output row has one writer and one order of summation. OWN_TERMS are the terms whose coefficients belong to the owned
 rows (rows' terms in dq, columns' terms in dk), OTHER_TERMS those of the streamed rows; the symmetric loss has both.
 All terms of dS are added in float32 before the one rounding to the input's dtype that the second product needs.
 
-``coefficients_kernel`` prepares four numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
+``coefficients_kernel`` prepares six numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
 
     bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b / W, c3 = W e^-positive
     otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t positive    (units of q.k)
 
-all times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end.
+c0 and c2 times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end;
+c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
 
-Grid: frame x tile of the owned side. Memory: 4 floats per row and the outputs.
+Grid: frame x tile of the owned side. Memory: 6 floats per row and the outputs.
 """
 
 import triton
@@ -29,6 +35,7 @@ from .pairs import (
     LN_2_HIGH,
     LN_2_LOW,
     LOG2_E,
+    exact_product,
     load_flow,
     load_rows,
     other_frame_tile,
@@ -49,20 +56,9 @@ def accurate_exp(x):
 
 
 @triton.jit
-def upper_half(x):
-    """x with the lower half of its significand cut off: products of such numbers are exact in float32."""
-    if x.dtype == tl.float32:
-        x = (x.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
-    return x
-
-
-@triton.jit
 def in_product_units(x, temperature, scale):
     """(x t rounded, the factor 2^-((x t - rounded) scale)): x as a shift of q.k, and what the rounding dropped."""
-    rounded = x * temperature
-    x_high, t_high = upper_half(x), upper_half(temperature)
-    x_low, t_low = x - x_high, temperature - t_high
-    dropped = ((x_high * t_high - rounded) + (x_high * t_low + x_low * t_high)) + x_low * t_low
+    rounded, dropped = exact_product(x, temperature)
     return rounded, tl.exp2(-dropped * scale)
 
 
@@ -71,7 +67,7 @@ def coefficients_kernel(
     stats, gradient, temperature, gradient_scale, coefficients, total: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
-    """coefficients [4, total] from stats [4, total] and gradient [2, total]."""
+    """coefficients [6, total] from stats [4, total] and gradient [2, total]."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = rows < total
     stride = total.to(tl.int64)
@@ -80,13 +76,17 @@ def coefficients_kernel(
     lse = tl.load(stats + rows, mask=valid, other=float("-inf"))
     weight_sum = tl.load(stats + stride + rows, mask=valid, other=0.0)
     positive = tl.load(stats + 2 * stride + rows, mask=valid, other=0.0)
-    a = tl.load(gradient + rows, mask=valid, other=0.0) * scale
-    b = tl.load(gradient + stride + rows, mask=valid, other=0.0) * scale
     has_denominator = lse > float("-inf")
     has_positive = weight_sum > 0.0
-    a = tl.where(has_denominator, a, 0.0)
-    b = tl.where(has_positive, b, 0.0)
+    a = tl.where(has_denominator, tl.load(gradient + rows, mask=valid, other=0.0), 0.0)
+    b = tl.where(has_positive, tl.load(gradient + stride + rows, mask=valid, other=0.0), 0.0)
     safe_sum = tl.where(has_positive, weight_sum, 1.0)
+    centre = positive - tl.log2(safe_sum) * LN_2 if INSIDE else positive
+    centre = tl.where(has_positive, centre * t, 0.0)
+    tl.store(coefficients + 4 * stride + rows, centre, mask=valid)
+    tl.store(coefficients + 5 * stride + rows, centre * (a + b), mask=valid)
+    a *= scale
+    b *= scale
     if BOUNDED:
         a = a * accurate_exp(tl.where(has_denominator, -lse, 0.0))
         shift = tl.zeros_like(a)
@@ -114,8 +114,10 @@ def coefficients_kernel(
 
 
 @triton.jit
-def load_coefficients(coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr):
-    """The four coefficients of ``rows``; zeros (and shifts of infinity) where not valid."""
+def load_coefficients(
+    coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, TEMPERATURE: tl.constexpr
+):  # fmt: skip
+    """The coefficients c0..c4 of ``rows``; zeros (and shifts of infinity) where not valid."""
     stride = total.to(tl.int64)
     c0 = tl.load(coefficients + rows, mask=valid, other=0.0)
     c2 = tl.load(coefficients + 2 * stride + rows, mask=valid, other=0.0)
@@ -125,7 +127,10 @@ def load_coefficients(coefficients, total, rows, valid, INSIDE: tl.constexpr, BO
         c1 = tl.load(coefficients + stride + rows, mask=valid, other=float("inf"))
     if INSIDE:
         c3 = tl.load(coefficients + 3 * stride + rows, mask=valid, other=0.0 if BOUNDED else float("inf"))
-    return c0, c1, c2, c3
+    c4 = c0
+    if TEMPERATURE:
+        c4 = tl.load(coefficients + 4 * stride + rows, mask=valid, other=0.0)
+    return c0, c1, c2, c3, c4
 
 
 @triton.jit
@@ -185,6 +190,40 @@ def bounded_terms(
 
 
 @triton.jit
+def terms_of_tile(
+    z, s, scale, weight, distance, factor, own, other,
+    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
+    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
+):  # fmt: skip
+    """dS, and (with TEMPERATURE) dS (q.k - c) with the c of the row that each term belongs to."""
+    if BOUNDED and not (TEMPERATURE and OWN_TERMS and OTHER_TERMS):
+        ds = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS)
+        spread = ds
+        if TEMPERATURE:
+            spread = ds * (s - own[4][:, None]) if OWN_TERMS else ds * (s - other[4][None, :])
+    else:
+        ds = tl.zeros_like(s)
+        spread = ds
+        if OWN_TERMS:
+            if BOUNDED:
+                part = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, True, False)
+            else:
+                part = side_terms(z, scale, weight, distance, factor, own, 1, WEIGHTED, INSIDE, DISSIMILAR)
+            ds = part
+            if TEMPERATURE:
+                spread = part * (s - own[4][:, None])
+        if OTHER_TERMS:
+            if BOUNDED:
+                part = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, False, True)
+            else:
+                part = side_terms(z, scale, weight, distance, factor, other, 0, WEIGHTED, INSIDE, DISSIMILAR)
+            ds += part
+            if TEMPERATURE:
+                spread += part * (s - other[4][None, :])
+    return ds, spread
+
+
+@triton.jit
 def backward_tile(
     own, own_flow, own_coefficients, other, other_flow_base, other_mask, other_coefficient_base, total_other,
     start, end, scale, inverse_bandwidth, gradient, temperature_sum,
@@ -215,21 +254,14 @@ def backward_tile(
     if OTHER_TERMS:
         other_coefficients = load_coefficients(
             other_coefficient_base + start.to(tl.int64), total_other, tl.arange(0, BLOCK_N), other_valid, INSIDE,
-            BOUNDED,
+            BOUNDED, TEMPERATURE,
         )  # fmt: skip
-    if BOUNDED:
-        ds = bounded_terms(
-            z, weight, own_coefficients, other_coefficients, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS
-        )
-    else:
-        if OWN_TERMS:
-            ds = side_terms(z, scale, weight, distance, factor, own_coefficients, 1, WEIGHTED, INSIDE, DISSIMILAR)
-            if OTHER_TERMS:
-                ds += side_terms(z, scale, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
-        else:
-            ds = side_terms(z, scale, weight, distance, factor, other_coefficients, 0, WEIGHTED, INSIDE, DISSIMILAR)
+    ds, spread = terms_of_tile(
+        z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
+        WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
+    )  # fmt: skip
     if TEMPERATURE:
-        temperature_sum += tl.sum(ds * s, 1)
+        temperature_sum += tl.sum(spread, 1)
     if ROWS:
         gradient = product(rounded_to(ds, own.dtype), y, gradient, PRECISION)
     return gradient, temperature_sum
@@ -262,7 +294,7 @@ def backward_kernel(
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
         x_flow = load_flow(own_flow + first.to(tl.int64) * F, rows, own_valid, float("-inf"), F)
         x_coefficients = load_coefficients(
-            own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED
+            own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED, TEMPERATURE
         )
         gradient = tl.zeros([BLOCK_M, BLOCK_D], dtype=scale.dtype)
         temperature_sum = tl.zeros([BLOCK_M], dtype=scale.dtype)

@@ -199,14 +199,17 @@ def backward(
         if need_key:
             dkey, by_key = side(columns, rows, False, True, need_temperature and not need_query)
             by_row = by_key if need_temperature and not need_query else by_row
-        dtemperature = by_row.sum() if need_temperature else empty(0, dtype=row_stats.dtype)
+        dtemperature = empty(0, dtype=row_stats.dtype)
+        if need_temperature:
+            sides = (query_coefficients, key_coefficients) if symmetric else (query_coefficients,)
+            dtemperature = by_row.sum() - sum(side[5].sum() for side in sides) / temperature.square()
         return dquery, dkey, dtemperature
 
 
 def coefficients(stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
-    """Per-row coefficients [4, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
+    """Per-row coefficients [6, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
     total = stats.shape[1]
-    result = torch.empty((4, total), dtype=stats.dtype, device=stats.device)
+    result = torch.empty((6, total), dtype=stats.dtype, device=stats.device)
     if total:
         coefficients_kernel[(triton.cdiv(total, ROW_BLOCK),)](
             stats, gradient.contiguous(), temperature, scale, result, total, BLOCK=ROW_BLOCK,

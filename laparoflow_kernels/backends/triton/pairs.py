@@ -124,6 +124,23 @@ def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
 
 
 @triton.jit
+def upper_half(x):
+    """x with the lower half of its significand cut off: products of such numbers are exact in float32."""
+    if x.dtype == tl.float32:
+        x = (x.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
+def exact_product(x, y):
+    """(x y rounded, what the rounding dropped)."""
+    rounded = x * y
+    x_high, y_high = upper_half(x), upper_half(y)
+    x_low, y_low = x - x_high, y - y_high
+    return rounded, ((x_high * y_high - rounded) + (x_high * y_low + x_low * y_high)) + x_low * y_low
+
+
+@triton.jit
 def load_flow(flow, rows, valid, sentinel, F: tl.constexpr):
     """Components of the flow of ``rows`` (pointer to the frame's first row) as a tuple of F vectors."""
     components = (tl.load(flow + rows * F, mask=valid, other=sentinel),)

@@ -3,11 +3,12 @@
 For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / temperature):
 
     den = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
-    X   = sum w_ij q_i.k_j  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
+    X   = sum w_ij (q_i.k_j - m_i)  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
 
-``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32); otherwise m and mp are
-running maxima, kept in units of q.k: z - m is the difference of two products, scaled after the subtraction, so that a
-large logit is not rounded twice. SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs,
+``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32) and takes X (outside) of
+the plain products; otherwise m and mp are running maxima, kept in units of q.k: z - m is the difference of two products,
+scaled after the subtraction, so that a large logit is not rounded twice. X relative to the same m lets the large parts of
+lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0, not of a rounding). SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs,
 with the same exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel
 once per direction instead.
 
@@ -26,6 +27,7 @@ from .pairs import (
     INTERPRETED,
     LN_2,
     LOG2_E,
+    exact_product,
     load_flow,
     load_rows,
     other_frame_tile,
@@ -96,7 +98,7 @@ def tile_sums(
     if WEIGHTED:
         positive_m = zero
         if not INSIDE:
-            positive = weight * s
+            positive = weight * s if BOUNDED else weight * (s - tl.expand_dims(finite(m), AXIS))
         elif BOUNDED:
             positive = weight * power
         else:
@@ -119,6 +121,12 @@ def merge(total, maximum, part, part_maximum, scale, BOUNDED: tl.constexpr):
         new_maximum = tl.maximum(maximum, part_maximum)
         merged = total * rescale(maximum, new_maximum, scale) + part * rescale(part_maximum, new_maximum, scale)
     return merged, new_maximum
+
+
+@triton.jit
+def merge_centred(x, w, m, part, part_w, part_m, new_m):
+    """Sum of w (q.k - new_m) from two such sums, each relative to its own maximum."""
+    return x + w * (finite(m) - finite(new_m)) + (part + part_w * (finite(part_m) - finite(new_m)))
 
 
 @triton.jit
@@ -160,11 +168,15 @@ def forward_tile(
     tile_den, tm, tw, th, tx, tmp = tile_sums(
         s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
     )
-    den, m = merge(den, m, tile_den, tm, scale, BOUNDED)
+    den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
+    if not BOUNDED and not INSIDE:
+        x = merge_centred(x, w, m, tx, tw, tm, new_m)
+    elif WEIGHTED:
+        x, mp = merge(x, mp, tx, tmp, scale, BOUNDED)
+    m = new_m
     if WEIGHTED:
         w += tw
         h += th
-        x, mp = merge(x, mp, tx, tmp, scale, BOUNDED or not INSIDE)
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
             s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
@@ -269,9 +281,11 @@ def divided(a, b):
 
 @triton.jit
 def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
-    """ln(total 2^-FIXED_SHIFT) + maximum / t, the shift taken off before the logarithm where that cannot underflow."""
+    """ln(total 2^-FIXED_SHIFT) + maximum / t with one rounding of that size, the shift taken off before the logarithm where that cannot underflow."""
     if FIXED_SHIFT == 0.0:
-        result = tl.log2(total) * LN_2 + divided(finite(maximum), t)
+        whole = divided(finite(maximum), t)
+        back, dropped = exact_product(whole, t)
+        result = whole + (tl.log2(total) * LN_2 + ((finite(maximum) - back) - dropped) / t)
     else:
         safe = total > 1e-20
         result = tl.log2(tl.where(safe, total * (2.0**-FIXED_SHIFT), total)) - tl.where(safe, 0.0, FIXED_SHIFT)
@@ -309,17 +323,26 @@ def finish_kernel(
             slot_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
             if INSIDE:
                 slot_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
-        den, m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, scale, BOUNDED)
-        w += tl.load(at + stride, mask=valid, other=0.0)
+        slot_w = tl.load(at + stride, mask=valid, other=0.0)
+        slot_x = tl.load(at + 3 * stride, mask=valid, other=0.0)
+        den, new_m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, scale, BOUNDED)
+        if not BOUNDED and not INSIDE:
+            x = merge_centred(x, w, m, slot_x, slot_w, slot_m, new_m)
+        else:
+            x, mp = merge(x, mp, slot_x, slot_mp, scale, BOUNDED)
+        m = new_m
+        w += slot_w
         h += tl.load(at + 2 * stride, mask=valid, other=0.0)
-        x, mp = merge(x, mp, tl.load(at + 3 * stride, mask=valid, other=0.0), slot_mp, scale, BOUNDED or not INSIDE)
     lse = logarithm_of(den, m, t, FIXED_SHIFT)
     lse = tl.where(den > 0.0, lse, float("-inf"))
     if INSIDE:
         positive = logarithm_of(x, mp, t, FIXED_SHIFT)
         positive = tl.where(x > 0.0, positive, float("-inf"))
     else:
-        positive = tl.where(w > 0.0, divided(divided(x, tl.where(w > 0.0, w, 1.0)), t), 0.0)
+        mean = divided(x, tl.where(w > 0.0, w, 1.0))
+        if not BOUNDED:
+            mean += finite(m)
+        positive = tl.where(w > 0.0, divided(mean, t), 0.0)
     if mask is not None:
         # rows alone carry no marker in the softmax sums: a masked row has seen the keys with a zero embedding
         lse = tl.where(tl.load(mask + rows, mask=valid, other=0) != 0, lse, float("-inf"))
