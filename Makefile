@@ -5,7 +5,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 DEMO_OUT ?= demo-out
 TEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint format bench gpu-check clean
+.PHONY: help demo test lint format bench gpu-check wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## ?/\1\t/' | expand -t 12
@@ -33,8 +33,13 @@ bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
 gpu-check:  ## on a machine with a GPU: build, tests, sanitizer, tuning, benchmark; one results file
 	$(if $(wildcard $(VENV)/python),$(VENV)/python,python3) -m benchmarks.gpu_check
 
+wheel: $(STAMP)  ## source distribution and manylinux wheel in wheelhouse/, and the kernel tests on that wheel
+	rm -rf wheelhouse
+	scripts/build_wheel.sh wheelhouse
+	scripts/check_wheel.sh wheelhouse/*.whl -q
+
 clean:  ## remove what was built (not .venv)
-	rm -rf build dist *.egg-info laparoflow_kernels/*.so $(DEMO_OUT)
+	rm -rf build dist wheelhouse *.egg-info laparoflow_kernels/*.so laparoflow_kernels/_C.json $(DEMO_OUT)
 
 $(STAMP): $(SOURCES)
 	scripts/setup.sh $(STAMP)

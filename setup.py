@@ -6,10 +6,15 @@ Environment variables (docs/BUILD.md):
     TORCH_CUDA_ARCH_LIST      architectures, as torch's own; default: the visible GPU's, else 8.0 and 9.0a with PTX
     CUDA_HOME                 root of the CUDA toolkit; default: what `nvcc --dryrun` says
     MAX_JOBS                  parallel compilations
+
+torch's C++ interface holds within one minor version alone. So a build with the extension depends on the minor version of
+torch that it was compiled with, and leaves _C.json beside the extension, which tells it before the extension is loaded.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -20,8 +25,10 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
+SUPPORTED_TORCH = "torch>=2.11,<2.16"
 # commands that compile nothing must work where torch is not: packaging metadata, source distributions
 COMPILES_NOTHING = {"sdist", "egg_info", "dist_info", "clean", "--version", "--name", "--help"}
+DESCRIBES_SOURCES = COMPILES_NOTHING - {"dist_info"}  # dist_info announces the metadata of the wheel that is built next
 
 
 def warn(message: str) -> None:
@@ -30,6 +37,21 @@ def warn(message: str) -> None:
 
 def wants_extension() -> bool:
     return os.environ.get("LAPAROFLOW_NATIVE", "1") != "0" and not COMPILES_NOTHING.intersection(sys.argv[1:])
+
+
+def compiler() -> str:
+    return os.environ.get("CXX", "g++").split()[0]
+
+
+def torch_requirement() -> str:
+    """The supported range for sources and pure Python builds; with an extension the minor version it is compiled with."""
+    if os.environ.get("LAPAROFLOW_NATIVE", "1") == "0" or DESCRIBES_SOURCES.intersection(sys.argv[1:]):
+        return SUPPORTED_TORCH
+    try:
+        major, minor = importlib.metadata.version("torch").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return SUPPORTED_TORCH
+    return f"torch=={major}.{minor}.*" if shutil.which(compiler()) else SUPPORTED_TORCH
 
 
 def toolkit_root() -> Path | None:
@@ -84,9 +106,8 @@ def extension_arguments() -> dict:
             "or, for the pure Python backends only:\n"
             "    LAPAROFLOW_NATIVE=0 pip install ."
         ) from None
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler.split()[0]) is None:
-        warn(f"no C++ compiler ({compiler}): installing without the native backend")
+    if shutil.which(compiler()) is None:
+        warn(f"no C++ compiler ({compiler()}): installing without the native backend")
         return {}
     root = toolkit_root()
     reason = no_cuda_reason(torch.version.cuda, root)
@@ -95,6 +116,7 @@ def extension_arguments() -> dict:
     # -fopenmp: at::parallel_for is a template, and runs on one thread without it
     # no -ffast-math: compensated sums and infinities must stay
     cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
+    cxx += ["-include", str(ROOT / "csrc" / "old_glibc.h")]
     macros: list[tuple[str, str | None]] = [("LF_TORCH_VERSION", f'"{torch.__version__}"')]
     if reason is None:
         os.environ["CUDA_HOME"] = str(root)
@@ -126,7 +148,16 @@ def extension_arguments() -> dict:
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"],
     )
-    return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)}}
+
+    class Build(cpp_extension.BuildExtension):
+        """Also writes the facts that must be known before the extension may be loaded."""
+
+        def run(self) -> None:
+            super().run()
+            facts = {"torch": torch.__version__, "cuda": torch.version.cuda if reason is None else None}
+            Path(self.get_ext_fullpath(module.name)).with_name("_C.json").write_text(json.dumps(facts) + "\n")
+
+    return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
 
 
-setup(**extension_arguments())
+setup(install_requires=[torch_requirement()], **extension_arguments())

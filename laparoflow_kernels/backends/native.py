@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +18,60 @@ from laparoflow_kernels.problem import PackedFrames, PairProblem
 MAX_DIM = {"cuda": 256}
 
 
-def _load() -> tuple[Any, str | None]:
-    """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels."""
-    how = "`pip install --no-build-isolation .` builds it where a C++ compiler and torch are, for the torch of that moment"
-    try:
-        return import_module("laparoflow_kernels._C"), None
-    except ModuleNotFoundError:
-        return None, f"the extension laparoflow_kernels._C was not built; {how}"
-    except ImportError as error:
-        return None, f"the extension laparoflow_kernels._C does not load ({error}); {how}"
+HOW_TO_BUILD = (
+    "`pip install --no-build-isolation .` in a checkout, or of the source distribution in place of the dot, builds it for "
+    "the torch that is there, where a C++ compiler is"
+)
+
+
+def other_torch(built_for: dict[str, Any], version: str, cuda: str | None) -> str | None:
+    """Which torch an extension needs when it is not this one, or None. torch's C++ interface holds within a minor version,
+    and the CUDA part links the runtime of one major version.
+
+    Args:
+        built_for: {"torch": version, "cuda": version or None}, as the build wrote it into _C.json.
+        version, cuda: torch.__version__ and torch.version.cuda of this process.
+
+    Example:
+        >>> other_torch({"torch": "2.15.0+cu132", "cuda": "13.2"}, "2.15.1+cu130", "13.0") is None
+        True
+        >>> other_torch({"torch": "2.15.0", "cuda": None}, "2.11.0", None)
+        'torch 2.15'
+    """
+    wanted = _first(2, built_for["torch"])
+    major = built_for["cuda"] and _first(1, built_for["cuda"])
+    if wanted == _first(2, version) and major in (None, cuda and _first(1, cuda)):
+        return None
+    return f"torch {wanted}" + (f" with CUDA {major}" if major else "")
+
+
+def _first(count: int, version: str) -> str:
+    """The first numbers of a version: "2.15" of "2.15.0a0+git"."""
+    return ".".join(re.findall(r"\d+", version)[:count])
+
+
+def _load(facts: Path) -> tuple[Any, str | None]:
+    """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels.
+
+    An extension of another torch is not even opened: it would end in undefined symbols, or worse, in none.
+    """
+    wanted = other_torch(json.loads(facts.read_text()), torch.__version__, torch.version.cuda) if facts.exists() else None
+    if wanted is not None:
+        here = torch.__version__ + (f" with CUDA {torch.version.cuda}" if torch.version.cuda else " without CUDA")
+        reason = f"the extension laparoflow_kernels._C needs {wanted}, and this is torch {here}; {HOW_TO_BUILD}"
+    else:
+        try:
+            return import_module("laparoflow_kernels._C"), None
+        except ModuleNotFoundError:
+            return None, f"the extension laparoflow_kernels._C was not built; {HOW_TO_BUILD}"
+        except ImportError as error:
+            reason = f"the extension laparoflow_kernels._C does not load ({error}); {HOW_TO_BUILD}"
+    warnings.warn(f"laparoflow_kernels goes on without its native backend: {reason}", RuntimeWarning, stacklevel=2)
+    return None, reason
 
 
 define_ops("laparoflow")
-EXTENSION, LOAD_ERROR = _load()
+EXTENSION, LOAD_ERROR = _load(Path(__file__).parents[1] / "_C.json")
 
 
 def build_facts() -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Source distribution and wheel: built as a release is (but without CUDA, for time), checked where no compiler is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_string
+from email.message import Message
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+MINOR = ".".join(torch.__version__.split(".")[:2])
+
+
+def run(*command: str, **variables: str) -> str:
+    environment = {**os.environ, "PYTHON": sys.executable, **variables}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with both files. The wheel is compiled from the source distribution, in another place."""
+    pytest.importorskip("build")
+    pytest.importorskip("auditwheel")
+    if sys.platform != "linux" or shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
+        pytest.skip("needs Linux and a C++ compiler")
+    out = tmp_path_factory.mktemp("wheelhouse")
+    run("scripts/build_wheel.sh", str(out), LAPAROFLOW_CUDA="0")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+def metadata(text: str) -> Message:
+    return message_from_string(text)
+
+
+def torch_requirements(data: Message) -> list[str]:
+    return [value for value in data.get_all("Requires-Dist", []) if value.startswith("torch") and "extra" not in value]
+
+
+def test_the_wheel_has_the_tag_and_one_extension(wheel: Path) -> None:
+    assert wheel.name.endswith("-manylinux_2_28_x86_64.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert len([name for name in names if ".so" in name]) == 1, "a library of torch or CUDA came along"
+    assert "laparoflow_kernels/_C.json" in names
+    assert {name.split("/")[0] for name in names} == {"laparoflow", "laparoflow_kernels", "laparoflow-0.1.0.dist-info"}
+
+
+def test_the_wheel_depends_on_the_torch_that_it_was_compiled_with(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
+        data = metadata(archive.read(name).decode())
+    assert torch_requirements(data) == [f"torch=={MINOR}.*"]
+
+
+def test_the_source_distribution_has_all_sources_and_the_whole_range_of_torch(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        file = archive.extractfile(path.name.removesuffix(".tar.gz") + "/PKG-INFO")
+        assert file is not None
+        data = metadata(file.read().decode())
+    assert [value.replace(" ", "") for value in torch_requirements(data)] == ["torch<2.16,>=2.11"]
+    for folder, kinds in (("csrc", "*"), ("tests/kernels", "*.py"), ("examples", "*.py"), ("docs", "*"), ("scripts", "*")):
+        wanted = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob(kinds) if p.is_file() and p.suffix != ".pyc"}
+        assert wanted and wanted <= names, sorted(wanted - names)
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_C.json"))]
+
+
+def test_the_wheel_passes_the_kernel_tests_in_a_fresh_environment_without_a_compiler(wheel: Path) -> None:
+    """Also: beside another torch it says which one it needs (at the end of the script)."""
+    said = run("scripts/check_wheel.sh", str(wheel), "-q")
+    assert " passed" in said
+    assert "beside another torch: the extension laparoflow_kernels._C needs torch 2.10" in said
