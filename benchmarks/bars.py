@@ -97,6 +97,14 @@ def _bars(figures: Figures) -> Iterator[Bar]:
     ):  # fmt: skip
         case = Case(8192, **options)  # type: ignore[arg-type]
         yield _bar(f"{name}: time over the plain form", "<=", limit, partial(figures.times_the_plain_form, case))
+    for needs in ("query", "key"):
+        partial_case = Case(8192, needs=needs)
+        name = f"{needs} gradient only: time over both gradients"
+        yield _bar(name, "<=", 0.9, partial(figures.times_the_plain_form, partial_case))
+    yield _bar(
+        "no gradient: time over both gradients", "<=", 0.6,
+        lambda: figures.row(OURS, BASE, "forward")["seconds"] / figures.seconds(OURS, BASE),
+    )  # fmt: skip
     yield _bar(
         "every N: least times faster than torch.compile", ">=", 2.0,
         lambda: figures.least_times_faster_at_every_size("torch.compile of dense"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 PARTS = ("forward", "backward", "both")
+NEEDS = ("both", "query", "key")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -20,6 +21,7 @@ class Case:
 
     Attributes:
         threads: CPU threads, 0 = those of the run.
+        needs: the embeddings whose gradient is asked for: "both", "query" (frozen or queued keys) or "key".
     """
 
     pixels: int
@@ -31,6 +33,7 @@ class Case:
     symmetric: bool = False
     one_hot: bool = False
     threads: int = 0
+    needs: str = "both"
     device: str = "cpu"
     temperature: float = 0.1
     bandwidth: float = 1.0
@@ -38,6 +41,8 @@ class Case:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.needs not in NEEDS:
+            raise ValueError(f"needs: expected one of {', '.join(NEEDS)}, got {self.needs!r}")
         for name in ("pixels", "dim", "frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -53,9 +58,14 @@ class Case:
         return DTYPES[self.dtype].itemsize
 
     @property
+    def gradients(self) -> int:
+        """How many of dq and dk are asked for."""
+        return 2 if self.needs == "both" else 1
+
+    @property
     def gradient_bytes(self) -> int:
-        """Bytes of dq and dk."""
-        return 2 * self.frames * self.pixels * self.dim * self.element_size
+        """Bytes of dq and dk, of those that are asked for."""
+        return self.gradients * self.frames * self.pixels * self.dim * self.element_size
 
     @property
     def plain(self) -> bool:
@@ -69,7 +79,9 @@ class Case:
         options = [
             size, f"D={self.dim}", self.dtype, *([] if self.positives == "outside" else [self.positives]),
             *([] if self.negatives == "all" else [self.negatives]), *(["symmetric"] if self.symmetric else []),
-            *(["one-hot"] if self.one_hot else []), *([f"{self.threads} thread(s)"] if self.threads else []),
+            *(["one-hot"] if self.one_hot else []),
+            *([] if self.needs == "both" else [f"{self.needs} gradient only"]),
+            *([f"{self.threads} thread(s)"] if self.threads else []),
         ]  # fmt: skip
         return " ".join(options)
 

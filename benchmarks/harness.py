@@ -123,7 +123,7 @@ class Run:
 
     @staticmethod
     def _pace_key(case: Case, peer: Peer) -> tuple[Any, ...]:
-        return peer.name, case.dtype, case.positives, case.negatives, case.symmetric, case.one_hot, case.threads
+        return peer.name, case.dtype, case.positives, case.negatives, case.symmetric, case.one_hot, case.needs, case.threads
 
     def _ask(self, case: Case, peer: Peer) -> Row:
         effort = asdict(self.effort)

@@ -98,7 +98,9 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     query, key = _gather(drawn.query, drawn.query_place), _gather(drawn.key, drawn.key_place)
     flows = _gather(drawn.query_flow, drawn.query_place), _gather(drawn.key_flow, drawn.key_place)
     moved = [x.to(case.device) for x in (query, key, *flows, target)]
-    return Inputs(moved[0].requires_grad_(), moved[1].requires_grad_(), *moved[2:])
+    return Inputs(
+        moved[0].requires_grad_(case.needs != "key"), moved[1].requires_grad_(case.needs != "query"), *moved[2:]
+    )
 
 
 @functools.lru_cache(maxsize=1)

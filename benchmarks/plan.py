@@ -69,6 +69,7 @@ def _default(device: str) -> list[Entry]:
     dtypes = ("bfloat16", "float16") if device == "cpu" else ("float32", "float16")
     plan = [Entry(replace(base, pixels=n), _one_frame()) for n in sizes[:4]]
     plan += [Entry(replace(base, threads=1), _named("ours: native"))] if device == "cpu" else []
+    plan += [Entry(replace(base, needs=needs), _named("ours: native")) for needs in ("query", "key")]
     for options in ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"}):
         plan.append(Entry(replace(base, **options), core))  # type: ignore[arg-type]
     plan += [Entry(replace(base, dim=dim, pixels=n), core) for dim in (128, 256) for n in reversed(other_sizes)]

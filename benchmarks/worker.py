@@ -113,14 +113,24 @@ def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
         if part == "backward":
             first[part] = work.part(part)
             result[part] = work.result()
-        rows[part] = {"errors": errors(case, *result.pop(part)), "extra_bytes": extra.get(part)}
-        reason = wrong(case, rows[part]["errors"])
+        loss, dq, dk = result.pop(part)
+        rows[part] = {"errors": errors(case, loss, dq, dk), "extra_bytes": extra.get(part)}
+        reason = wrong(case, rows[part]["errors"]) or wrong_set(case, part, {"query": dq, "key": dk})
         if reason:
             rows[part] |= {"status": "wrong", "reason": reason}
         else:
             rows[part] |= {"status": "ok", **timing(work, part, first[part], effort.seconds)}
     beside = floors.product_rate(case.dtype, case.device, effort.product_side) if effort.product_side else None
     return {"memory_exact": memory.exact, "product_rate": beside, "parts": {part: rows[part] for part in PARTS}}
+
+
+def wrong_set(case: Case, part: str, gradients: dict[str, Tensor | None]) -> str | None:
+    """What is wrong with which gradients a part made: one that was asked for is missing, or one that was not is there."""
+    for side, gradient in gradients.items():
+        asked = part != "forward" and case.needs in ("both", side)
+        if asked != (gradient is not None):
+            return f"the gradient of {side} was {'asked for and not' if asked else 'not asked for and'} made"
+    return None
 
 
 def timing(work: Work, part: str, first: float, seconds: float) -> dict[str, Any]:

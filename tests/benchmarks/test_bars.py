@@ -16,6 +16,7 @@ def test_ratios_and_verdicts() -> None:
     found = by_name(results(
         ("ours: native", Case(8192), 0.25), ("chunked PyTorch", Case(8192), 1.0), ("dense PyTorch", Case(8192), 1.0),
         ("ours: native", Case(8192, threads=1), 0.45), ("ours: native", Case(8192, symmetric=True), 0.375),
+        ("ours: native", Case(8192, needs="query"), 0.2), ("ours: native", Case(8192, needs="key"), 0.25),
         ("ours: native", Case(65536), 10.0),
         ("torch.compile of dense", Case(8192), 0.6), ("torch.compile of dense", Case(65536), None),
     ))  # fmt: skip
@@ -24,6 +25,9 @@ def test_ratios_and_verdicts() -> None:
     assert found["N=8192 D=64: times faster than dense"].passed is False
     assert found["N=8192: speed-up from 1 thread to all"].passed
     assert found["symmetric: time over the plain form"].passed is False
+    assert found["query gradient only: time over both gradients"].measured == 0.8
+    assert found["key gradient only: time over both gradients"].passed is False
+    assert found["no gradient: time over both gradients"].measured == 1.0
     assert found["N=65,536 D=64: MB above inputs and gradients"].measured == 5.0
     assert found["every N: least times faster than torch.compile"].measured == 2.4
     share = 6 * 8192**2 * 64 / 0.25 / 1e11

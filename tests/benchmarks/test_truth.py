@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import inputs
-from benchmarks.case import Case
+from benchmarks import floors, inputs, worker
+from benchmarks.case import PARTS, Case
 from benchmarks.peers import BY_NAME
 from laparoflow_kernels import flow_infonce
 
@@ -81,3 +81,20 @@ def test_sizes_that_cannot_repeat_are_refused() -> None:
         inputs.small_size(7919)
     assert inputs.small_size(100_000) == 2000
     assert dataclasses.replace(Case(8192), threads=1).label == "N=8192 D=64 float32 1 thread(s)"
+
+
+def test_a_missing_or_unasked_gradient_is_wrong() -> None:
+    given = torch.zeros(1)
+    assert worker.wrong_set(Case(8), "both", {"query": given, "key": given}) is None
+    assert "query was asked for and not made" in (worker.wrong_set(Case(8), "both", {"query": None, "key": given}) or "")
+    only = Case(8, needs="query")
+    assert worker.wrong_set(only, "backward", {"query": given, "key": None}) is None
+    assert "key was not asked for and made" in (worker.wrong_set(only, "both", {"query": given, "key": given}) or "")
+    assert worker.wrong_set(Case(8), "forward", {"query": None, "key": None}) is None
+
+
+@pytest.mark.parametrize("needs", ["query", "key"])
+def test_one_gradient_alone_takes_fewer_products(needs: str) -> None:
+    answer = worker.measure(BY_NAME["ours: native"], Case(300, dim=16, needs=needs), worker.Effort(seconds=0.01))
+    assert {part: row["status"] for part, row in answer["parts"].items()} == dict.fromkeys(PARTS, "ok")
+    assert floors.work(Case(300, needs=needs), "both")["flop"] == 4 * 300**2 * 64
