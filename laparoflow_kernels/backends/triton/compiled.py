@@ -125,8 +125,8 @@ class Facts:
 
     @property
     def main(self) -> Loop:
-        """The loop over tiles that have weights: of all innermost loops, the one with the most work per pair."""
-        return max(self.loops, key=lambda loop: (loop.special, loop.instructions))
+        """The loop over whole tiles that have weights: of the loops with the most special operations, the first."""
+        return max(self.loops, key=lambda loop: loop.special)
 
 
 def compile_variant(variant: Variant, capability: int) -> Facts:
@@ -136,6 +136,8 @@ def compile_variant(variant: Variant, capability: int) -> Facts:
     constants = variant.constants()
     if variant.kernel not in ("finish", "coefficients"):
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
+    if "STAGES" in kernel.arg_names:
+        constants["STAGES"] = tile.stages
     if not variant.masked:
         constants |= {name: None for name in MASK_POINTERS if name in kernel.arg_names}
     signature, attributes = {}, {}

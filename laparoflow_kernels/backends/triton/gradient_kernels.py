@@ -37,6 +37,7 @@ from .pairs import (
     LOG2_E,
     exact_product,
     load_flow,
+    load_or,
     load_rows,
     other_frame_tile,
     pair_weight,
@@ -119,17 +120,17 @@ def load_coefficients(
 ):  # fmt: skip
     """The coefficients c0..c4 of ``rows``; zeros (and shifts of infinity) where not valid."""
     stride = total.to(tl.int64)
-    c0 = tl.load(coefficients + rows, mask=valid, other=0.0)
-    c2 = tl.load(coefficients + 2 * stride + rows, mask=valid, other=0.0)
+    c0 = load_or(coefficients + rows, valid, 0.0)
+    c2 = load_or(coefficients + 2 * stride + rows, valid, 0.0)
     c1 = c0
     c3 = c0
     if not BOUNDED:
-        c1 = tl.load(coefficients + stride + rows, mask=valid, other=float("inf"))
+        c1 = load_or(coefficients + stride + rows, valid, float("inf"))
     if INSIDE:
-        c3 = tl.load(coefficients + 3 * stride + rows, mask=valid, other=0.0 if BOUNDED else float("inf"))
+        c3 = load_or(coefficients + 3 * stride + rows, valid, 0.0 if BOUNDED else float("inf"))
     c4 = c0
     if TEMPERATURE:
-        c4 = tl.load(coefficients + 4 * stride + rows, mask=valid, other=0.0)
+        c4 = load_or(coefficients + 4 * stride + rows, valid, 0.0)
     return c0, c1, c2, c3, c4
 
 
@@ -230,17 +231,16 @@ def backward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
-    ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the owned rows after one more tile of the other side."""
-    other_valid = valid_rows(other_mask, start, end, BLOCK_N)
+    other_valid = valid_rows(other_mask, start, end, BLOCK_N, RAGGED)
     y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
-    bias = tl.where(other_valid, 0.0, float("-inf"))
-    if BOUNDED:
-        z = s * scale + bias[None, :]
-    else:
-        z = s + bias[None, :]
+    z = s * scale if BOUNDED else s
+    if other_valid is not None:
+        bias = tl.where(other_valid, 0.0, float("-inf"))[None, :]
+        z = s * scale + bias if BOUNDED else s + bias
     weight = s
     distance = s
     factor = scale
@@ -290,7 +290,7 @@ def backward_kernel(
         inv_temperature = 1.0 / tl.load(temperature)
         scale = LOG2_E / tl.load(temperature)
         rows = tl.arange(0, BLOCK_M)
-        own_valid = valid_rows(own_mask, first, own_end, BLOCK_M)
+        own_valid = valid_rows(own_mask, first, own_end, BLOCK_M, True)
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
         x_flow = load_flow(own_flow + first.to(tl.int64) * F, rows, own_valid, float("-inf"), F)
         x_coefficients = load_coefficients(
@@ -298,12 +298,20 @@ def backward_kernel(
         )
         gradient = tl.zeros([BLOCK_M, BLOCK_D], dtype=scale.dtype)
         temperature_sum = tl.zeros([BLOCK_M], dtype=scale.dtype)
-        for t in range(0, tl.cdiv(other_end - other_start, BLOCK_N)):
+        full_tiles = (other_end - other_start) // BLOCK_N
+        for t in range(0, full_tiles):
             gradient, temperature_sum = backward_tile(
                 x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
                 other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
                 D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                TEMPERATURE, ROWS, PRECISION, SPECIAL,
+                TEMPERATURE, ROWS, PRECISION, SPECIAL, False,
+            )  # fmt: skip
+        for t in tl.range(full_tiles, tl.cdiv(other_end - other_start, BLOCK_N), num_stages=1):
+            gradient, temperature_sum = backward_tile(
+                x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
+                other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
+                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
+                TEMPERATURE, ROWS, PRECISION, SPECIAL, True,
             )  # fmt: skip
         if BATCH:
             for t in range(0, tl.cdiv(other_start, BLOCK_N) + tl.cdiv(total_other - other_end, BLOCK_N)):
@@ -312,7 +320,7 @@ def backward_kernel(
                     x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
                     start, end, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                    TEMPERATURE, ROWS, PRECISION, SPECIAL,
+                    TEMPERATURE, ROWS, PRECISION, SPECIAL, True,
                 )  # fmt: skip
         in_frame = first + rows < own_end
         unscale = inv_temperature / tl.load(gradient_scale)

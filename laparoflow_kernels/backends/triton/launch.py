@@ -88,7 +88,7 @@ def one_pass(
         column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
         forward_kernel[(frames * row_groups, splits)](
             query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, row_partial, column_partial,
-            total_query, total_key, row_groups, splits, **meta(tile), **constants,
+            total_query, total_key, row_groups, splits, STAGES=tile.stages, **meta(tile), **constants,
         )  # fmt: skip
         return row_partial, column_partial
 

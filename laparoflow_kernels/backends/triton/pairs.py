@@ -141,11 +141,17 @@ def exact_product(x, y):
 
 
 @triton.jit
+def load_or(pointers, valid, other):
+    """What is at ``pointers``, ``other`` where not valid (None: all are valid)."""
+    return tl.load(pointers) if valid is None else tl.load(pointers, mask=valid, other=other)
+
+
+@triton.jit
 def load_flow(flow, rows, valid, sentinel, F: tl.constexpr):
     """Components of the flow of ``rows`` (pointer to the frame's first row) as a tuple of F vectors."""
-    components = (tl.load(flow + rows * F, mask=valid, other=sentinel),)
+    components = (load_or(flow + rows * F, valid, sentinel),)
     for c in tl.static_range(1, F):
-        components = components + (tl.load(flow + rows * F + c, mask=valid, other=0.0),)
+        components = components + (load_or(flow + rows * F + c, valid, 0.0),)
     return components
 
 
@@ -188,24 +194,37 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
 
 @triton.jit
 def load_rows(matrix, start, valid, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows start..start+BLOCK of a contiguous [*, D] matrix, 0 where not valid, in 64-bit addressing."""
+    """Rows start..start+BLOCK of a contiguous [*, D] matrix, 0 where not valid (None: all are), in 64-bit addressing."""
     base = matrix + start.to(tl.int64) * D
     d = tl.arange(0, BLOCK_D)
     offsets = tl.arange(0, BLOCK)[:, None] * D + d[None, :]
-    if BLOCK_D == D:
+    if valid is not None:
         mask = valid[:, None]
+        if BLOCK_D != D:
+            mask = mask & (d < D)[None, :]
+        result = tl.load(base + offsets, mask=mask, other=0.0)
+    elif BLOCK_D != D:
+        result = tl.load(base + offsets, mask=(d < D)[None, :], other=0.0)
     else:
-        mask = valid[:, None] & (d < D)[None, :]
-    return tl.load(base + offsets, mask=mask, other=0.0)
+        result = tl.load(base + offsets)
+    return result
 
 
 @triton.jit
-def valid_rows(mask, start, end, BLOCK: tl.constexpr):
-    """Rows start..start+BLOCK that lie before ``end`` and are kept by ``mask`` (or None)."""
+def valid_rows(mask, start, end, BLOCK: tl.constexpr, RAGGED: tl.constexpr):
+    """Rows start..start+BLOCK that lie before ``end`` and are kept by ``mask`` (or None).
+
+    RAGGED: the tile may reach past ``end``. None where every row is valid: no mask, and not RAGGED.
+    """
     rows = start + tl.arange(0, BLOCK)
-    valid = rows < end
+    valid = None
+    if RAGGED:
+        valid = rows < end
     if mask is not None:
-        valid = valid & (tl.load(mask + rows, mask=valid, other=0) != 0)
+        if RAGGED:
+            valid = valid & (tl.load(mask + rows, mask=valid, other=0) != 0)
+        else:
+            valid = tl.load(mask + rows) != 0
     return valid
 
 

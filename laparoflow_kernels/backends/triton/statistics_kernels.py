@@ -8,14 +8,17 @@ For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / tem
 ``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32) and takes X (outside) of
 the plain products; otherwise m and mp are running maxima, kept in units of q.k: z - m is the difference of two products,
 scaled after the subtraction, so that a large logit is not rounded twice. X relative to the same m lets the large parts of
-lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0, not of a rounding). SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs,
-with the same exponentials; with running maxima a column needs exponentials of its own, so there the host runs this kernel
-once per direction instead.
+lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0, not of a rounding).
+
+SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same exponentials; with
+running maxima a column needs exponentials of its own, so there the host runs this kernel once per direction instead.
 
 Grid: axis 0 = frame x group of row tiles, axis 1 = split of the key tiles. Each program keeps the row sums of its
 tile in registers and writes them to a partial buffer [splits, quantities, Tq]; column sums go by load-add-store to the
 slot of the program's row group in [slots, quantities, Tk], which no other program touches, so the order of every sum is
-fixed. ``finish_kernel`` adds the partials and forms [4, T] (lse, weight_sum, positive, weight_log_sum).
+fixed. Whole tiles run a loop of their own without bounds; its number of stages is given explicitly because Triton
+otherwise stages only the operands of products, and the flows would be loaded when they are needed. ``finish_kernel`` adds
+the partials and forms [4, T] (lse, weight_sum, positive, weight_log_sum).
 
 Memory: (splits Tq + slots Tk) * 4 to 6 floats; slots are at most MAX_SLOTS whatever N.
 """
@@ -29,6 +32,7 @@ from .pairs import (
     LOG2_E,
     exact_product,
     load_flow,
+    load_or,
     load_rows,
     other_frame_tile,
     pair_weight,
@@ -134,11 +138,11 @@ def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constex
     """Add the (bounded) sums of ``columns`` to one slot of the column partials."""
     at = slot + columns
     stride = stride.to(tl.int64)
-    tl.store(at, tl.load(at, mask=valid, other=0.0) + den, mask=valid)
+    tl.store(at, load_or(at, valid, 0.0) + den, mask=valid)
     if WEIGHTED:
-        tl.store(at + stride, tl.load(at + stride, mask=valid, other=0.0) + w, mask=valid)
-        tl.store(at + 2 * stride, tl.load(at + 2 * stride, mask=valid, other=0.0) + h, mask=valid)
-        tl.store(at + 3 * stride, tl.load(at + 3 * stride, mask=valid, other=0.0) + x, mask=valid)
+        tl.store(at + stride, load_or(at + stride, valid, 0.0) + w, mask=valid)
+        tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
+        tl.store(at + 3 * stride, load_or(at + 3 * stride, valid, 0.0) + x, mask=valid)
 
 
 @triton.jit
@@ -148,17 +152,16 @@ def forward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIAL: tl.constexpr,
+    SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
-    k_valid = valid_rows(key_mask, start, end, BLOCK_N)
+    k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
-    bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))
-    if BOUNDED:
-        z = s * scale + bias[None, :]
-    else:
-        z = s + bias[None, :]
+    z = s * scale + FIXED_SHIFT if BOUNDED else s
+    if k_valid is not None:
+        bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))[None, :]
+        z = s * scale + bias if BOUNDED else s + bias
     weight = s
     distance = s
     factor = scale
@@ -195,7 +198,7 @@ def forward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
     group = tl.program_id(0) % row_groups
@@ -221,10 +224,11 @@ def forward_kernel(
     keys_per_split = tl.cdiv(key_tiles, splits)
     first_key = split * keys_per_split
     last_key = tl.minimum(first_key + keys_per_split, key_tiles)
+    last_full = tl.maximum(first_key, tl.minimum(last_key, (k_end - k_start) // BLOCK_N))
 
     for row_tile in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, row_tiles)):
         q_first = q_start + row_tile * BLOCK_M
-        q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M)
+        q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M, True)
         q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
         q_flow = load_flow(query_flow + q_first.to(tl.int64) * F, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)
         den = tl.zeros([BLOCK_M], dtype=scale.dtype)
@@ -237,24 +241,32 @@ def forward_kernel(
             m = den - float("inf")
             if INSIDE:
                 mp = m
-        for tile in range(first_key, last_key):
+        for tile in tl.range(first_key, last_full, num_stages=STAGES):
             den, m, w, h, x, mp = forward_tile(
                 q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
                 scale, inv_bandwidth, den, m, w, h, x, mp,
                 D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                PRECISION, SPECIAL,
+                PRECISION, SPECIAL, False,
+            )  # fmt: skip
+        for tile in tl.range(last_full, last_key, num_stages=1):
+            den, m, w, h, x, mp = forward_tile(
+                q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
+                scale, inv_bandwidth, den, m, w, h, x, mp,
+                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
+                PRECISION, SPECIAL, True,
             )  # fmt: skip
         if BATCH:
             other_tiles = tl.cdiv(k_start, BLOCK_N) + tl.cdiv(total_key - k_end, BLOCK_N)
             others_per_split = tl.cdiv(other_tiles, splits)
             first_other = split * others_per_split
-            for tile in range(first_other, tl.minimum(first_other + others_per_split, other_tiles)):
+            last_other = tl.minimum(first_other + others_per_split, other_tiles)
+            for tile in tl.range(first_other, last_other, num_stages=STAGES):
                 start, end = other_frame_tile(tile, k_start, k_end, total_key, BLOCK_N)
                 den, m, w, h, x, mp = forward_tile(
                     q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, start, end,
                     scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                    PRECISION, SPECIAL,
+                    PRECISION, SPECIAL, True,
                 )  # fmt: skip
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
@@ -281,7 +293,10 @@ def divided(a, b):
 
 @triton.jit
 def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
-    """ln(total 2^-FIXED_SHIFT) + maximum / t with one rounding of that size, the shift taken off before the logarithm where that cannot underflow."""
+    """ln(total 2^-FIXED_SHIFT) + maximum / t with one rounding of that size.
+
+    The shift is taken off before the logarithm where that cannot underflow.
+    """
     if FIXED_SHIFT == 0.0:
         whole = divided(finite(maximum), t)
         back, dropped = exact_product(whole, t)

@@ -43,7 +43,7 @@ class Tile:
 HALF_TILES = {
     ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
     ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 4, 2), Tile(128, 64, 8, 2)),
-    ("symmetric", False): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+    ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
     ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
 }

@@ -30,13 +30,13 @@ def weighted_sum_kernel(
         inv_bandwidth = tl.load(inverse_bandwidth + frame)
         rows = tl.arange(0, BLOCK_M)
         c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-        q_valid = valid_rows(query_mask, first, q_end, BLOCK_M)
+        q_valid = valid_rows(query_mask, first, q_end, BLOCK_M, True)
         q_flow = load_flow(query_flow + first.to(tl.int64) * F, rows, q_valid, float("-inf"), F)
         total = tl.zeros([BLOCK_M, BLOCK_C], dtype=inv_bandwidth.dtype)
         w = tl.zeros([BLOCK_M], dtype=inv_bandwidth.dtype)
         for t in range(0, tl.cdiv(k_end - k_start, BLOCK_N)):
             start = k_start + t * BLOCK_N
-            k_valid = valid_rows(key_mask, start, k_end, BLOCK_N)
+            k_valid = valid_rows(key_mask, start, k_end, BLOCK_N, True)
             k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
             weight, _, _ = pair_weight(squared_distance(q_flow, k_flow, F), inv_bandwidth, FLOW_KERNEL, SPECIAL)
             value = tl.load(
