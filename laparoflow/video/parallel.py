@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import signal
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 from laparoflow.video.clip import ClipResult, ClipWriter
 from laparoflow.video.plan import ClipPlan
@@ -78,32 +80,41 @@ def run_here(task: Task, advance: Callable[[str, int], None]) -> ClipResult:
     return ClipWriter(task.cache, task.plan, task.settings, task.part, lambda: advance(task.plan.name, 1)).run()
 
 
-_messages: Any = None
+def _work(parent: Connection) -> None:
+    """A worker process: tasks come in and answers go out until None comes; it ends at once when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
+    tasks: SimpleQueue[Task | None] = SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                tasks.put(parent.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (task := tasks.get()) is not None:
+        parent.send(_answer(task, parent))
 
 
-def _start_worker(messages: Any, parent: int) -> None:
-    """Set up a worker process: where it reports to, and that it ends when its parent is gone."""
-    global _messages
-    _messages = messages
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run_in_worker(task: Task) -> ClipResult:
+def _answer(task: Task, parent: Connection) -> ClipResult | Exception:
+    """Run a task; what went wrong is an answer too."""
     done = 0
 
     def advance(name: str, frames: int) -> None:
         nonlocal done
         done += frames
         if done % REPORT_EVERY == 0:
-            _messages.put((name, REPORT_EVERY))
+            parent.send((name, REPORT_EVERY))
 
-    return run_here(task, advance)
+    try:
+        return run_here(task, advance)
+    except Exception as error:  # of any kind: it is raised in the parent
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # a library's error that cannot travel
+            return RuntimeError(f"{task.plan.source}: {type(error).__name__}: {error}")
+        return error
 
 
 def run_tasks(
@@ -119,52 +130,69 @@ def run_tasks(
     Returns:
         Results and errors. A full disk or an interruption stops what has not started; other errors concern
         one clip and the rest goes on.
+
+    Raises:
+        RuntimeError: if a worker process was killed; the others are ended.
     """
+    if workers > 1 and len(tasks) > 1:
+        return _run_in_workers(tasks, min(workers, len(tasks)), advance)
     results: list[ClipResult] = []
     errors: list[Exception] = []
-    if workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            try:
-                results.append(run_here(task, advance))
-            except OSError as error:
-                errors.append(error)
-                break
-            except ValueError as error:
-                errors.append(error)
-        return results, errors
+    for task in tasks:
+        try:
+            results.append(run_here(task, advance))
+        except OSError as error:
+            errors.append(error)
+            break
+        except ValueError as error:
+            errors.append(error)
+    return results, errors
+
+
+def _run_in_workers(
+    tasks: list[Task], workers: int, advance: Callable[[str, int], None]
+) -> tuple[list[ClipResult], list[Exception]]:
+    """One pipe for each worker: nothing is shared that a killed process could leave locked."""
+    results: list[ClipResult] = []
+    errors: list[Exception] = []
+    waiting = deque(tasks)
     context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    stopped = threading.Event()
-
-    def listen() -> None:
-        while not stopped.is_set() or not messages.empty():
-            message = messages.get()
-            if message is not None:
-                advance(*message)
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (messages, os.getpid()))
+    busy: dict[Connection, SpawnProcess] = {}
     try:
-        futures: list[Future[ClipResult]] = [pool.submit(_run_in_worker, task) for task in tasks]
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            try:
-                results.append(future.result())
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    "a worker process was killed, perhaps for want of memory; finished work is kept, run the same "
-                    "command again, with fewer workers if it was memory"
-                ) from error
-            except OSError as error:
-                errors.append(error)
-                pool.shutdown(wait=False, cancel_futures=True)
-            except ValueError as error:
-                errors.append(error)
+        for _ in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(there,), daemon=True)
+            process.start()
+            there.close()  # so that the pipe ends with the process
+            busy[here] = process
+            here.send(waiting.popleft())
+        while busy:
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                answer = ready.recv()
+                if isinstance(answer, tuple):
+                    advance(*answer)
+                    continue
+                if isinstance(answer, ClipResult):
+                    results.append(answer)
+                elif isinstance(answer, (OSError, ValueError)):
+                    errors.append(answer)
+                else:
+                    raise answer
+                if isinstance(answer, OSError):
+                    waiting.clear()
+                if waiting:
+                    ready.send(waiting.popleft())
+                else:
+                    ready.send(None)
+                    busy.pop(ready).join()
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError(
+            "a worker process was killed, perhaps for want of memory; finished work is kept, run the same command "
+            "again, with fewer workers if it was memory"
+        ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        stopped.set()
-        messages.put(None)
-        listener.join(timeout=5)
+        for process in busy.values():
+            process.terminate()
+            process.join()
     return results, errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_ranks_at_the_same_time_on_one_clip(source, tmp_path):
     for child in children:
         go(child)
     for child in children:
-        output, _ = child.communicate(timeout=120)
+        output, _ = child.communicate(timeout=100)
         assert (child.returncode, output) == (0, "done\n")
     expected = {name: content for name, content in whole.items() if "/b" not in name}
     assert tree(tmp_path / "cache") == expected
@@ -135,31 +136,52 @@ def test_worker_processes_give_the_same_cache(source, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(CHILD)
     command = [sys.executable, str(script), json.dumps(asdict(SMALL_SHARDS)), str(videos), str(tmp_path / "cache"), "3"]
-    subprocess.run(command, input="\n", text=True, check=True, timeout=120, capture_output=True)
+    subprocess.run(command, input="\n", text=True, check=True, timeout=100, capture_output=True)
     assert tree(tmp_path / "cache") == whole
 
 
+DOOMED = """
+import os, signal, sys
+calls, last = 0, int(os.environ["LAST"])
+def count(frame, event, argument):
+    global calls
+    calls += 1
+    if calls == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare_alone = prepare
+def prepare(*arguments, **options):
+    sys.setprofile(count)
+    prepare_alone(*arguments, **options)
+    sys.setprofile(None)
+    print(calls)
+"""
+
+
 def test_killed_at_random_moments_ten_times_the_cache_is_the_same(source, tmp_path):
-    """SIGKILL at a random moment of the work, again and again on what the last run left behind."""
+    """SIGKILL before a random call or return, ten times, again and again on what the last run left behind."""
     videos, whole = source
-    out, chance = tmp_path / "cache", random.Random(0)
-    child = start(videos, tmp_path / "timing")
-    begun = time.perf_counter()
-    go(child)
-    child.communicate(timeout=120)
-    needed = time.perf_counter() - begun
-    kills = interrupted = 0
-    while kills < 10:
-        child = start(videos, out)
+    out, chance, script = tmp_path / "cache", random.Random(0), tmp_path / "run.py"
+    script.write_text(CHILD.replace("if __name__", DOOMED + "if __name__", 1))
+
+    def run(folder: Path, last: int) -> tuple[int, str]:
+        child = start(videos, folder, script=script, environment={"LAST": str(last)})
         go(child)
-        time.sleep(chance.uniform(0.0, 0.5) * needed)
-        child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=60)
-        kills += 1
-        interrupted += child.returncode == -signal.SIGKILL
+        output, _ = child.communicate(timeout=100)
+        return child.returncode, output
+
+    status, output = run(tmp_path / "counting", 0)
+    assert status == 0
+    calls = int(output.split()[0])
+    kills = 0
+    while kills < 10:
+        status, _ = run(out, chance.randrange(1, calls // 2))
+        assert status in (0, -signal.SIGKILL)
+        kills += status != 0
         for clip in (out / "clips").glob("*/clip.json"):
             assert clip.read_bytes() == whole[str(clip.relative_to(out))]
-    assert interrupted >= 3
+        if status == 0:
+            assert tree(out) == whole
+            shutil.rmtree(out)
     assert prepare([videos], out, SMALL_SHARDS, progress=False).problems == {}
     assert tree(out) == whole
     assert len(FrameCache.open(out)) > 40
@@ -185,28 +207,40 @@ def until(condition, seconds: float) -> bool:
     return bool(condition())
 
 
+HELD = """
+import os, time
+from laparoflow.video.flow import DISFlow
+estimate = DISFlow.__call__
+def held(self, *arguments):
+    while os.path.exists(os.environ["HOLD"]):
+        time.sleep(0.01)
+    return estimate(self, *arguments)
+DISFlow.__call__ = held
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_workers_end_with_their_parent_and_a_killed_worker_is_reported(source, tmp_path):
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_workers_end_with_their_parent_and_a_killed_worker_is_reported(source, tmp_path, victim):
+    """The first pair of frames takes until a file is gone, so that no process is done before another is killed."""
     videos, whole = source
-    script = tmp_path / "run.py"
-    script.write_text(CHILD)
-    for victim in ("parent", "worker"):
-        child = start(videos, tmp_path / "cache", workers=2, script=script)
-        go(child)
-        assert until(lambda child=child: len(list((tmp_path / "cache").rglob("plan.json"))) > 0, 60)
-        workers = children_of(child.pid)
-        assert len(workers) >= 2
-        if victim == "parent":
-            child.send_signal(signal.SIGKILL)
-            child.communicate(timeout=60)
-            assert until(lambda workers=workers: not any(map(alive, workers)), 20)
-            for path in (tmp_path / "cache").rglob("plan.json"):
-                path.unlink()  # so that the second round waits for its own
-        else:
-            os.kill(workers[-1], signal.SIGKILL)
-            output, _ = child.communicate(timeout=120)
-            assert "done" not in output
-            assert child.returncode != 0
+    script, hold = tmp_path / "run.py", tmp_path / "hold"
+    script.write_text(HELD + CHILD)
+    hold.touch()
+    child = start(videos, tmp_path / "cache", workers=2, script=script, environment={"HOLD": str(hold)})
+    go(child)
+    assert until(lambda: len(list((tmp_path / "cache").rglob("plan.json"))) == 2, 300)
+    workers = children_of(child.pid)
+    assert len(workers) >= 2
+    if victim == "parent":
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=100)
+        assert until(lambda: not any(map(alive, workers)), 300)
+    else:
+        os.kill(workers[-1], signal.SIGKILL)
+        output, _ = child.communicate(timeout=100)
+        assert (child.returncode, output) == (1, "")
+    assert not list((tmp_path / "cache").rglob("clip.json"))
     prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
     assert tree(tmp_path / "cache") == whole
 
