@@ -58,7 +58,7 @@ def _load(facts: Path) -> tuple[Any, str | None]:
     wanted = other_torch(json.loads(facts.read_text()), torch.__version__, torch.version.cuda) if facts.exists() else None
     if wanted is not None:
         here = torch.__version__ + (f" with CUDA {torch.version.cuda}" if torch.version.cuda else " without CUDA")
-        reason = f"the extension laparoflow_kernels._C needs {wanted}, and this is torch {here}; {HOW_TO_BUILD}"
+        reason = f"the extension laparoflow_kernels._C needs {wanted}, and this is torch {here}; otherwise {HOW_TO_BUILD}"
     else:
         try:
             return import_module("laparoflow_kernels._C"), None

@@ -65,3 +65,5 @@ def test_lightly_example_differs_in_few_lines() -> None:
     changed = [x for x in difflib.ndiff(original.splitlines(), ours.splitlines()) if x[0] in "+-"]
     assert 0 < len(changed) <= 30
     assert "NTXentLoss(temperature=0.2, memory_bank_size" in ours, "the global loss stays lightly's"
+    for lightly_s_own in ("from lightly.loss import NTXentLoss", "select_most_similar(query_features, key_features"):
+        assert lightly_s_own in original, "the dense loss of the original is lightly's"
