@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from laparoflow_kernels import checks
+from laparoflow_kernels import checks, fast_positives
 from laparoflow_kernels.backends import choose_backend, reference
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats, RowStats, detached_row_stats, direction_loss, reduce_loss
 from laparoflow_kernels.problem import (
@@ -52,6 +52,7 @@ def flow_infonce(
     reduction: str = "mean",
     return_stats: bool = False,
     normalized: bool = False,
+    positives_eps: float | None = None,
     backend: str = "auto",
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
     """InfoNCE over pixel pairs, each pair weighted by the difference of the optical flows of its two pixels.
@@ -87,6 +88,10 @@ def flow_infonce(
         return_stats: also return the row (and column) statistics, detached.
         normalized: a promise that all embeddings have at most unit norm; with a float temperature of at least 0.025 the GPU
             kernels then need no running maximum. Not checked.
+        positives_eps: None takes every weight exactly. A number between 0 and 1 allows the positive term of the gaussian,
+            outside form with all negatives to come from a low-rank expansion of the weights, each off by at most that share
+            of itself (``fast_positives`` has the bound); where it does not apply or would not be cheaper, sums stay exact.
+            Reading the flow for it waits for a GPU; inside torch.compile and CUDA graphs sums are exact.
         backend: "auto", "reference", "native" or "triton"; see ``backends()``.
 
     Returns:
@@ -126,13 +131,18 @@ def flow_infonce(
     )  # fmt: skip
     chosen = choose_backend(backend, device, problem.query.dtype, problem.query.shape[1])
 
-    fused = chosen.fused_loss(problem, reduction) if reduction != "none" and hasattr(chosen, "fused_loss") else None
+    fused = None
+    if positives_eps is None and reduction != "none" and hasattr(chosen, "fused_loss"):
+        fused = chosen.fused_loss(problem, reduction)
     result: LossResult
     if fused is not None:
         result, row_stats = fused
         columns = None
     else:
-        row_stats, column_stats = chosen.statistics(problem)
+        if positives_eps is None:
+            row_stats, column_stats = chosen.statistics(problem)
+        else:
+            row_stats, column_stats = fast_positives.statistics(problem, chosen, positives_eps)
         losses = [direction_loss(row_stats)] + ([direction_loss(column_stats)] if symmetric else [])
         columns = column_stats if symmetric else None
         if reduction == "none":

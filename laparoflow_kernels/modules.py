@@ -48,7 +48,8 @@ class FlowInfoNCELoss(nn.Module):
     Args:
         temperature: a float, or an ``nn.Parameter`` (0-d) to learn it.
         bandwidth: pixels of flow, or "auto".
-        flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, backend: as ``flow_infonce``.
+        flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, positives_eps, backend: as
+            ``flow_infonce``.
         auto_scale, auto_floor: for ``bandwidth="auto"``.
         skip_tokens: class and register tokens at the front of query and key sequences, left out; flows and masks are
             those of the patch tokens alone.
@@ -91,6 +92,7 @@ class FlowInfoNCELoss(nn.Module):
         skip_tokens: int = 0,
         over_processes: str | None = None,
         warn_share: float | None = 0.5,
+        positives_eps: float | None = None,
     ) -> None:
         super().__init__()
         if isinstance(skip_tokens, bool) or not isinstance(skip_tokens, int) or skip_tokens < 0:
@@ -118,6 +120,10 @@ class FlowInfoNCELoss(nn.Module):
             flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
             reduction=reduction, return_stats=return_stats, backend=backend,
         )  # fmt: skip
+        if positives_eps is not None:
+            if over_processes is not None:
+                raise ValueError(f"positives_eps: expected None with over_processes, got {positives_eps!r}")
+            self.options["positives_eps"] = positives_eps
 
     def extra_repr(self) -> str:
         shown = {"temperature": self.temperature, "bandwidth": self.bandwidth, **self.options}
