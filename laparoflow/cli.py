@@ -56,6 +56,7 @@ COMMANDS = {
             many=True,
         ),
         Command("pretrain", "train a network on a cache", "laparoflow.training.settings", "PretrainSettings"),
+        Command("speed", "time reading, views and steps of a recipe", "laparoflow.training.speed", "SpeedSettings"),
         Command("probe", "score frozen features with few labels", "laparoflow.probes", "ProbeSettings"),
         Command(
             "export",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from laparoflow.export import ExportSettings
     from laparoflow.probes import ProbeSettings
     from laparoflow.training.settings import PretrainSettings
+    from laparoflow.training.speed import SpeedSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,28 @@ def run_prepare(command: PrepareCommand) -> None:
 
 def run_pretrain(settings: PretrainSettings) -> None:
     """Train a network."""
+    from laparoflow.training.launch import find_launch
     from laparoflow.training.run import pretrain
 
     summary = pretrain(settings)
+    if find_launch(settings.trainer.devices).rank:  # one process speaks for all
+        return
     loss = "nothing left to do" if summary["loss"] is None else f"loss {summary['loss']:.4f}"
     print(f"{summary['steps']} steps, {loss}, {summary['seconds']:.0f} s; run in {settings.out}")
+
+
+def run_speed(settings: SpeedSettings) -> None:
+    """Time the parts of training."""
+    from laparoflow.training.speed import measure_speed
+    from laparoflow.video.atomic import write_json
+
+    speed = measure_speed(settings)
+    print(f"{'frames per second':<24}on {speed['device']}, batches of {speed['batch_size']}, {speed['workers']} workers")
+    for name, label in (("read", "reading"), ("views", "views"), ("step", "forward and backward")):
+        print(f"{label:<24}{speed[name]:.1f}")
+    print(f"{'waiting for data':<24}{speed['wait_share']:.0%} of a step")
+    if settings.out is not None:
+        write_json(settings.out, speed)
 
 
 def run_probe(settings: ProbeSettings) -> None:

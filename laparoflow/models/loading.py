@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,35 @@ def checkpoint_settings(state: dict[str, Any], path: Path) -> EncoderSettings:
     values = state.get(SETTINGS_KEY)
     if not isinstance(values, dict):
         raise ValueError(f"checkpoint: {path} was not written by `laparoflow pretrain` (no {SETTINGS_KEY!r} in it)")
+    known = {item.name for item in fields(EncoderSettings)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(
+            f"checkpoint: {path} has encoder settings that this version does not know: {', '.join(unknown)}; "
+            f"expected some of {', '.join(sorted(known))}"
+        )
     return EncoderSettings(**(values | {"weights": None}))
+
+
+def check_fit(found: dict[str, Any], expected: dict[str, Any], path: Path | str) -> None:
+    """Compare the names and shapes of a checkpoint's tensors with those of the network that is to take them.
+
+    Raises:
+        ValueError: they differ; the message names the file, what was expected and what was found.
+    """
+    shapes, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (found, expected))
+    problems = [f"{name} is {wanted[name]} here, not in the file" for name in wanted if name not in shapes]
+    problems += [f"{name} is {shapes[name]} in the file, not here" for name in shapes if name not in wanted]
+    problems += [
+        f"{name}: expected {wanted[name]}, found {shapes[name]}"
+        for name in wanted
+        if name in shapes and shapes[name] != wanted[name]
+    ]
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(
+            f"checkpoint: {path} does not fit the network of its settings, perhaps of another version: "
+            f"{'; '.join(problems[:4])}{more}"
+        )
 
 
 def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
@@ -53,7 +82,7 @@ def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: damaged, or not one of ours.
+        ValueError: damaged, not one of ours, or of a network that this version builds otherwise.
     """
     path = find_checkpoint(Path(run))
     state = read_state(path)
@@ -62,9 +91,10 @@ def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
     if not tensors:
         tensors = {
             name.removeprefix(STATE_PREFIX): value
-            for name, value in state["state_dict"].items()
+            for name, value in state.get("state_dict", {}).items()
             if name.startswith(STATE_PREFIX)
         }
+    check_fit(tensors, encoder.state_dict(), path)
     encoder.load_state_dict(tensors)
     return encoder.eval()
 

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from laparoflow.video.atomic import write_atomically
+
+
+class _RememberingWriter:
+    """A file of which the first failed write is kept: the library hides why it could not write."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and keep what went wrong."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.problem = error
+            raise
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self.file.flush()
+
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Save ``checkpoint`` at ``path`` so that a reader never sees half a file."""
+        """Save ``checkpoint`` at ``path`` so that a reader never sees half a file.
+
+        Raises:
+            DiskFullError: the disk is full; earlier checkpoints are as they were.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        for leftover in target.parent.glob(f".{target.name}.*.partial"):
+            leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        with write_atomically(target) as file:
+            writer = _RememberingWriter(file)
+            try:
+                torch.save(checkpoint, writer)
+            except RuntimeError as error:
+                raise writer.problem or error from error
 
 
 class StepCheckpoints(ModelCheckpoint):

@@ -6,7 +6,6 @@ that walks through one random permutation of the frames after the other.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -132,9 +131,6 @@ class FrameModule(pl.LightningDataModule):
         batch_size: frames per process and batch.
         seed: of the order.
         workers: reading processes.
-
-    Attributes:
-        waited: seconds that steps have waited for data so far.
     """
 
     def __init__(self, cache: Cache, batch_size: int, seed: int, workers: int = 0) -> None:
@@ -163,28 +159,3 @@ class FrameModule(pl.LightningDataModule):
             persistent_workers=False,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )
-
-
-class Stopwatch:
-    """Share of the time that was spent waiting, over the interval since it was last read."""
-
-    def __init__(self) -> None:
-        self.begun = time.perf_counter()
-        self.since = self.begun
-        self.waited = 0.0
-
-    def batch_arrived(self) -> None:
-        """Call when a batch is there."""
-        self.waited += time.perf_counter() - self.since
-
-    def batch_done(self) -> None:
-        """Call when its step is over."""
-        self.since = time.perf_counter()
-
-    def read(self) -> tuple[float, float]:
-        """(seconds since the last read, share of them spent waiting), and start anew."""
-        now = time.perf_counter()
-        seconds = max(now - self.begun, 1e-9)
-        share = self.waited / seconds
-        self.begun, self.waited = now, 0.0
-        return seconds, share

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,18 @@ from torch import Tensor
 
 from laparoflow.methods.settings import build_method
 from laparoflow.models.encoder import build_encoder
-from laparoflow.models.loading import SETTINGS_KEY
-from laparoflow.training.frames import FrameBatch, Stopwatch, mixed_seed
+from laparoflow.models.loading import SETTINGS_KEY, check_fit
+from laparoflow.training.clock import RateMeter, Stopwatch
+from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.training.optim import build_optimiser
 from laparoflow.training.pairs import two_views
 from laparoflow.training.settings import PretrainSettings, plain
 from laparoflow.views import TwoViews
+
+
+def process_memory() -> float:
+    """Largest resident memory of this process so far, in MB (2^20 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -42,6 +50,7 @@ class PretrainModule(pl.LightningModule):
             self.method = build_method(encoder, settings.method)
         self.views = TwoViews(settings.views)
         self.watch = Stopwatch()
+        self.view_rate = RateMeter()
         self.example_input_array = None
 
     def training_step(self, batch: FrameBatch, batch_index: int) -> Tensor:
@@ -50,14 +59,20 @@ class PretrainModule(pl.LightningModule):
         seed = (self.settings.seed, 1, number, self.global_rank)
         torch.manual_seed(mixed_seed(*seed, 1))
         stride = self.method.encoder.embed_stride
-        first, second = two_views(batch, self.views, stride, seed, self.method.shuffle_flow)
+        with self.view_rate.measure(len(batch.image), self.device):
+            first, second = two_views(batch, self.views, stride, seed, self.method.shuffle_flow)
         output = self.method(first, second)
         if not torch.isfinite(output.loss):
             raise NonFiniteLossError(self._save_bad_batch(batch, output.loss.detach(), seed))
-        self.log("loss", output.loss.detach(), prog_bar=True)
+        joint = self._is_logged(number)
+        self.log("loss", output.loss.detach(), prog_bar=True, sync_dist=joint)
         for name, value in output.logs.items():
-            self.log(name, value, prog_bar=name == "excess")
+            self.log(name, value, prog_bar=name == "excess", sync_dist=joint)
         return output.loss
+
+    def _is_logged(self, number: int) -> bool:
+        """Whether this batch's values get a row of the logs, which is worth asking the other processes for theirs."""
+        return self._stepped(number) and (self.global_step + 1) % self.settings.trainer.log_every == 0
 
     @staticmethod
     def of(module: pl.LightningModule) -> PretrainModule:
@@ -82,7 +97,9 @@ class PretrainModule(pl.LightningModule):
                 seconds, share = self.watch.read()
                 frames = len(batch.image) * self.settings.trainer.log_every * self.settings.trainer.accumulate
                 self.log("frames_per_second", frames * self.trainer.world_size / seconds)
+                self.log("views_per_second", self.view_rate.read())
                 self.log("data_wait_share", share)
+                self.log("process_memory_mb", process_memory())
                 if self.device.type == "cuda":
                     self.log("memory_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
         self.watch.batch_done()
@@ -106,6 +123,24 @@ class PretrainModule(pl.LightningModule):
         total = self.settings.max_steps
         optimiser, schedule = build_optimiser(self.method, blocks, total, self.settings.optimiser)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another network than the one that was saved.
+
+        Raises:
+            ValueError: the names or shapes of the tensors differ; names the settings that do.
+        """
+        before = checkpoint.get("laparoflow_settings", {})
+        now = plain(self.settings)
+        changed = [
+            f"{key}.{name} was {before[key].get(name)!r}, now {value!r}"
+            for key in ("encoder", "method")
+            if key in before
+            for name, value in now[key].items()
+            if before[key].get(name) != value
+        ]
+        source = f"{self.settings.out}, from which to resume ({'; '.join(changed) or 'settings unchanged'}),"
+        check_fit(checkpoint["state_dict"], self.state_dict(), source)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again."""

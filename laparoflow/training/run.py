@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, Ste
 from laparoflow.training.frames import FrameModule
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
-from laparoflow.training.settings import PretrainSettings, plain
+from laparoflow.training.settings import PretrainSettings, TrainerSettings, plain
 from laparoflow.video.cache import FrameCache
 
 
@@ -61,6 +62,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         NonFiniteLossError: the loss became NaN or infinite; the batch is saved.
         Interrupted: SIGTERM came; the run is saved and can be resumed.
     """
+    check_machine(settings.trainer)
     launch = find_launch(settings.trainer.devices)
     out = Path(settings.out)
     start = _check_folder(out, settings.resume, launch.rank)
@@ -112,6 +114,23 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     return summary
 
 
+def check_machine(options: TrainerSettings) -> None:
+    """Refuse what this machine cannot do before anything is written.
+
+    Raises:
+        ValueError: a GPU or half precision without a GPU, or a logger that is not installed.
+    """
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator: expected a CUDA device for 'gpu', found none; choose 'cpu' or 'auto'")
+    if options.precision == "16-mixed" and (options.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ValueError(
+            "trainer.precision: '16-mixed' needs a CUDA device, and training would run on the CPU; "
+            "choose 'bf16-mixed' or '32-true'"
+        )
+    if options.wandb is not None and find_spec("wandb") is None:
+        raise ValueError(f"trainer.wandb: got {options.wandb!r}, but wandb is not installed; pip install wandb")
+
+
 def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra: list[Callback]) -> pl.Trainer:
     """The Lightning trainer of a run.
 
@@ -160,7 +179,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         use_distributed_sampler=False,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), launch.environment()],
     )
 
 

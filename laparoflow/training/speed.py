@@ -1,0 +1,108 @@
+"""``laparoflow speed``: how fast a cache is read, views are made and steps are taken, each alone on this machine.
+
+Frames are read while the device makes views and steps, so data keep up when
+
+    read >= 1 / (1 / views + 1 / step)      in frames per second
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from laparoflow.training.clock import RateMeter
+from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler
+from laparoflow.training.module import PretrainModule
+from laparoflow.training.pairs import two_views
+from laparoflow.training.settings import PretrainSettings
+from laparoflow.video.cache import FrameCache
+
+WARM_UP = 2  # batches before the clock runs
+
+
+@dataclass
+class SpeedSettings(PretrainSettings):
+    """A pretraining recipe of which a few batches are timed; see ``PretrainSettings`` for the rest.
+
+    Attributes:
+        out: a JSON file to write; null for none.
+        batches: how many batches are timed.
+    """
+
+    out: Path | None = None  # type: ignore[assignment]  # a file that may be left out, where a run needs its folder
+    batches: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batches < 1:
+            raise ValueError(f"batches: expected at least 1, got {self.batches}")
+
+
+def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
+    """Time reading, views and steps.
+
+    Returns:
+        Frames per second as ``read``, ``views``, ``step`` (forward and backward without views) and ``views_and_step``;
+        ``wait_share``, the share of a step's time that would be spent waiting for data; and what was measured.
+
+    Raises:
+        ValueError: no cache, or a setting out of range.
+    """
+    device = torch.device("cuda" if settings.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    frames = CachedFrames(FrameCache.open(Path(settings.data)))
+    module = PretrainModule(settings).to(device)
+    batches = iter(_loader(frames, settings))
+    batch = [next(batches) for _ in range(WARM_UP)][-1]
+    begun = time.perf_counter()
+    for _ in range(settings.batches):
+        next(batches)
+    read = settings.batches * settings.batch_size / (time.perf_counter() - begun)
+
+    on_device = FrameBatch(*(part.to(device) for part in batch))
+    stride, shuffle = module.method.encoder.embed_stride, module.method.shuffle_flow
+    pair = two_views(on_device, module.views, stride, (settings.seed, 0), shuffle)
+    views = _rate(settings, device, lambda: two_views(on_device, module.views, stride, (settings.seed, 0), shuffle))
+    precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(settings.trainer.precision)
+
+    def step() -> None:
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            loss = module.method(*pair).loss
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+
+    steps = _rate(settings, device, step)
+    both = 1 / (1 / views + 1 / steps)
+    return {
+        "read": read,
+        "views": views,
+        "step": steps,
+        "views_and_step": both,
+        "wait_share": max(0.0, 1 - read / both),
+        "batch_size": settings.batch_size,
+        "batches": settings.batches,
+        "workers": settings.trainer.workers,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _loader(frames: CachedFrames, settings: SpeedSettings) -> DataLoader[FrameBatch]:
+    sampler = StepSampler(len(frames), settings.batch_size, 0, settings.batches + WARM_UP, settings.seed)
+    return DataLoader(frames, batch_sampler=sampler, num_workers=settings.trainer.workers)
+
+
+def _rate(settings: SpeedSettings, device: torch.device, work: Callable[[], Any]) -> float:
+    """Frames per second of ``work``, which handles one batch."""
+    for _ in range(WARM_UP):
+        work()
+    meter = RateMeter()
+    for _ in range(settings.batches):
+        with meter.measure(settings.batch_size, device):
+            work()
+    return meter.read()
