@@ -25,10 +25,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from laparoflow_kernels import checks, functional
+from laparoflow_kernels import checks
 from laparoflow_kernels.backends import choose_backend
-from laparoflow_kernels.functional import LossResult, TensorOrList
+from laparoflow_kernels.functional import LossResult, flow_infonce
 from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
+from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
 from laparoflow_kernels.problem import (
     FLOW_KERNELS,
     NEGATIVES,
@@ -99,57 +100,50 @@ def distributed_flow_infonce(
         checks.check_option(name, value, allowed)
     options: dict[str, Any] = dict(
         temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
-        normalized=normalized, backend=backend,
+        normalized=normalized,
     )  # fmt: skip
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
-        return functional.flow_infonce(
+        return flow_infonce(
             query, key, query_flow, key_flow, scope="batch", symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
-            reduction=reduction, return_stats=return_stats, **options,
+            reduction=reduction, return_stats=return_stats, backend=backend, **options,
         )  # fmt: skip
     rows, columns = (query, query_flow, query_mask), (key, key_flow, key_mask)
-    directions = [_direction(rows, columns, method, group, options)]
+    directions = [_direction(rows, columns, method, group, backend, options)]
     if symmetric:
-        directions.append(_direction(columns, rows, method, group, options))
+        directions.append(_direction(columns, rows, method, group, backend, options))
     result = _reduce([(*direction_loss(stats), sizes) for stats, sizes in directions], reduction, group, query)
     if not return_stats:
         return result
-    parts: list[RowStats] = [functional._unpack_stats(stats, sizes, query) for stats, sizes in directions]
+    parts: list[RowStats] = [unpack_stats(stats, sizes, query) for stats, sizes in directions]
     return result, FlowInfoNCEStats(parts[0], parts[1] if symmetric else None)
 
 
 def _direction(
     rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], method: str, group: dist.ProcessGroup | None,
-    options: dict[str, Any],
+    backend: str, options: dict[str, Any],
 ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
     """Joint statistics [4, T] of this process's rows, differentiable, and the frames' sizes."""
     (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
-    packed_query, query_sizes = functional._pack("query", query)
-    packed_key, key_sizes = functional._pack("key", key)
-    functional._check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
-    dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
-    batched = isinstance(query, Tensor) and isinstance(key, Tensor)
-    query_frames = functional._frames("query", query_flow, query_mask, query_sizes, dtype, device, batched)
-    key_frames = functional._frames("key", key_flow, key_mask, key_sizes, dtype, device, batched)
-    functional._check_guides(query_frames, key_frames)
-    packed_query, packed_key = functional._autocast(packed_query, packed_key)
-    temperature = functional._temperature(options["temperature"], dtype, device)
-    bounded = functional._bounded(options["normalized"], options["temperature"])
-    chosen = choose_backend(options["backend"], device, packed_query.dtype, packed_query.shape[1])
-    here, _ = chosen.statistics(PairProblem(
-        packed_query, packed_key, query_frames, key_frames, temperature,
-        functional._inverse_bandwidth(options["bandwidth"], len(query_sizes), dtype, device),
-        options["flow_kernel"], options["positives"], options["negatives"], "batch", False, bounded,
-    ))  # fmt: skip
+    problem, query_sizes, _ = pack_pairs(
+        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, scope="batch", symmetric=False, **options
+    )
+    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
+    here, _ = chosen.statistics(problem)
 
     def log_sum(q: Tensor, k: Tensor, t: Tensor, k_mask: Tensor) -> Tensor:
         """lse [T] of the rows over keys of other frames."""
-        frames = _strangers(q, query_frames.mask, k, k_mask)
-        problem = PairProblem(q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, bounded)
-        stats: Tensor = chosen.statistics(problem)[0]
+        frames = _strangers(q, problem.query_frames.mask, k, k_mask)
+        pairs = PairProblem(
+            q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, problem.bounded
+        )  # fmt: skip
+        stats: Tensor = chosen.statistics(pairs)[0]
         return stats[STAT_LSE]
 
-    keep = key_frames.mask if key_frames.mask is not None else torch.ones_like(packed_key[:, 0], dtype=torch.bool)
-    counts = _counts(packed_key.shape[0], device, group)
+    packed_query, packed_key, temperature = problem.query, problem.key, problem.temperature
+    keep = problem.key_frames.mask
+    if keep is None:
+        keep = torch.ones_like(packed_key[:, 0], dtype=torch.bool)
+    counts = _counts(packed_key.shape[0], packed_key.device, group)
     if method == "gathered":
         keys, masks = _GatherOthers.apply(packed_key, counts, group), _gather_others(keep, counts, group)
         elsewhere = log_sum(packed_query, keys, temperature, masks)
@@ -181,7 +175,7 @@ def _reduce(
 ) -> LossResult:
     """From (loss per pixel, valid, sizes) of each direction to the joint value with gradients to be averaged."""
     if reduction == "none":
-        maps = [functional._unpack(loss, sizes, like) for loss, _, sizes in parts]
+        maps = [unpack(loss, sizes, like) for loss, _, sizes in parts]
         return maps[0] if len(maps) == 1 else (maps[0], maps[1])
     world = dist.get_world_size(group)
     sums = torch.stack([torch.stack([loss.detach().sum(), valid.sum().to(loss.dtype)]) for loss, valid, _ in parts])

@@ -7,7 +7,6 @@ which is which.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -15,23 +14,27 @@ from torch import Tensor
 
 from laparoflow_kernels import checks, fast_positives
 from laparoflow_kernels.backends import choose_backend, reference
-from laparoflow_kernels.loss_forms import FlowInfoNCEStats, RowStats, detached_row_stats, direction_loss, reduce_loss
+from laparoflow_kernels.loss_forms import FlowInfoNCEStats, direction_loss, reduce_loss
+from laparoflow_kernels.packing import (
+    TensorOrList,
+    check_guides,
+    inverse_bandwidth,
+    pack,
+    pack_frames,
+    pack_pairs,
+    unpack,
+    unpack_stats,
+)
 from laparoflow_kernels.problem import (
     FLOW_KERNELS,
     NEGATIVES,
     POSITIVES,
     REDUCTIONS,
     SCOPES,
-    PackedFrames,
-    PairProblem,
     accumulator_dtype,
 )
 
-TensorOrList: TypeAlias = Tensor | Sequence[Tensor]
 LossResult: TypeAlias = TensorOrList | tuple[TensorOrList, TensorOrList]
-
-# |s| up to here lets exp(s) and its sums live in float32 without a running maximum
-FIXED_MAXIMUM_LIMIT = 40.0
 
 
 def flow_infonce(
@@ -115,21 +118,12 @@ def flow_infonce(
         ("scope", scope, SCOPES), ("reduction", reduction, REDUCTIONS),
     ):  # fmt: skip
         checks.check_option(name, value, allowed)
-    packed_query, query_sizes = _pack("query", query)
-    packed_key, key_sizes = _pack("key", key)
-    _check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
-    dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
-    query_frames = _frames("query", query_flow, query_mask, query_sizes, dtype, device, isinstance(query, Tensor))
-    key_frames = _frames("key", key_flow, key_mask, key_sizes, dtype, device, isinstance(key, Tensor))
-    _check_guides(query_frames, key_frames)
-
-    problem = PairProblem(
-        *_autocast(packed_query, packed_key),
-        query_frames, key_frames, _temperature(temperature, dtype, device),
-        _inverse_bandwidth(bandwidth, len(query_sizes), dtype, device),
-        flow_kernel, positives, negatives, scope, symmetric, _bounded(normalized, temperature),
+    problem, query_sizes, key_sizes = pack_pairs(
+        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
+        bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
+        symmetric=symmetric, normalized=normalized,
     )  # fmt: skip
-    chosen = choose_backend(backend, device, problem.query.dtype, problem.query.shape[1])
+    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
 
     fused = None
     if positives_eps is None and reduction != "none" and hasattr(chosen, "fused_loss"):
@@ -147,7 +141,7 @@ def flow_infonce(
         columns = column_stats if symmetric else None
         if reduction == "none":
             unpacked = [
-                _unpack(loss, sizes, query) for (loss, _), sizes in zip(losses, (query_sizes, key_sizes), strict=False)
+                unpack(loss, sizes, query) for (loss, _), sizes in zip(losses, (query_sizes, key_sizes), strict=False)
             ]
             result = (unpacked[0], unpacked[1]) if symmetric else unpacked[0]
         else:
@@ -156,8 +150,8 @@ def flow_infonce(
     _warn_if_nothing_counts(row_stats, columns, result)
     if not return_stats:
         return result
-    rows = _unpack_stats(row_stats, query_sizes, query)
-    return result, FlowInfoNCEStats(rows, None if columns is None else _unpack_stats(columns, key_sizes, query))
+    rows = unpack_stats(row_stats, query_sizes, query)
+    return result, FlowInfoNCEStats(rows, None if columns is None else unpack_stats(columns, key_sizes, query))
 
 
 def flow_weighted_sum(
@@ -192,20 +186,20 @@ def flow_weighted_sum(
         [1.0, 1.0, 1.0, 1.0, 1.0]
     """
     checks.check_option("flow_kernel", flow_kernel, FLOW_KERNELS)
-    packed, key_sizes = _pack("values", values)
+    packed, key_sizes = pack("values", values)
     checks.check_float("values", packed)
     dtype, device = accumulator_dtype(packed.dtype), packed.device
-    _, query_sizes = _pack("query_flow", query_flow)
+    _, query_sizes = pack("query_flow", query_flow)
     batched = isinstance(values, Tensor)
-    query_frames = _frames("query", query_flow, None, query_sizes, dtype, device, batched)
-    key_frames = _frames("key", key_flow, key_mask, key_sizes, dtype, device, batched)
-    _check_guides(query_frames, key_frames)
+    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device, batched)
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, batched)
+    check_guides(query_frames, key_frames)
     chosen = choose_backend(backend, device, packed.dtype, packed.shape[1])
-    inv_bandwidth = _inverse_bandwidth(bandwidth, len(query_sizes), dtype, device)
+    inv_bandwidth = inverse_bandwidth(bandwidth, len(query_sizes), dtype, device)
     sums, weight_sum = chosen.weighted_sum(query_frames, key_frames, packed, inv_bandwidth, flow_kernel)
     if normalize:
         sums = sums / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))[:, None]
-    return _unpack(sums.to(packed.dtype), query_sizes, values)
+    return unpack(sums.to(packed.dtype), query_sizes, values)
 
 
 def pairwise_flow_weights(
@@ -225,143 +219,18 @@ def pairwise_flow_weights(
         0.5
     """
     checks.check_option("flow_kernel", flow_kernel, FLOW_KERNELS)
-    packed, query_sizes = _pack("query_flow", query_flow)
-    _, key_sizes = _pack("key_flow", key_flow)
+    packed, query_sizes = pack("query_flow", query_flow)
+    _, key_sizes = pack("key_flow", key_flow)
     dtype, device = accumulator_dtype(packed.dtype), packed.device
-    query_frames = _frames("query", query_flow, None, query_sizes, dtype, device, True)
-    key_frames = _frames("key", key_flow, key_mask, key_sizes, dtype, device, True)
-    _check_guides(query_frames, key_frames)
+    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device, True)
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, True)
+    check_guides(query_frames, key_frames)
     batch = len(query_sizes)
     f, g = (frames.flow.reshape(batch, frames.max_size, -1) for frames in (query_frames, key_frames))
     if key_mask is not None:
         g = g.masked_fill(~key_mask[..., None], 0)
-    w = reference.flow_weights(f, g, _inverse_bandwidth(bandwidth, batch, dtype, device), flow_kernel)
+    w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, batch, dtype, device), flow_kernel)
     return w if key_mask is None else w * key_mask[:, None, :]
-
-
-def _pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
-    """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
-    if isinstance(value, Tensor):
-        if value.ndim != 3:
-            raise ValueError(f"{name}: expected 3 dimensions [B, N, channels], got shape {list(value.shape)}")
-        return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), (value.shape[1],) * value.shape[0]
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
-    for b, item in enumerate(value):
-        checks.check_tensor(f"{name}[{b}]", item)
-        checks.check_shape(f"{name}[{b}]", item, ("N", "channels"), {"channels": value[0].shape[-1]})
-        if item.dtype != value[0].dtype:
-            raise TypeError(f"{name}[{b}]: expected dtype {value[0].dtype} like {name}[0], got {item.dtype}")
-    checks.check_same_device(**{f"{name}[{b}]": item for b, item in enumerate(value)})
-    if not value:
-        raise ValueError(f"{name}: expected at least one frame, got an empty list")
-    return torch.cat(list(value)), tuple(item.shape[0] for item in value)
-
-
-def _unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
-    """[T, ...] -> [B, N, ...], or a list when the input was one."""
-    if isinstance(like, Tensor):
-        return packed.reshape(len(sizes), sizes[0] if sizes else 0, *packed.shape[1:])
-    return list(packed.split(list(sizes)))
-
-
-def _unpack_stats(stats: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> RowStats:
-    return RowStats(*(_unpack(part, sizes, like) for part in detached_row_stats(stats)))  # type: ignore[arg-type]
-
-
-def _check_embeddings(query: Tensor, key: Tensor, query_sizes: tuple[int, ...], key_sizes: tuple[int, ...]) -> None:
-    checks.check_float("query", query)
-    checks.check_float("key", key)
-    checks.check_same_device(query=query, key=key)
-    if query.dtype != key.dtype and not torch.is_autocast_enabled(query.device.type):
-        raise TypeError(f"key: expected dtype {query.dtype} like query, got {key.dtype}")
-    if query.shape[1] != key.shape[1]:
-        raise ValueError(f"key: expected D={query.shape[1]} channels like query, got {key.shape[1]}")
-    if query.shape[1] == 0:
-        raise ValueError("query: expected at least one channel, got D=0")
-    if len(query_sizes) != len(key_sizes):
-        raise ValueError(f"key: expected B={len(query_sizes)} frames like query, got {len(key_sizes)}")
-
-
-def _frames(
-    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], dtype: torch.dtype,
-    device: torch.device, batched: bool,
-) -> PackedFrames:  # fmt: skip
-    """Flow and mask of one side, checked against the frame sizes of its embeddings, packed, in the accumulator dtype."""
-    packed, flow_sizes = _pack(f"{side}_flow", flow)
-    checks.check_float(f"{side}_flow", packed)
-    checks.check_flow_channels(f"{side}_flow", packed)
-    if flow_sizes != sizes:
-        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
-    packed_mask = None
-    if mask is not None:
-        if isinstance(mask, Tensor):
-            checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), "N": sizes[0] if sizes else 0})
-            packed_mask = mask.reshape(-1)
-        else:
-            for b, item in enumerate(mask):
-                checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes[b] if b < len(sizes) else -1})
-            if len(mask) != len(sizes):
-                raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
-            packed_mask = torch.cat(list(mask))
-        packed_mask = packed_mask.contiguous()
-    checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
-    packed = packed.detach().to(dtype).contiguous()
-    checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
-    if batched:
-        offsets = torch.arange(len(sizes) + 1, device=device, dtype=torch.int64) * (sizes[0] if sizes else 0)
-    else:
-        offsets = torch.tensor([0, *sizes], device=device, dtype=torch.int64).cumsum(0)
-    return PackedFrames(packed, packed_mask, offsets, sizes, max(sizes, default=0))
-
-
-def _sizes_text(sizes: tuple[int, ...]) -> str:
-    if len(set(sizes)) <= 1:
-        return f"B={len(sizes)} frames of {sizes[0] if sizes else 0} pixels"
-    return f"frames of {list(sizes)} pixels"
-
-
-def _check_guides(query: PackedFrames, key: PackedFrames) -> None:
-    if query.flow.shape[1] != key.flow.shape[1]:
-        raise ValueError(f"key_flow: expected F={query.flow.shape[1]} channels like query_flow, got {key.flow.shape[1]}")
-    if len(query.sizes) != len(key.sizes):
-        raise ValueError(f"key_flow: expected B={len(query.sizes)} frames like query_flow, got {len(key.sizes)}")
-
-
-def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Under autocast the products run in the autocast dtype, as matmul's would; float64 is left alone."""
-    device = query.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (query.dtype, key.dtype):
-        dtype = torch.get_autocast_dtype(device)
-        return query.to(dtype), key.to(dtype)
-    return query, key
-
-
-def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    checks.check_positive("temperature", temperature)
-    if isinstance(temperature, Tensor):
-        if temperature.ndim != 0:
-            raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
-        checks.check_on(device, "query", temperature=temperature)
-        return temperature.to(dtype)
-    return torch.full((), temperature, dtype=dtype, device=device)
-
-
-def _inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    checks.check_positive("bandwidth", bandwidth)
-    if isinstance(bandwidth, Tensor):
-        if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
-            raise ValueError(
-                f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
-            )
-        checks.check_on(device, "query", bandwidth=bandwidth)
-        return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
-    return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
-
-
-def _bounded(normalized: bool, temperature: float | Tensor) -> bool:
-    """True when the caller's promise bounds every |s_ij| by FIXED_MAXIMUM_LIMIT, as far as can be told without a sync."""
-    return normalized and not isinstance(temperature, Tensor) and 1 / temperature <= FIXED_MAXIMUM_LIMIT
 
 
 def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None, loss: LossResult) -> None:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.distributed import METHODS, distributed_flow_infonce
-from laparoflow_kernels.functional import TensorOrList, flow_infonce
+from laparoflow_kernels.functional import flow_infonce
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats
+from laparoflow_kernels.packing import TensorOrList
 
 MAD_TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution is sigma / 1.4826
 

@@ -9,7 +9,7 @@ import torch
 
 from laparoflow_kernels import FlowInfoNCELoss, fast_positives, flow_infonce
 from laparoflow_kernels.backends import reference
-from laparoflow_kernels.functional import _frames, _inverse_bandwidth
+from laparoflow_kernels.packing import inverse_bandwidth, pack_frames
 from laparoflow_kernels.problem import PairProblem
 from tests.numerics import unit
 
@@ -43,7 +43,7 @@ def packed(kind: str, dtype: torch.dtype, masked: bool = False, bandwidth: float
         for mask, x, flow in zip(masks, (query, key), (f, g), strict=True):
             x[~mask], flow[~mask] = torch.nan, torch.nan
     frames = [
-        _frames(side, flow, mask, (n,) * 2, dtype, flow.device, True)
+        pack_frames(side, flow, mask, (n,) * 2, dtype, flow.device, True)
         for side, flow, mask, n in zip(("query", "key"), (f, g), masks, (N, M), strict=True)
     ]
     choices: dict[str, Any] = dict(
@@ -51,7 +51,7 @@ def packed(kind: str, dtype: torch.dtype, masked: bool = False, bandwidth: float
     )
     return PairProblem(
         query.flatten(0, 1), key.flatten(0, 1), *frames, torch.tensor(T, dtype=dtype),
-        _inverse_bandwidth(bandwidth, 2, dtype, query.device), **{**choices, **options},
+        inverse_bandwidth(bandwidth, 2, dtype, query.device), **{**choices, **options},
     )  # fmt: skip
 
 

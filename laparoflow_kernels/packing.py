@@ -1,0 +1,175 @@
+"""From a caller's arguments to packed tensors and back: what ``flow_infonce`` and its form over processes share.
+
+    [B, N, X], or a list of [N_b, X]   <->   [T, X] with the sizes of the frames; T = sum of N_b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from laparoflow_kernels import checks
+from laparoflow_kernels.loss_forms import RowStats, detached_row_stats
+from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
+
+TensorOrList: TypeAlias = Tensor | Sequence[Tensor]
+
+# |s| up to here lets exp(s) and its sums live in float32 without a running maximum
+FIXED_MAXIMUM_LIMIT = 40.0
+
+
+class PackedPairs(NamedTuple):
+    """A problem, and what unpacks its results."""
+
+    problem: PairProblem
+    query_sizes: tuple[int, ...]
+    key_sizes: tuple[int, ...]
+
+
+def pack_pairs(
+    query: TensorOrList, key: TensorOrList, query_flow: TensorOrList, key_flow: TensorOrList, *,
+    query_mask: TensorOrList | None, key_mask: TensorOrList | None, temperature: float | Tensor, bandwidth: float | Tensor,
+    flow_kernel: str, positives: str, negatives: str, scope: str, symmetric: bool, normalized: bool,
+) -> PackedPairs:  # fmt: skip
+    """Everything checked but the options' names; arguments and errors as in ``flow_infonce``."""
+    packed_query, query_sizes = pack("query", query)
+    packed_key, key_sizes = pack("key", key)
+    _check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
+    dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
+    query_frames = pack_frames("query", query_flow, query_mask, query_sizes, dtype, device, isinstance(query, Tensor))
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, isinstance(key, Tensor))
+    check_guides(query_frames, key_frames)
+    problem = PairProblem(
+        *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
+        inverse_bandwidth(bandwidth, len(query_sizes), dtype, device), flow_kernel, positives, negatives, scope, symmetric,
+        _bounded(normalized, temperature),
+    )  # fmt: skip
+    return PackedPairs(problem, query_sizes, key_sizes)
+
+
+def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
+    """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
+    if isinstance(value, Tensor):
+        if value.ndim != 3:
+            raise ValueError(f"{name}: expected 3 dimensions [B, N, channels], got shape {list(value.shape)}")
+        return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), (value.shape[1],) * value.shape[0]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
+    for b, item in enumerate(value):
+        checks.check_tensor(f"{name}[{b}]", item)
+        checks.check_shape(f"{name}[{b}]", item, ("N", "channels"), {"channels": value[0].shape[-1]})
+        if item.dtype != value[0].dtype:
+            raise TypeError(f"{name}[{b}]: expected dtype {value[0].dtype} like {name}[0], got {item.dtype}")
+    checks.check_same_device(**{f"{name}[{b}]": item for b, item in enumerate(value)})
+    if not value:
+        raise ValueError(f"{name}: expected at least one frame, got an empty list")
+    return torch.cat(list(value)), tuple(item.shape[0] for item in value)
+
+
+def unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
+    """[T, ...] -> [B, N, ...], or a list when the input was one."""
+    if isinstance(like, Tensor):
+        return packed.reshape(len(sizes), sizes[0] if sizes else 0, *packed.shape[1:])
+    return list(packed.split(list(sizes)))
+
+
+def unpack_stats(stats: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> RowStats:
+    return RowStats(*(unpack(part, sizes, like) for part in detached_row_stats(stats)))  # type: ignore[arg-type]
+
+
+def _check_embeddings(query: Tensor, key: Tensor, query_sizes: tuple[int, ...], key_sizes: tuple[int, ...]) -> None:
+    checks.check_float("query", query)
+    checks.check_float("key", key)
+    checks.check_same_device(query=query, key=key)
+    if query.dtype != key.dtype and not torch.is_autocast_enabled(query.device.type):
+        raise TypeError(f"key: expected dtype {query.dtype} like query, got {key.dtype}")
+    if query.shape[1] != key.shape[1]:
+        raise ValueError(f"key: expected D={query.shape[1]} channels like query, got {key.shape[1]}")
+    if query.shape[1] == 0:
+        raise ValueError("query: expected at least one channel, got D=0")
+    if len(query_sizes) != len(key_sizes):
+        raise ValueError(f"key: expected B={len(query_sizes)} frames like query, got {len(key_sizes)}")
+
+
+def pack_frames(
+    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], dtype: torch.dtype,
+    device: torch.device, batched: bool,
+) -> PackedFrames:  # fmt: skip
+    """Flow and mask of one side, checked against the frame sizes of its embeddings, packed, in the accumulator dtype."""
+    packed, flow_sizes = pack(f"{side}_flow", flow)
+    checks.check_float(f"{side}_flow", packed)
+    checks.check_flow_channels(f"{side}_flow", packed)
+    if flow_sizes != sizes:
+        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
+    packed_mask = None
+    if mask is not None:
+        if isinstance(mask, Tensor):
+            checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), "N": sizes[0] if sizes else 0})
+            packed_mask = mask.reshape(-1)
+        else:
+            for b, item in enumerate(mask):
+                checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes[b] if b < len(sizes) else -1})
+            if len(mask) != len(sizes):
+                raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
+            packed_mask = torch.cat(list(mask))
+        packed_mask = packed_mask.contiguous()
+    checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
+    packed = packed.detach().to(dtype).contiguous()
+    checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
+    if batched:
+        offsets = torch.arange(len(sizes) + 1, device=device, dtype=torch.int64) * (sizes[0] if sizes else 0)
+    else:
+        offsets = torch.tensor([0, *sizes], device=device, dtype=torch.int64).cumsum(0)
+    return PackedFrames(packed, packed_mask, offsets, sizes, max(sizes, default=0))
+
+
+def _sizes_text(sizes: tuple[int, ...]) -> str:
+    if len(set(sizes)) <= 1:
+        return f"B={len(sizes)} frames of {sizes[0] if sizes else 0} pixels"
+    return f"frames of {list(sizes)} pixels"
+
+
+def check_guides(query: PackedFrames, key: PackedFrames) -> None:
+    if query.flow.shape[1] != key.flow.shape[1]:
+        raise ValueError(f"key_flow: expected F={query.flow.shape[1]} channels like query_flow, got {key.flow.shape[1]}")
+    if len(query.sizes) != len(key.sizes):
+        raise ValueError(f"key_flow: expected B={len(query.sizes)} frames like query_flow, got {len(key.sizes)}")
+
+
+def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Under autocast the products run in the autocast dtype, as matmul's would; float64 is left alone."""
+    device = query.device.type
+    if torch.is_autocast_enabled(device) and torch.float64 not in (query.dtype, key.dtype):
+        dtype = torch.get_autocast_dtype(device)
+        return query.to(dtype), key.to(dtype)
+    return query, key
+
+
+def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    checks.check_positive("temperature", temperature)
+    if isinstance(temperature, Tensor):
+        if temperature.ndim != 0:
+            raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
+        checks.check_on(device, "query", temperature=temperature)
+        return temperature.to(dtype)
+    return torch.full((), temperature, dtype=dtype, device=device)
+
+
+def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    checks.check_positive("bandwidth", bandwidth)
+    if isinstance(bandwidth, Tensor):
+        if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
+            raise ValueError(
+                f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
+            )
+        checks.check_on(device, "query", bandwidth=bandwidth)
+        return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
+    return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
+
+
+def _bounded(normalized: bool, temperature: float | Tensor) -> bool:
+    """True when the caller's promise bounds every |s_ij| by FIXED_MAXIMUM_LIMIT, as far as can be told without a sync."""
+    return normalized and not isinstance(temperature, Tensor) and 1 / temperature <= FIXED_MAXIMUM_LIMIT
