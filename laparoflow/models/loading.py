@@ -23,14 +23,22 @@ def find_checkpoint(run: Path) -> Path:
     if run.is_file():
         return run
     last = run / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        return last
     steps = sorted((run / "checkpoints").glob("step_*.ckpt")) if run.is_dir() else []
+    if last.is_file():
+        return steps[-1] if steps and _overtaken(last, steps[-1]) else last
     if not steps:
         raise FileNotFoundError(
             f"checkpoint: {run} is neither a checkpoint nor a run folder with checkpoints/last.ckpt"
         )
     return steps[-1]
+
+
+def _overtaken(last: Path, step: Path) -> bool:
+    """Whether ``step_N.ckpt`` was written after ``last.ckpt``, which then did not follow, as on a disk that filled up."""
+    if step.stat().st_mtime_ns <= last.stat().st_mtime_ns:
+        return False
+    number = step.stem.removeprefix("step_")
+    return number.isdigit() and int(number) > int(read_state(last).get("global_step", 0))
 
 
 def checkpoint_settings(state: dict[str, Any], path: Path) -> EncoderSettings:

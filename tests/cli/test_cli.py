@@ -3,9 +3,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from laparoflow import cli
 from laparoflow.cli import COMMANDS, build_parser, find_config, main, parse_settings
+from laparoflow.training.settings import plain
 
 
 def parse(command, *words):
@@ -84,6 +86,26 @@ def test_our_configs_are_found_by_name_and_all_parse():
     assert find_config("elsewhere.yaml") == "elsewhere.yaml"
     for path in cli.CONFIGS.glob("*.yaml"):
         assert parse("pretrain", "--config", path.stem, "--data", "c", "--out", "r").max_steps > 0
+
+
+def leaves(values, prefix=()):
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+@pytest.mark.parametrize("name", [path.stem for path in cli.CONFIGS.glob("*.yaml")])
+def test_our_configs_hold_differences_only(name):
+    default = plain(parse("pretrain", "--data", "c", "--out", "r"))
+    written = dict(leaves(yaml.safe_load((cli.CONFIGS / f"{name}.yaml").read_text())))
+    assert written
+    for path, value in written.items():
+        usual = default
+        for key in path:
+            usual = usual[key]
+        assert value != usual, ".".join(path)
 
 
 @pytest.mark.parametrize(

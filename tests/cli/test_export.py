@@ -45,16 +45,20 @@ def test_exported_weights_give_the_same_features_in_plain_timm(run, tmp_path):
     assert "/secret/place" not in card
 
 
-def test_a_wrong_size_does_not_load(run, tmp_path):
+@pytest.mark.parametrize("change", [{"embed_dim": 48}, {"img_size": 64}, {"reg_tokens": 2}, "pooling"])
+def test_a_wrong_size_or_pooling_does_not_load(run, tmp_path, change):
     out = tmp_path / "m.safetensors"
     assert main(["export", str(run), "--out", str(out)]) == 0
     settings = load_encoder(run).settings
+    if change == "pooling":
+        pooled = settings.backbone == CONV.backbone  # which has no class token
+        change = {"global_pool": "token", "class_token": True} if pooled else {"global_pool": "avg"}
     with pytest.raises(RuntimeError):
         timm.create_model(
             settings.backbone,
             checkpoint_path=str(out),
             num_classes=0,
-            **(settings.backbone_options | {"embed_dim": 48, "img_size": 32}),
+            **(settings.backbone_options | {"img_size": 32} | change),
         )
 
 

@@ -1,10 +1,12 @@
+import os
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
-from laparoflow.models.loading import AVERAGED_KEY, SETTINGS_KEY, initial_encoder
+from laparoflow.models.loading import AVERAGED_KEY, SETTINGS_KEY, find_checkpoint, initial_encoder
 
 NAME, OPTIONS = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 32, "num_heads": 2}
 MINI = EncoderSettings("laparoflow_convvit_mini", 32, dim=8, hidden=16)
@@ -87,3 +89,38 @@ def test_folders_without_a_checkpoint_are_named(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="laparoflow pretrain"):
         load_encoder(tmp_path / "x.ckpt")
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_differs(tmp_path):
+    encoder = build_encoder(MINI, seed=1)
+    state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    path = tmp_path / "x.ckpt"
+    changed = dict(state)
+    changed["method.encoder.old_part.weight"] = changed.pop("method.encoder.head.projection.0.bias")
+    changed["method.encoder.head.projection.0.weight"] = torch.zeros(3, 3, 1, 1)
+    torch.save({"state_dict": changed, SETTINGS_KEY: MINI.plain()}, path)
+    with pytest.raises(ValueError, match=r"x\.ckpt does not fit") as refused:
+        load_encoder(path)
+    for part in ("projection.0.bias is (16,) here", "old_part.weight is (16,) in the file", "found (3, 3, 1, 1)"):
+        assert part in str(refused.value)
+    torch.save({"state_dict": state, SETTINGS_KEY: MINI.plain() | {"older_name": 1}}, path)
+    with pytest.raises(ValueError, match="older_name"):
+        load_encoder(path)
+    torch.save({SETTINGS_KEY: MINI.plain()}, path)
+    with pytest.raises(ValueError, match="more"):
+        load_encoder(path)
+
+
+def test_the_newest_checkpoint_counts_where_the_last_one_could_not_be_written(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    last, step = folder / "last.ckpt", folder / "step_0000030.ckpt"
+    torch.save({"global_step": 20}, last)
+    torch.save({"global_step": 30}, step)
+    os.utime(last, (100, 100))
+    assert find_checkpoint(tmp_path) == step
+    torch.save({"global_step": 33}, last)  # stopped by a signal, then copied: times no longer tell
+    os.utime(last, (100, 100))
+    assert find_checkpoint(tmp_path) == last
+    os.utime(step, (50, 50))
+    assert find_checkpoint(tmp_path) == last

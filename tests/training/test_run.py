@@ -1,14 +1,19 @@
+import builtins
+import errno
+import io
 import json
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 from run_logs import logged
 
-from laparoflow.models import load_encoder
+from laparoflow.models import EncoderSettings, load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain
+from laparoflow.video.atomic import DiskFullError
 
 
 def test_a_run_leaves_what_it_promises(make_settings):
@@ -24,6 +29,9 @@ def test_a_run_leaves_what_it_promises(make_settings):
     assert list((out / "logs" / "tensorboard").glob("events*"))
     for name in ("loss", "excess", "weight_entropy", "valid", "motion", "frames_per_second", "data_wait_share"):
         assert logged(out, name), name
+    assert all(float(rate) > 0 for rate in logged(out, "views_per_second").values())
+    assert all(0 <= float(share) < 1 for share in logged(out, "data_wait_share").values())
+    assert all(50 < float(size) < 100_000 for size in logged(out, "process_memory_mb").values())
     assert load_encoder(out).features(torch.rand(1, 3, 32, 32)).shape == (1, 96, 8, 8)
 
 
@@ -52,6 +60,76 @@ def test_nothing_to_resume_and_no_cache_are_named(make_settings, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         pretrain(settings)
     assert not settings.out.exists()
+
+
+def test_resuming_with_another_network_names_the_settings(make_settings):
+    pretrain(make_settings(max_steps=1))
+    other = make_settings(max_steps=2, resume=True, encoder=EncoderSettings("laparoflow_convvit_mini", 32, dim=4, hidden=16))
+    with pytest.raises(ValueError, match=r"encoder\.dim was 8, now 4") as refused:
+        pretrain(other)
+    assert "found (8, 16, 1, 1)" in str(refused.value)
+
+
+@pytest.mark.parametrize("writes", [1000, 3000])
+def test_a_disk_that_fills_up_costs_nothing_that_was_saved(make_settings, monkeypatch, writes):
+    trainer = {"checkpoint_every": 1, "keep": 2}
+    whole = make_settings("whole", trainer, max_steps=5)
+    pretrain(whole)
+    settings = make_settings(trainer=trainer, max_steps=5)
+    written = []
+
+    class Full(io.FileIO):
+        def write(self, data):
+            written.append(len(data))
+            if len(written) > writes:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    def counting(path, mode):
+        return Full(path, mode) if "ckpt" in path.name else builtins.open(path, mode)
+
+    monkeypatch.setattr("laparoflow.video.atomic.open", counting, raising=False)
+    with pytest.raises(DiskFullError, match="finished work is kept"):
+        pretrain(settings)
+    monkeypatch.undo()
+    kept = sorted(path.name for path in (settings.out / "checkpoints").iterdir())
+    assert len(kept) >= 1
+    assert all(name.endswith(".ckpt") for name in kept)
+    for name in kept:
+        load_encoder(settings.out / "checkpoints" / name)
+    pretrain(make_settings(trainer=trainer, max_steps=5, resume=True))
+    one, two = (load_encoder(s.out).state_dict() for s in (whole, settings))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_wandb_is_off_unless_asked_for(make_settings, monkeypatch):
+    made = []
+
+    class Recorder(Logger):
+        def __init__(self, **options):
+            super().__init__()
+            made.append(self)
+            self.options, self.values, self.name, self.version = options, {}, "recorder", 0
+
+        name = version = None
+
+        def log_metrics(self, metrics, step=None):
+            self.values.setdefault(step, {}).update(metrics)
+
+        def log_hyperparams(self, *arguments, **options):
+            pass
+
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", Recorder)
+    pretrain(make_settings("off", max_steps=1))
+    assert made == []
+    monkeypatch.setattr("laparoflow.training.run.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        pretrain(make_settings("missing", {"wandb": "project"}))
+    monkeypatch.setattr("laparoflow.training.run.find_spec", lambda name: name)
+    settings = make_settings("on", {"wandb": "project"}, max_steps=2)
+    pretrain(settings)
+    assert made[0].options == {"project": "project", "save_dir": settings.out}
+    assert float(logged(settings.out)[1]) == pytest.approx(made[0].values[1]["loss"])
 
 
 def test_a_finished_run_resumes_to_nothing_and_goes_further_when_asked(make_settings):
