@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import lightning.pytorch as pl
 import torch
@@ -51,7 +51,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         with write_atomically(target) as file:
             writer = _RememberingWriter(file)
             try:
-                torch.save(checkpoint, writer)
+                torch.save(checkpoint, cast(IO[bytes], writer))
             except RuntimeError as error:
                 raise writer.problem or error from error
 
