@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,8 +17,8 @@ from laparoflow.datasets import build_dataset
 from laparoflow.report.files import write_png
 from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
 from laparoflow.training.module import PretrainModule
+from laparoflow.training.pictures import draw_features
 from laparoflow.training.settings import OnlineSettings
-from laparoflow_kernels import pairwise_flow_weights
 
 IGNORE_INDEX = 255
 MAX_CELLS = 4000
@@ -73,7 +74,7 @@ class OnlineProbe(Callback):
         with torch.no_grad():
             values = self.measure(encoder, batch)
             if trainer.is_global_zero:
-                self.draw(module, batch, trainer.global_step)
+                self.draw(trainer, module, batch)
         encoder.train(training)
         logged = {f"online/{name}": float(value) for name, value in values.items()}
         for logger in trainer.loggers:  # module.log would repeat the values in the rows between two looks
@@ -106,35 +107,16 @@ class OnlineProbe(Callback):
             "knn": nearest_accuracy(train, labels, test, truth),
         }
 
-    def draw(self, module: Any, batch: Any, step: int) -> None:
-        """Write the first frame, the principal components of its features, and the pair weights of its centre."""
-        encoder = module.method.encoder
-        stride = encoder.feature_stride
-        height, width = (side // stride * stride for side in batch.image.shape[-2:])
-        image = batch.image[:1, :, :height, :width].float() / 255
-        features = encoder.features(image)
-        pca = _components(features[0])
-        flow = F.avg_pool2d(batch.flow[:1, :, :height, :width].float(), stride).flatten(2).transpose(1, 2)
-        rows, columns = features.shape[-2:]
-        centre = (rows // 2) * columns + columns // 2
-        spread = flow.std(1).norm().clamp(min=0.5)
-        weights = pairwise_flow_weights(flow[:, centre : centre + 1], flow, bandwidth=float(0.7 * spread))
-        weights = weights.reshape(1, rows, columns).expand(3, -1, -1)
-        tiles = [image[0], *(F.interpolate(t[None], (height, width))[0] for t in (pca, weights))]
-        picture = (torch.cat(tiles, dim=-1).clamp(0, 1) * 255).byte().permute(1, 2, 0)
-        write_png(self.out / "pictures" / f"features_{step:07d}.png", picture.cpu().numpy())
+    def draw(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        """Write the picture of the batch's first frame, also to TensorBoard where that is on."""
+        picture = draw_features(PretrainModule.of(module).method, batch, self.settings.pixels)
+        path = self.out / "pictures" / f"features_{trainer.global_step:07d}.png"
+        write_png(path, picture.permute(1, 2, 0).numpy())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("features", picture, trainer.global_step - 1)
 
 
 def _cells(features: Tensor) -> Tensor:
     """[1, C, h, w] -> [h * w, C]."""
     return features[0].flatten(1).T.float()
-
-
-def _components(features: Tensor) -> Tensor:
-    """Three principal components of [C, h, w] as colours [3, h, w] in 0..1."""
-    cells = features.flatten(1).T.float()
-    centred = cells - cells.mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    maps = (centred @ directions[:3].T).T
-    low, high = maps.quantile(0.02, dim=1, keepdim=True), maps.quantile(0.98, dim=1, keepdim=True)
-    return ((maps - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).reshape(3, *features.shape[1:])

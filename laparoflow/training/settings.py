@@ -79,6 +79,7 @@ class OnlineSettings:
         root: its folder; null measures collapse and draws pictures only.
         dataset_options: the reader's own options.
         frames: labelled frames; every second one is learned from, the others are scored.
+        pixels: (x, y) as shares of a frame's width and height, of the pixels whose pair weights are drawn.
     """
 
     every: int = 0
@@ -86,6 +87,12 @@ class OnlineSettings:
     root: Path | None = None
     dataset_options: dict[str, Any] = field(default_factory=dict)
     frames: int = 8
+    pixels: list[tuple[float, float]] = field(default_factory=lambda: [(0.5, 0.5), (0.25, 0.5), (0.75, 0.5)])
+
+    def __post_init__(self) -> None:
+        self.pixels = [(float(x), float(y)) for x, y in self.pixels]
+        if not all(0 <= share <= 1 for pixel in self.pixels for share in pixel):
+            raise ValueError(f"online.pixels: expected shares in 0 to 1, got {self.pixels}")
 
 
 @dataclass

@@ -2,6 +2,7 @@ import csv
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from laparoflow.models import load_encoder
 from laparoflow.synthetic import SceneParameters, write_dataset
@@ -41,7 +42,7 @@ def test_a_run_watches_itself_and_is_not_changed_by_it(make_settings, tmp_path):
     plain = make_settings("plain", trainer)
     pretrain(plain)
     online = OnlineSettings(every=2, root=tmp_path / "labelled", frames=4)
-    watched = make_settings("watched", trainer, online=online)
+    watched = make_settings("watched", trainer | {"tensorboard": True}, online=online)
     pretrain(watched)
     rows = list(csv.DictReader(next(watched.out.rglob("metrics.csv")).open()))
     for name in ("linear", "knn", "effective_rank", "feature_spread"):
@@ -49,6 +50,8 @@ def test_a_run_watches_itself_and_is_not_changed_by_it(make_settings, tmp_path):
         assert len(values) == 2, name
         assert all(value > 0 for value in values)
     assert len(list((watched.out / "pictures").glob("features_*.png"))) == 2
+    events = EventAccumulator(str(watched.out / "logs" / "tensorboard")).Reload()
+    assert [image.step for image in events.Images("features")] == [1, 3]
     one, two = (load_encoder(s.out, averaged=False).state_dict() for s in (plain, watched))
     assert all(torch.equal(one[name], two[name]) for name in one)
 

@@ -1,0 +1,95 @@
+"""One picture of what a network sees in a frame: principal components of its features, pair weights of a few pixels.
+
+    frame with the pixels marked | components as colours | weights of pixel 1 | weights of pixel 2 | ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from laparoflow.methods.base import Method, PixelView
+from laparoflow.methods.coordinates import CoordinateMethod, place_guides
+from laparoflow.methods.flow import FlowMethod, FlowSettings
+from laparoflow.methods.spread import frame_spread
+from laparoflow.training.frames import FrameBatch
+from laparoflow.training.pairs import describe_view
+from laparoflow.views import View
+from laparoflow_kernels import pairwise_flow_weights
+
+MARK = 2  # half the side of a marked pixel's square
+
+
+def whole_frame(batch: FrameBatch, row: int, stride: int) -> PixelView:
+    """A frame of the batch as a view that changes nothing, cut to whole cells of ``stride`` pixels."""
+    height, width = (side // stride * stride for side in batch.image.shape[-2:])
+    flow, valid = batch.flow[row : row + 1].float(), batch.valid[row : row + 1]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=flow.device),
+        torch.arange(width, dtype=torch.float32, device=flow.device),
+        indexing="ij",
+    )
+    image = batch.image[row : row + 1, :, :height, :width].float() / 255
+    view = View(image, torch.stack([x, y], -1)[None], valid[:, :height, :width])
+    return describe_view(view, flow, valid, frame_spread(flow, valid), stride)
+
+
+def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, float]]) -> Tensor:
+    """The weights that a method gives to the pairs of some pixels with all others of the frame.
+
+    Methods without pair weights show those of the flow method's defaults.
+
+    Args:
+        method: the method.
+        view: one frame, cells h x w.
+        pixels: (x, y) as shares of the width and height.
+
+    Returns:
+        float [P, h, w] in 0..1; 0 where a cell is masked.
+    """
+    if isinstance(method, FlowMethod):
+        guide, mask = method.guide(view), method.mask(view)
+        kernel, bandwidth = method.contrast.kernel, method.contrast.bandwidth
+    elif isinstance(method, CoordinateMethod):
+        guide, mask = place_guides(view, view)[0], view.inside
+        kernel, bandwidth = method.contrast.kernel, method.contrast.bandwidth
+    else:
+        usual = FlowSettings()
+        guide = view.flow.float() / view.spread.float().clamp(min=usual.min_spread).view(-1, 1, 1, 1)
+        mask, kernel, bandwidth = view.valid, usual.flow_kernel, usual.bandwidth
+    rows, columns = mask.shape[-2:]
+    cells = [min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in pixels]
+    every, keep = guide.flatten(2).transpose(1, 2), mask.flatten(1)
+    weights = pairwise_flow_weights(every[:, cells], every, bandwidth=bandwidth, flow_kernel=kernel, key_mask=keep)
+    return (weights[0] * keep[0, cells, None]).reshape(len(cells), rows, columns)
+
+
+def components(features: Tensor) -> Tensor:
+    """Three principal components of [C, h, w] as colours [3, h, w] in 0..1."""
+    cells = features.flatten(1).T.float()
+    centred = cells - cells.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    maps = (centred @ directions[:3].T).T
+    low, high = maps.quantile(0.02, dim=1, keepdim=True), maps.quantile(0.98, dim=1, keepdim=True)
+    return ((maps - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).reshape(3, *features.shape[1:])
+
+
+@torch.no_grad()
+def draw_features(method: Method, batch: FrameBatch, pixels: Sequence[tuple[float, float]]) -> Tensor:
+    """The picture of the module's description for the first frame of a batch, uint8 [3, H, W * (2 + P)]."""
+    stride = method.encoder.feature_stride
+    view = whole_frame(batch, 0, stride)
+    image = view.image[0].clone()
+    height, width = image.shape[-2:]
+    for x, y in pixels:
+        column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
+        image[:, max(row - MARK, 0) : row + MARK + 1, max(column - MARK, 0) : column + MARK + 1] = image.new_tensor(
+            [1.0, 1.0, 0.0]
+        ).view(3, 1, 1)
+    maps = [components(method.encoder.features(view.image)[0])]
+    maps += [weights.expand(3, -1, -1) for weights in pair_weights(method, view, pixels)]
+    tiles = [image, *(F.interpolate(tile[None].float(), (height, width))[0] for tile in maps)]
+    return (torch.cat(tiles, dim=-1).clamp(0, 1) * 255).byte().cpu()
