@@ -68,7 +68,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     start = _check_folder(out, settings.resume, launch.rank)
     if not Path(settings.data).is_dir():
         raise FileNotFoundError(f"data: no cache at {settings.data}; write one with `laparoflow prepare`")
-    cache = FrameCache.open(Path(settings.data))
+    cache = FrameCache.open(Path(settings.data), settings.trainer.verify, (launch.rank, launch.world))
     module = PretrainModule(settings)
     frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers)
     if launch.rank == 0:

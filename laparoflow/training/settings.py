@@ -44,6 +44,8 @@ class TrainerSettings:
         precision: as Lightning names it (``32-true``, ``bf16-mixed``, ``16-mixed``).
         accumulate: batches per optimiser step.
         workers: processes that read frames.
+        verify: ``hashes`` reads the whole cache once before training (each process its share) and compares its
+            content, ``sizes`` looks at the sizes of its files only.
         checkpoint_every: steps between checkpoints.
         keep: how many checkpoints are kept.
         log_every: steps between rows of the logs.
@@ -59,6 +61,7 @@ class TrainerSettings:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     workers: int = 0
+    verify: Literal["hashes", "sizes"] = "hashes"
     checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 10

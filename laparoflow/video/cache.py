@@ -122,8 +122,17 @@ def read_clip(folder: Path) -> ClipRecord | None:
         raise CacheError(f"{folder / 'clip.json'} is damaged ({error}); delete it and run prepare again") from error
 
 
-def find_damage(folder: Path, clip: ClipRecord, hashes: bool) -> tuple[list[ShardRecord], list[str]]:
-    """The shard records of a clip, and what is wrong with them; ``hashes`` reads every file."""
+def find_damage(
+    folder: Path, clip: ClipRecord, hashes: bool, part: tuple[int, int] = (0, 1)
+) -> tuple[list[ShardRecord], list[str]]:
+    """The shard records of a clip, and what is wrong with them.
+
+    Args:
+        folder: of the clip.
+        clip: its record.
+        hashes: read the files and compare their content, not only their sizes.
+        part: (k, n): compare the content of the shards whose number leaves the remainder k when divided by n.
+    """
     records, problems = [], []
     for number in range(clip.shards):
         record = read_record(folder, number)
@@ -131,7 +140,7 @@ def find_damage(folder: Path, clip: ClipRecord, hashes: bool) -> tuple[list[Shar
             problems.append(f"{folder / shard_name(number)}.json is missing or damaged")
             continue
         records.append(record)
-        problem = damage(folder, record, hashes)
+        problem = damage(folder, record, hashes and number % part[1] == part[0])
         if problem:
             problems.append(problem)
     if not problems and content_hash(records) != clip.content_hash:
@@ -154,13 +163,16 @@ class FrameCache(Sequence[CachedFrame]):
         self._maps: dict[int, dict[str, NDArray[Any]]] = {}
 
     @classmethod
-    def open(cls, path: Path | str, verify: Literal["hashes", "sizes"] = "hashes") -> FrameCache:
+    def open(
+        cls, path: Path | str, verify: Literal["hashes", "sizes"] = "hashes", part: tuple[int, int] = (0, 1)
+    ) -> FrameCache:
         """Open a cache and verify it.
 
         Args:
             path: folder of the cache.
             verify: "hashes" reads every shard once and compares its SHA-256; "sizes" only looks at file
                 sizes.
+            part: (k, n): this is process k of n that open the cache together; each reads an n-th of the shards.
 
         Returns:
             The cache.
@@ -170,6 +182,8 @@ class FrameCache(Sequence[CachedFrame]):
         """
         if verify not in ("hashes", "sizes"):
             raise ValueError(f"verify must be 'hashes' or 'sizes', got {verify!r}")
+        if not 0 <= part[0] < part[1]:
+            raise ValueError(f"part must be (k, n) with 0 <= k < n, got {part}")
         path = Path(path)
         header = read_header(path)
         folders = sorted(p for p in (path / "clips").glob("*") if p.is_dir())
@@ -179,7 +193,7 @@ class FrameCache(Sequence[CachedFrame]):
             names = ", ".join(folder.name for folder, clip in found if clip is None)
             warnings.warn(f"{path}: not finished and left out: {names}; run prepare again to finish", stacklevel=2)
         with ThreadPoolExecutor() as pool:
-            checked = list(pool.map(lambda pair: find_damage(pair[0], pair[1], verify == "hashes"), finished))
+            checked = list(pool.map(lambda pair: find_damage(pair[0], pair[1], verify == "hashes", part), finished))
         problems = [problem for _, clip_problems in checked for problem in clip_problems]
         if problems:
             raise CacheError(

@@ -2,6 +2,7 @@ import builtins
 import errno
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain
 from laparoflow.video.atomic import DiskFullError
+from laparoflow.video.cache import CacheError
 
 
 def test_a_run_leaves_what_it_promises(make_settings):
@@ -138,6 +140,18 @@ def test_a_finished_run_resumes_to_nothing_and_goes_further_when_asked(make_sett
     further = make_settings(max_steps=4, resume=True)
     assert pretrain(further)["steps"] == 4
     assert sorted(logged(further.out)) == [0, 1, 2, 3]
+
+
+def test_a_corrupted_shard_is_named_and_not_trained_on(make_settings, tmp_path):
+    settings = make_settings(max_steps=1)
+    settings.data = shutil.copytree(settings.data, tmp_path / "copy")
+    shard = next(settings.data.rglob("*.flow.npy"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(CacheError, match=rf"{shard.name} is corrupted"):
+        pretrain(settings)
+    assert not settings.out.exists()
+    settings.trainer.verify = "sizes"
+    assert pretrain(settings)["steps"] == 1
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

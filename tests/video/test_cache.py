@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from footage import SMALL_SHARDS, video
 
+from laparoflow.video import shards
 from laparoflow.video.batch import pad_frame
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.prepare import prepare
@@ -95,6 +96,26 @@ def test_a_flipped_bit_is_found_and_its_shard_named(copy, part):
     with pytest.raises(CacheError, match=rf"00001\.{part}\.npy is corrupted"):
         FrameCache.open(copy)
     assert len(FrameCache.open(copy, verify="sizes")) == 19
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_read_every_shard_once_between_them(copy, processes, monkeypatch):
+    read = []
+    plain = shards.sha256
+    monkeypatch.setattr(shards, "sha256", lambda path: read.append(path) or plain(path))
+    for process in range(processes):
+        FrameCache.open(copy, part=(process, processes))
+    assert len(read) == len(set(read)) == len(list(copy.rglob("*.npy")))
+    path = copy / "clips" / "a" / "00001.flow.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    for process in range(processes):
+        if process == 1:
+            with pytest.raises(CacheError, match=r"00001\.flow\.npy is corrupted"):
+                FrameCache.open(copy, part=(process, processes))
+        else:
+            FrameCache.open(copy, part=(process, processes))
+    with pytest.raises(ValueError, match="part"):
+        FrameCache.open(copy, part=(2, 2))
 
 
 def test_missing_and_short_files_are_found_by_size(copy):
