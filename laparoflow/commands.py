@@ -46,7 +46,8 @@ def run_prepare(command: PrepareCommand) -> None:
     report = prepare(
         command.inputs, command.out, command.settings, workers=command.workers, skip_unreadable=command.skip_unreadable
     )
-    print(f"{report.frames} frames of {len(report.clips)} clips in {report.cache}")
+    share = "" if report.world_size == 1 else f"process {report.rank} of {report.world_size} finished "
+    print(f"{share}{report.frames} frames of {len(report.clips)} clips in {report.cache}")
     for reason, frames in report.excluded.items():
         print(f"left out {frames} frames: {reason}")
     for clip, problem in report.problems.items():
