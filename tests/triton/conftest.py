@@ -6,6 +6,6 @@ import os
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-collect_ignore = ["test_compiled.py", "test_interpreter.py"] if INTERPRETED else ["interpreted"]
+collect_ignore = ["test_compiled.py", "test_interpreter.py", "test_interpreted_suite.py"] if INTERPRETED else ["interpreted"]
 
 pytest.importorskip("triton", reason="the package triton is not installed")

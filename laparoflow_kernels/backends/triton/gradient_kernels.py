@@ -16,15 +16,18 @@ output row has one writer and one order of summation. OWN_TERMS are the terms wh
 rows (rows' terms in dq, columns' terms in dk), OTHER_TERMS those of the streamed rows; the symmetric loss has both.
 All terms of dS are added in float32 before the one rounding to the input's dtype that the second product needs.
 
-``coefficients_kernel`` prepares six numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
+``coefficients_kernel`` prepares seven numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
 
     bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b / W, c3 = W e^-positive
-    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t positive    (units of q.k)
+    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t (positive - ln W)
+
+(c1, c3 in units of q.k) and c6 = -log2 W beside that c3: logits are taken relative to a mean of logits and weights to their
+sum, so that a tiny weight and a large positive exponent do not cancel in two rounded products.
 
 c0 and c2 times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end;
 c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
 
-Grid: frame x tile of the owned side. Memory: 6 floats per row and the outputs.
+Grid: frame x tile of the owned side. Memory: 7 floats per row and the outputs.
 """
 
 import triton
@@ -34,6 +37,7 @@ from .pairs import (
     LN_2,
     LN_2_HIGH,
     LN_2_LOW,
+    LN_2_REST,
     LOG2_E,
     exact_product,
     load_flow,
@@ -43,6 +47,7 @@ from .pairs import (
     pair_weight,
     product,
     rounded_to,
+    scale_error,
     squared_distance,
     valid_rows,
 )
@@ -60,6 +65,7 @@ def accurate_exp(x):
 def in_product_units(x, temperature, scale):
     """(x t rounded, the factor 2^-((x t - rounded) scale)): x as a shift of q.k, and what the rounding dropped."""
     rounded, dropped = exact_product(x, temperature)
+    dropped -= rounded * scale_error(temperature)
     return rounded, tl.exp2(-dropped * scale)
 
 
@@ -68,12 +74,12 @@ def coefficients_kernel(
     stats, gradient, temperature, gradient_scale, coefficients, total: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
-    """coefficients [6, total] from stats [4, total] and gradient [2, total]."""
+    """coefficients [7, total] from stats [4, total] and gradient [2, total]."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = rows < total
     stride = total.to(tl.int64)
     scale = tl.load(gradient_scale)
-    t = tl.load(temperature)
+    t = tl.load(temperature) + tl.zeros([BLOCK], dtype=scale.dtype)
     lse = tl.load(stats + rows, mask=valid, other=float("-inf"))
     weight_sum = tl.load(stats + stride + rows, mask=valid, other=0.0)
     positive = tl.load(stats + 2 * stride + rows, mask=valid, other=0.0)
@@ -105,9 +111,18 @@ def coefficients_kernel(
         lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
         ratio = tl.where(small, safe_sum * 1.8446744073709552e19, safe_sum) * accurate_exp(-lifted)
     else:
-        ratio, correction = in_product_units(tl.where(has_positive, positive, 0.0), t, LOG2_E / t)
+        whole = tl.log2(safe_sum)
+        in_nats, lost_in_nats = exact_product(whole, tl.full(whole.shape, LN_2, whole.dtype))
+        if whole.dtype == tl.float32:
+            lost_in_nats += whole * LN_2_REST
+        positive = tl.where(has_positive, positive, 0.0)
+        mean = positive - in_nats
+        back = mean - positive
+        lost = (positive - (mean - back)) - (in_nats + back)
+        ratio, correction = in_product_units(mean, t, LOG2_E / t)
+        b = b * correction * tl.exp2((lost_in_nats - lost) * LOG2_E)
         ratio = tl.where(has_positive, ratio, float("inf"))
-        b = b * correction
+        tl.store(coefficients + 6 * stride + rows, -whole, mask=valid)
     tl.store(coefficients + rows, a, mask=valid)
     tl.store(coefficients + stride + rows, shift, mask=valid)
     tl.store(coefficients + 2 * stride + rows, b, mask=valid)
@@ -118,7 +133,7 @@ def coefficients_kernel(
 def load_coefficients(
     coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, TEMPERATURE: tl.constexpr
 ):  # fmt: skip
-    """The coefficients c0..c4 of ``rows``; zeros (and shifts of infinity) where not valid."""
+    """The coefficients c0..c4 and c6 of ``rows``; zeros (and shifts of infinity) where not valid."""
     stride = total.to(tl.int64)
     c0 = load_or(coefficients + rows, valid, 0.0)
     c2 = load_or(coefficients + 2 * stride + rows, valid, 0.0)
@@ -131,7 +146,10 @@ def load_coefficients(
     c4 = c0
     if TEMPERATURE:
         c4 = load_or(coefficients + 4 * stride + rows, valid, 0.0)
-    return c0, c1, c2, c3, c4
+    c5 = c0
+    if INSIDE and not BOUNDED:
+        c5 = load_or(coefficients + 6 * stride + rows, valid, 0.0)
+    return c0, c1, c2, c3, c4, c5
 
 
 @triton.jit
@@ -150,7 +168,8 @@ def side_terms(
     if WEIGHTED:
         c2 = tl.expand_dims(coefficients[2], AXIS)
         if INSIDE:
-            shifted = (z - tl.expand_dims(coefficients[3], AXIS)) * scale + distance * factor
+            weight_exponent = distance * factor + tl.expand_dims(coefficients[5], AXIS)
+            shifted = (z - tl.expand_dims(coefficients[3], AXIS)) * scale + weight_exponent
             shifted = tl.where(weight > 0.0, shifted, float("-inf"))
             terms += tl.exp2(shifted) * c2
         else:

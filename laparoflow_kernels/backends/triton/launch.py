@@ -207,9 +207,9 @@ def backward(
 
 
 def coefficients(stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
-    """Per-row coefficients [6, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
+    """Per-row coefficients [7, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
     total = stats.shape[1]
-    result = torch.empty((6, total), dtype=stats.dtype, device=stats.device)
+    result = torch.empty((7, total), dtype=stats.dtype, device=stats.device)
     if total:
         coefficients_kernel[(triton.cdiv(total, ROW_BLOCK),)](
             stats, gradient.contiguous(), temperature, scale, result, total, BLOCK=ROW_BLOCK,

@@ -22,6 +22,8 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2_REST = tl.constexpr(-1.904654e-9)  # ln 2 less its float32
+LOG2_E_REST = tl.constexpr(1.925963e-8)  # log2(e) less its float32
 LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
@@ -138,6 +140,21 @@ def exact_product(x, y):
     x_high, y_high = upper_half(x), upper_half(y)
     x_low, y_low = x - x_high, y - y_high
     return rounded, ((x_high * y_high - rounded) + (x_high * y_low + x_low * y_high)) + x_low * y_low
+
+
+@triton.jit
+def scale_error(t):
+    """e of the rounded factor log2(e) / t (1 + e) by which the pairs scale their products.
+
+    Statistics and coefficients take 1 / t with this same error, so that the probabilities of a row still add up to 1: the
+    loss is then that of a temperature off by one rounding, and nothing that cancels is left over.
+    """
+    scale = LOG2_E / t
+    back, lost = exact_product(scale, t)
+    error = (back - LOG2_E) + lost
+    if t.dtype == tl.float32:
+        error -= LOG2_E_REST
+    return error / LOG2_E
 
 
 @triton.jit

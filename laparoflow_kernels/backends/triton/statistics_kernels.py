@@ -37,6 +37,7 @@ from .pairs import (
     other_frame_tile,
     pair_weight,
     product,
+    scale_error,
     squared_distance,
     valid_rows,
 )
@@ -292,15 +293,21 @@ def divided(a, b):
 
 
 @triton.jit
+def over_temperature(x, t, more):
+    """x / t + more with one rounding of the size of x / t, by the same 1 / t as the pairs."""
+    whole = divided(x, t)
+    back, dropped = exact_product(whole, t)
+    return whole + (more + (((x - back) - dropped) / t + whole * scale_error(t)))
+
+
+@triton.jit
 def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
     """ln(total 2^-FIXED_SHIFT) + maximum / t with one rounding of that size.
 
     The shift is taken off before the logarithm where that cannot underflow.
     """
     if FIXED_SHIFT == 0.0:
-        whole = divided(finite(maximum), t)
-        back, dropped = exact_product(whole, t)
-        result = whole + (tl.log2(total) * LN_2 + ((finite(maximum) - back) - dropped) / t)
+        result = over_temperature(finite(maximum), t, tl.log2(total) * LN_2)
     else:
         safe = total > 1e-20
         result = tl.log2(tl.where(safe, total * (2.0**-FIXED_SHIFT), total)) - tl.where(safe, 0.0, FIXED_SHIFT)
@@ -320,6 +327,7 @@ def finish_kernel(
     stride = total.to(tl.int64)
     t = tl.load(temperature)
     scale = LOG2_E / t
+    t = t + tl.zeros([BLOCK], dtype=scale.dtype)
     den = tl.zeros([BLOCK], dtype=scale.dtype)
     w = den
     h = den
@@ -357,7 +365,7 @@ def finish_kernel(
         mean = divided(x, tl.where(w > 0.0, w, 1.0))
         if not BOUNDED:
             mean += finite(m)
-        positive = tl.where(w > 0.0, divided(mean, t), 0.0)
+        positive = tl.where(w > 0.0, over_temperature(mean, t, 0.0), 0.0)
     if mask is not None:
         # rows alone carry no marker in the softmax sums: a masked row has seen the keys with a zero embedding
         lse = tl.where(tl.load(mask + rows, mask=valid, other=0) != 0, lse, float("-inf"))

@@ -42,29 +42,35 @@ class Tile:
 # by kernel and need: tiles for D up to 64, 128, 256
 HALF_TILES = {
     ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
-    ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 4, 2), Tile(128, 64, 8, 2)),
+    ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 8, 2), Tile(128, 32, 8, 2)),
     ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
     ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
 }
 TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
-    ("forward", True): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
+    ("forward", True): (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
     ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
 }
 # where another architecture needs another tile: (capability, kernel, heavy, padded D up to)
 EXCEPTIONS = {
+    (80, "backward", False, 64): Tile(128, 32, 4, 2),
     (80, "backward", False, 256): Tile(64, 32, 4, 1),
-    (80, "backward", True, 256): Tile(64, 32, 8, 1),
+    (80, "backward", True, 256): Tile(32, 32, 4, 1),
+    (80, "forward", False, 256): Tile(128, 32, 8, 2),
     (80, "forward", True, 64): Tile(128, 32, 4, 3),
     (80, "forward", True, 128): Tile(64, 32, 4, 2),
     (80, "forward", True, 256): Tile(128, 32, 8, 2),
     (100, "symmetric", False, 64): Tile(64, 16, 4, 3),
     (100, "symmetric", False, 128): Tile(64, 16, 4, 2),
     (100, "symmetric", False, 256): Tile(64, 16, 4, 2),
-    (100, "forward", True, 256): Tile(128, 32, 8, 2),
+    (100, "forward", False, 64): Tile(128, 64, 8, 2),
+    (100, "forward", False, 256): Tile(128, 32, 8, 2),
+    (100, "backward", True, 64): Tile(64, 32, 4, 1),
+    (100, "backward", True, 128): Tile(64, 32, 4, 1),
+    (100, "forward", True, 256): Tile(64, 64, 4, 1),
 }
 
 
@@ -86,8 +92,12 @@ def forced(**tiles: Tile) -> Iterator[None]:
 
 
 def is_heavy(constants: Mapping[str, Any]) -> bool:
-    """Whether a variant keeps so much per pair that it needs a smaller tile: running maxima, or the terms of both sides."""
-    return not constants.get("BOUNDED", True) or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
+    """Whether a variant keeps so much per pair that it needs a smaller tile.
+
+    Running maxima, the terms of both sides in a backward, a forward of one direction with every option at once.
+    """
+    options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and constants.get("SYMMETRIC") is False)
+    return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
 
 
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
@@ -105,7 +115,9 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     if kind == "weighted_sum":
         return [Tile(32, 32, 4, 2)] if precision == "ieee" else [Tile(64, 32, 4, 2)]
     if precision == "ieee":
-        return [Tile(32, 32, 8, 1)] if kind == "backward" and block_d > 128 else [Tile(32, 32, 4, 1)]
+        if kind == "backward" and heavy and block_d > 128:
+            return [Tile(16, 32, 8, 1)]
+        return [Tile(32, 32, 8, 1)]
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
     table = TF32_TILES if precision == "tf32" else HALF_TILES
     first = table[kind, heavy][width]

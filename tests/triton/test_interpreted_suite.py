@@ -1,0 +1,31 @@
+"""The numerics suite of every backend (tests/kernels) on the Triton kernels, in a process with TRITON_INTERPRET=1.
+
+``thinned`` tells which combinations run; no tolerance differs from the other backends.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("file", "least"), [("test_numerics.py", 90), ("test_edges.py", 10), ("test_identities.py", 5)], ids=str
+)
+def test_shared_suite_passes(file: str, least: int) -> None:
+    environment = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    environment |= dict(LAPAROFLOW_TEST_BACKENDS="triton:cpu", LAPAROFLOW_TEST_DRAWS="3")
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.triton.thinned", "--no-header",
+        f"tests/kernels/{file}",
+    ]  # fmt: skip
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed and int(passed[1]) >= least, run.stdout[-2000:]
+    assert "skipped" not in run.stdout.splitlines()[-1], run.stdout[-2000:]
