@@ -24,6 +24,8 @@ from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
 REAL_SHORT_SIDE = 144
+SYNTHETIC_PREPARE = PrepareSettings(short_side=None, crop_border=False, gaps=(2,), dis_preset="fine")
+"""Frames as they are; flow over two frames, down to single pixels, where it separates what moves apart best."""
 SYNTHETIC_DONE = "dataset.json"
 
 
@@ -60,7 +62,7 @@ def _synthetic(scene: str, folder: Path, settings: EvidenceSettings) -> Arena:
     names = [f"clip_{number:03d}" for number in range(clips)]
     seen, unseen = names[: settings.pretrain_clips], names[settings.pretrain_clips :]
     videos = [root / "videos" / f"{name}.mp4" for name in seen]
-    prepare(videos, folder / "cache", PrepareSettings(short_side=None, crop_border=False))
+    prepare(videos, folder / "cache", SYNTHETIC_PREPARE)
     tasks = {}
     for task in ("segmentation", "keypoints"):
         dataset = build_dataset("synthetic", root, task=task)  # type: ignore[arg-type]

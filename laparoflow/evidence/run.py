@@ -7,7 +7,9 @@ network trained with labels from scratch.
     out/SCENE/synthetic or frames, cache          made once
     out/SCENE/runs/METHOD_seed_N/                 pretraining runs
     out/SCENE/TASK_seed_N.json                    probe scores
-    out/evidence.json                             all scores, their summary and verdicts
+    out/SCENE/TASK_from_scratch_seed_N.json       scores of the network trained with labels
+    out/evidence.json                             all scores so far, their summary and verdicts
+    out/time.json                                 time spent, over all calls
     out/report.html
 """
 
@@ -15,11 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +37,7 @@ from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
 from laparoflow.report.files import write_json, write_png
 from laparoflow.report.html import write_report
-from laparoflow.training.run import pretrain
+from laparoflow.training.run import pretrain, source_commit
 
 FORMAT = "laparoflow-evidence-1"
 QUICK_STEPS = 0.5
@@ -45,42 +50,95 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds results of other settings.
     """
-    begun, console = time.perf_counter(), Console(stderr=True)
+    console, clock = Console(stderr=True), Clock(settings.out / "time.json")
     chosen = settings.effective
     _check_same(settings)
     entries: list[dict[str, Any]] = []
     notes: list[str] = []
+    arenas: list[Arena] = []
+    firsts: dict[tuple[str, int], Path] = {}
+    document: dict[str, Any] = {}
+
+    def save(complete: bool = False) -> None:
+        """Counts the time and writes what is known so far."""
+        clock.count()
+        document.update(
+            format=FORMAT,
+            complete=complete,
+            settings=_plain(settings),
+            notes=notes,
+            machine=machine(),
+            seconds=clock.seconds,
+            cpu_seconds=clock.cpu_seconds,
+            entries=entries,
+            summary=summarise(entries),
+            verdicts=verdicts(entries),
+        )
+        write_json(settings.out / "evidence.json", document)
+
     for scene in chosen.scenes:
         console.print(f"{scene}: frames and flow")
         arena = build_arena(scene, chosen)
+        arenas.append(arena)
         notes += [f"{scene}: {note}" for note in arena.notes]
         for seed in chosen.seeds:
             runs = {}
             for method in chosen.methods:
                 console.print(f"{scene}, seed {seed}: pretraining {method}")
                 runs[method] = _pretrain(arena, method, seed, settings)
+                clock.count()
+            firsts[scene, seed] = next(iter(runs.values()))
             for task in arena.tasks:
                 console.print(f"{scene}, seed {seed}: probing {task}")
                 entries += _probe(arena, task, runs, seed, chosen)
-    summary = summarise(entries)
-    found = verdicts(entries)
-    document = {
-        "format": FORMAT,
-        "settings": _plain(settings),
-        "notes": notes,
-        "seconds": time.perf_counter() - begun,
-        "entries": entries,
-        "summary": summary,
-        "verdicts": found,
-    }
-    write_json(settings.out / "evidence.json", document)
+                save()
+    for arena in arenas:
+        for seed in chosen.seeds:
+            for task in (task for task in arena.tasks if task in chosen.scratch_tasks and chosen.scratch_labels):
+                console.print(f"{arena.name}, seed {seed}: {task} with labels from scratch")
+                entries += _supervise(arena, task, firsts[arena.name, seed], seed, chosen)
+                save()
+    save(complete=True)
     page = write_report([settings.out], settings.out / "report.html", "Evidence")
-    for table in tables(summary):
+    for table in tables(document["summary"]):
         console.print(table)
-    for verdict in found:
+    for verdict in document["verdicts"]:
         console.print(verdict["text"], soft_wrap=True)
-    console.print(f"{document['seconds']:.0f} s; scores and pictures: {page}", soft_wrap=True)
+    console.print(f"{clock.cpu_seconds / 60:.1f} CPU minutes; scores and pictures: {page}", soft_wrap=True)
     return document
+
+
+class Clock:
+    """Wall and CPU time of a job that may be stopped and taken up again, kept in a file.
+
+    Args:
+        path: JSON file; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.seconds, self.cpu_seconds = held.get("seconds", 0.0), held.get("cpu_seconds", 0.0)
+        self._last = time.perf_counter(), time.process_time()
+
+    def count(self) -> None:
+        """Adds the time since the last call."""
+        now = time.perf_counter(), time.process_time()
+        self.seconds += now[0] - self._last[0]
+        self.cpu_seconds += now[1] - self._last[1]
+        self._last = now
+        write_json(self.path, {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds})
+
+
+def machine() -> dict[str, Any]:
+    """What the comparison runs on: processor type, its cores, threads in use, versions, commit."""
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": source_commit(),
+    }
 
 
 def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) -> Path:
@@ -101,7 +159,7 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
 
 
 def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: EvidenceSettings) -> list[dict[str, Any]]:
-    """Scores of all methods, of the random initialisation and of supervision, or those of an earlier run."""
+    """Scores of all methods and of the random initialisation, or those of an earlier run."""
     path = arena.cache.parent / f"{task}_seed_{seed}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -116,15 +174,34 @@ def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: 
     )
     encoders = {name: encoder.to(options.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
     result = PROBES[task](encoders, train, test, options)
-    scratch = [count for count in settings.scratch_labels if count <= len(train)]
-    if scratch and task in settings.scratch_tasks:
-        options = dataclasses.replace(
-            options, labels=[*scratch], finetune=True, finetune_steps=settings.scratch_steps, pictures=0
-        )
-        start = initial_encoder(first, seed=seed).to(options.device)
-        result.runs += PROBES[task]({FROM_SCRATCH: start}, train, test, options).runs
     for name, picture in result.pictures.items():
         write_png(path.parent / "pictures" / f"{task}_{name.replace(' ', '_')}.png", picture)
+    return _keep(path, arena, task, seed, result)
+
+
+def _supervise(arena: Arena, task: str, run: Path, seed: int, settings: EvidenceSettings) -> list[dict[str, Any]]:
+    """Scores of the network of `run` trained with labels from scratch, or those of an earlier run."""
+    path = arena.cache.parent / f"{task}_from_scratch_seed_{seed}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    train, test = arena.tasks[task]
+    labels = [count for count in settings.scratch_labels if count <= len(train)]
+    if not labels:
+        return []
+    options = ProbeOptions(
+        labels=[*labels],
+        seeds=[seed],
+        finetune=True,
+        finetune_steps=settings.scratch_steps,
+        device=settings.device,
+        pictures=0,
+    )
+    start = initial_encoder(run, seed=seed).to(options.device)
+    return _keep(path, arena, task, seed, PROBES[task]({FROM_SCRATCH: start}, train, test, options))
+
+
+def _keep(path: Path, arena: Arena, task: str, seed: int, result: ProbeResult) -> list[dict[str, Any]]:
+    """Writes the scores of a probe as entries and returns them."""
     entries = [
         {
             "scene": arena.name,

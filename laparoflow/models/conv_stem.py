@@ -4,7 +4,12 @@ A linear patch embedding of stride 4 or 8 learns very little in minutes; three s
 stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
 ``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
 
-    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 7x7 depthwise conv -> 1x1 conv
+                       -> tokens [B, H/s * W/s, C]
+
+The depthwise convolution starts as the identity in one half of the channels and as the mean over its window in the
+other: tissue is told from tissue by the statistics of its texture, which a single cell is too small to hold and which
+attention takes long to learn to average.
 
 Group norm, not batch norm: an untrained stem is then a fair control (batch norm before it has seen
 data costs it much of its score), several processes equal one, and train and eval mode agree.
@@ -26,6 +31,8 @@ from torch import Tensor, nn
 
 MIN_LAYERS = 3
 GROUP = 8
+WINDOW = 7
+"""Side of the depthwise convolution in cells."""
 
 
 def stem_strides(stride: int) -> tuple[int, ...]:
@@ -44,6 +51,26 @@ def stem_strides(stride: int) -> tuple[int, ...]:
         raise ValueError(f"stride: expected a power of two, got {stride}")
     twos = int(math.log2(stride))
     return (2,) * twos + (1,) * max(0, MIN_LAYERS - twos)
+
+
+def window_means(channels: int, device: Any = None, dtype: Any = None) -> nn.Conv2d:
+    """A depthwise convolution [B, C, h, w] -> [B, C, h, w]: at first identity in even channels, window mean in odd."""
+    layer = nn.Conv2d(
+        channels,
+        channels,
+        WINDOW,
+        padding=WINDOW // 2,
+        groups=channels,
+        padding_mode="replicate",
+        device=device,
+        dtype=dtype,
+    )
+    with torch.no_grad():
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(layer.weight)
+        layer.weight[::2, :, WINDOW // 2, WINDOW // 2] = 1.0
+        layer.weight[1::2] = 1.0 / WINDOW**2
+    return layer
 
 
 class ConvStem(PatchEmbed):
@@ -85,6 +112,7 @@ class ConvStem(PatchEmbed):
                 nn.GELU(),
             ]
             width = out
+        layers.append(window_means(width, device, dtype))
         layers.append(nn.Conv2d(width, embed_dim, 1, bias=bias, device=device, dtype=dtype))
         self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
 

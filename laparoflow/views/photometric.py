@@ -1,4 +1,4 @@
-"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
+"""Photometric transforms: light, colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
 
 The formulas are those of torchvision's v2 ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``,
 ``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur`` (with the kernel size fixed by the largest sigma),
@@ -7,12 +7,16 @@ which take one factor for a batch; here each frame has its own. The tests hold t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as v2
+
+WAVES = 4
+MAX_CYCLES = 2.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class PhotometricSettings:
         grey: probability of dropping the colour.
         blur: probability of a Gaussian blur.
         blur_sigma: range of the blur's standard deviation in view pixels.
+        shading: largest strength of each of the slow waves of light laid over a view, as a logarithm of brightness; 0 for
+            none. Without it, two views of a place can be matched by its slow variation of brightness alone.
     """
 
     jitter: float = 0.8
@@ -36,9 +42,10 @@ class PhotometricSettings:
     grey: float = 0.1
     blur: float = 0.3
     blur_sigma: tuple[float, float] = (0.1, 1.0)
+    shading: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation"):
+        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation", "shading"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
@@ -81,6 +88,22 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return stacked.reshape(images.shape)
 
 
+def light_field(images: Tensor, strength: float, generator: torch.Generator | None = None) -> Tensor:
+    """Smooth factors of brightness [B, 1, H, W]: exp of a sum of WAVES plane waves of at most MAX_CYCLES per side."""
+    batch, _, height, width = images.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, WAVES, *shape, generator=generator, dtype=torch.float64)
+
+    cycles = uniform(-MAX_CYCLES, MAX_CYCLES, 2) * 2 * math.pi
+    phase, amplitude = uniform(0.0, 2 * math.pi), uniform(-strength, strength)
+    rows = torch.linspace(0.0, 1.0, height, dtype=torch.float64)[:, None]
+    columns = torch.linspace(0.0, 1.0, width, dtype=torch.float64)
+    angle = cycles[..., :1, None] * columns + cycles[..., 1:, None] * rows + phase[..., None, None]
+    waves = amplitude[..., None, None] * torch.sin(angle)
+    return waves.sum(1, keepdim=True).exp().to(images)
+
+
 def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.Generator | None = None) -> Tensor:
     """Apply randomly drawn photometric transforms, different for every frame.
 
@@ -110,8 +133,10 @@ def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.
     sigma = uniform(*settings.blur_sigma)
 
     result = images
+    if settings.shading > 0:
+        result = (result * light_field(images, settings.shading, generator)).clamp(0.0, 1.0)
     if settings.jitter > 0:
-        changed = _blend(images, torch.zeros_like(images), brightness)
+        changed = _blend(result, torch.zeros_like(images), brightness)
         changed = _blend(changed, v2.rgb_to_grayscale(changed).mean(dim=(1, 2, 3), keepdim=True), contrast)
         changed = _blend(changed, v2.rgb_to_grayscale(changed), saturation)
         changed = adjust_hue(changed, hue.reshape(batch, 1, 1))

@@ -3,7 +3,7 @@ import timm
 import torch
 
 import laparoflow.models  # noqa: F401
-from laparoflow.models.conv_stem import ConvStem, stem_strides
+from laparoflow.models.conv_stem import ConvStem, stem_strides, window_means
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
@@ -47,3 +47,12 @@ def test_stride_is_fixed():
     assert stem.grid_size == (16, 16)
     with pytest.raises(ValueError, match="stride"):
         stem.set_input_size(patch_size=8)
+
+
+def test_a_cell_starts_with_itself_and_the_mean_of_its_window():
+    maps = torch.rand(1, 4, 9, 11)
+    out = window_means(4)(maps)
+    torch.testing.assert_close(out[:, ::2], maps[:, ::2])
+    torch.testing.assert_close(out[0, 1::2, 4, 5], maps[0, 1::2, 1:8, 2:9].mean((1, 2)))
+    constant = torch.full((1, 4, 9, 11), 0.5)
+    torch.testing.assert_close(window_means(4)(constant), constant)  # also at the edge
