@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class TokenBackbone(nn.Module):
             )
         except TypeError as error:
             raise ValueError(f"encoder.backbone: {name!r} does not take these options: {error}") from error
-        if not isinstance(model, VisionTransformer):
+        if not isinstance(model, (VisionTransformer, Eva)):
             raise ValueError(f"encoder.backbone: expected a vision transformer, {name!r} is {type(model).__name__}")
         if not 1 <= blocks <= len(model.blocks):
             raise ValueError(f"encoder.feature_blocks: expected 1 to {len(model.blocks)}, got {blocks}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor
 
 NESTS = ("state_dict", "teacher", "student", "model")
@@ -58,14 +58,15 @@ def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def load_backbone_weights(model: VisionTransformer, path: Path) -> None:
+def load_backbone_weights(model: vision_transformer.VisionTransformer | eva.Eva, path: Path) -> None:
     """Load ``path`` into ``model``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a tensor of the model is missing in the file or has another shape, or nothing matches.
     """
-    state = checkpoint_filter_fn(backbone_state(read_state(path)), model)
+    translate: Any = (eva if isinstance(model, eva.Eva) else vision_transformer).checkpoint_filter_fn
+    state = translate(backbone_state(read_state(path)), model)
     own = model.state_dict()
     wrong = [
         f"{name}: file {tuple(state[name].shape)}, model {tuple(own[name].shape)}"

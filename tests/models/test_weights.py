@@ -41,6 +41,37 @@ def test_local_weights_give_the_same_tokens(tmp_path, layout):
     torch.testing.assert_close(encoder.features(images), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [("vit_small_patch14_dinov2", 14), ("vit_small_patch14_reg4_dinov2", 14), ("vit_small_patch16_dinov3", 16)],
+)
+def test_dino_checkpoints_of_later_versions(tmp_path, name, patch):
+    """As their authors publish them: with a mask token, registers under other names and beside a class place."""
+    options = {"depth": 2, "embed_dim": 48, "num_heads": 2}
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0, img_size=2 * patch, dynamic_img_size=True, **options).eval()
+    state = {key: torch.randn_like(value) * 0.1 for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    published = state | {"mask_token": torch.zeros(1, 48)}
+    if "reg4" in name:
+        published["register_tokens"] = published.pop("reg_token")
+        place = torch.randn(1, 1, 48)
+        published["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+        published["cls_token"] = state["cls_token"] - place
+    if "dinov3" in name:
+        for ours, theirs in (("reg_token", "storage_tokens"), ("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma")):
+            published = {key.replace(ours, theirs): value for key, value in published.items()}
+    torch.save(published, tmp_path / "w.pth")
+    encoder = build_encoder(
+        EncoderSettings(name, 2 * patch, weights=tmp_path / "w.pth", backbone_options=options, dim=8, feature_blocks=2)
+    ).eval()
+    images = torch.rand(1, 3, 2 * patch, 3 * patch)
+    tokens = model.forward_features(encoder.normalise(images))[:, model.num_prefix_tokens :]
+    expected = tokens.transpose(1, 2).reshape(1, 48, 2, 3)
+    torch.testing.assert_close(encoder.tokens(images), expected)
+    torch.testing.assert_close(encoder.features(images)[:, 48:], expected)
+
+
 def test_position_embedding_of_another_size_is_resampled(tmp_path):
     torch.save(plain_model(64).state_dict(), tmp_path / "w.pth")
     encoder = build_encoder(settings(tmp_path / "w.pth", size=96))
