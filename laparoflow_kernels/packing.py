@@ -123,7 +123,7 @@ def pack_frames(
         offsets = torch.arange(len(sizes) + 1, device=device, dtype=torch.int64) * (sizes[0] if sizes else 0)
     else:
         offsets = torch.tensor([0, *sizes], device=device, dtype=torch.int64).cumsum(0)
-    return PackedFrames(packed, packed_mask, offsets, sizes, max(sizes, default=0))
+    return PackedFrames(packed, packed_mask, offsets, sizes, max(sizes) if sizes else 0)
 
 
 def _sizes_text(sizes: tuple[int, ...]) -> str:
