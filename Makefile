@@ -20,11 +20,11 @@ test: $(STAMP)  ## all tests
 lint: $(STAMP)  ## ruff, mypy, clang-format
 	$(VENV)/ruff check .
 	$(VENV)/mypy
-	$(VENV)/clang-format --dry-run --Werror csrc/*.cpp csrc/cpu/*
+	$(VENV)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
 format: $(STAMP)  ## rewrite the sources in the project's style
 	$(VENV)/ruff check --fix-only .
-	$(VENV)/clang-format -i csrc/*.cpp csrc/cpu/*
+	$(VENV)/clang-format -i csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
 bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
 	$(VENV)/python -m pip install -q pykeops psutil pytest-benchmark

@@ -62,53 +62,74 @@ inline Scope parse_scope(std::string_view name) {
 
 constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
-constexpr float kExcluded = -1e30f;    // log2 of "no pair": finite, so that 0 * kExcluded stays 0
+constexpr float kExcluded = -1e30f;      // log2 of "no pair": finite, so that 0 * kExcluded stays 0
 constexpr float kEmptyMaximum = -1e20f;  // a running maximum over nothing, far above kExcluded
-constexpr float kWeightFloor = -127.0f;  // log2 weights are clamped here; exp2 of it is zero
+constexpr float kWeightFloor = -126.5f;  // log2 weights are clamped here; below -126 a weight is zero
 
-/// log2 w (clamped at kWeightFloor) and w of one pair; w == 0 exactly when log2 w < -126.
+// A pair that has no weight (masked, out of range, of another frame) is marked in its flows: the row side gets
+// kFarFlow, the column side -kFarFlow, and real flows are held within kFlowLimit. The squared difference is then
+// at least kFarSquare, where every kernel gives 0, and finite, so that 0 * r2 stays 0. No bias is added per pair.
+constexpr float kFlowLimit = 1e18f;
+constexpr float kFarFlow = 3e18f;
+constexpr float kFarSquare = 3.9e36f;
+
+/// A flow component held within kFlowLimit; NaN stays NaN.
+LAPAROFLOW_HOST_DEVICE float limited_flow(float x) {
+  return x > kFlowLimit ? kFlowLimit : x < -kFlowLimit ? -kFlowLimit : x;
+}
+
+/// log2 w and w of one pair; w == 0 exactly when log2 w < -126.
 struct Weight {
   float log2;
   float value;
 };
 
-/// The factor that `pair_weight` applies to r2 (or to r for laplace), from 1 / bandwidth.
+/// The factor that the weight applies to r2 (to r for laplace), from 1 / bandwidth. Of the exponential kernels it is
+/// never so small that kFarSquare would have a weight.
 LAPAROFLOW_HOST_DEVICE float weight_gain(FlowKernel kernel, float inv_bandwidth) {
-  if (kernel == FlowKernel::kGaussian) return -0.5f * kLog2e * inv_bandwidth * inv_bandwidth;
-  if (kernel == FlowKernel::kLaplace) return -kLog2e * inv_bandwidth;
-  return inv_bandwidth * inv_bandwidth;
+  const float square = inv_bandwidth * inv_bandwidth;
+  if (kernel == FlowKernel::kGaussian) return square * (-0.5f * kLog2e) < -1e-34f ? square * (-0.5f * kLog2e) : -1e-34f;
+  if (kernel == FlowKernel::kLaplace) return inv_bandwidth * -kLog2e < -1e-16f ? inv_bandwidth * -kLog2e : -1e-16f;
+  return square;
 }
 
-/// 2^x by a degree 5 polynomial (relative error 1e-7) on multiply-add units; x >= -127, 2^-127 is 0.
+/// 2^(x * gain) for x * gain >= -126.5 by a degree 5 polynomial (relative error 1e-7) on multiply-add units; results
+/// below 2^-126 are 0. 9 instructions: the floor of the product comes out of one multiply-add rounded down.
 template <class Math>
-LAPAROFLOW_HOST_DEVICE float exp2_polynomial(float x) {
+LAPAROFLOW_HOST_DEVICE float exp2_polynomial(float x, float gain) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const float shifted = Math::add_round_down(x, magic);
-  const float f = x - (shifted - magic);
+  const float shifted = Math::fma_round_down(x, gain, magic);
+  const float f = Math::fma(x, gain, magic - shifted);
   float p = 1.8775759963318706e-3f;
   p = Math::fma(p, f, 8.98934155702591e-3f);
   p = Math::fma(p, f, 5.582631751894951e-2f);
   p = Math::fma(p, f, 2.4015361070632935e-1f);
   p = Math::fma(p, f, 6.931530833244324e-1f);
   p = Math::fma(p, f, 9.999999403953552e-1f);
-  return Math::multiply_flush(p, Math::from_bits((Math::to_bits(shifted) << 23) + 0x3f800000u));
+  return Math::scale_by_low_bits(p, shifted);
 }
 
-/// Weight of one pair. `bias` is 0, or kExcluded for a pair that does not count.
-/// `polynomial` asks for the exponential on the multiply-add units (same value to 1e-7).
+/// The gaussian weight 2^(r2 * gain), on the exp unit or (`polynomial`) on the multiply-add units; `cap` is
+/// kWeightFloor / gain.
 template <class Math>
-LAPAROFLOW_HOST_DEVICE Weight pair_weight(FlowKernel kernel, float r2, float gain, float bias, bool polynomial) {
+LAPAROFLOW_HOST_DEVICE float gaussian_weight(float r2, float gain, float cap, bool polynomial) {
+  return polynomial ? exp2_polynomial<Math>(Math::min(r2, cap), gain) : Math::exp2(r2 * gain);
+}
+
+/// Weight of one pair, any kernel. `polynomial` asks for the exponential on the multiply-add units.
+template <class Math>
+LAPAROFLOW_HOST_DEVICE Weight pair_weight(FlowKernel kernel, float r2, float gain, bool polynomial) {
   Weight w;
   if (kernel == FlowKernel::kGaussian || kernel == FlowKernel::kLaplace) {
     const float distance = kernel == FlowKernel::kGaussian ? r2 : Math::sqrt(r2);
-    w.log2 = Math::max(Math::fma(distance, gain, bias), kWeightFloor);
-    w.value = polynomial ? exp2_polynomial<Math>(w.log2) : Math::exp2(w.log2);
+    w.log2 = Math::max(distance * gain, kWeightFloor);
+    w.value = polynomial ? exp2_polynomial<Math>(w.log2, 1.0f) : Math::exp2(w.log2);
   } else if (kernel == FlowKernel::kCauchy) {
     const float t = Math::fma(r2, gain, 1.0f);
-    w.log2 = Math::max(bias - Math::log2(t), kWeightFloor);
+    w.log2 = r2 < kFarSquare ? Math::max(-Math::log2(t), kWeightFloor) : kWeightFloor;
     w.value = w.log2 < -126.0f ? 0.0f : Math::reciprocal(t);
   } else {
-    const bool in = r2 * gain <= 1.0f && bias == 0.0f;
+    const bool in = r2 * gain <= 1.0f && r2 < kFarSquare;
     w.log2 = in ? 0.0f : kWeightFloor;
     w.value = in ? 1.0f : 0.0f;
   }
@@ -116,9 +137,7 @@ LAPAROFLOW_HOST_DEVICE Weight pair_weight(FlowKernel kernel, float r2, float gai
 }
 
 /// The exponent of w e^s in base 2, kExcluded where w = 0.
-LAPAROFLOW_HOST_DEVICE float inside_exponent(float logit2, Weight w) {
-  return w.value > 0.0f ? logit2 + w.log2 : kExcluded;
-}
+LAPAROFLOW_HOST_DEVICE float inside_exponent(float logit2, Weight w) { return w.value > 0.0f ? logit2 + w.log2 : kExcluded; }
 
 /// log2 of n e^s for the denominator: s in base 2, and the weight where negatives are dissimilar.
 template <class Math>

@@ -43,6 +43,7 @@ struct Problem {
   Scope scope = Scope::kFrame;
   bool symmetric = false;
   bool bounded = false;
+  bool deterministic = false;  // the backward in two passes, without atomics
   Path path = Path::kWarp;
 };
 
@@ -67,10 +68,10 @@ struct BackwardInputs {
 };
 
 struct BackwardOutputs {
-  void* row_gradient = nullptr;     // [row.total, depth] or null
-  void* column_gradient = nullptr;  // [column.total, depth] or null
+  void* row_gradient = nullptr;           // [row.total, depth] or null
+  void* column_gradient = nullptr;        // [column.total, depth] or null
   float* temperature_gradient = nullptr;  // [1] or null
-  void* workspace = nullptr;        // backward_workspace_bytes
+  void* workspace = nullptr;              // backward_workspace_bytes
 };
 
 }  // namespace laparoflow::cuda

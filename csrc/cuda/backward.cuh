@@ -5,29 +5,24 @@
 //           inside: b_i w e^(s - positive_i) in place of b_i w / W_i
 //   drow_i = sum_j dS_ij column_j / temperature           dtemperature = -sum_ij dS_ij s_ij / temperature
 //
-// dS is symmetric in its two sides, so the gradient of the keys is the same kernel with the sides
-// exchanged. One block owns a row tile, sweeps all columns and keeps drow in registers: no atomics,
-// a fixed order of summation, no workspace of N x D; the price is that S is computed once per side.
+// One block owns a row tile, sweeps all columns and keeps drow in registers. Two ways to the other side's gradient:
+//   two passes  dS is symmetric in its two sides, so it is the same kernel with the sides exchanged: no atomics, a fixed
+//               order of summation, no workspace of N x D; S and dS are formed twice. The deterministic way.
+//   one pass    dS of the block goes through shared memory, dcolumn of the tile is summed over the block's rows and added
+//               to float32 sums in global memory, in no fixed order; finish_kernel rounds them. 16-bit types, depth <= 128.
 // dS is formed in float32 and only then rounded for the second product. For float16 it is first
 // multiplied by a power of two that brings the largest coefficient near 2^12, else it would underflow.
 #pragma once
 
-#include "tiles.cuh"
+#include "feed_sm80.cuh"
 
 namespace laparoflow::cuda {
 
-// Coefficients of a row: what dS needs of its statistics and upstream gradients, zero where the
-// row has none. [kCoefficients, total]
-constexpr int kCoefficients = 4;
-enum Coefficient : int {
-  kDenominator = 0,   // a, or a e^-lse when bounded
-  kLogSum = 1,        // lse in base 2 (unbounded)
-  kPositive = 2,      // b / W (outside) or b (inside)
-  kPositiveLog = 3,   // positive in base 2 (inside)
-};
-
 struct BackwardPlan {
-  int warps = 4, stages = 2, shared_bytes = 0;
+  int warps = 4, stages = 2, feed_bytes = 0, shared_bytes = 0;
+  int scores_at = 0;             // of the one pass, in shared memory
+  int sums_pitch = 0;            // of the one pass: numbers in a row of column_sums; 0 for two passes
+  std::size_t record_bytes = 0;  // workspace of the feed's records
   std::int64_t tiles_per_frame = 0;
   std::int64_t blocks = 0;
 };
@@ -40,97 +35,122 @@ struct BackwardArguments {
   const float* loss_scale = nullptr;           // [1]: the power of two in the coefficients
   void* gradient = nullptr;                    // [row.total, depth] or null
   float* temperature_partials = nullptr;       // [blocks]: sum dS x, times the loss scale; or null
+  float* column_sums = nullptr;  // [column.total, padded depth], zero before: the columns' gradient in one pass; or null
+  Records row_records, column_records;
 };
 
+/// Which sides have coefficients: the default form is compiled for each, the others ask at run time.
+enum class Terms : int { kAny = 0, kRow = 1, kColumn = 2, kBoth = 3 };
+
 /// Turns the logits of a tile into dS in place. Row coefficients are in registers.
-template <class Engine, int kRowTiles, class Options>
+template <class Engine, int kRowTiles, class Options, Terms kTerms>
 struct TileGradient {
   static constexpr int kRows = 2 * kRowTiles;
   static constexpr int kColumns = Engine::kColumns;
   float row[kCoefficients][kRows];
   float temperature[kRows];  // sum_j dS_ij x_ij
-  bool row_terms, column_terms, wants_temperature;
+  bool any_row_terms, any_column_terms, wants_temperature;
 
-  LAPAROFLOW_DEVICE void read_rows(const BackwardArguments& arguments, Range rows, std::int64_t first, int stride_rows) {
-    row_terms = arguments.row_coefficients != nullptr;
-    column_terms = arguments.column_coefficients != nullptr;
+  LAPAROFLOW_DEVICE bool row_terms() const { return kTerms == Terms::kAny ? any_row_terms : kTerms != Terms::kColumn; }
+  LAPAROFLOW_DEVICE bool column_terms() const { return kTerms == Terms::kAny ? any_column_terms : kTerms != Terms::kRow; }
+
+  LAPAROFLOW_DEVICE void read_rows(const BackwardArguments& arguments, std::int64_t end, std::int64_t first) {
+    any_row_terms = arguments.row_coefficients != nullptr;
+    any_column_terms = arguments.column_coefficients != nullptr;
     wants_temperature = arguments.temperature_partials != nullptr;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       temperature[r] = 0.0f;
-      const std::int64_t i = first + r * stride_rows;
+      const std::int64_t i = first + r * 8;
 #pragma unroll
       for (int q = 0; q < kCoefficients; ++q)
-        row[q][r] = row_terms && i < rows.end ? arguments.row_coefficients[q * arguments.problem.row.total + i] : 0.0f;
+        row[q][r] = row_terms() && i < end ? arguments.row_coefficients[q * arguments.problem.row.total + i] : 0.0f;
     }
   }
 
-  LAPAROFLOW_DEVICE FloatPair column_pair(const ColumnStage<Engine>& stage, int q, int column) const {
-    if (column_terms) return load_pair(stage.coefficient + q * kColumns + column);
-    return FloatPair{{0.0f, 0.0f}};
+  /// Row and column coefficient together.
+  LAPAROFLOW_DEVICE float both(Coefficient q, int r, const FloatQuad (&column)[kCoefficients], int at) const {
+    if constexpr (kTerms == Terms::kRow) return row[q][r];
+    if constexpr (kTerms == Terms::kColumn) return column[q].at[at];
+    return row[q][r] + column[q].at[at];
   }
 
-  LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4],
-                               const RowFlows<Options, kRowTiles>& flows, const Options& options,
-                               const ColumnStage<Engine>& stage, bool has_weights, float scale, float gain) {
+  /// Without kWeights all weights of the tile are 0.
+  template <bool kWeights>
+  LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4], const RowFlows<Options, kRowTiles>& flows,
+                               const Options& options, const ColumnStage<Engine>& stage, float scale) {
     const Lane at;
-    float no_bias[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) no_bias[r] = 0.0f;
+    FloatQuad bias, flow[kFixedFlow], column[kCoefficients];
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
-      const int column = n * 8 + 2 * at.quad;
+      if (n % 2 == 0) {
+        const int first = n * 8 + 4 * at.quad;
+        bias = load_quad(stage.bias + first);
+#pragma unroll
+        for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + first);
+#pragma unroll
+        for (int q = 0; q < kCoefficients; ++q) {
+          column[q] = FloatQuad{{0.0f, 0.0f, 0.0f, 0.0f}};
+          if (column_terms()) column[q] = load_quad(stage.coefficient + q * kColumns + first);
+        }
+      }
       Weight w[kRows][2];
-      if (has_weights) {
-        flows.weights(w, options, stage, column, gain, no_bias);
+      if constexpr (kWeights) {
+        flows.weights(w, options, stage, n, flow);
       } else {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{kWeightFloor, 0.0f};
+        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
       }
-      const FloatPair bias = load_pair(stage.logit_bias + column);
-      const FloatPair denominator = column_pair(stage, kDenominator, column);
-      const FloatPair positive = column_pair(stage, kPositive, column);
-      FloatPair log_sum{{0.0f, 0.0f}}, positive_log{{0.0f, 0.0f}};
-      if (!options.bounded) log_sum = column_pair(stage, kLogSum, column);
-      if (options.inside) positive_log = column_pair(stage, kPositiveLog, column);
+      float ds[kRows][2];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
-          float& x = c[r / 2][n][(r & 1) * 2 + p];
-          const float s = DeviceMath::fma(x, scale, bias.at[p]);
-          float ds;
+          const int h = n % 2 * 2 + p;
+          const float s = DeviceMath::fma(c[r / 2][n][(r & 1) * 2 + p], scale, bias.at[h]);
+          float& d = ds[r][p];
           if (options.bounded) {
             float e = DeviceMath::exp2(s);
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
-            ds = e * (row[kDenominator][r] + denominator.at[p]);
+            d = e * both(kDenominator, r, column, h);
           } else {
-            const float t = denominator_exponent<DeviceMath>(
-                options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
-            ds = 0.0f;
-            if (row_terms) ds = row[kDenominator][r] * DeviceMath::exp2(t - row[kLogSum][r]);
-            if (column_terms) ds = DeviceMath::fma(denominator.at[p], DeviceMath::exp2(t - log_sum.at[p]), ds);
+            const float t =
+                denominator_exponent<DeviceMath>(options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
+            d = 0.0f;
+            if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t - row[kLogSum][r]);
+            if (column_terms())
+              d = DeviceMath::fma(column[kDenominator].at[h], DeviceMath::exp2(t - column[kLogSum].at[h]), d);
           }
-          if (options.inside) {
-            const float t = inside_exponent(s, w[r][p]);
-            if (row_terms) ds = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t - row[kPositiveLog][r]), ds);
-            if (column_terms) ds = DeviceMath::fma(positive.at[p], DeviceMath::exp2(t - positive_log.at[p]), ds);
-          } else {
-            ds = DeviceMath::fma(w[r][p].value, row[kPositive][r] + positive.at[p], ds);
+          if constexpr (kWeights) {
+            if (options.inside) {
+              const float t = inside_exponent(s, w[r][p]);
+              if (row_terms()) d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t - row[kPositiveLog][r]), d);
+              if (column_terms())
+                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t - column[kPositiveLog].at[h]), d);
+            } else {
+              d = DeviceMath::fma(w[r][p].value, both(kPositive, r, column, h), d);
+            }
           }
-          if (wants_temperature) temperature[r] = DeviceMath::fma(ds, x, temperature[r]);
-          x = ds;
         }
+      if (wants_temperature)
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+#pragma unroll
+          for (int p = 0; p < 2; ++p)
+            temperature[r] = DeviceMath::fma(ds[r][p], c[r / 2][n][(r & 1) * 2 + p], temperature[r]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int p = 0; p < 2; ++p) c[r / 2][n][(r & 1) * 2 + p] = ds[r][p];
     }
   }
 };
 
-template <class Engine, int kRowTiles, int kDepthTiles, class Options>
-LAPAROFLOW_KERNEL(kRowTiles == 2 ? 128 : 256, kRowTiles == 2 ? 2 : 1)
+template <class Engine, int kRowTiles, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
+LAPAROFLOW_KERNEL(Engine::backward_threads(kRowTiles), Engine::backward_blocks(kRowTiles))
 backward_kernel(BackwardArguments arguments) {
   if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   constexpr int kRows = 2 * kRowTiles;
-  constexpr int kColumns = Engine::kColumns;
   using Type = typename Engine::Type;
   const Problem& problem = arguments.problem;
   const BackwardPlan& plan = arguments.plan;
@@ -138,45 +158,43 @@ backward_kernel(BackwardArguments arguments) {
   const int warp = thread_index() / 32;
   const Lane at;
   const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
-  const Range rows = frame_range(problem.row, frame);
-  const std::int64_t first_row = rows.begin + block_index() % plan.tiles_per_frame * row_count;
-  if (first_row >= rows.end) {
+  const Range row_range = frame_range(problem.row, frame);
+  const std::int64_t end_of_rows = row_range.end;
+  const std::int64_t first_row = row_range.begin + block_index() % plan.tiles_per_frame * row_count;
+  if (first_row >= end_of_rows) {
     if (arguments.temperature_partials != nullptr && thread_index() == 0)
       arguments.temperature_partials[block_index()] = 0.0f;
     return;
   }
-  const Range columns = denominator_range(problem, frame);
-  const std::int64_t first_column = columns.begin;
-  const int tiles = static_cast<int>((columns.end - columns.begin + kColumns - 1) / kColumns);
-  const WeightTiles weight_tiles(frame_range(problem.column, frame), first_column, kColumns);
-
   const DepthLayout<Engine> layout(problem.depth);
-  char* memory = shared_memory();
-  const RowTile<Engine> row_tile(memory, row_count, layout.padded, problem.flow_width);
-  memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
-  const int coefficients = arguments.column_coefficients != nullptr ? kCoefficients : 0;
-  const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, kCoefficients);
-  auto stage_at = [&](int tile) {
-    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
-                               problem.flow_width);
-  };
-  auto load = [&](int tile) {
-    stage_at(tile).load(problem, layout, frame, first_column + static_cast<std::int64_t>(tile) * kColumns,
-                        arguments.column_coefficients, coefficients);
-  };
+  const FeedArguments feed_arguments{&problem,
+                                     plan.warps,
+                                     plan.stages,
+                                     row_count,
+                                     arguments.column_coefficients,
+                                     kCoefficients,
+                                     arguments.row_records,
+                                     arguments.column_records};
+  Feed<Engine> feed(feed_arguments, shared_memory());
+  feed.span(frame, 0, std::int64_t{1} << 40);
+  if (feed.feeds_only()) {
+    feed.template give_registers<Engine::kBackwardFeedRegisters>();
+    feed.send(frame, first_row);
+    return;
+  }
+  feed.template take_registers<Engine::kBackwardRegisters>();
 
   const Options options(problem);
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];
   const float scale = kLog2e / temperature;
-  const float gain = weight_gain(options.flow_kernel, problem.inv_bandwidth[frame]);
   const bool wants_gradient = arguments.gradient != nullptr;
+  const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
-  row_tile.load(problem, layout, rows, first_row, row_count);
-  if (plan.stages == 2 && tiles > 0) load(0);
-  RowFlows<Options, kRowTiles> flows(row_tile.flow, row_count, warp * 16 * kRowTiles, problem.flow_width);
-  TileGradient<Engine, kRowTiles, Options> tile_gradient;
-  tile_gradient.read_rows(arguments, rows, first_row + flows.row(0), 8);
+  feed.begin(frame, first_row);
+  RowFlows<Options, kRowTiles> flows;
+  TileGradient<Engine, kRowTiles, Options, kTerms> tile_gradient;
+  tile_gradient.read_rows(arguments, end_of_rows, first_of_thread);
   float g[kRowTiles][kDepthTiles][4];
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m)
@@ -185,60 +203,92 @@ backward_kernel(BackwardArguments arguments) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) g[m][d][e] = 0.0f;
 
-  for (int tile = 0; tile < tiles; ++tile) {
-    if (plan.stages == 1) {
-      load(tile);
-      copy_async_wait<0>();
-    } else if (tile + 1 < tiles) {
-      load(tile + 1);
-      copy_async_wait<1>();
-    } else {
-      copy_async_wait<0>();
-    }
-    Engine::publish();
-    block_barrier();
-    if (tile == 0) flows.refresh();
-    const ColumnStage<Engine> stage = stage_at(tile);
+  for (int tile = 0; tile < feed.tiles(); ++tile) {
+    const ColumnStage<Engine> stage = feed.acquire(tile);
+    if (tile == 0)
+      flows.refresh(options, feed.rows(), warp * 16 * kRowTiles - feed.first_of_rows(), problem.flow_width,
+                    problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
-    engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
-    tile_gradient.apply(c, flows, options, stage, weight_tiles.holds(tile), scale, gain);
-    if (wants_gradient) engine.gradient(g, c, stage.embedding, layout.padded);
-    block_barrier();
+    engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
+    if (feed.holds_weights(tile))
+      tile_gradient.template apply<true>(c, flows, options, stage, scale);
+    else
+      tile_gradient.template apply<false>(c, flows, options, stage, scale);
+    if constexpr (kOnePass) {
+      char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
+      engine.store_scores(scores, c);
+      engine.gradient(g, c, stage.embedding, layout.product_depth());
+      feed.barrier();
+      const Range columns = feed.present_columns(tile);
+      engine.column_gradient(scores, feed.all_rows(), feed.row_pitch(), plan.warps, layout.product_depth(), tile,
+                             [&](int j) {
+                               const std::int64_t i = columns.begin + j;
+                               return i < columns.end ? arguments.column_sums + i * layout.padded : nullptr;
+                             });
+    } else {
+      engine.gradient(g, c, stage.embedding, layout.product_depth());
+    }
+    feed.release(tile);
   }
-  copy_async_wait<0>();
-  block_barrier();
+  feed.end();
 
   if (wants_gradient) {
     const float factor = 1.0f / (temperature * arguments.loss_scale[0]);
     Type* out = static_cast<Type*>(arguments.gradient);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const std::int64_t i = first_row + flows.row(r);
-      if (i >= rows.end) continue;
-      const float keep = row_tile.bias[flows.row(r)] == 0.0f ? factor : 0.0f;
+      const std::int64_t i = first_of_thread + r * 8;
+      if (i >= end_of_rows) continue;
+      const float keep = counts(problem.row, row_range, i) ? factor : 0.0f;
 #pragma unroll
       for (int d = 0; d < kDepthTiles; ++d) {
         const int column = d * 8 + 2 * at.quad;
         if (column < problem.depth)
-          store_pair(out + i * problem.depth + column, g[r / 2][d][(r & 1) * 2] * keep,
-                     g[r / 2][d][(r & 1) * 2 + 1] * keep, column + 1 < problem.depth);
+          store_pair(out + i * problem.depth + column, g[r / 2][d][(r & 1) * 2] * keep, g[r / 2][d][(r & 1) * 2 + 1] * keep,
+                     column + 1 < problem.depth);
       }
     }
   }
   if (arguments.temperature_partials != nullptr) {
     float sum = 0.0f;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) sum += row_tile.bias[flows.row(r)] == 0.0f ? tile_gradient.temperature[r] : 0.0f;
+    for (int r = 0; r < kRows; ++r)
+      sum += counts(problem.row, row_range, first_of_thread + r * 8) ? tile_gradient.temperature[r] : 0.0f;
     for (int mask = 1; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-    float* warp_sums = reinterpret_cast<float*>(memory);
+    float* warp_sums = reinterpret_cast<float*>(shared_memory() + plan.feed_bytes);
     if (at.lane == 0) warp_sums[warp] = sum;
-    block_barrier();
+    feed.barrier();
     if (thread_index() == 0) {
       float total = 0.0f;
       for (int v = 0; v < plan.warps; ++v) total += warp_sums[v];
       arguments.temperature_partials[block_index()] = total;
     }
   }
+}
+
+struct FinishArguments {
+  Side side;
+  const float* sums = nullptr;  // [total, pitch]
+  int depth = 0, pitch = 0;
+  const float* temperature = nullptr;
+  const float* loss_scale = nullptr;
+  void* gradient = nullptr;  // [total, depth]
+};
+
+/// The columns' gradient from its sums; 256 numbers a block.
+template <class Engine>
+LAPAROFLOW_KERNEL(256, 1)
+finish_kernel(FinishArguments a) {
+  const std::int64_t at = block_index() * thread_count() + thread_index();
+  const int pairs = (a.depth + 1) / 2;
+  const std::int64_t i = at / pairs;
+  const int d = static_cast<int>(at % pairs) * 2;
+  if (i >= a.side.total) return;
+  const bool valid = a.side.mask == nullptr || a.side.mask[i] != 0;
+  const float factor = valid ? 1.0f / (a.temperature[0] * a.loss_scale[0]) : 0.0f;
+  const float* from = a.sums + i * a.pitch + d;
+  store_pair(static_cast<typename Engine::Type*>(a.gradient) + i * a.depth + d, valid ? from[0] * factor : 0.0f,
+             valid ? from[1] * factor : 0.0f, d + 1 < a.depth);
 }
 
 }  // namespace laparoflow::cuda

@@ -6,8 +6,7 @@
 //   gradient:  g[i][d] += sum_j p[i][j] cols[j][d]              (p from the registers of `logits`)
 // The stride is 16 bytes more than a multiple of 32, so the 8 rows of a fragment hit different banks.
 //
-// What a kernel asks of an engine: kColumns, kVector, kDepthStep, kForwardRowTiles, tile_bytes, tile_offset,
-// publish (after this thread's copies have landed, before the barrier), logits, gradient.
+// What a kernel asks of an engine: the constants below, tile_bytes, tile_offset, logits, gradient.
 #pragma once
 
 #include "instructions_sm80.cuh"
@@ -20,50 +19,61 @@ struct Lane {
   LAPAROFLOW_DEVICE Lane() : lane(thread_index() & 31), group(lane >> 2), quad(lane & 3) {}
 };
 
-template <class T>
-struct EngineHalf {
+/// What the engines of sm_80 have in common: tiles row by row, kPad elements (16 bytes) behind each row.
+template <class T, int kPad>
+struct EngineRows {
   using Type = T;
-  static constexpr int kColumns = 64;
-  static constexpr int kColumnTiles = kColumns / 8;
-  static constexpr int kForwardRowTiles = 2;
-  static constexpr int kPad = 8;     // elements: 16 bytes
-  static constexpr int kVector = 8;  // elements in 16 bytes
-
   static constexpr bool kCompiled = true;
-  static constexpr int kFewestWarps = 1;
+  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // elements in 16 bytes
   static constexpr int kDepthStep = 16;
+  static constexpr int kFewestWarps = 1;
+  static constexpr int kDepthSteps = 3;  // the backward is compiled for depths up to 64, 128, 256
+  static constexpr int kForwardWarps = 4, kForwardThreads = 128, kForwardBlocks = 2;
+  static constexpr int kForwardRegisters = 0, kForwardFeedRegisters = 0;  // no warpgroup changes its share
+  static constexpr int kBackwardRegisters = 0, kBackwardFeedRegisters = 0;
+
+  LAPAROFLOW_HOST_DEVICE static int stride(int depth) { return depth + kPad; }
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
-    return rows * (depth + kPad) * static_cast<int>(sizeof(Type));
+    return rows * stride(depth) * static_cast<int>(sizeof(T));
   }
   /// Where element (row, d) of a tile of `rows` x `depth` lies.
   LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
     (void)rows;
-    return row * (depth + kPad) + d;
+    return row * stride(depth) + d;
   }
-  LAPAROFLOW_DEVICE static void publish() {}
 
-  bool full_float;  // unused: products of 16-bit numbers are exact in float32
+  bool full_float;  // float32 by three products; those of 16-bit numbers are exact in float32 anyway
+};
+
+template <class T>
+struct EngineHalf : EngineRows<T, 8> {
+  static constexpr int kColumns = 64;
+  static constexpr int kColumnTiles = kColumns / 8;
+  static constexpr int kForwardRowTiles = 2;
+  static constexpr int backward_threads(int row_tiles) { return row_tiles == 2 ? 128 : 256; }
+  static constexpr int backward_blocks(int row_tiles) { return row_tiles == 2 ? 2 : 1; }
+  static constexpr int backward_warps(int row_tiles) { return row_tiles == 2 ? 4 : 8; }
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, int, const T* cols,
-                                int depth) const {
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, const T* cols, int depth) const {
     const Lane at;
-    const int stride = depth + kPad;
-    const Type* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
+    const int stride = this->stride(depth);
+    const auto* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
     for (int m = 0; m < kRowTiles; ++m)
       for (int n = 0; n < kColumnTiles; ++n)
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
-    const T* row_at = rows + (at.lane & 15) * stride + (at.lane >> 4) * 8;
-    const T* col_at = cols + ((at.lane & 7) + (at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8;
+    const std::uint32_t row_at = shared_address(rows + (at.lane & 15) * stride + (at.lane >> 4) * 8);
+    const std::uint32_t col_at =
+        shared_address(cols + ((at.lane & 7) + (at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8);
 #pragma unroll 2
     for (int k = 0; k < depth; k += 16) {
       std::uint32_t a[kRowTiles][4];
 #pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) load_matrices(a[m], row_at + m * 16 * stride + k);
+      for (int m = 0; m < kRowTiles; ++m) load_matrices(a[m], row_at + (m * 16 * stride + k) * 2);
 #pragma unroll
       for (int n = 0; n < kColumnTiles; n += 2) {
         std::uint32_t b[4];
-        load_matrices(b, col_at + n * 8 * stride + k);
+        load_matrices(b, col_at + (n * 8 * stride + k) * 2);
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
           multiply_add(c[m][n], a[m], b[0], b[1], T{});
@@ -77,8 +87,9 @@ struct EngineHalf {
   LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
                                   const T* cols, int depth) const {
     const Lane at;
-    const int stride = depth + kPad;
-    const T* col_at = cols + ((at.lane & 7) + ((at.lane >> 3) & 1) * 8) * stride + (at.lane >> 4) * 8;
+    const int stride = this->stride(depth);
+    const std::uint32_t col_at =
+        shared_address(cols + ((at.lane & 7) + ((at.lane >> 3) & 1) * 8) * stride + (at.lane >> 4) * 8);
 #pragma unroll
     for (int n = 0; n < kColumnTiles; n += 2) {
       std::uint32_t a[kRowTiles][4];
@@ -93,7 +104,7 @@ struct EngineHalf {
       for (int d = 0; d < kDepthTiles; d += 2) {
         if (d * 8 < depth) {
           std::uint32_t b[4];
-          load_matrices_transposed(b, col_at + n * 8 * stride + d * 8);
+          load_matrices_transposed(b, col_at + (n * 8 * stride + d * 8) * 2);
 #pragma unroll
           for (int m = 0; m < kRowTiles; ++m) {
             multiply_add(g[m][d], a[m], b[0], b[1], T{});
@@ -103,32 +114,86 @@ struct EngineHalf {
       }
     }
   }
+
+  // One pass for both gradients: the block's dS, rounded, goes through shared memory, [rows, kColumns] row by row, so
+  // that each warp can sum some of the columns' gradient over all rows of the block.
+  static constexpr int kOnePassDepth = 128;  // above, adding up the columns' sums costs more than a second pass
+  static constexpr int kScoreBuffers = 1;
+  LAPAROFLOW_HOST_DEVICE static int scores_bytes(int rows) { return EngineHalf::tile_bytes(rows, kColumns); }
+
+  template <int kRowTiles>
+  LAPAROFLOW_DEVICE void store_scores(char* scores, const float (&p)[kRowTiles][kColumnTiles][4]) const {
+    const Lane at;
+    std::uint32_t* to = reinterpret_cast<std::uint32_t*>(scores);
+#pragma unroll
+    for (int r = 0; r < 2 * kRowTiles; ++r) {
+      const int row = thread_index() / 32 * 16 * kRowTiles + at.group + r * 8;
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n)
+        to[row * (this->stride(kColumns) / 2) + n * 4 + at.quad] =
+            pack_pair(p[r / 2][n][(r & 1) * 2], p[r / 2][n][(r & 1) * 2 + 1], T{});
+    }
+  }
+
+  /// Adds sum_i dS_i,column rows_i,d to number d of `sums_of(column)` (null: no such column), once the scores of all
+  /// `warps` are visible. Pieces of 16 columns x 64 of the depth are dealt out to the warps.
+  template <class Sums>
+  LAPAROFLOW_DEVICE void column_gradient(const char* scores, const T* rows, int row_count, int warps, int depth, int,
+                                         Sums sums_of) const {
+    const Lane at;
+    const int stride = this->stride(depth), score_stride = this->stride(kColumns);
+    const int pieces = (depth + 63) / 64 * (kColumns / 16);
+#pragma unroll 1
+    for (int piece = thread_index() / 32; piece < pieces; piece += warps) {
+      const int column = piece % (kColumns / 16) * 16, first = piece / (kColumns / 16) * 64;
+      const std::uint32_t score_at =
+          shared_address(reinterpret_cast<const T*>(scores) + ((at.lane & 7) + (at.lane >> 4) * 8) * score_stride + column +
+                         ((at.lane >> 3) & 1) * 8);
+      const std::uint32_t row_at =
+          shared_address(rows + ((at.lane & 7) + ((at.lane >> 3) & 1) * 8) * stride + first + (at.lane >> 4) * 8);
+      float h[8][4];
+#pragma unroll
+      for (int d = 0; d < 8; ++d)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) h[d][e] = 0.0f;
+#pragma unroll 2
+      for (int i = 0; i < row_count; i += 16) {
+        std::uint32_t a[4];
+        load_matrices_transposed(a, score_at + i * score_stride * 2);
+#pragma unroll
+        for (int d = 0; d < 8; d += 2)
+          if (first + d * 8 < depth) {
+            std::uint32_t b[4];
+            load_matrices_transposed(b, row_at + (i * stride + d * 8) * 2);
+            multiply_add(h[d], a, b[0], b[1], T{});
+            multiply_add(h[d + 1], a, b[2], b[3], T{});
+          }
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float* to = sums_of(column + at.group + r * 8);
+        if (to == nullptr) continue;
+        to += first + 2 * at.quad;
+#pragma unroll
+        for (int d = 0; d < 8; ++d)
+          if (first + d * 8 < depth) add_to_global(to + d * 8, h[d][2 * r], h[d][2 * r + 1]);
+      }
+    }
+  }
 };
 
 /// float32: one tf32 product, or with `full_float` three of them on x = high + low, which drops only
 /// low * low (2^-24 of the product) and so keeps float32 accuracy.
-struct EngineFloat {
-  using Type = float;
+struct EngineFloat : EngineRows<float, 4> {
   static constexpr int kColumns = 32;
   static constexpr int kColumnTiles = kColumns / 8;
   static constexpr int kForwardRowTiles = 1;
-  static constexpr int kPad = 4;
-  static constexpr int kVector = 4;
-
-  static constexpr bool kCompiled = true;
-  static constexpr int kFewestWarps = 1;
-  static constexpr int kDepthStep = 16;
-  LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
-    return rows * (depth + kPad) * static_cast<int>(sizeof(Type));
-  }
-  /// Where element (row, d) of a tile of `rows` x `depth` lies.
-  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
-    (void)rows;
-    return row * (depth + kPad) + d;
-  }
-  LAPAROFLOW_DEVICE static void publish() {}
-
-  bool full_float;
+  static constexpr int backward_threads(int) { return 128; }
+  static constexpr int backward_blocks(int) { return 1; }
+  static constexpr int backward_warps(int) { return 4; }
+  static constexpr int kOnePassDepth = 0;  // always two passes
+  static constexpr int kScoreBuffers = 1;
+  static constexpr int scores_bytes(int) { return 0; }
 
   template <int kCount>
   LAPAROFLOW_DEVICE static void split(const float (&x)[kCount], std::uint32_t (&high)[kCount],
@@ -152,11 +217,11 @@ struct EngineFloat {
   }
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* tile, int, const float* cols,
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* tile, const float* cols,
                                 int depth) const {
     const Lane at;
-    const int stride = depth + kPad;
-    const Type* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
+    const int stride = this->stride(depth);
+    const auto* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
     for (int m = 0; m < kRowTiles; ++m)
       for (int n = 0; n < kColumnTiles; ++n)
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
@@ -184,7 +249,7 @@ struct EngineFloat {
   LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
                                   const float* cols, int depth) const {
     const Lane at;
-    const int stride = depth + kPad;
+    const int stride = this->stride(depth);
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];
@@ -206,13 +271,10 @@ struct EngineFloat {
   }
 };
 
-LAPAROFLOW_DEVICE void store_pair(BFloat16* to, float x, float y, bool second) {
-  const std::uint32_t both = pack_pair(x, y, BFloat16{});
-  to[0].bits = static_cast<std::uint16_t>(both);
-  if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
-}
-LAPAROFLOW_DEVICE void store_pair(Half* to, float x, float y, bool second) {
-  const std::uint32_t both = pack_pair(x, y, Half{});
+/// Writes two neighbours of a row, rounded to the row's type; the second only where there is one.
+template <class T>
+LAPAROFLOW_DEVICE void store_pair(T* to, float x, float y, bool second) {
+  const std::uint32_t both = pack_pair(x, y, T{});
   to[0].bits = static_cast<std::uint16_t>(both);
   if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
 }

@@ -1,18 +1,17 @@
 // Entry points: choose the engine by element type, lay out the workspace, launch in order.
 #include "entry.h"
-
-#include "engine_sm90a.cuh"
 #include "launch.cuh"
 #include "small_kernels.cuh"
 #include "weighted_sum.cuh"
 
 namespace laparoflow::cuda {
 
-#define LAPAROFLOW_COMPILED_ELSEWHERE(...)                                                      \
-  extern template ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);   \
-  extern template Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);          \
-  extern template BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&); \
-  extern template Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream)
+#define LAPAROFLOW_COMPILED_ELSEWHERE(...)                                                            \
+  extern template ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);         \
+  extern template Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);                \
+  extern template BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&, bool); \
+  extern template Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream);              \
+  extern template Status launch_finish<__VA_ARGS__>(const FinishArguments&, Stream)
 LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<BFloat16>);
 LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<Half>);
 LAPAROFLOW_COMPILED_ELSEWHERE(EngineFloat);
@@ -37,8 +36,9 @@ ForwardPlan plan_of_forward(const Problem& p, const DeviceLimits& device) {
   return with_engine(p, [&](auto engine) { return plan_forward<decltype(engine)>(p, device); });
 }
 
-BackwardPlan plan_of_backward(const Problem& p, const DeviceLimits& device) {
-  return with_engine(p, [&](auto engine) { return plan_backward<decltype(engine)>(p, device); });
+/// In one pass where that is wanted and the engine has it: then sums_pitch is not 0.
+BackwardPlan plan_of_backward(const Problem& p, const DeviceLimits& device, bool one_pass) {
+  return with_engine(p, [&](auto engine) { return plan_backward<decltype(engine)>(p, device, one_pass); });
 }
 
 /// The same problem with the keys as rows.
@@ -59,8 +59,7 @@ struct Arena {
   }
 };
 
-Status merge(const float* partials, std::int64_t slots, const Side& side, const Problem& p, float* stats,
-             Stream stream) {
+Status merge(const float* partials, std::int64_t slots, const Side& side, const Problem& p, float* stats, Stream stream) {
   MergeArguments a;
   a.partials = partials;
   a.slots = slots;
@@ -73,8 +72,8 @@ Status merge(const float* partials, std::int64_t slots, const Side& side, const 
   return launch(merge_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
 }
 
-Status coefficients(const float* stats, const float* grad, const Side& side, const Problem& p,
-                    const float* loss_scale, float* out, Stream stream) {
+Status coefficients(const float* stats, const float* grad, const Side& side, const Problem& p, const float* loss_scale,
+                    float* out, Stream stream) {
   CoefficientArguments a;
   a.stats = stats;
   a.grad = grad;
@@ -93,7 +92,7 @@ std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device
   const ForwardPlan plan = plan_of_forward(p, device);
   const std::int64_t rows = plan.column_chunks * p.row.total;
   const std::int64_t columns = p.symmetric ? plan.row_chunks * p.column.total : 0;
-  return static_cast<std::size_t>(rows + columns) * partial_components(p) * sizeof(float);
+  return plan.record_bytes + static_cast<std::size_t>(rows + columns) * partial_components(p) * sizeof(float);
 }
 
 Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutputs& out, Stream stream) {
@@ -101,7 +100,11 @@ Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutput
   a.problem = p;
   a.plan = plan_of_forward(p, device);
   if (a.plan.warps == 0) return kDoesNotFit;
-  Arena arena{static_cast<float*>(out.workspace)};
+  // Records first: they are read in pieces of 16 bytes.
+  with_engine(p, [&](auto engine) {
+    place_records<decltype(engine)>(p, 0, static_cast<char*>(out.workspace), a.row_records, a.column_records);
+  });
+  Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + a.plan.record_bytes)};
   a.row_partials = arena.take(a.plan.column_chunks * partial_components(p) * p.row.total);
   if (p.symmetric) a.column_partials = arena.take(a.plan.row_chunks * partial_components(p) * p.column.total);
   Status status = with_engine(p, [&](auto engine) { return launch_forward<decltype(engine)>(a, stream); });
@@ -111,14 +114,28 @@ Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutput
   return status;
 }
 
-std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
-  const std::int64_t blocks = plan_of_backward(p, device).blocks + plan_of_backward(exchanged(p), device).blocks;
-  return static_cast<std::size_t>(kCoefficients * (p.row.total + p.column.total) + blocks + 1) * sizeof(float);
+std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device, bool both) {
+  const BackwardPlan plan = plan_of_backward(p, device, both && !p.deterministic);
+  std::int64_t floats = kCoefficients * (p.row.total + p.column.total) + plan.blocks + 1;
+  if (plan.sums_pitch > 0)
+    floats += plan.sums_pitch * p.column.total + 1;
+  else
+    floats += plan_of_backward(exchanged(p), device, false).blocks;
+  return plan.record_bytes + static_cast<std::size_t>(floats) * sizeof(float);
 }
 
 Status backward(const Problem& p, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
                 Stream stream) {
-  Arena arena{static_cast<float*>(out.workspace)};
+  const bool both = out.row_gradient != nullptr && out.column_gradient != nullptr;
+  const BackwardPlan first = plan_of_backward(p, device, both && !p.deterministic);
+  const bool one_pass = first.sums_pitch > 0;
+  Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + first.record_bytes)};
+  float* column_sums = nullptr;
+  if (one_pass) {  // at a multiple of 8 bytes
+    const bool odd = reinterpret_cast<std::uintptr_t>(arena.next) % 8 != 0;
+    arena.take(odd);
+    column_sums = arena.take(first.sums_pitch * p.column.total);
+  }
   float* loss_scale = arena.take(1);
   float* row_coefficients = arena.take(kCoefficients * p.row.total);
   float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
@@ -131,23 +148,34 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   scale.scaled = p.element == Element::kHalf;
   scale.loss_scale = loss_scale;
   Status status = launch(scale_kernel, 1, kThreads, kThreads * 4, stream, scale);
-  if (status == kSuccess)
-    status = coefficients(in.row_stats, in.row_grad, p.row, p, loss_scale, row_coefficients, stream);
+  if (status == kSuccess) status = coefficients(in.row_stats, in.row_grad, p.row, p, loss_scale, row_coefficients, stream);
   if (status == kSuccess && p.symmetric)
     status = coefficients(in.column_stats, in.column_grad, p.column, p, loss_scale, column_coefficients, stream);
+
+  if (status == kSuccess && one_pass) {
+    ClearArguments clear;
+    clear.to = column_sums;
+    clear.count = first.sums_pitch * p.column.total;
+    status = launch(clear_kernel, ceil_div(clear.count, kThreads), kThreads, 0, stream, clear);
+  }
 
   // The temperature rides on a pass that runs anyway, on one of its own only when asked for alone.
   const bool row_pass = out.row_gradient != nullptr || (out.temperature_gradient != nullptr && !out.column_gradient);
   float* partials = nullptr;
   std::int64_t partial_count = 0;
   for (const bool of_rows : {true, false}) {
-    if (status != kSuccess || (of_rows ? !row_pass : out.column_gradient == nullptr)) continue;
+    if (status != kSuccess || (of_rows ? !row_pass : out.column_gradient == nullptr || one_pass)) continue;
     BackwardArguments a;
     a.problem = of_rows ? p : exchanged(p);
-    a.plan = plan_of_backward(a.problem, device);
+    a.plan = of_rows ? first : plan_of_backward(a.problem, device, false);
+    a.column_sums = column_sums;
     if (a.plan.warps == 0) return kDoesNotFit;
     a.row_coefficients = of_rows ? row_coefficients : column_coefficients;
     a.column_coefficients = of_rows ? column_coefficients : row_coefficients;
+    with_engine(p, [&](auto engine) {
+      place_records<decltype(engine)>(a.problem, kCoefficients, static_cast<char*>(out.workspace), a.row_records,
+                                      a.column_records);
+    });
     a.loss_scale = loss_scale;
     a.gradient = of_rows ? out.row_gradient : out.column_gradient;
     if (out.temperature_gradient != nullptr && partials == nullptr) {
@@ -155,6 +183,17 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
       partials = a.temperature_partials = arena.take(partial_count);
     }
     status = with_engine(p, [&](auto engine) { return launch_backward<decltype(engine)>(a, stream); });
+  }
+  if (status == kSuccess && one_pass) {
+    FinishArguments f;
+    f.side = p.column;
+    f.sums = column_sums;
+    f.depth = p.depth;
+    f.pitch = first.sums_pitch;
+    f.temperature = p.temperature;
+    f.loss_scale = loss_scale;
+    f.gradient = out.column_gradient;
+    status = with_engine(p, [&](auto engine) { return launch_finish<decltype(engine)>(f, stream); });
   }
   if (status == kSuccess && out.temperature_gradient != nullptr) {
     TemperatureArguments t;

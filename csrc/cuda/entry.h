@@ -18,12 +18,12 @@ std::size_t forward_workspace_bytes(const Problem& problem, const DeviceLimits& 
 /// Row statistics, and column statistics when symmetric. Returns the first launch error.
 Status forward(const Problem& problem, const DeviceLimits& device, const ForwardOutputs& out, Stream stream);
 
-/// Bytes of BackwardOutputs::workspace.
-std::size_t backward_workspace_bytes(const Problem& problem, const DeviceLimits& device);
+/// Bytes of BackwardOutputs::workspace; `both` when both sides' gradients are wanted.
+std::size_t backward_workspace_bytes(const Problem& problem, const DeviceLimits& device, bool both);
 
 /// Those gradients whose pointer is not null.
-Status backward(const Problem& problem, const DeviceLimits& device, const BackwardInputs& in,
-                const BackwardOutputs& out, Stream stream);
+Status backward(const Problem& problem, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
+                Stream stream);
 
 struct WeightedSum {
   Side row, column;

@@ -10,16 +10,18 @@
 // Memory: (column_chunks * row.total + row_chunks * column.total) * components * 4 bytes.
 #pragma once
 
+#include "feed_sm80.cuh"
 #include "partial.cuh"
 
 namespace laparoflow::cuda {
 
 struct ForwardPlan {
-  int warps = 4, stages = 2, shared_bytes = 0;
-  int tiles_per_frame = 0;          // row tiles of the longest frame
-  std::int64_t tiles_per_group = 0; // row tiles that share their columns: one frame, or the batch
+  int warps = 4, stages = 2, feed_bytes = 0, shared_bytes = 0;
+  std::size_t record_bytes = 0;      // workspace of the feed's records
+  int tiles_per_frame = 0;           // row tiles of the longest frame
+  std::int64_t tiles_per_group = 0;  // row tiles that share their columns: one frame, or the batch
   std::int64_t groups = 0;
-  std::int64_t row_chunk = 1, row_chunks = 0;        // tiles in a rectangle, rectangles in a group
+  std::int64_t row_chunk = 1, row_chunks = 0;  // tiles in a rectangle, rectangles in a group
   std::int64_t column_chunk = 1, column_chunks = 0;
   std::int64_t blocks() const { return groups * row_chunks * column_chunks; }
 };
@@ -29,6 +31,7 @@ struct ForwardArguments {
   ForwardPlan plan;
   float* row_partials = nullptr;     // [column_chunks, components, row.total]
   float* column_partials = nullptr;  // [row_chunks, components, column.total], only when symmetric
+  Records row_records, column_records;
 };
 
 /// Adds `t` (base 2 exponents) to a sum of 2^(t - m), moving the maximum when it rises.
@@ -68,27 +71,33 @@ template <class Engine, int kRowTiles, class Options, bool kSymmetric>
 struct TileStatistics {
   static constexpr int kRows = 2 * kRowTiles;
   static constexpr int kColumns = Engine::kColumns;
-  Partial sums[kRows];
+  Partial sums[kRows];  // h in units of RowFlows::log2_unit
 
-  /// `c` holds x = q . k of the warp's tile; `columns` receives the warp's column sums
-  /// [components, kColumns] when symmetric.
+  /// `c` holds x = q . k of the warp's tile; `columns` receives the warp's column sums [components, kColumns] when
+  /// symmetric; `row_mark` is 1 for a row that counts and 0 for others when bounded, else 0 and kExcluded. Without kWeights
+  /// all weights of the tile are 0.
+  template <bool kWeights>
   LAPAROFLOW_DEVICE void add_tile(const float (&c)[kRowTiles][Engine::kColumnTiles][4],
                                   const RowFlows<Options, kRowTiles>& flows, const Options& options,
-                                  const ColumnStage<Engine>& stage, bool has_weights, float scale, float gain,
-                                  const float (&row_bias)[kRows], float* columns) {
+                                  const ColumnStage<Engine>& stage, float scale, const float (&row_mark)[kRows],
+                                  float* columns) {
     const Lane at;
     Partial tile[kRows];  // sums of this tile alone, so that long sums stay accurate
+    FloatQuad bias, flow[kFixedFlow];
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
-      const int column = n * 8 + 2 * at.quad;
+      if (n % 2 == 0) {
+        bias = load_quad(stage.bias + n * 8 + 4 * at.quad);
+#pragma unroll
+        for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + n * 8 + 4 * at.quad);
+      }
       Weight w[kRows][2];
-      if (has_weights) {
-        flows.weights(w, options, stage, column, gain, row_bias);
+      if constexpr (kWeights) {
+        flows.weights(w, options, stage, n, flow);
       } else {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{kWeightFloor, 0.0f};
+        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
       }
-      const FloatPair bias = load_pair(stage.logit_bias + column);
       float e[kRows][2], t_in[kRows][2];  // e: n e^s when bounded, else its exponent
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -96,28 +105,32 @@ struct TileStatistics {
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
-          const float s = DeviceMath::fma(x[p], scale, kSymmetric ? bias.at[p] + row_bias[r] : bias.at[p]);
+          const float b = bias.at[n % 2 * 2 + p];
           if (options.bounded) {
-            e[r][p] = DeviceMath::exp2(s);
+            e[r][p] = DeviceMath::exp2(DeviceMath::fma(x[p], scale, b));
             if (options.dissimilar) e[r][p] *= 1.0f - w[r][p].value;
+            if (options.inside) t_in[r][p] = inside_exponent(DeviceMath::fma(x[p], scale, b), w[r][p]);
           } else {
-            e[r][p] = denominator_exponent<DeviceMath>(
-                options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
+            const float s = DeviceMath::fma(x[p], scale, kSymmetric ? b + row_mark[r] : b);
+            e[r][p] =
+                denominator_exponent<DeviceMath>(options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
+            if (options.inside) t_in[r][p] = inside_exponent(s, w[r][p]);
           }
-          t_in[r][p] = options.inside ? inside_exponent(s, w[r][p]) : 0.0f;
         }
         if (options.bounded)
           tile[r].l += e[r][0] + e[r][1];
         else
           add_exponents(sums[r].l, tile[r].l, sums[r].m, e[r][0], e[r][1]);
-        if (options.inside)
-          add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1]);
-        else
-          tile[r].a = DeviceMath::fma(w[r][0].value, x[0], DeviceMath::fma(w[r][1].value, x[1], tile[r].a));
-        tile[r].W += w[r][0].value + w[r][1].value;
-        tile[r].h = DeviceMath::fma(w[r][0].value, w[r][0].log2, DeviceMath::fma(w[r][1].value, w[r][1].log2, tile[r].h));
+        if constexpr (kWeights) {
+          if (options.inside)
+            add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1]);
+          else
+            tile[r].a = DeviceMath::fma(w[r][0].value, x[0], DeviceMath::fma(w[r][1].value, x[1], tile[r].a));
+          tile[r].W += w[r][0].value + w[r][1].value;
+          tile[r].h = DeviceMath::fma(w[r][0].value, w[r][0].log2, DeviceMath::fma(w[r][1].value, w[r][1].log2, tile[r].h));
+        }
       }
-      if constexpr (kSymmetric) add_columns(c, n, w, e, t_in, options, columns);
+      if constexpr (kSymmetric) add_columns(c, n, w, e, t_in, options, row_mark, flows.log2_unit(), columns);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -130,8 +143,9 @@ struct TileStatistics {
 
   /// Column sums of this warp's rows for the 8 columns of column tile n.
   LAPAROFLOW_DEVICE void add_columns(const float (&c)[kRowTiles][Engine::kColumnTiles][4], int n,
-                                     const Weight (&w)[kRows][2], const float (&e)[kRows][2],
-                                     const float (&t_in)[kRows][2], const Options& options, float* columns) const {
+                                     const Weight (&w)[kRows][2], const float (&e)[kRows][2], const float (&t_in)[kRows][2],
+                                     const Options& options, const float (&row_mark)[kRows], float log2_unit,
+                                     float* columns) const {
     const Lane at;
     float v[8];
 #pragma unroll
@@ -147,7 +161,10 @@ struct TileStatistics {
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        l += options.bounded ? e[r][p] : DeviceMath::exp2(e[r][p] - m);
+        if (options.bounded)
+          l = DeviceMath::fma(e[r][p], row_mark[r], l);
+        else
+          l += DeviceMath::exp2(e[r][p] - m);
         W += w[r][p].value;
         a = options.inside ? a + DeviceMath::exp2(t_in[r][p] - m_in)
                            : DeviceMath::fma(w[r][p].value, c[r / 2][n][(r & 1) * 2 + p], a);
@@ -156,7 +173,7 @@ struct TileStatistics {
       v[4 * p] = l;
       v[4 * p + 1] = W;
       v[4 * p + 2] = a;
-      v[4 * p + 3] = h;
+      v[4 * p + 3] = h * log2_unit;
       if (at.group == 0 && !(options.bounded && !options.inside)) {
         columns[4 * kColumns + n * 8 + 2 * at.quad + p] = m;
         columns[5 * kColumns + n * 8 + 2 * at.quad + p] = m_in;
@@ -167,124 +184,138 @@ struct TileStatistics {
   }
 };
 
+/// The row tiles of a block's rectangle.
+struct Rectangle {
+  const Problem& problem;
+  const ForwardPlan& plan;
+  std::int64_t column_slot, row_slot, group;
+
+  LAPAROFLOW_DEVICE Rectangle(const Problem& problem_, const ForwardPlan& plan_)
+      : problem(problem_),
+        plan(plan_),
+        column_slot(block_index() % plan.column_chunks),
+        row_slot(block_index() / plan.column_chunks % plan.row_chunks),
+        group(block_index() / plan.column_chunks / plan.row_chunks) {}
+
+  /// Calls `visit(frame, first row, end of the frame's rows)` for each row tile that has rows.
+  template <class Visit>
+  LAPAROFLOW_DEVICE void each_row_tile(int row_count, Visit visit) const {
+    const bool batch = problem.scope == Scope::kBatch;
+#pragma unroll 1
+    for (std::int64_t step = 0; step < plan.row_chunk; ++step) {
+      const std::int64_t index = row_slot * plan.row_chunk + step;
+      if (index >= plan.tiles_per_group) break;
+      const int frame = static_cast<int>(batch ? index / plan.tiles_per_frame : group);
+      const Range rows = frame_range(problem.row, frame);
+      const std::int64_t first_row = rows.begin + (batch ? index % plan.tiles_per_frame : index) * row_count;
+      if (first_row < rows.end) visit(frame, first_row, rows.end);
+    }
+  }
+};
+
 template <class Engine, int kRowTiles, class Options, bool kSymmetric>
-LAPAROFLOW_KERNEL(128, 2)
+LAPAROFLOW_KERNEL(Engine::kForwardThreads, Engine::kForwardBlocks)
 forward_kernel(ForwardArguments arguments) {
   if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   const Problem& problem = arguments.problem;
   const ForwardPlan& plan = arguments.plan;
-  const bool batch = problem.scope == Scope::kBatch;
   const int components = partial_components(problem);
   const int row_count = plan.warps * 16 * kRowTiles;
   const int warp = thread_index() / 32;
   const Lane at;
-
-  const std::int64_t column_slot = block_index() % plan.column_chunks;
-  const std::int64_t row_slot = block_index() / plan.column_chunks % plan.row_chunks;
-  const std::int64_t group = block_index() / plan.column_chunks / plan.row_chunks;
-  float* row_partials = arguments.row_partials + column_slot * components * problem.row.total;
-  float* column_partials = arguments.column_partials + (kSymmetric ? row_slot * components * problem.column.total : 0);
-
+  const Rectangle rectangle(problem, plan);
   const DepthLayout<Engine> layout(problem.depth);
-  char* memory = shared_memory();
-  const RowTile<Engine> row_tile(memory, row_count, layout.padded, problem.flow_width);
-  memory += RowTile<Engine>::bytes(row_count, layout.padded, problem.flow_width);
-  const int stage_bytes = ColumnStage<Engine>::bytes(layout.padded, problem.flow_width, 0);
-  auto stage_at = [&](int tile) {
-    return ColumnStage<Engine>(memory + (plan.stages == 2 && (tile & 1) ? stage_bytes : 0), layout.padded,
-                               problem.flow_width);
-  };
-  float* warp_columns = reinterpret_cast<float*>(memory + plan.stages * stage_bytes);  // [warps, components, kColumns]
 
+  const FeedArguments feed_arguments{&problem, plan.warps, plan.stages,           row_count,
+                                     nullptr,  0,          arguments.row_records, arguments.column_records};
+  Feed<Engine> feed(feed_arguments, shared_memory());
+  feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
+            rectangle.column_slot * plan.column_chunk, plan.column_chunk);
+  if (feed.feeds_only()) {
+    feed.template give_registers<Engine::kForwardFeedRegisters>();
+    rectangle.each_row_tile(row_count,
+                            [&](int frame, std::int64_t first_row, std::int64_t) { feed.send(frame, first_row); });
+    return;
+  }
+  feed.template take_registers<Engine::kForwardRegisters>();
+
+  float* row_partials = arguments.row_partials + rectangle.column_slot * components * problem.row.total;
+  float* column_partials =
+      arguments.column_partials + (kSymmetric ? rectangle.row_slot * components * problem.column.total : 0);
+  float* warp_columns =  // [warps, components, kColumns], behind what the feed uses
+      reinterpret_cast<float*>(shared_memory() + plan.feed_bytes);
   const Options options(problem);
   const Engine engine{problem.full_float};
   const float scale = kLog2e / problem.temperature[0];
   bool fresh = true;  // nothing has been written to the column slot yet
 
-  Range columns = batch ? Range{0, problem.column.total} : frame_range(problem.column, static_cast<int>(group));
-  columns.begin += column_slot * plan.column_chunk * kColumns;
-  if (columns.end > columns.begin + plan.column_chunk * kColumns) columns.end = columns.begin + plan.column_chunk * kColumns;
-  const int tiles =
-      columns.end > columns.begin ? static_cast<int>((columns.end - columns.begin + kColumns - 1) / kColumns) : 0;
-
-  for (std::int64_t step = 0; step < plan.row_chunk; ++step) {
-    const std::int64_t index = row_slot * plan.row_chunk + step;
-    if (index >= plan.tiles_per_group) break;
-    const int frame = static_cast<int>(batch ? index / plan.tiles_per_frame : group);
-    const Range rows = frame_range(problem.row, frame);
-    const std::int64_t first_row = rows.begin + (batch ? index % plan.tiles_per_frame : index) * row_count;
-    if (first_row >= rows.end) continue;
-    const WeightTiles weight_tiles(frame_range(problem.column, frame), columns.begin, kColumns);
-    const float gain = weight_gain(options.flow_kernel, problem.inv_bandwidth[frame]);
-
-    block_barrier();
-    row_tile.load(problem, layout, rows, first_row, row_count);
-    if (plan.stages == 2 && tiles > 0)
-      stage_at(0).load(problem, layout, frame, columns.begin, nullptr, 0);
-
+  rectangle.each_row_tile(row_count, [&](int frame, std::int64_t first_row, std::int64_t end_of_rows) {
+    feed.begin(frame, first_row);
     TileStatistics<Engine, kRowTiles, Options, kSymmetric> statistics;
-    RowFlows<Options, kRowTiles> flows(row_tile.flow, row_count, warp * 16 * kRowTiles, problem.flow_width);
-    float row_bias[kRows];
-    for (int r = 0; r < kRows; ++r) row_bias[r] = 0.0f;
+    RowFlows<Options, kRowTiles> flows;
+    float row_mark[kRows];
+    const int warp_row = warp * 16 * kRowTiles - feed.first_of_rows();
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) row_mark[r] = 0.0f;
 
-    for (int tile = 0; tile < tiles; ++tile) {
-      const std::int64_t first = columns.begin + static_cast<std::int64_t>(tile) * kColumns;
-      if (plan.stages == 1) {
-        stage_at(0).load(problem, layout, frame, first, nullptr, 0);
-        copy_async_wait<0>();
-      } else if (tile + 1 < tiles) {
-        stage_at(tile + 1).load(problem, layout, frame, first + kColumns, nullptr, 0);
-        copy_async_wait<1>();
-      } else {
-        copy_async_wait<0>();
-      }
-      Engine::publish();
-      block_barrier();
+    for (int tile = 0; tile < feed.tiles(); ++tile) {
+      const ColumnStage<Engine> stage = feed.acquire(tile);
+      const RowTile<Engine> rows = feed.rows();
       if (tile == 0) {
-        flows.refresh();
+        flows.refresh(options, rows, warp_row, problem.flow_width, problem.inv_bandwidth[frame]);
         if constexpr (kSymmetric) {
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) row_bias[r] = row_tile.bias[flows.row(r)];
+          for (int r = 0; r < kRows; ++r) {
+            const float bias = rows.bias[place(flows.row(r))];
+            row_mark[r] = !options.bounded ? bias : bias == 0.0f ? 1.0f : 0.0f;
+          }
         }
       }
-      const ColumnStage<Engine> stage = stage_at(tile);
       float c[kRowTiles][Engine::kColumnTiles][4];
-      engine.template logits<kRowTiles>(c, row_tile.embedding, row_count, stage.embedding, layout.padded);
-      statistics.add_tile(c, flows, options, stage, weight_tiles.holds(tile), scale, gain, row_bias,
-                          warp_columns + warp * components * kColumns);
+      engine.template logits<kRowTiles>(c, rows.embedding, stage.embedding, layout.product_depth());
+      float* sums = warp_columns + warp * components * kColumns;
+      if (feed.holds_weights(tile))
+        statistics.template add_tile<true>(c, flows, options, stage, scale, row_mark, sums);
+      else
+        statistics.template add_tile<false>(c, flows, options, stage, scale, row_mark, sums);
       if constexpr (kSymmetric) {
-        block_barrier();
-        for (int j = thread_index(); j < kColumns; j += thread_count()) {
-          if (first + j >= columns.end) continue;
-          float* slot = column_partials + first + j;
+        feed.barrier();
+        const Range columns = feed.present_columns(tile);
+        for (int j = thread_index(); columns.begin + j < columns.end; j += plan.warps * 32) {
+          float* slot = column_partials + columns.begin + j;
           Partial sum;
           if (!fresh) sum = Partial::read(slot, problem.column.total, components);
           for (int v = 0; v < plan.warps; ++v)
-            sum.merge(Partial::read(warp_columns + v * components * kColumns + j, kColumns, components),
-                      options.bounded, options.inside);
+            sum.merge(Partial::read(warp_columns + v * components * kColumns + j, kColumns, components), options.bounded,
+                      options.inside);
           sum.write(slot, problem.column.total, components);
         }
+        feed.barrier();
       }
-      block_barrier();
+      feed.release(tile);
     }
-    copy_async_wait<0>();
+    feed.end();
     fresh = false;
 
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       Partial& sum = statistics.sums[r];
+      sum.h *= flows.log2_unit();
       sum.merge(sum.across(1, options.bounded, options.inside), options.bounded, options.inside);
       sum.merge(sum.across(2, options.bounded, options.inside), options.bounded, options.inside);
-      const std::int64_t i = first_row + flows.row(r);
-      if (at.quad == 0 && i < rows.end) sum.write(row_partials + i, problem.row.total, components);
+      const std::int64_t i = first_row + warp * 16 * kRowTiles + at.group + r * 8;
+      if (at.quad == 0 && i < end_of_rows) sum.write(row_partials + i, problem.row.total, components);
     }
-  }
+  });
 
   if (kSymmetric && fresh)
-    for (std::int64_t j = columns.begin + thread_index(); j < columns.end; j += thread_count())
-      Partial().write(column_partials + j, problem.column.total, components);
+    for (int tile = 0; tile < feed.tiles(); ++tile) {
+      const Range columns = feed.columns(tile);
+      for (std::int64_t j = columns.begin + thread_index(); j < columns.end; j += plan.warps * 32)
+        Partial().write(column_partials + j, problem.column.total, components);
+    }
 }
 
 }  // namespace laparoflow::cuda

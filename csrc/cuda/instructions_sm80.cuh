@@ -46,15 +46,15 @@ struct DeviceMath {
     return y;
   }
   LAPAROFLOW_DEVICE static float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+  LAPAROFLOW_DEVICE static float fma_round_down(float a, float b, float c) { return __fmaf_rd(a, b, c); }
   LAPAROFLOW_DEVICE static float max(float a, float b) { return fmaxf(a, b); }
-  /// a * b with results below 2^-126 replaced by zero, whatever flags the file is compiled with.
-  LAPAROFLOW_DEVICE static float multiply_flush(float a, float b) {
-    float y;
-    asm("mul.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
+  LAPAROFLOW_DEVICE static float min(float a, float b) { return fminf(a, b); }
+  /// p in [1, 2] times 2^n, n >= -127 in the low bits of `shifted`. A result below 2^-126 is left denormal: the files
+  /// are compiled with --ftz=true, so that whatever reads it takes it as 0.
+  LAPAROFLOW_DEVICE static float scale_by_low_bits(float p, float shifted) {
+    return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
   }
   LAPAROFLOW_DEVICE static float abs(float a) { return fabsf(a); }
-  LAPAROFLOW_DEVICE static float add_round_down(float a, float b) { return __fadd_rd(a, b); }
   LAPAROFLOW_DEVICE static std::uint32_t to_bits(float x) { return __float_as_uint(x); }
   LAPAROFLOW_DEVICE static float from_bits(std::uint32_t x) { return __uint_as_float(x); }
 };
@@ -63,9 +63,7 @@ struct DeviceMath {
 LAPAROFLOW_DEVICE float accurate_log2(float x) { return ::log2f(x); }
 LAPAROFLOW_DEVICE float accurate_exp2(float x) { return ::exp2f(x); }
 
-LAPAROFLOW_DEVICE float shuffle_xor(float value, int lane_mask) {
-  return __shfl_xor_sync(0xffffffffu, value, lane_mask);
-}
+LAPAROFLOW_DEVICE float shuffle_xor(float value, int lane_mask) { return __shfl_xor_sync(0xffffffffu, value, lane_mask); }
 
 LAPAROFLOW_DEVICE std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
@@ -84,41 +82,40 @@ LAPAROFLOW_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
-LAPAROFLOW_DEVICE void load_matrices(std::uint32_t (&r)[4], const void* row) {
+/// Four 8x8 matrices of 16-bit elements; lane l gives the shared address of row l % 8 of matrix l / 8.
+LAPAROFLOW_DEVICE void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
-LAPAROFLOW_DEVICE void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
+LAPAROFLOW_DEVICE void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 
-LAPAROFLOW_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
-                                    BFloat16) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-LAPAROFLOW_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
-                                    Half) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+#define LAPAROFLOW_16_BIT_INSTRUCTIONS(Type, name)                                                                    \
+  LAPAROFLOW_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, \
+                                      Type) {                                                                         \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                                        \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                        \
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                              \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                              \
+  }                                                                                                                   \
+  /* Two floats rounded to nearest even; the first goes to the low half. */                                           \
+  LAPAROFLOW_DEVICE std::uint32_t pack_pair(float low, float high, Type) {                                            \
+    std::uint32_t y;                                                                                                  \
+    asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));                                         \
+    return y;                                                                                                         \
+  }
+LAPAROFLOW_16_BIT_INSTRUCTIONS(BFloat16, "bf16")
+LAPAROFLOW_16_BIT_INSTRUCTIONS(Half, "f16")
+
 /// m16n8k8 on tf32 operands (see round_to_tf32).
-LAPAROFLOW_DEVICE void multiply_add_tf32(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                         std::uint32_t b1) {
-  asm(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+LAPAROFLOW_DEVICE void multiply_add_tf32(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -129,16 +126,14 @@ LAPAROFLOW_DEVICE std::uint32_t round_to_tf32(float x) {
   return y;
 }
 
-/// Two floats rounded to nearest even; the first goes to the low half.
-LAPAROFLOW_DEVICE std::uint32_t pack_pair(float low, float high, BFloat16) {
-  std::uint32_t y;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
-}
-LAPAROFLOW_DEVICE std::uint32_t pack_pair(float low, float high, Half) {
-  std::uint32_t y;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-  return y;
+/// Adds to global memory in no fixed order, without a result.
+LAPAROFLOW_DEVICE void add_to_global(float* to, float x, float y) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x), "f"(y) : "memory");
+#else
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + 1), "f"(y) : "memory");
+#endif
 }
 
 }  // namespace laparoflow::cuda

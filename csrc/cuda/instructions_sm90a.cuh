@@ -1,22 +1,34 @@
-// Machine instructions of sm_90a: warpgroup matrix products. Each behind one function.
+// Machine instructions of sm_90a: warpgroup matrix products, bulk copies, mbarriers. Each behind one function.
 //
 // wgmma m64n64k16: the 4 warps of a warpgroup multiply 64 x 16 by 16 x 64. Warp w holds rows 16 w .. 16 w + 15
 // of the accumulator in the fragment layout of mma m16n8 (8 of them side by side), and, when A comes from
-// registers, of A in the layout of mma m16n8k16. Operands in shared memory are made of 8 x 16-byte core
-// matrices without swizzle; a descriptor gives the address and the byte distance of core matrices
-// along k ("leading") and along the rows or columns ("stride").
-// The host definitions are in tests/host_cuda/host_instructions.h.
+// registers, of A in the layout of mma m16n8k16. Operands in shared memory are rows of 128 bytes, 8 rows to a group of
+// 1024 bytes that starts at a multiple of 1024, the 16-byte pieces of row r exchanged by XOR with r % 8 ("128-byte
+// swizzle"). Either index of the operand may run along the 128 bytes:
+//   along k:          element (i, k) in row i; a step of 16 along k is 32 bytes further
+//   along the other:  element (k, j) in row k; a step of 16 along k is 2048 bytes further
+// mbarrier: a phase ends when `count` threads have arrived and all announced bytes have come; waiting for parity p
+// returns when the phase of parity p is over, so a fresh barrier lets parity 1 pass.
+// The host definitions are in tests/host_cuda/host_instructions_sm90a.h.
 #pragma once
 
 #include "instructions_sm80.cuh"
 
 namespace laparoflow::cuda {
 
-/// Where core matrices lie; 14-bit fields in units of 16 bytes, no swizzle.
-LAPAROFLOW_HOST_DEVICE std::uint64_t core_matrices(std::uint32_t address, int leading_bytes, int stride_bytes) {
-  return ((address >> 4) & 0x3fffu) | static_cast<std::uint64_t>((leading_bytes >> 4) & 0x3fff) << 16 |
-         static_cast<std::uint64_t>((stride_bytes >> 4) & 0x3fff) << 32;
+constexpr int kSwizzleRow = 128;                // bytes
+constexpr int kSwizzleGroup = 8 * kSwizzleRow;  // 8 rows
+
+/// The place of byte `offset` of an operand whose start is a multiple of kSwizzleGroup.
+LAPAROFLOW_HOST_DEVICE int swizzled(int offset) { return offset ^ ((offset >> 7 & 7) << 4); }
+
+/// Descriptor of an operand in shared memory: 128-byte swizzle, groups of 8 rows 1024 bytes apart.
+LAPAROFLOW_HOST_DEVICE std::uint64_t swizzled_operand(std::uint32_t address) {
+  constexpr std::uint64_t kGroups = kSwizzleGroup >> 4;
+  return ((address >> 4) & 0x3fffu) | kGroups << 16 | kGroups << 32 | std::uint64_t{1} << 62;
 }
+
+using Barrier = std::uint64_t;  // in shared memory
 
 }  // namespace laparoflow::cuda
 
@@ -37,63 +49,100 @@ constexpr bool kHasWarpgroupProducts = false;
 #endif
 
 /// Makes this thread's earlier writes to shared memory visible to wgmma (after a barrier, of all threads).
-LAPAROFLOW_DEVICE void publish_shared_writes() { LAPAROFLOW_SM90A("fence.proxy.async.shared::cta;" ::: "memory"); }
-LAPAROFLOW_DEVICE void warpgroup_fence() { LAPAROFLOW_SM90A("wgmma.fence.sync.aligned;" ::: "memory"); }
-LAPAROFLOW_DEVICE void warpgroup_commit() { LAPAROFLOW_SM90A("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+LAPAROFLOW_DEVICE void publish_shared_writes() { LAPAROFLOW_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
+/// A write to shared memory that wgmma is to read, once it is published.
+LAPAROFLOW_DEVICE void store_for_products(void* to, std::uint32_t value) { *static_cast<std::uint32_t*>(to) = value; }
+LAPAROFLOW_DEVICE void warpgroup_fence() { LAPAROFLOW_SM90A("wgmma.fence.sync.aligned;" :: : "memory"); }
+LAPAROFLOW_DEVICE void warpgroup_commit() { LAPAROFLOW_SM90A("wgmma.commit_group.sync.aligned;" :: : "memory"); }
 /// Waits for all products; their accumulators may be read after it.
-LAPAROFLOW_DEVICE void warpgroup_wait() { LAPAROFLOW_SM90A("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+LAPAROFLOW_DEVICE void warpgroup_wait() { LAPAROFLOW_SM90A("wgmma.wait_group.sync.aligned 0;" :: : "memory"); }
 
-#define LAPAROFLOW_ACCUMULATORS(d)                                                                                    \
-  "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]),            \
-      "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]),        \
-      "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]),        \
-      "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),        \
-      "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-#define LAPAROFLOW_ACCUMULATOR_NAMES                                                                       \
+/// Keeps the compiler from moving what it does with these accumulators past this place: products are under way between
+/// one call before their fence and one after their wait.
+template <int kTiles>
+LAPAROFLOW_DEVICE void hold_accumulators(float (&d)[kTiles][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+}
+
+#define LAPAROFLOW_ROW_OF(kind, d) kind(d[0]), kind(d[1]), kind(d[2]), kind(d[3])
+#define LAPAROFLOW_ACCUMULATORS(kind, d)                                                           \
+  LAPAROFLOW_ROW_OF(kind, d[0]), LAPAROFLOW_ROW_OF(kind, d[1]), LAPAROFLOW_ROW_OF(kind, d[2]),     \
+      LAPAROFLOW_ROW_OF(kind, d[3]), LAPAROFLOW_ROW_OF(kind, d[4]), LAPAROFLOW_ROW_OF(kind, d[5]), \
+      LAPAROFLOW_ROW_OF(kind, d[6]), LAPAROFLOW_ROW_OF(kind, d[7])
+#define LAPAROFLOW_ACCUMULATOR_NAMES                                                                      \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
-#define LAPAROFLOW_WGMMA(Type, name)                                                                                  \
-  /* d = (accumulate ? d : 0) + A B with A [64, 16] and B [16, 64], both with k contiguous in shared memory. */       \
-  LAPAROFLOW_DEVICE void warpgroup_multiply(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool accumulate,      \
-                                            Type) {                                                                   \
-    LAPAROFLOW_SM90A("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name \
-                     " " LAPAROFLOW_ACCUMULATOR_NAMES ", %32, %33, p, 1, 1, 0, 0;}"                                   \
-                     : LAPAROFLOW_ACCUMULATORS(d)                                                                     \
-                     : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));                                            \
-  }                                                                                                                   \
-  /* d += A B with A from registers and B [16, 64] with its columns contiguous in shared memory. */                   \
+#define LAPAROFLOW_WGMMA(Type, name)                                                                                    \
+  /* d = A B with A [64, 16] and B [16, 64], both along k in shared memory. What d held is not read, so that no */      \
+  /* register has to be cleared for it. */                                                                              \
+  LAPAROFLOW_DEVICE void warpgroup_multiply(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {                 \
+    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
+                     ", %32, %33, 0, 1, 1, 0, 0;" : LAPAROFLOW_ACCUMULATORS("=f", d) : "l"(a),                          \
+                     "l"(b));                                                                                           \
+  }                                                                                                                     \
+  /* d += A B of the same. */                                                                                           \
+  LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {             \
+    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
+                     ", %32, %33, 1, 1, 1, 0, 0;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "l"(a),                          \
+                     "l"(b));                                                                                           \
+  }                                                                                                                     \
+  /* d += A B with A from registers and B [16, 64] along its columns in shared memory. */                               \
   LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, Type) { \
-    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES     \
-                     ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                                       \
-                     : LAPAROFLOW_ACCUMULATORS(d)                                                                     \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                           \
+    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
+                     ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "r"(a[0]),         \
+                     "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                          \
+  }                                                                                                                     \
+  /* d += A B with A [64, 16] along its 64 and B [16, 64] along its columns, both in shared memory. */                  \
+  LAPAROFLOW_DEVICE void warpgroup_multiply_add_rows(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {        \
+    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
+                     ", %32, %33, 1, 1, 1, 1, 1;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "l"(a),                          \
+                     "l"(b));                                                                                           \
   }
 LAPAROFLOW_WGMMA(BFloat16, "bf16")
 LAPAROFLOW_WGMMA(Half, "f16")
 
+LAPAROFLOW_DEVICE void barrier_init(Barrier* barrier, int count) {
+  LAPAROFLOW_SM90A("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
+/// Makes initialised barriers visible to bulk copies; a barrier of the block follows.
+LAPAROFLOW_DEVICE void barrier_init_publish() { LAPAROFLOW_SM90A("fence.mbarrier_init.release.cluster;" :: : "memory"); }
+LAPAROFLOW_DEVICE void barrier_arrive(Barrier* barrier) {
+  LAPAROFLOW_SM90A("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+/// Arrives and announces `bytes` that the phase waits for.
+LAPAROFLOW_DEVICE void barrier_arrive_expect(Barrier* barrier, int bytes) {
+  LAPAROFLOW_SM90A("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+                   "r"(bytes) : "memory");
+}
+LAPAROFLOW_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
+  LAPAROFLOW_SM90A(
+      "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again;}" ::"r"(
+          shared_address(barrier)),
+      "r"(parity) : "memory");
+}
+/// Copies `bytes` (a multiple of 16, both ends aligned to 16) to shared memory and reports them to the barrier.
+LAPAROFLOW_DEVICE void bulk_copy(void* shared, const void* global, int bytes, Barrier* barrier) {
+  LAPAROFLOW_SM90A("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       shared_address(shared)),
+                   "l"(global), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+}
+/// Barrier `id` (1..15) of `count` threads of the block.
+LAPAROFLOW_DEVICE void named_barrier(int id, int count) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory");
+}
+/// The registers of each thread of this warpgroup from here on.
+template <int kCount>
+LAPAROFLOW_DEVICE void raise_registers() {
+  LAPAROFLOW_SM90A("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+LAPAROFLOW_DEVICE void lower_registers() {
+  LAPAROFLOW_SM90A("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
 }  // namespace laparoflow::cuda
 
 #else
-
-namespace laparoflow::cuda {
-
-constexpr bool kHasWarpgroupProducts = true;
-inline std::uint32_t shared_address(const void* pointer) { return simulator::shared_address(pointer); }
-inline void publish_shared_writes() { simulator::publish(); }
-inline void warpgroup_fence() { simulator::warpgroup_fence(); }
-inline void warpgroup_commit() { simulator::warpgroup_commit(); }
-inline void warpgroup_wait() { simulator::warpgroup_wait(); }
-inline simulator::MmaType mma_type(BFloat16) { return simulator::MmaType::kBFloat16; }
-inline simulator::MmaType mma_type(Half) { return simulator::MmaType::kHalf; }
-template <class T>
-void warpgroup_multiply(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool accumulate, T) {
-  simulator::warpgroup_multiply(&d[0][0], nullptr, a, b, accumulate, mma_type(T{}));
-}
-template <class T>
-void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, T) {
-  simulator::warpgroup_multiply(&d[0][0], a, 0, b, true, mma_type(T{}));
-}
-
-}  // namespace laparoflow::cuda
-
+#include "host_instructions_sm90a.h"
 #endif

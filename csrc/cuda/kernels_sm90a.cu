@@ -6,11 +6,13 @@ namespace laparoflow::cuda {
 
 template ForwardPlan plan_forward<EngineWarpgroup<BFloat16>>(const Problem&, const DeviceLimits&);
 template Status launch_forward<EngineWarpgroup<BFloat16>>(const ForwardArguments&, Stream);
-template BackwardPlan plan_backward<EngineWarpgroup<BFloat16>>(const Problem&, const DeviceLimits&);
+template BackwardPlan plan_backward<EngineWarpgroup<BFloat16>>(const Problem&, const DeviceLimits&, bool);
 template Status launch_backward<EngineWarpgroup<BFloat16>>(const BackwardArguments&, Stream);
+template Status launch_finish<EngineWarpgroup<BFloat16>>(const FinishArguments&, Stream);
 template ForwardPlan plan_forward<EngineWarpgroup<Half>>(const Problem&, const DeviceLimits&);
 template Status launch_forward<EngineWarpgroup<Half>>(const ForwardArguments&, Stream);
-template BackwardPlan plan_backward<EngineWarpgroup<Half>>(const Problem&, const DeviceLimits&);
+template BackwardPlan plan_backward<EngineWarpgroup<Half>>(const Problem&, const DeviceLimits&, bool);
 template Status launch_backward<EngineWarpgroup<Half>>(const BackwardArguments&, Stream);
+template Status launch_finish<EngineWarpgroup<Half>>(const FinishArguments&, Stream);
 
 }  // namespace laparoflow::cuda

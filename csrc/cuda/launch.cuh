@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backward.cuh"
+#include "feed_sm90a.cuh"
 #include "forward.cuh"
 
 namespace laparoflow::cuda {
@@ -10,41 +11,88 @@ namespace laparoflow::cuda {
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 /// Row tiles of 16 a warp owns in the backward; two where the gradient's registers allow it.
-template <class Engine, int kDepth>
-constexpr int kBackwardRowTiles = kDepth <= 64 ? Engine::kForwardRowTiles : 1;
+template <class Engine>
+constexpr int backward_row_tiles(int depth) {
+  return depth <= 64 ? Engine::kForwardRowTiles : 1;
+}
 
-/// Fits the tiles into the device's shared memory: first two stages, then one, then fewer warps.
-/// Returns false when nothing fits.
-template <class Plan, class Bytes>
-bool fit_shared_memory(Plan& plan, int limit, int fewest, Bytes bytes) {
-  for (; plan.warps >= fewest; plan.warps /= 2)
-    for (plan.stages = 2; plan.stages >= 1; --plan.stages) {
-      plan.shared_bytes = bytes(plan.warps, plan.stages);
-      if (plan.shared_bytes <= limit) return true;
+/// Fits the tiles into the device's shared memory: first with fewer stages, then with fewer warps; `extra(warps)` is
+/// what the kernel needs beside its feed. plan.warps is 0 when nothing fits.
+template <class Engine, class Plan, class Extra>
+void fit_shared_memory(Plan& plan, const Problem& p, const DeviceLimits& device, int row_tiles, int coefficients,
+                       Extra extra) {
+  const DepthLayout<Engine> layout(p.depth);
+  for (; plan.warps >= Engine::kFewestWarps; plan.warps -= plan.warps > 4 ? 4 : (plan.warps + 1) / 2)
+    for (plan.stages = Feed<Engine>::kMostStages; plan.stages >= 1; --plan.stages) {
+      plan.feed_bytes = Feed<Engine>::bytes(plan.warps, plan.warps * 16 * row_tiles, plan.stages, layout.padded,
+                                            p.flow_width, coefficients);
+      plan.feed_bytes = (plan.feed_bytes + 15) / 16 * 16;
+      plan.shared_bytes = plan.feed_bytes + extra(plan.warps);
+      if (plan.shared_bytes <= device.shared_memory) return;
     }
   plan.warps = 0;
-  return false;
+}
+
+/// The records of both sides in the workspace at `memory`, rows first; none where the feed copies from the inputs.
+template <class Engine>
+void place_records(const Problem& p, int coefficients, char* memory, Records& rows, Records& columns) {
+  if (Feed<Engine>::kProducerThreads == 0) return;
+  const DepthLayout<Engine> layout(p.depth);
+  rows.bytes = columns.bytes = record_bytes<Engine>(layout.padded, p.flow_width, coefficients);
+  rows.slots = record_slots(p.row, p.frames);
+  columns.slots = record_slots(p.column, p.frames);
+  rows.data = memory;
+  columns.data = memory + (rows.slots + 1) * rows.bytes;
+}
+template <class Engine>
+std::size_t records_space(const Problem& p, int coefficients) {
+  Records rows, columns;
+  place_records<Engine>(p, coefficients, nullptr, rows, columns);
+  return static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
+}
+
+/// Lays out both sides' tiles where the engine's feed reads records.
+template <class Engine>
+Status write_records(const Problem& p, const Records& rows, const Records& columns, const float* row_coefficients,
+                     const float* column_coefficients, int coefficients, Stream stream) {
+  if constexpr (Feed<Engine>::kProducerThreads > 0) {
+    if (p.frames == 0) return kSuccess;
+    for (const bool of_rows : {true, false}) {
+      RecordArguments a;
+      a.side = of_rows ? p.row : p.column;
+      a.frames = p.frames;
+      a.depth = p.depth;
+      a.flow_width = p.flow_width;
+      a.far = of_rows ? kFarFlow : -kFarFlow;
+      a.coefficients = of_rows ? row_coefficients : column_coefficients;
+      a.coefficient_space = coefficients;
+      a.aligned = p.aligned;
+      a.records = of_rows ? rows : columns;
+      const Status status = launch(record_kernel<Engine>, a.records.slots + 1, 128, 0, stream, a);
+      if (status != kSuccess) return status;
+    }
+  }
+  return kSuccess;
 }
 
 template <class Engine>
 ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   ForwardPlan plan;
-  const DepthLayout<Engine> layout(p.depth);
-  fit_shared_memory(plan, device.shared_memory, Engine::kFewestWarps, [&](int warps, int stages) {
-    const int sums = p.symmetric ? warps * partial_components(p) * Engine::kColumns * 4 : 0;
-    return RowTile<Engine>::bytes(warps * 16 * Engine::kForwardRowTiles, layout.padded, p.flow_width) +
-           stages * ColumnStage<Engine>::bytes(layout.padded, p.flow_width, 0) + sums;
+  plan.warps = Engine::kForwardWarps;
+  fit_shared_memory<Engine>(plan, p, device, Engine::kForwardRowTiles, 0, [&](int warps) {
+    return p.symmetric ? warps * partial_components(p) * Engine::kColumns * 4 : 0;
   });
   if (plan.warps == 0) return plan;
+  plan.record_bytes = records_space<Engine>(p, 0);
   const bool batch = p.scope == Scope::kBatch;
   plan.tiles_per_frame = static_cast<int>(ceil_div(p.row.longest, plan.warps * 16 * Engine::kForwardRowTiles));
   if (plan.tiles_per_frame == 0) plan.tiles_per_frame = 1;  // an empty side still gets its (empty) statistics
   plan.groups = batch ? (p.frames > 0) : p.frames;
   plan.tiles_per_group = plan.tiles_per_frame * static_cast<std::int64_t>(batch ? p.frames : 1);
-  const std::int64_t column_tiles =
-      ceil_div(batch ? p.column.total : p.column.longest, static_cast<std::int64_t>(Engine::kColumns));
+  const std::int64_t column_tiles = batch ? Feed<Engine>::column_tiles_of_batch(p.column, p.frames)
+                                          : ceil_div(p.column.longest, static_cast<std::int64_t>(Engine::kColumns));
 
-  // Two blocks a multiprocessor and wave. When symmetric, at most 16 rectangles along either side,
+  // One wave of blocks, two in flight. When symmetric, at most 16 rectangles along either side,
   // which bounds the workspace; otherwise a row tile is only split where there are too few of them.
   constexpr std::int64_t kMost = 16;
   const std::int64_t target = 2 * static_cast<std::int64_t>(device.multiprocessors);
@@ -70,37 +118,76 @@ Status launch_forward(const ForwardArguments& a, Stream stream) {
   else
     kernel = a.problem.symmetric ? forward_kernel<Engine, kTiles, GeneralOptions, true>
                                  : forward_kernel<Engine, kTiles, GeneralOptions, false>;
-  return launch(kernel, a.plan.blocks(), a.plan.warps * 32, a.plan.shared_bytes, stream, a);
+  const Status status = write_records<Engine>(a.problem, a.row_records, a.column_records, nullptr, nullptr, 0, stream);
+  if (status != kSuccess) return status;
+  return launch(kernel, a.plan.blocks(), a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
 }
 
 template <class Engine>
-BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device) {
+BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool one_pass) {
   BackwardPlan plan;
-  const DepthLayout<Engine> layout(p.depth);
-  const int row_tiles = p.depth <= 64 ? kBackwardRowTiles<Engine, 64> : 1;
-  plan.warps = p.depth <= 64 || std::is_same_v<typename Engine::Type, float> ? 4 : 8;
-  fit_shared_memory(plan, device.shared_memory, Engine::kFewestWarps, [&](int warps, int stages) {
-    return RowTile<Engine>::bytes(warps * 16 * row_tiles, layout.padded, p.flow_width) +
-           stages * ColumnStage<Engine>::bytes(layout.padded, p.flow_width, kCoefficients);
-  });
+  const int row_tiles = backward_row_tiles<Engine>(p.depth);
+  plan.warps = Engine::backward_warps(row_tiles);
+  one_pass = one_pass && p.depth <= Engine::kOnePassDepth;
+  const auto scores_bytes = [&](int warps) {
+    return one_pass ? Engine::kScoreBuffers * Engine::scores_bytes(warps * 16 * row_tiles) : 0;
+  };
+  // The scores, at a multiple of 1024 bytes, then the warps' sums for the temperature.
+  fit_shared_memory<Engine>(plan, p, device, row_tiles, kCoefficients,
+                            [&](int warps) { return warps * 4 + (one_pass ? 1024 : 0) + scores_bytes(warps); });
   if (plan.warps == 0) return plan;
+  plan.scores_at = (plan.feed_bytes + 1023) / 1024 * 1024;
+  if (one_pass) {
+    plan.sums_pitch = DepthLayout<Engine>(p.depth).padded;
+    plan.feed_bytes = plan.scores_at + scores_bytes(plan.warps);
+  }
+  plan.record_bytes = records_space<Engine>(p, kCoefficients);
   plan.tiles_per_frame = ceil_div(p.row.longest, plan.warps * 16 * row_tiles);
   plan.blocks = plan.tiles_per_frame * p.frames;
   return plan;
 }
 
+template <class Engine, int kDepthTiles>
+auto backward_kernel_of(const BackwardArguments& a) -> void (*)(BackwardArguments) {
+  constexpr int kTiles = backward_row_tiles<Engine>(kDepthTiles * 8);
+  if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth) {
+    if (a.column_sums != nullptr) {
+      if (!FixedOptions::serves(a.problem))
+        return backward_kernel<Engine, kTiles, kDepthTiles, GeneralOptions, Terms::kAny, true>;
+      return a.column_coefficients == nullptr
+                 ? backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kRow, true>
+                 : backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kBoth, true>;
+    }
+  }
+  if (!FixedOptions::serves(a.problem))
+    return backward_kernel<Engine, kTiles, kDepthTiles, GeneralOptions, Terms::kAny, false>;
+  if (a.column_coefficients == nullptr)
+    return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kRow, false>;
+  if (a.row_coefficients == nullptr)
+    return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kColumn, false>;
+  return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kBoth, false>;
+}
+
 template <class Engine>
 Status launch_backward(const BackwardArguments& a, Stream stream) {
-  const bool fixed = FixedOptions::serves(a.problem);
   void (*kernel)(BackwardArguments);
   if (a.problem.depth <= 64)
-    kernel = fixed ? backward_kernel<Engine, kBackwardRowTiles<Engine, 64>, 8, FixedOptions>
-                   : backward_kernel<Engine, kBackwardRowTiles<Engine, 64>, 8, GeneralOptions>;
+    kernel = backward_kernel_of<Engine, 8>(a);
   else if (a.problem.depth <= 128)
-    kernel = fixed ? backward_kernel<Engine, 1, 16, FixedOptions> : backward_kernel<Engine, 1, 16, GeneralOptions>;
+    kernel = backward_kernel_of<Engine, 16>(a);
   else
-    kernel = fixed ? backward_kernel<Engine, 1, 32, FixedOptions> : backward_kernel<Engine, 1, 32, GeneralOptions>;
-  return launch(kernel, a.plan.blocks, a.plan.warps * 32, a.plan.shared_bytes, stream, a);
+    kernel = backward_kernel_of<Engine, 32>(a);
+  if constexpr (Engine::kDepthSteps == 4)
+    if (a.problem.depth > 128 && a.problem.depth <= 192) kernel = backward_kernel_of<Engine, 24>(a);
+  const Status status = write_records<Engine>(a.problem, a.row_records, a.column_records, a.row_coefficients,
+                                              a.column_coefficients, kCoefficients, stream);
+  if (status != kSuccess) return status;
+  return launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
+}
+
+template <class Engine>
+Status launch_finish(const FinishArguments& a, Stream stream) {
+  return launch(finish_kernel<Engine>, ceil_div(a.side.total * ((a.depth + 1) / 2), 256), 256, 0, stream, a);
 }
 
 }  // namespace laparoflow::cuda

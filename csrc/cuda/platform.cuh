@@ -34,9 +34,9 @@ LAPAROFLOW_DEVICE void block_barrier() { __syncthreads(); }
 /// Fails the launch instead of returning without a result.
 LAPAROFLOW_DEVICE void stop_kernel() { __trap(); }
 
-/// The dynamic shared memory of the block, 16-byte aligned.
+/// The dynamic shared memory of the block, at a multiple of 1024 bytes.
 LAPAROFLOW_DEVICE char* shared_memory() {
-  extern __shared__ __align__(128) char laparoflow_shared_memory[];
+  extern __shared__ __align__(1024) char laparoflow_shared_memory[];
   return laparoflow_shared_memory;
 }
 
@@ -47,8 +47,8 @@ Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int b
   if (blocks == 0) return kSuccess;
   if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
   if (bytes > 48 * 1024) {
-    const Status status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const Status status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (status != cudaSuccess) return status;
   }
   void* pointers[] = {const_cast<Arguments*>(&arguments)};

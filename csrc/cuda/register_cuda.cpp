@@ -46,8 +46,7 @@ void check_rows(const Tensor& x, const char* name, std::int64_t rows) {
   TORCH_CHECK_VALUE(x.dim() == 2 && x.size(0) == rows, name, ": expected [", rows, ", width], got ", x.sizes());
 }
 
-Side side_of(const char* name, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
-             std::int64_t longest) {
+Side side_of(const char* name, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask, std::int64_t longest) {
   check_float(flow, name, flow);
   TORCH_CHECK_VALUE(flow.dim() == 2, name, " flow: expected [total, F], got ", flow.sizes());
   TORCH_CHECK_TYPE(offsets.scalar_type() == at::kLong, name, " offsets: expected int64, got ", offsets.scalar_type());
@@ -77,9 +76,9 @@ int check_flow_width(const Tensor& query_flow, const Tensor& key_flow) {
 
 int check_frames(const Tensor& query_offsets, const Tensor& key_offsets, const Tensor& inv_bandwidth) {
   const std::int64_t frames = inv_bandwidth.numel();
-  TORCH_CHECK_VALUE(query_offsets.numel() == frames + 1 && key_offsets.numel() == frames + 1,
-                    "offsets: expected ", frames + 1, " entries for ", frames, " frames, got ", query_offsets.numel(),
-                    " and ", key_offsets.numel());
+  TORCH_CHECK_VALUE(query_offsets.numel() == frames + 1 && key_offsets.numel() == frames + 1, "offsets: expected ",
+                    frames + 1, " entries for ", frames, " frames, got ", query_offsets.numel(), " and ",
+                    key_offsets.numel());
   TORCH_CHECK_VALUE(frames < (std::int64_t{1} << 31), "inv_bandwidth: too many frames: ", frames);
   return static_cast<int>(frames);
 }
@@ -114,9 +113,8 @@ Path path_of(const Tensor& query) {
 Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow,
                    const Tensor& temperature, const Tensor& inv_bandwidth, const Tensor& query_offsets,
                    const Tensor& key_offsets, const OptionalTensor& query_mask, const OptionalTensor& key_mask,
-                   std::int64_t max_query, std::int64_t max_key, std::string_view flow_kernel,
-                   std::string_view positives, std::string_view negatives, std::string_view scope, bool symmetric,
-                   bool bounded) {
+                   std::int64_t max_query, std::int64_t max_key, std::string_view flow_kernel, std::string_view positives,
+                   std::string_view negatives, std::string_view scope, bool symmetric, bool bounded) {
   Problem p;
   p.element = element_of(query);
   TORCH_CHECK_TYPE(key.scalar_type() == query.scalar_type(), "key: expected ", query.scalar_type(), " like query, got ",
@@ -124,9 +122,9 @@ Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_f
   check_rows(query, "query", query_flow.size(0));
   check_rows(key, "key", key_flow.size(0));
   TORCH_CHECK_VALUE(query.is_contiguous() && key.is_contiguous(), "query, key: expected contiguous");
-  TORCH_CHECK_VALUE(key.device() == query.device() && query_flow.device() == query.device() &&
-                        key_flow.device() == query.device(),
-                    "key and flows: expected on ", query.device(), " like query");
+  TORCH_CHECK_VALUE(
+      key.device() == query.device() && query_flow.device() == query.device() && key_flow.device() == query.device(),
+      "key and flows: expected on ", query.device(), " like query");
   TORCH_CHECK_VALUE(query.size(1) >= 1 && query.size(1) <= kMaxDepth, "query: the CUDA backend takes 1 to ", kMaxDepth,
                     " channels, got ", query.size(1));
   TORCH_CHECK_VALUE(key.size(1) == query.size(1), "key: expected ", query.size(1), " channels like query, got ",
@@ -151,6 +149,7 @@ Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_f
   p.scope = parse_scope(scope);
   p.symmetric = symmetric;
   p.bounded = bounded;
+  p.deterministic = at::globalContext().deterministicAlgorithms();
   p.path = path_of(query);
   return p;
 }
@@ -159,9 +158,7 @@ Tensor bytes_on(const Tensor& like, std::size_t bytes) {
   return at::empty({static_cast<std::int64_t>(bytes)}, like.options().dtype(at::kByte));
 }
 
-Tensor floats_on(const Tensor& like, at::IntArrayRef sizes) {
-  return at::empty(sizes, like.options().dtype(at::kFloat));
-}
+Tensor floats_on(const Tensor& like, at::IntArrayRef sizes) { return at::empty(sizes, like.options().dtype(at::kFloat)); }
 
 void check_launch(Status status, const char* name) {
   TORCH_CHECK(status != kDoesNotFit, name, ": no tile fits this device's shared memory or its grid");
@@ -169,15 +166,14 @@ void check_launch(Status status, const char* name) {
 }
 
 std::tuple<Tensor, Tensor> flow_infonce_forward(
-    const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow,
-    const Tensor& temperature, const Tensor& inv_bandwidth, const Tensor& query_offsets, const Tensor& key_offsets,
-    const OptionalTensor& query_mask, const OptionalTensor& key_mask, std::int64_t max_query, std::int64_t max_key,
-    std::string_view flow_kernel, std::string_view positives, std::string_view negatives, std::string_view scope,
-    bool symmetric, bool bounded) {
+    const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow, const Tensor& temperature,
+    const Tensor& inv_bandwidth, const Tensor& query_offsets, const Tensor& key_offsets, const OptionalTensor& query_mask,
+    const OptionalTensor& key_mask, std::int64_t max_query, std::int64_t max_key, std::string_view flow_kernel,
+    std::string_view positives, std::string_view negatives, std::string_view scope, bool symmetric, bool bounded) {
   const c10::cuda::CUDAGuard guard(query.device());
-  const Problem p = problem_of(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets,
-                               query_mask, key_mask, max_query, max_key, flow_kernel, positives, negatives, scope,
-                               symmetric, bounded);
+  const Problem p =
+      problem_of(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets, query_mask,
+                 key_mask, max_query, max_key, flow_kernel, positives, negatives, scope, symmetric, bounded);
   const DeviceLimits device = limits_of(query);
   const Tensor row_stats = floats_on(query, {4, p.row.total});
   const Tensor column_stats = floats_on(query, {4, symmetric ? p.column.total : 0});
@@ -191,16 +187,16 @@ std::tuple<Tensor, Tensor> flow_infonce_forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor> flow_infonce_backward(
-    const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow,
-    const Tensor& temperature, const Tensor& inv_bandwidth, const Tensor& query_offsets, const Tensor& key_offsets,
-    const OptionalTensor& query_mask, const OptionalTensor& key_mask, std::int64_t max_query, std::int64_t max_key,
-    std::string_view flow_kernel, std::string_view positives, std::string_view negatives, std::string_view scope,
-    bool symmetric, bool bounded, const Tensor& row_stats, const Tensor& column_stats, const Tensor& row_grad,
-    const Tensor& column_grad, bool need_query, bool need_key, bool need_temperature) {
+    const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow, const Tensor& temperature,
+    const Tensor& inv_bandwidth, const Tensor& query_offsets, const Tensor& key_offsets, const OptionalTensor& query_mask,
+    const OptionalTensor& key_mask, std::int64_t max_query, std::int64_t max_key, std::string_view flow_kernel,
+    std::string_view positives, std::string_view negatives, std::string_view scope, bool symmetric, bool bounded,
+    const Tensor& row_stats, const Tensor& column_stats, const Tensor& row_grad, const Tensor& column_grad, bool need_query,
+    bool need_key, bool need_temperature) {
   const c10::cuda::CUDAGuard guard(query.device());
-  const Problem p = problem_of(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets,
-                               query_mask, key_mask, max_query, max_key, flow_kernel, positives, negatives, scope,
-                               symmetric, bounded);
+  const Problem p =
+      problem_of(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets, query_mask,
+                 key_mask, max_query, max_key, flow_kernel, positives, negatives, scope, symmetric, bounded);
   const DeviceLimits device = limits_of(query);
   const auto checked = [&](const Tensor& x, const char* name, std::int64_t count, std::int64_t total) {
     TORCH_CHECK_VALUE(x.numel() == count * total, name, ": expected [", count, ", ", total, "], got ", x.sizes());
@@ -219,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor> flow_infonce_backward(
     in.column_stats = columns.const_data_ptr<float>();
     in.column_grad = column_gradient.const_data_ptr<float>();
   }
-  const Tensor workspace = bytes_on(query, backward_workspace_bytes(p, device));
+  const Tensor workspace = bytes_on(query, backward_workspace_bytes(p, device, need_query && need_key));
   // A side without rows has no launch to write it; sizes of zero need none.
   const Tensor dquery = need_query ? at::empty(query.sizes(), query.options()) : at::empty({0}, query.options());
   const Tensor dkey = need_key ? at::empty(key.sizes(), key.options()) : at::empty({0}, key.options());
@@ -236,12 +232,11 @@ std::tuple<Tensor, Tensor, Tensor> flow_infonce_backward(
 std::tuple<Tensor, Tensor> flow_weighted_sum(const Tensor& query_flow, const Tensor& key_flow, const Tensor& values,
                                              const Tensor& inv_bandwidth, const Tensor& query_offsets,
                                              const Tensor& key_offsets, const OptionalTensor& query_mask,
-                                             const OptionalTensor& key_mask, std::int64_t max_query,
-                                             std::int64_t max_key, std::string_view flow_kernel) {
+                                             const OptionalTensor& key_mask, std::int64_t max_query, std::int64_t max_key,
+                                             std::string_view flow_kernel) {
   const c10::cuda::CUDAGuard guard(query_flow.device());
-  TORCH_CHECK_TYPE(values.scalar_type() != at::kDouble,
-                   "values: the CUDA backend takes float32 and narrower, got ", values.scalar_type(),
-                   "; use backend='reference' for float64 on a GPU");
+  TORCH_CHECK_TYPE(values.scalar_type() != at::kDouble, "values: the CUDA backend takes float32 and narrower, got ",
+                   values.scalar_type(), "; use backend='reference' for float64 on a GPU");
   check_rows(values, "values", key_flow.size(0));
   const Tensor wide = values.to(at::kFloat).contiguous();
   check_float(wide, "values", query_flow);

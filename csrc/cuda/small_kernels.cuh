@@ -56,8 +56,7 @@ LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
   shared[thread_index()] = value;
   block_barrier();
   for (int half = thread_count() / 2; half > 0; half /= 2) {
-    if (thread_index() < half)
-      shared[thread_index()] = combine(shared[thread_index()], shared[thread_index() + half]);
+    if (thread_index() < half) shared[thread_index()] = combine(shared[thread_index()], shared[thread_index() + half]);
     block_barrier();
   }
   return shared[0];
@@ -117,9 +116,22 @@ coefficient_kernel(CoefficientArguments a) {
   a.coefficients[kDenominator * a.total + i] =
       (a.bounded ? denominator * accurate_exp2(-lse2) : denominator) * (1.0f - kLn2 * lse_rest);
   a.coefficients[kLogSum * a.total + i] = lse2;
-  a.coefficients[kPositive * a.total + i] =
-      a.inside ? b * (1.0f - kLn2 * positive_rest) : has_positive ? b / weight_sum : 0.0f;
+  a.coefficients[kPositive * a.total + i] = a.inside       ? b * (1.0f - kLn2 * positive_rest)
+                                            : has_positive ? b / weight_sum
+                                                           : 0.0f;
   a.coefficients[kPositiveLog * a.total + i] = positive2;
+}
+
+struct ClearArguments {
+  float* to = nullptr;
+  std::int64_t count = 0;
+};
+
+/// Sets an array to zero; one thread a number.
+LAPAROFLOW_KERNEL(256, 1)
+clear_kernel(ClearArguments a) {
+  const std::int64_t i = block_index() * thread_count() + thread_index();
+  if (i < a.count) a.to[i] = 0.0f;
 }
 
 struct TemperatureArguments {
@@ -136,8 +148,7 @@ temperature_kernel(TemperatureArguments a) {
   float sum = 0.0f;
   for (std::int64_t i = thread_index(); i < a.count; i += thread_count()) sum += a.partials[i];
   sum = combine_over_block(sum, [](float x, float y) { return x + y; });
-  if (thread_index() == 0)
-    a.gradient[0] = -sum / a.loss_scale[0] / (a.temperature[0] * a.temperature[0]);
+  if (thread_index() == 0) a.gradient[0] = -sum / a.loss_scale[0] / (a.temperature[0] * a.temperature[0]);
 }
 
 }  // namespace laparoflow::cuda

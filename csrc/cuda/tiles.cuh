@@ -1,10 +1,9 @@
-// The tile loop that forward and backward share: which rows and columns a block works on, and how
-// they get from global to shared memory.
+// What forward and backward share: the tiles in shared memory, the options of the loss, the weights of a thread's pairs.
 //
-// A column stage holds one column tile: embeddings (cp.async, in flight while the previous tile is
-// computed) and per column the flow, two biases (0, or kExcluded for columns that do not count in
-// the denominator / in the weights) and, in the backward, four coefficients.
+// A column tile holds embeddings and per column the flow (or the mark of a column without weight), a bias (0, or
+// kExcluded for a column outside the denominator) and, in the backward, four coefficients.
 // Masked and out-of-range rows are never read: zeros stand in for them, so NaN under a mask stays out.
+// How tiles get there is the feed's part: feed_sm80.cuh, feed_sm90a.cuh.
 #pragma once
 
 #include "arguments.h"
@@ -12,22 +11,37 @@
 
 namespace laparoflow::cuda {
 
+// Of four weights, how many take their exponential on the multiply-add units. 3 keeps the default form at 1.25
+// operations a pair on the exp unit; docs/GPU.md has the model's times for the others.
+#ifndef LAPAROFLOW_POLYNOMIAL_SHARE
+#define LAPAROFLOW_POLYNOMIAL_SHARE 3
+#endif
+
 constexpr int kMaxFlow = 8;
 constexpr int kFixedFlow = 2;  // flow components held in registers by the default options
 
-struct alignas(8) FloatPair {
-  float at[2];
+/// What one thread needs of 16 columns: those of its fragment in the even tile of 8 (at[0], at[1]) and the odd one.
+struct alignas(16) FloatQuad {
+  float at[4];
 };
-LAPAROFLOW_DEVICE FloatPair load_pair(const float* from) { return *reinterpret_cast<const FloatPair*>(from); }
+LAPAROFLOW_DEVICE FloatQuad load_quad(const float* from) { return *reinterpret_cast<const FloatQuad*>(from); }
+
+// Coefficients of a row in the backward: what dS needs of its statistics and upstream gradients, zero where the
+// row has none. [kCoefficients, total]
+constexpr int kCoefficients = 4;
+enum Coefficient : int {
+  kDenominator = 0,  // a, or a e^-lse when bounded
+  kLogSum = 1,       // lse in base 2 (unbounded)
+  kPositive = 2,     // b / W (outside) or b (inside)
+  kPositiveLog = 3,  // positive in base 2 (inside)
+};
 
 struct Range {
   std::int64_t begin, end;
   LAPAROFLOW_DEVICE bool holds(std::int64_t i) const { return i >= begin && i < end; }
 };
 
-LAPAROFLOW_DEVICE Range frame_range(const Side& side, int frame) {
-  return {side.offsets[frame], side.offsets[frame + 1]};
-}
+LAPAROFLOW_DEVICE Range frame_range(const Side& side, int frame) { return {side.offsets[frame], side.offsets[frame + 1]}; }
 /// The columns in the denominator of a row of `frame`.
 LAPAROFLOW_DEVICE Range denominator_range(const Problem& problem, int frame) {
   return problem.scope == Scope::kBatch ? Range{0, problem.column.total} : frame_range(problem.column, frame);
@@ -42,6 +56,8 @@ struct DepthLayout {
   int depth, padded;
   LAPAROFLOW_HOST_DEVICE explicit DepthLayout(int depth_)
       : depth(depth_), padded((depth_ + Engine::kDepthStep - 1) / Engine::kDepthStep * Engine::kDepthStep) {}
+  /// What the products go over; sm_80 needs the padded depth as it gives the stride of a row.
+  LAPAROFLOW_HOST_DEVICE int product_depth() const { return Engine::kDepthStep == 16 ? padded : depth; }
 };
 
 /// Starts the copy of `count` embedding rows from `first` to shared memory; 8 threads share a row.
@@ -75,103 +91,82 @@ LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& si
   }
 }
 
-/// Flows [F][count] of `count` rows, zero where a row does not count; F is padded to kFixedFlow.
-LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std::int64_t first, int count, int width) {
+/// Where column (or row) c of a tile lies in its arrays of floats: the four numbers that a thread needs of 16
+/// columns, (2t, 2t + 1) and (2t + 8, 2t + 9), stand side by side.
+LAPAROFLOW_HOST_DEVICE int place(int c) { return (c & ~15) | (c >> 1 & 3) << 2 | (c >> 3 & 1) << 1 | (c & 1); }
+
+/// Flows [F][count] of `count` rows, by `place`; F is padded to kFixedFlow. `far` (kFarFlow or -kFarFlow) marks a row
+/// that does not count.
+LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std::int64_t first, int count, int width,
+                                  float far) {
   const int padded = width < kFixedFlow ? kFixedFlow : width;
 #pragma unroll 1
   for (int r = thread_index(); r < count; r += thread_count()) {
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
 #pragma unroll 1
-    for (int f = 0; f < padded; ++f) to[f * count + r] = valid && f < width ? side.flow[i * width + f] : 0.0f;
+    for (int f = 0; f < padded; ++f)
+      to[f * count + place(r)] = f < width && valid ? limited_flow(side.flow[i * width + f]) : f == 0 && !valid ? far : 0.0f;
   }
 }
 
-/// Shared memory of one column stage.
+/// Shared memory of one column tile; on sm_90a also of a row tile, and a tile's record in the workspace.
 template <class Engine>
 struct ColumnStage {
   static constexpr int kColumns = Engine::kColumns;
   typename Engine::Type* embedding;  // [kColumns, depth] by tile_offset
-  float* flow;                       // [max(F, 2), kColumns]
-  float* logit_bias;                 // [kColumns]
-  float* weight_bias;                // [kColumns]
-  float* coefficient;                // [kCoefficients, kColumns]
+  float* flow;                       // [max(F, 2), kColumns] by place
+  float* bias;                       // [kColumns] by place: 0, or kExcluded for a column that does not count
+  float* coefficient;                // [kCoefficients, kColumns] by place
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int depth, int flow_width, int coefficients) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return Engine::tile_bytes(kColumns, depth) + kColumns * (flows + 2 + coefficients) * 4;
+    return Engine::tile_bytes(kColumns, depth) + kColumns * (flows + 1 + coefficients) * 4;
   }
 
-  LAPAROFLOW_DEVICE ColumnStage(char* memory, int depth, int flow_width) {
+  LAPAROFLOW_HOST_DEVICE ColumnStage(char* memory, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(kColumns, depth));
-    logit_bias = flow + flows * kColumns;
-    weight_bias = logit_bias + kColumns;
-    coefficient = weight_bias + kColumns;
+    bias = flow + flows * kColumns;
+    coefficient = bias + kColumns;
   }
 
-  /// Starts the copies of the tile at column `first` for rows of `frame`. `coefficients` is
-  /// [kCoefficients, total] or null. The ranges are read again here: held across the loop over tiles they
-  /// would cost the gradient its registers.
-  LAPAROFLOW_DEVICE void load(const Problem& problem, const DepthLayout<Engine>& layout, int frame_index,
-                              std::int64_t first, const float* coefficients, int coefficient_count) const {
-    const Side& side = problem.column;
-    const Range frame = frame_range(side, frame_index);
-    const Range range = denominator_range(problem, frame_index);
-    load_embeddings<Engine>(embedding, side, range, first, kColumns, layout, problem.aligned);
-    load_flows(flow, side, range, first, kColumns, problem.flow_width);
+  /// The rest of a tile beside its embeddings: rows of `range`, weights for those of `frame` alone. `coefficients` is
+  /// [kCoefficients, total] or null.
+  LAPAROFLOW_DEVICE void load_numbers(const Side& side, Range range, Range frame, std::int64_t first, int flow_width,
+                                      float far, const float* coefficients, int coefficient_count) const {
+    load_flows(flow, side, frame, first, kColumns, flow_width, far);
 #pragma unroll 1
     for (int c = thread_index(); c < kColumns; c += thread_count()) {
       const std::int64_t j = first + c;
       const bool valid = counts(side, range, j);
-      logit_bias[c] = valid ? 0.0f : kExcluded;
-      weight_bias[c] = valid && frame.holds(j) ? 0.0f : kExcluded;
+      bias[place(c)] = valid ? 0.0f : kExcluded;
 #pragma unroll 1
       for (int q = 0; q < coefficient_count; ++q)
-        coefficient[q * kColumns + c] = valid ? coefficients[q * side.total + j] : 0.0f;
+        coefficient[q * kColumns + place(c)] = valid ? coefficients[q * side.total + j] : 0.0f;
     }
-    copy_async_commit();
   }
 };
 
-/// Shared memory of the row tile.
+/// The row tile of this thread's warp (sm_80: of the block; sm_90a: of the warpgroup) in shared memory.
 template <class Engine>
 struct RowTile {
-  typename Engine::Type* embedding;  // [rows, depth] by tile_offset
-  float* flow;                       // [max(F, 2), rows]
-  float* bias;                       // [rows]: 0, or kExcluded for a row that does not count
+  typename Engine::Type* embedding;  // [count, depth] by tile_offset
+  float* flow;                       // [max(F, 2), count] by place
+  float* bias;                       // [count] by place: 0, or kExcluded for a row that does not count
+  int count;
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int rows, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     return Engine::tile_bytes(rows, depth) + rows * (flows + 1) * 4;
   }
-  LAPAROFLOW_DEVICE RowTile(char* memory, int rows, int depth, int flow_width) {
+  LAPAROFLOW_DEVICE RowTile(char* memory, int rows, int depth, int flow_width) : count(rows) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(rows, depth));
     bias = flow + flows * rows;
   }
-  LAPAROFLOW_DEVICE void load(const Problem& problem, const DepthLayout<Engine>& layout, Range range,
-                              std::int64_t first, int rows) const {
-    load_embeddings<Engine>(embedding, problem.row, range, first, rows, layout, problem.aligned);
-    load_flows(flow, problem.row, range, first, rows, problem.flow_width);
-#pragma unroll 1
-    for (int r = thread_index(); r < rows; r += thread_count())
-      bias[r] = counts(problem.row, range, first + r) ? 0.0f : kExcluded;
-    copy_async_commit();
-  }
-};
-
-/// The column tiles of a sweep from `begin` that hold columns of the row's own frame; others have no weights.
-struct WeightTiles {
-  int first, last;
-  LAPAROFLOW_DEVICE WeightTiles(Range frame, std::int64_t begin, int columns) {
-    const std::int64_t from = frame.begin - begin, to = frame.end - begin;
-    first = from <= 0 ? 0 : static_cast<int>(from / columns);
-    last = to <= 0 || to <= from ? 0 : static_cast<int>((to + columns - 1) / columns);
-  }
-  LAPAROFLOW_DEVICE bool holds(int tile) const { return tile >= first && tile < last; }
 };
 
 /// The options of the loss as compile-time constants for the default form ...
@@ -183,8 +178,8 @@ struct FixedOptions {
   static constexpr bool bounded = true;
   LAPAROFLOW_DEVICE explicit FixedOptions(const Problem&) {}
   LAPAROFLOW_HOST_DEVICE static bool serves(const Problem& p) {
-    return p.flow_kernel == FlowKernel::kGaussian && p.positives == Positives::kOutside &&
-           p.negatives == Negatives::kAll && p.bounded && p.flow_width <= kFixedFlow;
+    return p.flow_kernel == FlowKernel::kGaussian && p.positives == Positives::kOutside && p.negatives == Negatives::kAll &&
+           p.bounded && p.flow_width <= kFixedFlow;
   }
 };
 
@@ -204,72 +199,83 @@ struct GeneralOptions {
 template <class Options, int kRowTiles>
 struct RowFlows {
   static constexpr int kRows = 2 * kRowTiles;
+  static constexpr int kPolynomialShare = LAPAROFLOW_POLYNOMIAL_SHARE;
   float fixed[kRows][kFixedFlow];
-  const float* shared;  // [F, row_count]
-  int row_count, first_row, width;
+  const float* shared = nullptr;  // [F, row_count] by place
+  int row_count = 0, first_row = 0, width = 0;
+  float gain = 0.0f, cap = 0.0f;
 
-  LAPAROFLOW_DEVICE RowFlows(const float* flows, int row_count_, int warp_row, int width_)
-      : shared(flows), row_count(row_count_), first_row(warp_row + Lane().group), width(width_) {}
-
+  /// The thread's rows in the row tile.
   LAPAROFLOW_DEVICE int row(int r) const { return first_row + r * 8; }
 
-  /// Reads the flows of a new row tile; they must be visible in shared memory.
-  LAPAROFLOW_DEVICE void refresh() {
+  /// Takes up a new row tile, visible in shared memory; the warp's rows begin at `warp_row` of it.
+  template <class Rows>
+  LAPAROFLOW_DEVICE void refresh(const Options& options, const Rows& rows, int warp_row, int width_, float inv_bandwidth) {
+    shared = rows.flow;
+    row_count = rows.count;
+    first_row = warp_row + Lane().group;
+    width = width_;
+    gain = weight_gain(options.flow_kernel, inv_bandwidth);
+    cap = kWeightFloor / gain;
     if constexpr (Options::kFixed) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int f = 0; f < kFixedFlow; ++f) fixed[r][f] = shared[f * row_count + row(r)];
+        for (int f = 0; f < kFixedFlow; ++f) fixed[r][f] = shared[f * row_count + place(row(r))];
     }
   }
 
-  /// Squared flow differences to columns `column` and `column + 1`.
+  /// What Weight::log2 of `weights` is to be multiplied with: the fixed options leave it as r2.
+  LAPAROFLOW_DEVICE float log2_unit() const { return Options::kFixed ? gain : 1.0f; }
+
+  /// Squared flow differences to the two columns of column tile n; `flow` holds the thread's first kFixedFlow
+  /// components of tiles n and n ^ 1.
   template <class Stage>
-  LAPAROFLOW_DEVICE void squared_differences(float (&r2)[kRows][2], const Stage& stage, int column) const {
+  LAPAROFLOW_DEVICE void squared_differences(float (&r2)[kRows][2], const Stage& stage, int n,
+                                             const FloatQuad (&flow)[kFixedFlow]) const {
     if constexpr (Options::kFixed) {
 #pragma unroll
-      for (int p = 0; p < 2; ++p) {
-        const float gx = load_pair(stage.flow + column).at[p];
-        const float gy = load_pair(stage.flow + Stage::kColumns + column).at[p];
+      for (int p = 0; p < 2; ++p)
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const float dx = fixed[r][0] - gx, dy = fixed[r][1] - gy;
+          const float dx = fixed[r][0] - flow[0].at[n % 2 * 2 + p], dy = fixed[r][1] - flow[1].at[n % 2 * 2 + p];
           r2[r][p] = DeviceMath::fma(dy, dy, dx * dx);
         }
-      }
     } else {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) r2[r][0] = r2[r][1] = 0.0f;
+      const float* column = stage.flow + n / 2 * 16 + Lane().quad * 4 + n % 2 * 2;
 #pragma unroll 1
       for (int f = 0; f < width; ++f) {
-        const FloatPair g = load_pair(stage.flow + f * Stage::kColumns + column);
+        const float g[2] = {column[f * Stage::kColumns], column[f * Stage::kColumns + 1]};
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const float x = shared[f * row_count + row(r)];
-          r2[r][0] = DeviceMath::fma(x - g.at[0], x - g.at[0], r2[r][0]);
-          r2[r][1] = DeviceMath::fma(x - g.at[1], x - g.at[1], r2[r][1]);
+          const float x = shared[f * row_count + place(row(r))];
+          r2[r][0] = DeviceMath::fma(x - g[0], x - g[0], r2[r][0]);
+          r2[r][1] = DeviceMath::fma(x - g[1], x - g[1], r2[r][1]);
         }
       }
     }
   }
 
-  /// Weights of the thread's pairs in `column` and `column + 1`; row_bias as in ColumnStage, or 0.
-  /// Of the exponentials, kPolynomialShare of 4 run on the multiply-add units, the rest on the exp unit.
+  /// Weights of the thread's pairs in column tile n. Of the exponentials, kPolynomialShare of 4 run on the
+  /// multiply-add units, the rest on the exp unit.
   template <class Stage>
-  LAPAROFLOW_DEVICE void weights(Weight (&w)[kRows][2], const Options& options, const Stage& stage, int column,
-                                 float gain, const float (&row_bias)[kRows]) const {
+  LAPAROFLOW_DEVICE void weights(Weight (&w)[kRows][2], const Options& options, const Stage& stage, int n,
+                                 const FloatQuad (&flow)[kFixedFlow]) const {
     float r2[kRows][2];
-    squared_differences(r2, stage, column);
-    const FloatPair bias = load_pair(stage.weight_bias + column);
+    squared_differences(r2, stage, n, flow);
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int p = 0; p < 2; ++p)
-        w[r][p] = pair_weight<DeviceMath>(options.flow_kernel, r2[r][p], gain, bias.at[p] + row_bias[r],
-                                          (2 * r + p) % 4 < kPolynomialShare);
+      for (int p = 0; p < 2; ++p) {
+        const bool polynomial = (2 * r + p) % 4 < kPolynomialShare;
+        if constexpr (Options::kFixed)
+          w[r][p] = Weight{r2[r][p], gaussian_weight<DeviceMath>(r2[r][p], gain, cap, polynomial)};
+        else
+          w[r][p] = pair_weight<DeviceMath>(options.flow_kernel, r2[r][p], gain, polynomial);
+      }
   }
-
-  static constexpr int kPolynomialShare = 3;
 };
 
 }  // namespace laparoflow::cuda

@@ -10,7 +10,7 @@
 namespace laparoflow::cuda {
 
 struct WeightedSumArguments {
-  Side row, column;               // flows, masks, offsets; embeddings are not used
+  Side row, column;  // flows, masks, offsets; embeddings are not used
   const float* inv_bandwidth = nullptr;
   const float* values = nullptr;  // [column.total, channels]
   float* sums = nullptr;          // [row.total, channels]
@@ -24,7 +24,6 @@ struct WeightedSumTile {
   static constexpr int kThreads = 128, kRows = 64, kColumns = 32, kChannels = 64;
   float row_flow[kMaxFlow][kRows];
   float column_flow[kMaxFlow][kColumns];
-  float column_bias[kColumns];
   float weight[kColumns][kRows];
   float value[kColumns][kChannels];
 };
@@ -43,29 +42,26 @@ weighted_sum_kernel(WeightedSumArguments a) {
   const float gain = weight_gain(a.flow_kernel, a.inv_bandwidth[frame]);
   const int row_at = thread_index() / 16 * 8, channel_at = thread_index() % 16 * 4;
 
-  load_flows(&tile.row_flow[0][0], a.row, rows, first_row, Tile::kRows, a.flow_width);
+  load_flows(&tile.row_flow[0][0], a.row, rows, first_row, Tile::kRows, a.flow_width, kFarFlow);
   float sums[8][4] = {};
   float weight_sum = 0.0f;
   for (std::int64_t first = columns.begin; first < columns.end; first += Tile::kColumns) {
-    load_flows(&tile.column_flow[0][0], a.column, columns, first, Tile::kColumns, a.flow_width);
-    for (int c = thread_index(); c < Tile::kColumns; c += Tile::kThreads)
-      tile.column_bias[c] = counts(a.column, columns, first + c) ? 0.0f : kExcluded;
+    load_flows(&tile.column_flow[0][0], a.column, columns, first, Tile::kColumns, a.flow_width, -kFarFlow);
     for (int i = thread_index(); i < Tile::kColumns * Tile::kChannels; i += Tile::kThreads) {
       const int c = i / Tile::kChannels;
       const std::int64_t channel = first_channel + i % Tile::kChannels;
-      tile.value[c][i % Tile::kChannels] = channel < a.channels && counts(a.column, columns, first + c)
-                                               ? a.values[(first + c) * a.channels + channel]
-                                               : 0.0f;
+      tile.value[c][i % Tile::kChannels] =
+          channel < a.channels && counts(a.column, columns, first + c) ? a.values[(first + c) * a.channels + channel] : 0.0f;
     }
     block_barrier();
     for (int i = thread_index(); i < Tile::kColumns * Tile::kRows; i += Tile::kThreads) {
       const int c = i / Tile::kRows, r = i % Tile::kRows;
       float r2 = 0.0f;
       for (int f = 0; f < a.flow_width; ++f) {
-        const float d = tile.row_flow[f][r] - tile.column_flow[f][c];
+        const float d = tile.row_flow[f][place(r)] - tile.column_flow[f][place(c)];
         r2 = DeviceMath::fma(d, d, r2);
       }
-      tile.weight[c][r] = pair_weight<DeviceMath>(a.flow_kernel, r2, gain, tile.column_bias[c], false).value;
+      tile.weight[c][r] = pair_weight<DeviceMath>(a.flow_kernel, r2, gain, false).value;
     }
     block_barrier();
     for (int c = 0; c < Tile::kColumns; ++c) {

@@ -30,6 +30,7 @@ Problem problem_of(const HostProblem& h) {
   p.scope = static_cast<Scope>(h.scope);
   p.symmetric = h.symmetric != 0;
   p.bounded = h.bounded != 0;
+  p.deterministic = h.deterministic != 0;
   p.path = static_cast<Path>(h.path);
   return p;
 }
@@ -56,12 +57,12 @@ int laparoflow_host_forward(const HostProblem* h, float* row_stats, float* colum
   return forward(p, device, {row_stats, column_stats, workspace.memory}, nullptr);
 }
 
-int laparoflow_host_backward(const HostProblem* h, const float* row_stats, const float* column_stats,
-                             const float* row_grad, const float* column_grad, void* query_gradient,
-                             void* key_gradient, float* temperature_gradient) {
+int laparoflow_host_backward(const HostProblem* h, const float* row_stats, const float* column_stats, const float* row_grad,
+                             const float* column_grad, void* query_gradient, void* key_gradient,
+                             float* temperature_gradient) {
   const Problem p = problem_of(*h);
   const DeviceLimits device = limits_of(*h);
-  const Workspace workspace(backward_workspace_bytes(p, device));
+  const Workspace workspace(backward_workspace_bytes(p, device, query_gradient != nullptr && key_gradient != nullptr));
   return backward(p, device, {row_stats, column_stats, row_grad, column_grad},
                   {query_gradient, key_gradient, temperature_gradient, workspace.memory}, nullptr);
 }

@@ -19,15 +19,15 @@ struct HostProblem {
   float temperature;
   std::int32_t frames, depth, flow_width, element, full_float, aligned;
   std::int32_t flow_kernel, positives, negatives, scope, symmetric, bounded;
-  std::int32_t multiprocessors, shared_memory, path;
+  std::int32_t multiprocessors, shared_memory, path, deterministic;
 };
 
 const char* laparoflow_host_message();
 void laparoflow_host_set_order(int order);
 int laparoflow_host_forward(const HostProblem* problem, float* row_stats, float* column_stats);
 int laparoflow_host_backward(const HostProblem* problem, const float* row_stats, const float* column_stats,
-                             const float* row_grad, const float* column_grad, void* query_gradient,
-                             void* key_gradient, float* temperature_gradient);
+                             const float* row_grad, const float* column_grad, void* query_gradient, void* key_gradient,
+                             float* temperature_gradient);
 int laparoflow_host_weighted_sum(const HostProblem* problem, const float* values, std::int64_t channels, float* sums,
                                  float* weight_sum);
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent / "csrc"
 KERNELS = ("entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu", "kernels_sm90a.cu")
+SIMULATOR = ("simulator.cpp", "simulator_warp.cpp", "simulator_async.cpp")
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
 # The simulator switches stacks and stands for the machine, so it is not itself instrumented.
 SANITIZERS = {
@@ -53,11 +54,11 @@ def build(
         raise RuntimeError("no C++ compiler")
     extra = SANITIZERS[sanitizer] if sanitizer else ()
     includes = [f"-I{csrc}", f"-I{HERE}"]
-    own = [HERE / "simulator.cpp", HERE / "harness.cpp"] + ([HERE / "program.cpp"] if sanitizer else [])
+    own = [HERE / name for name in (*SIMULATOR, "harness.cpp", *(["program.cpp"] if sanitizer else []))]
 
     def compile_one(source: Path) -> Path:
         target = out / (source.name + ".o")
-        flags = [flag for flag in extra if source.name != "simulator.cpp" or not flag.startswith("-f")]
+        flags = [flag for flag in extra if source.name not in SIMULATOR or not flag.startswith("-f")]
         command = [cxx, *FLAGS, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(target)]
         _run(command)
         return target

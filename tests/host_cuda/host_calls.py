@@ -37,6 +37,7 @@ _INTS = [
     "multiprocessors",
     "shared_memory",
     "path",
+    "deterministic",
 ]
 
 
@@ -88,12 +89,20 @@ def aligned_copy(x: np.ndarray, shift: int = 0) -> np.ndarray:
 class Host:
     """The kernels of one built library."""
 
-    def __init__(self, library: Path, multiprocessors: int = 2, shared_memory: int = 163 * 1024, path: int = 0) -> None:
+    def __init__(
+        self,
+        library: Path,
+        multiprocessors: int = 2,
+        shared_memory: int = 163 * 1024,
+        path: int = 0,
+        deterministic: bool = False,
+    ) -> None:
         self.library = ctypes.CDLL(str(library))
         self.library.laparoflow_host_message.restype = ctypes.c_char_p
         self.multiprocessors = multiprocessors
         self.shared_memory = shared_memory
         self.path = path
+        self.deterministic = deterministic
 
     def _problem(self, case: Case) -> HostProblem:
         offsets = lambda sizes: np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -126,6 +135,7 @@ class Host:
         problem.symmetric, problem.bounded = case.symmetric, case.bounded
         problem.multiprocessors, problem.shared_memory = self.multiprocessors, self.shared_memory
         problem.path = self.path
+        problem.deterministic = self.deterministic
         return problem
 
     def _check(self, status: int) -> None:

@@ -21,6 +21,7 @@ struct Half {
 
 namespace simulator {
 float shuffle_xor(float value, int lane_mask);
+void add_to_global(float* to, float x, float y);
 void copy_async(void* shared, const void* global, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
@@ -28,13 +29,6 @@ void load_matrices(std::uint32_t (&r)[4], const void* row, bool transposed);
 enum class MmaType : int { kBFloat16, kHalf, kTf32 };
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, MmaType type);
 std::uint32_t shared_address(const void* pointer);
-void publish();
-void warpgroup_fence();
-void warpgroup_commit();
-void warpgroup_wait();
-/// `d` [8][4] += A B; A from registers, or by descriptor when `a` is null and then B has k contiguous.
-void warpgroup_multiply(float* d, const std::uint32_t* a, std::uint64_t a_descriptor, std::uint64_t b_descriptor,
-                        bool accumulate, MmaType type);
 std::uint16_t to_bfloat16(float x);
 std::uint16_t to_half(float x);
 }  // namespace simulator
@@ -57,31 +51,37 @@ struct DeviceMath {
   static float sqrt(float x) { return std::sqrt(x); }
   static float reciprocal(float x) { return 1.0f / x; }
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
-  static float multiply_flush(float a, float b) { return flush(a * b); }
   static float abs(float a) { return std::fabs(a); }
   static float max(float a, float b) { return std::fmax(a, b); }
-  static float add_round_down(float a, float b) {
-    const double exact = static_cast<double>(a) + static_cast<double>(b);
+  static float min(float a, float b) { return std::fmin(a, b); }
+  static float fma_round_down(float a, float b, float c) {
+    const double exact = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
     const float y = static_cast<float>(exact);
     return static_cast<double>(y) > exact ? std::nextafter(y, -std::numeric_limits<float>::infinity()) : y;
   }
+  /// The denormal result that the device leaves for its readers to flush is flushed here.
+  static float scale_by_low_bits(float p, float shifted) { return flush(from_bits(to_bits(p) + (to_bits(shifted) << 23))); }
 };
 
 inline float accurate_log2(float x) { return std::log2(x); }
 inline float accurate_exp2(float x) { return std::exp2(x); }
 inline float shuffle_xor(float value, int lane_mask) { return simulator::shuffle_xor(value, lane_mask); }
+inline void add_to_global(float* to, float x, float y) { simulator::add_to_global(to, x, y); }
 
-inline void copy_async_16(void* shared, const void* global, bool valid) {
-  simulator::copy_async(shared, global, valid);
-}
+inline void copy_async_16(void* shared, const void* global, bool valid) { simulator::copy_async(shared, global, valid); }
 inline void copy_async_commit() { simulator::copy_async_commit(); }
 template <int kPending>
 inline void copy_async_wait() {
   simulator::copy_async_wait(kPending);
 }
 
-inline void load_matrices(std::uint32_t (&r)[4], const void* row) { simulator::load_matrices(r, row, false); }
-inline void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) { simulator::load_matrices(r, row, true); }
+inline std::uint32_t shared_address(const void* pointer) { return simulator::shared_address(pointer); }
+inline void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
+  simulator::load_matrices(r, simulator::shared + row, false);
+}
+inline void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row) {
+  simulator::load_matrices(r, simulator::shared + row, true);
+}
 
 inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, BFloat16) {
   simulator::multiply_add(c, a, b0, b1, simulator::MmaType::kBFloat16);

@@ -52,8 +52,7 @@ struct BoundKernel {
 };
 
 template <class Arguments>
-Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream,
-              const Arguments& arguments) {
+Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream, const Arguments& arguments) {
   const BoundKernel<Arguments> bound{kernel, arguments};
   return simulator::run(&BoundKernel<Arguments>::call, &bound, blocks, threads, bytes) ? kSuccess : kKernelFailed;
 }

@@ -27,7 +27,11 @@ def main(library: str) -> int:
                                   positives="inside"))  # fmt: skip
             check(host, make_case([33], [70], 40, element="float32", negatives="dissimilar", masked=0.2))
         warpgroup = Host(Path(library), multiprocessors=1, shared_memory=227 * 1024, path=1)
-        check(warpgroup, make_case([70, 33], [130, 65], 72, masked=0.2, symmetric=True, bounded=True))
+        for order in (0, 1):
+            host.library.laparoflow_host_set_order(order)
+            check(warpgroup, make_case([70, 33], [130, 65], 72, masked=0.2, symmetric=True, bounded=True))
+        check(warpgroup, make_case([390, 70], [300, 70], 40, masked=0.2, bounded=True))
+        check(warpgroup, make_case([20, 1, 65], [20, 0, 65], 16, scope="batch", symmetric=True, positives="inside"))
         case = make_case([70], [65], 8, masked=0.2)
         values = np.ones((65, 3), np.float32)
         truth, same = (reference.weighted_sum(case, values, t)[0] for t in (np.float64, np.float32))

@@ -1,10 +1,12 @@
-"""Reads compiled kernels: registers, spills, instruction counts of the main loop, and the time these predict.
+"""Reads compiled kernels: registers, spills, instruction counts of one column tile, and the time these predict.
 
-    python tests/host_cuda/host_sass.py [ARCHITECTURE]     prints the table of docs/GPU.md
+    python tests/host_cuda/host_sass.py [80 | 90 | 90a]     prints the table of docs/GPU.md
 
-The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one
-column tile. Arithmetic in it runs once a tile in the default form of the loss; the loop over depth inside it
-runs depth / 16 / unroll times, which the tensor core time accounts for from the shapes instead.
+The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one column
+tile. What runs once a tile is counted from the first block that forms weights to the end of the loop, without the
+copy of that code for tiles that hold no weights and without the sums for a learned temperature. Loops inside it that
+hold products are counted as often as the shapes say. What comes before the weights, the copies of the next tile and
+the wait for them, is not counted.
 
 Model: pairs = N x N; time of a unit = operations per pair x pairs / rate of the unit. The floor is the slowest
 unit, as if all ran side by side; the ceiling is their sum, as if nothing overlapped.
@@ -12,6 +14,7 @@ unit, as if all ran side by side; the ceiling is their sum, as if nothing overla
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -22,13 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
-PAIRS_PER_THREAD = {
-    "bfloat16": 32,
-    "half": 32,
-    "float": 16,
-    "sm90a": 32,
-}  # times row tiles: a warp's 16 rows x a column tile
-ARITHMETIC = re.compile(r"FFMA|FADD|FMUL|FMNMX|FSEL|FSETP|LEA|IMAD|F2FP|SHFL|LDS|LDSM|MUFU|HMMA|HGMMA|PRMT|SEL")
+PAIRS_PER_THREAD = {"bfloat16": 32, "half": 32, "float": 16, "sm90a": 32}  # times row tiles: 16 rows x a column tile
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,21 @@ class Device:
     multiprocessors: int
     clock: float
     tensor: float
-    registers: int = 65536
-    shared_kib: int = 164
 
 
 A100 = Device("A100 (sm_80)", 108, 1.41, 312 * 0.85)
-H200_MMA = Device("H200 (sm_90), mma.sync", 132, 1.755, 989 * 0.62, shared_kib=228)
-H200_WGMMA = Device("H200 (sm_90a), wgmma", 132, 1.755, 780.0, shared_kib=228)
+H200_MMA = Device("H200 (sm_90), mma.sync", 132, 1.755, 989 * 0.62)
+H200_WGMMA = Device("H200 (sm_90a), wgmma", 132, 1.755, 780.0)
+
+
+@dataclass
+class Loop:
+    """One column tile: what runs once, and the loops inside that hold products."""
+
+    once: Counter[str]
+    logits: Counter[str]  # one turn of the loop over the depth
+    column: Counter[str]  # one piece of the columns' gradient, without the loop over rows inside it
+    column_rows: Counter[str]  # one turn of that
 
 
 @dataclass
@@ -57,18 +62,53 @@ class Kernel:
     stack: int
     local: int
     instructions: Counter[str]
-    loop: Counter[str]
+    loop: Loop | None
     row_tiles: int
     depth_tiles: int
-    fixed: bool
-    symmetric: bool
 
     @property
     def forward(self) -> bool:
         return "forward_kernel" in self.name
 
+    @property
+    def backward(self) -> bool:
+        return "backward_kernel" in self.name
+
+    @property
+    def fixed(self) -> bool:
+        return "FixedOptions" in self.name
+
+    @property
+    def warpgroup(self) -> bool:
+        return "Warpgroup" in self.name
+
+    @property
+    def symmetric(self) -> bool:
+        return ("Lb1E" in self.name) if self.forward else "TermsE3" in self.name
+
+    @property
+    def one_pass(self) -> bool:
+        return self.backward and "Lb1E" in self.name
+
     def per_pair(self, pattern: str, pairs: int) -> float:
-        return sum(count for op, count in self.loop.items() if re.match(pattern, op)) / pairs
+        """Of what runs once a tile."""
+        assert self.loop is not None
+        return sum(count for op, count in self.loop.once.items() if re.match(pattern, op)) / pairs
+
+    def issued(self, depth: int, warps: int) -> float:
+        """Instructions of a thread for one column tile."""
+        assert self.loop is not None
+        size = lambda part: sum(part.values())
+        products = lambda part: sum(n for op, n in part.items() if op.startswith(("HMMA", "HGMMA"))) or 1
+        step = 1 if self.warpgroup else 8 * self.row_tiles  # products in 16 of the depth
+        total = float(size(self.loop.once)) + size(self.loop.logits) * step / products(self.loop.logits) * depth / 16
+        if self.one_pass:
+            rows = warps * 16 * self.row_tiles
+            step = 1 if self.warpgroup else 8  # products in 16 of the rows
+            pieces = -(-depth // 64) / (warps / 4)
+            turns = rows / 16 * step / products(self.loop.column_rows)
+            total += pieces * (size(self.loop.column) + size(self.loop.column_rows) * turns)
+        return total
 
 
 def tool(name: str) -> str | None:
@@ -87,13 +127,17 @@ def tool(name: str) -> str | None:
 
 
 def compile_cubin(source: str, architecture: str, out: Path) -> Path:
-    """Compiles ``csrc/cuda/SOURCE.cu`` for ``sm_ARCHITECTURE``; RuntimeError with nvcc's output when it fails."""
+    """Compiles ``csrc/cuda/SOURCE.cu`` for ``sm_ARCHITECTURE``; RuntimeError with nvcc's output when it fails.
+
+    What the compiler noted lies beside the result, with the suffix ``.notes``.
+    """
     cubin = out / f"{source}.{architecture}.cubin"
-    command = ["nvcc", "-std=c++17", "-O3", "-cubin", f"-I{CSRC}", str(CSRC / "cuda" / f"{source}.cu"), "-o", str(cubin)]
-    command.insert(3, f"-gencode=arch=compute_{architecture},code=sm_{architecture}")
+    command = ["nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
+    command += ["--ftz=true", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", str(CSRC / "cuda" / f"{source}.cu"), "-o", str(cubin)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    cubin.with_suffix(".notes").write_text(done.stdout + done.stderr)
     return cubin
 
 
@@ -118,8 +162,6 @@ def read_cubin(cubin: Path) -> list[Kernel]:
                 _main_loop(body),
                 row_tiles=numbers[0] if numbers else 0,
                 depth_tiles=numbers[1] if len(numbers) > 1 else 0,
-                fixed="FixedOptions" in name,
-                symmetric="Lb1E" in name,
             )
         )
     return kernels
@@ -130,73 +172,92 @@ def _instructions(body: str) -> list[tuple[int, str, str]]:
     return [(int(address, 16), op, rest) for address, op, rest in found]
 
 
-def _main_loop(body: str) -> Counter[str]:
+def _main_loop(body: str) -> Loop | None:
     code = _instructions(body)
     index = {address: i for i, (address, _, _) in enumerate(code)}
-    best: tuple[int, int] | None = None
-    for i, (address, op, rest) in enumerate(code):
+    jumps = {}
+    for i, (_, op, rest) in enumerate(code):
         target = re.search(r"0x([0-9a-f]+)", rest) if op.startswith("BRA") else None
-        if target is None or int(target[1], 16) > address or int(target[1], 16) not in index:
+        if target is not None and int(target[1], 16) in index:
+            jumps[i] = index[int(target[1], 16)]
+    loops = sorted({(to, i) for i, to in jumps.items() if to <= i}, key=lambda loop: loop[1] - loop[0])
+    ops = lambda first, last: [op for _, op, _ in code[first : last + 1]]
+    has = lambda first, last, start: any(op.startswith(start) for op in ops(first, last))
+    products = [(first, last) for first, last in loops if has(first, last, "HMMA") or has(first, last, "HGMMA")]
+    main = next(((first, last) for first, last in products if has(first, last, "MUFU.EX2")), None)
+    if main is None:
+        return None
+    inside = [(first, last) for first, last in loops if main[0] <= first and last < main[1]]
+    leaders = sorted({main[0], main[1] + 1, *(i + 1 for i in jumps), *jumps.values()})
+    blocks = [(s, e - 1) for s, e in itertools.pairwise(leaders) if main[0] <= s and e - 1 <= main[1]]
+    weights = lambda s, e: has(s, e, "MUFU.EX2") and any(op.endswith(".RM") for op in ops(s, e))
+    start = next((s for s, e in blocks if weights(s, e)), main[0])
+    once: Counter[str] = Counter()
+    for s, e in blocks:
+        if s < start or any(first <= s and e <= last for first, last in inside):
             continue
-        first = index[int(target[1], 16)]
-        ops = [op for _, op, _ in code[first : i + 1]]
-        tensor = any("MMA" in op for op in ops)
-        if tensor and any(op.startswith("MUFU.EX2") for op in ops) and (best is None or i - first < best[1] - best[0]):
-            best = (first, i)
-    return Counter(op for _, op, _ in code[best[0] : best[1] + 1]) if best else Counter()
+        only_weightless = start != main[0] and has(s, e, "MUFU.EX2") and not weights(s, e)
+        only_temperature = all(op.startswith(("FFMA", "BRA")) for op in ops(s, e))
+        if not only_weightless and not only_temperature:
+            once.update(ops(s, e))
+    column = next(((first, last) for first, last in inside[::-1] if has(first, last, "RED")), None)
+    within = lambda loop: column is not None and column[0] <= loop[0] and loop[1] < column[1]
+    rows = next((loop for loop in products if within(loop)), None)
+    logits = next((loop for loop in products if loop in inside and loop != column and not within(loop)), None)
+    count = lambda loop: Counter(ops(*loop)) if loop else Counter()
+    return Loop(once, count(logits), count(column) - count(rows), count(rows))
 
 
-def predict(
-    kernel: Kernel, device: Device, depth: int, count: int = 100_000, pairs_per_thread: int = 32
-) -> dict[str, float]:
-    """Milliseconds of each unit for N = M = ``count``; of a backward kernel, one of its two passes."""
+def warps_of(kernel: Kernel) -> int:
+    """Warps that compute, in a block."""
+    if kernel.warpgroup:
+        return 12 if kernel.forward else 8
+    return 4 if kernel.forward or kernel.row_tiles == 2 else 8
+
+
+def predict(kernel: Kernel, device: Device, depth: int, count: int = 100_000) -> dict[str, float]:
+    """Milliseconds of each unit for N = M = ``count``; of a backward in two passes, one of them."""
     pairs = float(count) ** 2
-    mine = pairs_per_thread * kernel.row_tiles
+    mine = 32 * kernel.row_tiles
     lanes = device.multiprocessors * device.clock * 1e9
-    products = 1 if kernel.forward else 2
-    tensor = products * 2 * depth * pairs / (device.tensor * 1e12)
-    exp = kernel.per_pair("MUFU", mine) * pairs / (16 * lanes)
-    issue = kernel.per_pair(ARITHMETIC.pattern, mine) * pairs / (128 * lanes)
-    return {"tensor": tensor * 1e3, "exp": exp * 1e3, "issue": issue * 1e3}
+    products = 1 if kernel.forward else 3 if kernel.one_pass else 2
+    times = {
+        "tensor": products * 2 * depth * pairs / (device.tensor * 1e12),
+        "exp": kernel.per_pair("MUFU", mine) * pairs / (16 * lanes),
+        "issue": kernel.issued(depth, warps_of(kernel)) / mine * pairs / (128 * lanes),
+    }
+    return {unit: time * 1e3 for unit, time in times.items()}
 
 
-def occupancy(kernel: Kernel, device: Device, threads: int, shared_bytes: int) -> int:
-    """Blocks that fit a multiprocessor by registers and shared memory."""
-    per_warp = -(-kernel.registers * 32 // 256) * 256
-    return min(device.registers // (per_warp * threads // 32), device.shared_kib * 1024 // (shared_bytes + 1024))
-
-
-def shared_bytes(kernel: Kernel, depth: int, warps: int) -> int:
-    stride = -(-depth // 16) * 16 + 8
-    rows = warps * 16 * kernel.row_tiles
-    stage = 64 * (stride * 2 + (4 if kernel.forward else 8) * 4)
-    sums = warps * 4 * 64 * 4 if kernel.symmetric else 0
-    return rows * (stride * 2 + 12) + 2 * stage + sums
+def row_of(kernel: Kernel, device: Device, depth: int) -> list[str]:
+    """One line of the table of docs/GPU.md."""
+    if kernel.forward:
+        name = "forward, symmetric" if kernel.symmetric else "forward"
+    else:
+        name = "backward, one pass" if kernel.one_pass else "backward, one of two passes"
+        name += ", symmetric" if kernel.symmetric else ""
+    mine = 32 * kernel.row_tiles
+    times = predict(kernel, device, depth)
+    numbers = [kernel.per_pair("MUFU", mine), kernel.issued(depth, warps_of(kernel)) / mine]
+    cells = [name, str(depth), str(kernel.registers), f"{numbers[0]:.2f}", f"{numbers[1]:.1f}"]
+    return cells + [f"{t:.1f}" for t in (*times.values(), max(times.values()), sum(times.values()))]
 
 
 def main() -> None:
     architecture = sys.argv[1] if len(sys.argv) > 1 else "80"
-    device = A100 if architecture == "80" else H200_MMA
+    device = {"80": A100, "90": H200_MMA, "90a": H200_WGMMA}[architecture]
+    source = "kernels_sm90a" if architecture == "90a" else "kernels_bfloat16"
     with tempfile.TemporaryDirectory() as folder:
-        kernels = read_cubin(compile_cubin("kernels_bfloat16", architecture, Path(folder)))
+        kernels = [k for k in read_cubin(compile_cubin(source, architecture, Path(folder))) if "BFloat16" in k.name]
     print(f"{device.name}, bfloat16, default form of the loss, N = M = 100,000; milliseconds")
-    titles = "kernel, D, registers, shared KiB, blocks/SM, exp ops/pair, instr/pair, tensor, exp, issue, floor, ceiling"
+    titles = "kernel, D, registers, exp ops/pair, instr/pair, tensor, exp, issue, floor, ceiling"
     print("| " + " | ".join(titles.split(", ")) + " |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("|" + " --- |" * len(titles.split(", ")))
     for depth in (64, 128, 256):
         for kernel in kernels:
-            if not kernel.fixed or not (kernel.forward or kernel.depth_tiles * 8 == depth):
-                continue
-            warps = 4 if kernel.forward or kernel.row_tiles == 2 else 8
-            name = ("forward, symmetric" if kernel.symmetric else "forward") if kernel.forward else "backward, one side"
-            mine = 32 * kernel.row_tiles
-            memory = shared_bytes(kernel, depth, warps)
-            times = predict(kernel, device, depth)
-            cells = [name, depth, kernel.registers, f"{memory / 1024:.0f}", occupancy(kernel, device, warps * 32, memory)]
-            cells += [f"{kernel.per_pair('MUFU', mine):.2f}", f"{kernel.per_pair(ARITHMETIC.pattern, mine):.1f}"]
-            cells += [f"{times[unit]:.1f}" for unit in ("tensor", "exp", "issue")]
-            cells += [f"{max(times.values()):.1f}", f"{sum(times.values()):.1f}"]
-            print("| " + " | ".join(map(str, cells)) + " |")
+            shown = kernel.forward or (kernel.backward and kernel.depth_tiles * 8 == depth and "TermsE2" not in kernel.name)
+            if kernel.fixed and shown:
+                print("| " + " | ".join(row_of(kernel, device, depth)) + " |")
 
 
 if __name__ == "__main__":

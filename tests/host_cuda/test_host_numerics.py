@@ -11,7 +11,7 @@ import host_reference as reference
 import numpy as np
 import pytest
 from host_calls import FLOW_KERNELS, Host, round_to
-from host_cases import assert_right, check, make_case
+from host_cases import EPSILON, assert_right, check, make_case
 
 ELEMENTS = ("bfloat16", "float16", "float32")
 OPTIONS = list(
@@ -240,10 +240,76 @@ def test_weighted_sum(host: Host, flow_kernel: str, channels: int, width: int) -
     assert (got[1][~case.query_mask] == 0).all()
 
 
+WARPGROUP = {"shared_memory": 227 * 1024, "path": 1}
+
+
 @pytest.fixture(scope="module")
 def warpgroup_host(built: Path) -> Host:
-    """The sm_90a path: the same kernels over the warpgroup instructions."""
-    return Host(built / "libhost.so", shared_memory=227 * 1024, path=1)
+    """The sm_90a path: the same kernels over warpgroup products, fed by bulk copies of a producer."""
+    return Host(built / "libhost.so", **WARPGROUP)
+
+
+@pytest.mark.parametrize("path", [0, 1])
+@pytest.mark.parametrize(("element", "depth"), [("bfloat16", 3), ("float16", 64), ("bfloat16", 72), ("bfloat16", 128)])
+def test_backward_in_one_and_in_two_passes(built: Path, element: str, depth: int, path: int) -> None:
+    """The deterministic mode forms dS once per side, the other mode once; their sums differ in order alone."""
+    limits = WARPGROUP if path else {}
+    case = make_case([130, 0, 70], [65, 5, 140], depth, element=element, masked=0.2, symmetric=depth == 72, bounded=True)
+    hosts = [Host(built / "libhost.so", deterministic=flag, **limits) for flag in (False, True)]
+    for host in hosts:
+        check(host, case)
+    stats = [None if x is None else np.float32(x) for x in reference.forward(case)]
+    if not case.symmetric:
+        stats[1] = None
+    rng = np.random.default_rng(3)
+    grads = rng.normal(size=(2, 200)), rng.normal(size=(2, 210)) if case.symmetric else None
+    once, twice = (host.backward(case, *stats, *grads) for host in hosts)
+    assert np.array_equal(once[0], twice[0])  # the rows' gradient stays in registers in either
+    difference = np.abs(once[1] - twice[1]).max()
+    assert difference <= EPSILON[element] * np.abs(twice[1]).max()
+    if element == "float16":  # bfloat16 rounds the difference away
+        assert difference > 0, "both modes took the same path"
+
+
+def test_one_pass_adds_up_blocks_and_two_passes_use_no_sums(built: Path) -> None:
+    """float32 and deep embeddings take two passes in either mode, so their bits are the same."""
+    for element, depth in (("float32", 24), ("bfloat16", 200)):
+        case = make_case([150], [70], depth, element=element)
+        stats = np.float32(reference.forward(case)[0])
+        grad = np.random.default_rng(0).normal(size=(2, 150))
+        results = [
+            Host(built / "libhost.so", deterministic=flag).backward(case, stats, None, grad, None) for flag in (False, True)
+        ]
+        for x, y in zip(*results, strict=True):
+            assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("scope", ["frame", "batch"])
+def test_warpgroup_many_small_frames(warpgroup_host: Host, scope: str) -> None:
+    """Records never hold two frames: frames of 0 to 65 rows leave slots empty, which must not count."""
+    check(warpgroup_host, make_case([1, 0, 64, 65, 2, 63], [63, 1, 0, 65, 64, 3], 16, scope=scope, masked=0.2,
+                                    symmetric=True, bounded=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("limit_kib", [227, 100, 60])
+def test_warpgroup_shared_memory(built: Path, limit_kib: int) -> None:
+    """Fewer stages, then fewer warpgroups; keys over several blocks; row tiles one after another in a block."""
+    host = Host(built / "libhost.so", multiprocessors=1, shared_memory=limit_kib * 1024, path=1)
+    check(host, make_case([400, 70], [330, 130], 72, symmetric=True, bounded=True, scope="batch"))
+
+
+def test_warpgroup_any_order_of_threads_gives_the_same_bits(warpgroup_host: Host) -> None:
+    case = make_case([129, 40], [70, 90], 32, symmetric=True, positives="inside", masked=0.1)
+    results = []
+    try:
+        for order in (0, 1, 2):
+            warpgroup_host.library.laparoflow_host_set_order(order)
+            results.append(warpgroup_host.forward(case))
+    finally:
+        warpgroup_host.library.laparoflow_host_set_order(0)
+    for other in results[1:]:
+        for x, y in zip(results[0], other, strict=True):
+            assert np.array_equal(x, y, equal_nan=True)
 
 
 @pytest.mark.parametrize("element", ["bfloat16", "float16"])

@@ -27,9 +27,9 @@ class Mistake:
 
 MISTAKES = {
     "tile read before the barrier": Mistake(
-        "cuda/forward.cuh", "block_barrier();\n      if (tile == 0) {", "if (tile == 0) {"
+        "cuda/feed_sm80.cuh", "copy_async_wait<0>();\n    }\n    block_barrier();", "copy_async_wait<0>();\n    }"
     ),
-    "a copy that is not waited for": Mistake("cuda/forward.cuh", "copy_async_wait<1>();", "copy_async_wait<3>();"),
+    "a copy that is not waited for": Mistake("cuda/feed_sm80.cuh", "copy_async_wait<1>();", "copy_async_wait<3>();"),
     "fragment registers exchanged": Mistake("cuda/engines_sm80.cuh", "a[m][1] = pack_pair", "a[m][2] = pack_pair"),
     "ldmatrix row of the wrong lane": Mistake(
         "cuda/engines_sm80.cuh", "(at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8",
@@ -42,22 +42,77 @@ MISTAKES = {
     "tf32 without its low part": Mistake("cuda/engines_sm80.cuh", "if (full_float) {", "if (false) {"),
     "off by one at the end of a frame": Mistake("cuda/tiles.cuh", "i < end", "i <= end"),
     "key mask ignored": Mistake("cuda/tiles.cuh", "side.mask[i] != 0", "true"),
-    "masked rows in the column sums": Mistake("cuda/forward.cuh", "bias.at[p] + row_bias[r]", "bias.at[p]"),
-    "weights of the next frame": Mistake("cuda/tiles.cuh", "valid && frame.holds(j) ?", "valid && j < frame.end ?"),
+    "masked rows in the column sums": Mistake("cuda/forward.cuh", "fma(e[r][p], row_mark[r], l)",
+        "fma(e[r][p], row_mark[r] >= 0.0f ? 1.0f : 0.0f, l)",
+   ),
+    "masked rows in the unbounded column sums": Mistake("cuda/forward.cuh", "kSymmetric ? b + row_mark[r] : b", "b"),
+    "a key without weight looks like a query without": Mistake(
+        "cuda/feed_sm80.cuh", "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
+    ),
+    "weights of the next frame": Mistake(
+        "cuda/tiles.cuh", "load_flows(flow, side, frame, first",
+        "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
+    ),
+    "flows in the order of columns": Mistake("cuda/tiles.cuh", "to[f * count + place(r)] =", "to[f * count + r] ="),
     "shared memory one row short": Mistake("cuda/tiles.cuh", "(flows + 1) * 4", "flows * 4"),
     "wrong lanes in the column sum": Mistake("cuda/forward.cuh", "(send, 4 * half)", "(send, 2 * half)"),
     "a wrong digit in the polynomial": Mistake("pair_math.h", "5.582631751894951e-2f", "5.583631751894951e-2f"),
+    "polynomial below its range": Mistake("pair_math.h", "Math::min(r2, cap)", "Math::min(r2, cap * 1e6f)"),
     "maximum not rescaled": Mistake("cuda/forward.cuh", "tile_sum *= factor;", ""),
-    "wgmma without a proxy fence": Mistake("cuda/engine_sm90a.cuh", "{ publish_shared_writes(); }", "{}"),
-    "wgmma distances exchanged": Mistake(
-        "cuda/engine_sm90a.cuh", "128, piece_bytes(kColumns))", "piece_bytes(kColumns), 128)"
+    "scores read before the barrier": Mistake(
+        "cuda/backward.cuh", "feed.barrier();\n      const Range columns", "const Range columns", sanitizer="thread"
+    ),
+    "scores fragment not transposed": Mistake(
+        "cuda/engines_sm80.cuh", "load_matrices_transposed(a, score_at", "load_matrices(a, score_at"
+    ),
+    "sums of the columns not cleared": Mistake("cuda/small_kernels.cuh", "a.to[i] = 0.0f", "(void)a.to[i]"),
+    "bytes that nobody announced": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_arrive_expect(full(stage_), a_.column_records.bytes)", "barrier_arrive(full(stage_))"
+    ),
+    "fewer bytes announced than copied": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_arrive_expect(row_full(), groups() * a_.row_records.bytes)",
+        "barrier_arrive_expect(row_full(), a_.row_records.bytes)",
+    ),
+    "wrong parity of a full stage": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(full(stage_), phase_)", "barrier_wait(full(stage_), phase_ ^ 1)"
+    ),
+    "wrong parity of an empty stage": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(empty(stage_), phase_ ^ 1)", "barrier_wait(empty(stage_), phase_)"
+    ),
+    "phase kept after the ring": Mistake("cuda/feed_sm90a.cuh", "phase_ ^= 1;", ""),
+    "an empty stage that nobody reports": Mistake("cuda/feed_sm90a.cuh", "barrier_arrive(empty(stage_));", ""),
+    "producer that waits for no empty stage": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
+    ),
+    "row tile replaced while it is read": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", "", sanitizer="thread"
+    ),
+    "image without its swizzle": Mistake(
+        "cuda/engine_sm90a.cuh", "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
+        "return (d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
+    ),
+    "swizzle by the wrong bits of the row": Mistake(
+        "cuda/instructions_sm90a.cuh", "offset ^ ((offset >> 7 & 7) << 4)", "offset ^ ((offset >> 8 & 7) << 4)"
+    ),
+    "scores not published to wgmma": Mistake("cuda/engine_sm90a.cuh", "publish_shared_writes();", ""),
+    "scores of another buffer": Mistake(
+        "cuda/engine_sm90a.cuh", "kScoreBuffers = 2", "kScoreBuffers = 1", sanitizer="thread"
+    ),
+    "wgmma step along the wrong index": Mistake(
+        "cuda/engine_sm90a.cuh", "(d / 8 * kColumns + n * 8)", "(d / 8 * kColumns + n)"
     ),
     "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "warpgroup_wait();", ""),
+    "gap between frames that counts": Mistake(
+        "cuda/feed_sm90a.cuh", "|| first > frame.end) first = frame.end", ") first = frame.end"
+    ),
+    "rows of the next frame in a row tile": Mistake(
+        "cuda/feed_sm90a.cuh", "slot + g < own.end ? slot + g : a_.row_records.slots", "slot + g"
+    ),
     "weighted sum without a barrier": Mistake(
         "cuda/weighted_sum.cuh", "value;\n    }\n    block_barrier();", "value;\n    }"
     ),
     "stage overwritten while it is read": Mistake(
-        "cuda/backward.cuh", "layout.padded);\n    block_barrier();", "layout.padded);", sanitizer="thread"
+        "cuda/feed_sm80.cuh", "release(int) { block_barrier(); }", "release(int) {}", sanitizer="thread"
     ),
 }  # fmt: skip
 
@@ -76,6 +131,14 @@ def plant(mistake: Mistake, folder: Path) -> Path:
     return csrc
 
 
+@pytest.fixture(scope="module")
+def built_for_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The objects of the program under ThreadSanitizer, without mistakes."""
+    folder = tmp_path_factory.mktemp("threads")
+    host_build.build(folder, sanitizer="thread")
+    return folder
+
+
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(x) for x in command], capture_output=True, text=True, timeout=300)
 
@@ -86,19 +149,21 @@ def test_unchanged_sources_pass(built: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_is_caught(name: str, built: Path, tmp_path: Path) -> None:
+def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     mistake = MISTAKES[name]
     csrc = plant(mistake, tmp_path)
+    only = ("kernels_bfloat16.cu",)
+    if "tf32" in name:
+        only = ("kernels_float.cu",)
+    elif mistake.file in ("cuda/weighted_sum.cuh", "cuda/small_kernels.cuh"):
+        only = ("entry.cu",)
+    elif "sm90a" in mistake.file:
+        only = ("kernels_sm90a.cu",)
     if mistake.sanitizer:
-        done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer))
+        rest = request.getfixturevalue("built_for_threads")
+        done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer, only=only, rest=rest))
         assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stderr[-2000:]
     else:
-        touched = {
-            "cuda/weighted_sum.cuh": ("entry.cu",),
-            "cuda/engine_sm90a.cuh": ("kernels_sm90a.cu",),
-        }.get(mistake.file)
-        floats = "tf32" in name
-        only = touched or ("kernels_float.cu",) if touched or floats else ("entry.cu", "kernels_bfloat16.cu")
         library = host_build.build(tmp_path, csrc, only=only, rest=built)
         done = run(sys.executable, HERE / "host_quick_check.py", library)
     assert done.returncode != 0, "the mistake went unnoticed"

@@ -1,0 +1,157 @@
+// How tiles reach shared memory on sm_80: all threads of the block copy, with cp.async for the embeddings, the next
+// column tile while the present one is computed.
+//
+// What the kernels ask of a feed (Feed<Engine>; feed_sm90a.cuh has the other one):
+//   feeds_only     this thread belongs to a producer and calls `send` where the others call begin .. end
+//   span           the columns to sweep: `count` tiles from tile `first` of the frame's denominator
+//   begin          a new row tile; acquire(t), release(t) around the use of column tile t; end
+//   rows           the row tile, after the first acquire;   columns(t)  the columns of tile t;
+//                  present_columns(t)  the same between acquire and release
+//   holds_weights  whether columns of tile t belong to the row's frame
+//   barrier        of the threads that compute
+#pragma once
+
+#include "tiles.cuh"
+
+namespace laparoflow::cuda {
+
+/// Records of tiles in the workspace; unused on sm_80.
+struct Records {
+  char* data = nullptr;
+  std::int64_t slots = 0;
+  int bytes = 0;
+};
+
+/// What both kernels tell their feed.
+struct FeedArguments {
+  const Problem* problem;
+  int warps, stages, row_count;
+  const float* column_coefficients;  // [kCoefficients, column.total] or null
+  int coefficient_space;             // coefficients a stage has room for
+  Records row_records, column_records;
+};
+
+template <class Engine>
+class Feed {
+ public:
+  static constexpr int kProducerThreads = 0;
+  static constexpr int kMostStages = 2;
+
+  /// Shared memory of the row tile and the stages.
+  static int bytes(int warps, int row_count, int stages, int depth, int flow_width, int coefficients) {
+    (void)warps;
+    return RowTile<Engine>::bytes(row_count, depth, flow_width) +
+           stages * ColumnStage<Engine>::bytes(depth, flow_width, coefficients);
+  }
+  static std::int64_t column_tiles_of_batch(const Side& side, int) {
+    return (side.total + Engine::kColumns - 1) / Engine::kColumns;
+  }
+
+  LAPAROFLOW_DEVICE Feed(const FeedArguments& arguments, char* memory)
+      : a_(arguments), layout_(arguments.problem->depth), memory_(memory) {}
+
+  /// The registers of each of the producer's threads, and of each of the others, from here on.
+  template <int kCount>
+  LAPAROFLOW_DEVICE void give_registers() const {}
+  template <int kCount>
+  LAPAROFLOW_DEVICE void take_registers() const {}
+  LAPAROFLOW_DEVICE bool feeds_only() const { return false; }
+  LAPAROFLOW_DEVICE void send(int, std::int64_t) {}
+
+  LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
+    columns_ = denominator_range(problem(), frame);
+    columns_.begin += first * Engine::kColumns;
+    if (columns_.end > columns_.begin + count * Engine::kColumns) columns_.end = columns_.begin + count * Engine::kColumns;
+    tiles_ = columns_.end > columns_.begin
+                 ? static_cast<int>((columns_.end - columns_.begin + Engine::kColumns - 1) / Engine::kColumns)
+                 : 0;
+  }
+  LAPAROFLOW_DEVICE int tiles() const { return tiles_; }
+  LAPAROFLOW_DEVICE Range columns(int tile) const {
+    const std::int64_t first = columns_.begin + static_cast<std::int64_t>(tile) * Engine::kColumns;
+    return {first, first + Engine::kColumns < columns_.end ? first + Engine::kColumns : columns_.end};
+  }
+  LAPAROFLOW_DEVICE Range present_columns(int tile) const { return columns(tile); }
+
+  LAPAROFLOW_DEVICE void begin(int frame, std::int64_t first_row) {
+    frame_ = frame;
+    const Range own = frame_range(problem().column, frame);
+    const std::int64_t from = own.begin - columns_.begin, to = own.end - columns_.begin;
+    first_weights_ = from <= 0 ? 0 : static_cast<int>(from / Engine::kColumns);
+    last_weights_ = to <= 0 || to <= from ? 0 : static_cast<int>((to + Engine::kColumns - 1) / Engine::kColumns);
+    block_barrier();
+    load_rows(first_row);
+    if (a_.stages == 2 && tiles_ > 0) load_columns(0);
+  }
+  LAPAROFLOW_DEVICE ColumnStage<Engine> acquire(int tile) {
+    if (a_.stages == 1) {
+      load_columns(tile);
+      copy_async_wait<0>();
+    } else if (tile + 1 < tiles_) {
+      load_columns(tile + 1);
+      copy_async_wait<1>();
+    } else {
+      copy_async_wait<0>();
+    }
+    block_barrier();
+    return stage(tile);
+  }
+  LAPAROFLOW_DEVICE void release(int) { block_barrier(); }
+  LAPAROFLOW_DEVICE void end() {
+    copy_async_wait<0>();
+    block_barrier();
+  }
+  LAPAROFLOW_DEVICE void barrier() const { block_barrier(); }
+
+  LAPAROFLOW_DEVICE bool holds_weights(int tile) const { return tile >= first_weights_ && tile < last_weights_; }
+  LAPAROFLOW_DEVICE RowTile<Engine> rows() const {
+    return RowTile<Engine>(memory_, a_.row_count, layout_.padded, problem().flow_width);
+  }
+  /// The row tiles of the whole block, and how the engine steps through them.
+  LAPAROFLOW_DEVICE const typename Engine::Type* all_rows() const { return rows().embedding; }
+  LAPAROFLOW_DEVICE int row_pitch() const { return a_.row_count; }
+  /// Where the rows of this thread's row tile begin in the rows of the block.
+  LAPAROFLOW_DEVICE int first_of_rows() const { return 0; }
+
+ private:
+  LAPAROFLOW_DEVICE const Problem& problem() const { return *a_.problem; }
+
+  LAPAROFLOW_DEVICE ColumnStage<Engine> stage(int tile) const {
+    const int flow_width = problem().flow_width;
+    char* at = memory_ + RowTile<Engine>::bytes(a_.row_count, layout_.padded, flow_width);
+    if (a_.stages == 2 && (tile & 1)) at += ColumnStage<Engine>::bytes(layout_.padded, flow_width, a_.coefficient_space);
+    return ColumnStage<Engine>(at, layout_.padded, flow_width);
+  }
+
+  LAPAROFLOW_DEVICE void load_rows(std::int64_t first) const {
+    const Side& side = problem().row;
+    const Range range = frame_range(side, frame_);
+    const RowTile<Engine> tile = rows();
+    load_embeddings<Engine>(tile.embedding, side, range, first, a_.row_count, layout_, problem().aligned);
+    load_flows(tile.flow, side, range, first, a_.row_count, problem().flow_width, kFarFlow);
+#pragma unroll 1
+    for (int r = thread_index(); r < a_.row_count; r += thread_count())
+      tile.bias[place(r)] = counts(side, range, first + r) ? 0.0f : kExcluded;
+    copy_async_commit();
+  }
+
+  /// The ranges are read again here: held across the loop over tiles they would cost the gradient its registers.
+  LAPAROFLOW_DEVICE void load_columns(int tile) const {
+    const Side& side = problem().column;
+    const Range range = denominator_range(problem(), frame_);
+    const std::int64_t first = columns_.begin + static_cast<std::int64_t>(tile) * Engine::kColumns;
+    const ColumnStage<Engine> to = stage(tile);
+    load_embeddings<Engine>(to.embedding, side, range, first, Engine::kColumns, layout_, problem().aligned);
+    to.load_numbers(side, range, frame_range(side, frame_), first, problem().flow_width, -kFarFlow, a_.column_coefficients,
+                    a_.column_coefficients != nullptr ? kCoefficients : 0);
+    copy_async_commit();
+  }
+
+  const FeedArguments& a_;
+  DepthLayout<Engine> layout_;
+  char* memory_;
+  Range columns_{0, 0};
+  int tiles_ = 0, frame_ = 0, first_weights_ = 0, last_weights_ = 0;
+};
+
+}  // namespace laparoflow::cuda
