@@ -18,11 +18,12 @@ All terms of dS are added in float32 before the one rounding to the input's dtyp
 
 ``coefficients_kernel`` prepares seven numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
 
-    bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b / W, c3 = W e^-positive
-    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t (positive - ln W)
+    bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b e^-positive, c3 = 1
+    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t positive
 
-(c1, c3 in units of q.k) and c6 = -log2 W beside that c3: logits are taken relative to a mean of logits and weights to their
-sum, so that a tiny weight and a large positive exponent do not cancel in two rounded products.
+(c1, c3 in units of q.k). Where W is tiny the weights are taken relative to it, so that a tiny weight and a large exponential
+do not meet in two rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (positive - ln W), c6 = -log2 W
+(0 elsewhere). Where all weights are 1 both terms then hold the same numbers and cancel exactly.
 
 c0 and c2 times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end;
 c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
@@ -105,13 +106,14 @@ def coefficients_kernel(
     if not INSIDE:
         b = b / safe_sum
     elif BOUNDED:
-        b = b / safe_sum
         # W e^-positive is within e^-40 .. e^40, its factors are not: small W are lifted by 2^64 first
         small = safe_sum < 9.094947017729282e-13
         lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
-        ratio = tl.where(small, safe_sum * 1.8446744073709552e19, safe_sum) * accurate_exp(-lifted)
+        power = accurate_exp(-lifted)
+        b = tl.where(small, b / safe_sum, b * power)
+        ratio = tl.where(small, safe_sum * 1.8446744073709552e19 * power, 1.0)
     else:
-        whole = tl.log2(safe_sum)
+        whole = tl.where(safe_sum < 2.0**-24, tl.log2(safe_sum), 0.0)
         in_nats, lost_in_nats = exact_product(whole, tl.full(whole.shape, LN_2, whole.dtype))
         if whole.dtype == tl.float32:
             lost_in_nats += whole * LN_2_REST
@@ -185,27 +187,32 @@ def bounded_terms(
 ):  # fmt: skip
     """dS where |s| is bounded: one exponential serves the terms of both sides."""
     power = tl.exp2(z)
-    if OWN_TERMS and OTHER_TERMS:
-        softmax = own[0][:, None] + other[0][None, :]
-    elif OWN_TERMS:
-        softmax = own[0][:, None]
-    else:
-        softmax = other[0][None, :]
-    terms = power * softmax
-    if WEIGHTED and DISSIMILAR:
-        terms = terms * (1.0 - weight)
-    if WEIGHTED:
-        if INSIDE:
-            if OWN_TERMS:
-                terms += (weight * own[2][:, None]) * (power * own[3][:, None])
+    if WEIGHTED and INSIDE:
+        share = 1.0 - weight if DISSIMILAR else 1.0
+        if OWN_TERMS:
+            factor = own[0][:, None] * share + (weight * own[2][:, None]) * own[3][:, None]
             if OTHER_TERMS:
-                terms += (weight * other[2][None, :]) * (power * other[3][None, :])
-        elif OWN_TERMS and OTHER_TERMS:
-            terms += weight * (own[2][:, None] + other[2][None, :])
-        elif OWN_TERMS:
-            terms += weight * own[2][:, None]
+                factor += other[0][None, :] * share + (weight * other[2][None, :]) * other[3][None, :]
         else:
-            terms += weight * other[2][None, :]
+            factor = other[0][None, :] * share + (weight * other[2][None, :]) * other[3][None, :]
+        terms = power * factor
+    else:
+        if OWN_TERMS and OTHER_TERMS:
+            softmax = own[0][:, None] + other[0][None, :]
+        elif OWN_TERMS:
+            softmax = own[0][:, None]
+        else:
+            softmax = other[0][None, :]
+        terms = power * softmax
+        if WEIGHTED and DISSIMILAR:
+            terms = terms * (1.0 - weight)
+        if WEIGHTED:
+            if OWN_TERMS and OTHER_TERMS:
+                terms += weight * (own[2][:, None] + other[2][None, :])
+            elif OWN_TERMS:
+                terms += weight * own[2][:, None]
+            else:
+                terms += weight * other[2][None, :]
     return terms
 
 
@@ -312,9 +319,12 @@ def backward_kernel(
         own_valid = valid_rows(own_mask, first, own_end, BLOCK_M, True)
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
         x_flow = load_flow(own_flow + first.to(tl.int64) * F, rows, own_valid, float("-inf"), F)
-        x_coefficients = load_coefficients(
-            own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED, TEMPERATURE
-        )
+        nothing = tl.zeros([BLOCK_M], dtype=scale.dtype)
+        x_coefficients = (nothing, nothing, nothing, nothing, nothing, nothing)
+        if OWN_TERMS:
+            x_coefficients = load_coefficients(
+                own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED, TEMPERATURE
+            )
         gradient = tl.zeros([BLOCK_M, BLOCK_D], dtype=scale.dtype)
         temperature_sum = tl.zeros([BLOCK_M], dtype=scale.dtype)
         full_tiles = (other_end - other_start) // BLOCK_N

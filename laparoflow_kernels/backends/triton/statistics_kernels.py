@@ -357,10 +357,10 @@ def finish_kernel(
         w += slot_w
         h += tl.load(at + 2 * stride, mask=valid, other=0.0)
     lse = logarithm_of(den, m, t, FIXED_SHIFT)
-    lse = tl.where(den > 0.0, lse, float("-inf"))
+    lse = tl.where(den == 0.0, float("-inf"), lse)  # a NaN stays, so that it shows in the loss
     if INSIDE:
         positive = logarithm_of(x, mp, t, FIXED_SHIFT)
-        positive = tl.where(x > 0.0, positive, float("-inf"))
+        positive = tl.where(x == 0.0, float("-inf"), positive)
     else:
         mean = divided(x, tl.where(w > 0.0, w, 1.0))
         if not BOUNDED:
