@@ -1,7 +1,7 @@
 """From scores to sentences: means over seeds, and whether intervals overlap.
 
 An interval is the range of the scores over the seeds. Ours beats a control at a budget when its lowest score lies above
-the control's highest.
+the control's highest; with a single seed there is no interval, and nothing beats anything.
 """
 
 from __future__ import annotations
@@ -48,9 +48,12 @@ def verdicts(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _compare(ours: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
     low, high = _range(ours["values"]), _range(other["values"])
-    separated = low is not None and high is not None and low[0] > high[1]
+    several = min(len(ours["values"]), len(other["values"])) > 1
+    above = low is not None and high is not None and low[0] > high[1]
     behind = low is not None and high is not None and low[1] < high[0]
-    word = "beats" if separated else "is below" if behind else "is not apart from"
+    separated = several and above
+    word = ("beats" if several else "scores above") if above else "is below" if behind else "is not apart from"
+    seeds = f"{len(ours['values'])} seeds" if several else "one seed, no interval"
     return {
         "where": where,
         "ours_labels": ours["labels"],
@@ -62,7 +65,7 @@ def _compare(ours: dict[str, Any], other: dict[str, Any], where: str) -> dict[st
         "seeds": len(ours["values"]),
         "text": (
             f"{where}: {OURS} with {ours['labels']} labels {word} {other['method']} with {other['labels']} "
-            f"({_number(ours['mean'])} against {_number(other['mean'])}, {len(ours['values'])} seeds)"
+            f"({_number(ours['mean'])} against {_number(other['mean'])}, {seeds})"
         ),
     }
 

@@ -112,7 +112,7 @@ def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Scores", header, rows)
 
 
-def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str]) -> Table:
+def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str], where: str = "") -> Table:
     """Per class or joint, mean over seeds at the largest budget, a column per backbone."""
     key, score = ("per_class_iou", None) if task == "segmentation" else ("per_joint", "0.05")
     most = max(run["labels"] for run in content["runs"])
@@ -127,7 +127,7 @@ def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str])
             row.append(spread_text(_spread([value for value in values if value is not None])))
         rows.append(row)
     what = "IoU per class" if task == "segmentation" else "PCK at 5 % of the diagonal per joint"
-    return Table(f"{what}, {most} labels", ["class" if score is None else "joint", *backbones], rows)
+    return Table(f"{where}{what}, {most} labels", ["class" if score is None else "joint", *backbones], rows)
 
 
 def pretrain_section(source: Source, figures: Sequence[Figure] = ()) -> Section:
@@ -159,6 +159,7 @@ def evidence_section(source: Source) -> Section:
             rows.append([method, *(cells.get(budget, "") for budget in budgets)])
         caption = f"{scene}: {task}, {score}"
         section.tables.append(Table(caption, ["method", *(f"{budget} labels" for budget in budgets)], rows))
+        section.tables += _evidence_names(content.get("entries", []), scene, task)
         lines = [{"backbone": e["method"], "labels": e["labels"], "score": e} for e in chosen]
         section.figures.append(Figure(caption, score_chart(lines, "score", score)))
     verdicts = [[verdict["text"]] for verdict in content.get("verdicts", [])]
@@ -166,6 +167,18 @@ def evidence_section(source: Source) -> Section:
     section.figures += [Figure(name, path.read_bytes()) for name, path in source.pictures.items()]
     section.details = json.dumps(content.get("settings"), indent=1)
     return section
+
+
+def _evidence_names(entries: Sequence[Mapping[str, Any]], scene: str, task: str) -> list[Table]:
+    """The tables per class or joint of one scene and task, at the two largest budgets."""
+    key = "per_class_iou" if task == "segmentation" else "per_joint"
+    known = [e for e in entries if (e["scene"], e["task"]) == (scene, task) and key in e.get("metrics", {})]
+    found = []
+    for budget in sorted({entry["labels"] for entry in known})[-2:]:
+        runs = [{**entry, "backbone": entry["method"]} for entry in known if entry["labels"] == budget]
+        names = list(runs[0]["metrics"][key])
+        found.append(_per_name_table({"runs": runs}, task, names, f"{scene}: "))
+    return found
 
 
 def spread_text(value: Mapping[str, Any]) -> str:

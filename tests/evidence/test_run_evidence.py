@@ -55,10 +55,15 @@ def test_all_methods_budgets_and_seeds_are_scored(tmp_path: Path) -> None:
     assert found == expected
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "default: segmentation, mean IoU" in page
+    assert "default: IoU per class, 3 labels" in page
+    assert "default: PCK at 5 % of the diagonal per joint, 3 labels" in page
+    assert document["complete"]
+    assert document["cpu_seconds"] > 0
     assert all(verdict["text"] in page for verdict in document["verdicts"])
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.ckpt"))
     again = run_evidence(tiny(tmp_path))
     assert again["entries"] == document["entries"]
+    assert again["seconds"] > document["seconds"]  # time of all calls together
     assert before == sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.ckpt"))
     with pytest.raises(ValueError, match=r"other settings \(labels\)"):
         run_evidence(tiny(tmp_path, labels=[2]))
@@ -80,6 +85,13 @@ def test_verdicts_ask_for_intervals_apart() -> None:
     assert "is below" in found["from scratch", 22]["text"]
     assert found["from scratch", 220]["ours_labels"] == 22
     assert found["from scratch", 220]["separated"]
+
+
+def test_one_seed_beats_nothing() -> None:
+    (found,) = verdicts([entry("flow", 22, 0, 0.9), entry("uniform", 22, 0, 0.1)])
+    assert not found["separated"]
+    assert "scores above" in found["text"]
+    assert "one seed" in found["text"]
 
 
 @pytest.mark.parametrize(
