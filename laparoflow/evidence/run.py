@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -154,6 +155,8 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
     steps = settings.max_steps or recipe.max_steps
     recipe.max_steps = max(1, round(steps * QUICK_STEPS)) if settings.quick else steps
     recipe.resume = any((run / "checkpoints").glob("*.ckpt"))
+    if not recipe.resume and run.is_dir():  # stopped before its first checkpoint
+        shutil.rmtree(run)
     pretrain(recipe)
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def test_all_methods_budgets_and_seeds_are_scored(tmp_path: Path) -> None:
     assert document["complete"]
     assert document["cpu_seconds"] > 0
     assert all(verdict["text"] in page for verdict in document["verdicts"])
+    stopped = tmp_path / "out" / "default" / "runs" / "begun_seed_0"  # killed before its first checkpoint
+    (tmp_path / "out" / "default" / "runs" / "flow_seed_0").rename(stopped)
+    (tmp_path / "out" / "default" / "runs" / "flow_seed_0").mkdir()
+    (tmp_path / "out" / "default" / "runs" / "flow_seed_0" / "config.yaml").write_text("begun")
+    assert run_evidence(tiny(tmp_path))["entries"] == document["entries"]
+    shutil.rmtree(stopped)
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.ckpt"))
     again = run_evidence(tiny(tmp_path))
     assert again["entries"] == document["entries"]
