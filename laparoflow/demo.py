@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from laparoflow.cli import build_parser, parse_settings
-from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
 from laparoflow.probes import ProbeSettings, run_probe
 from laparoflow.report import write_report
 from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
 from laparoflow.training.run import pretrain, write_text
 from laparoflow.video.prepare import prepare
+from laparoflow.video.settings import PrepareSettings
 
 
 @dataclass
@@ -95,7 +95,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     console.print("2/5 decoding the videos, estimating flow")
     videos = [root / "videos" / f"{name}.mp4" for name in seen]
-    prepare(videos, out / "cache", SYNTHETIC_PREPARE)
+    prepare(videos, out / "cache", PrepareSettings(short_side=None, crop_border=False))
 
     console.print("3/5 pretraining without labels")
     parser, settings_class = build_parser("pretrain")

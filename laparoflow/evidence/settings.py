@@ -59,7 +59,7 @@ class EvidenceSettings:
     scratch_labels: list[int] = field(default_factory=lambda: [22, 220])
     scratch_steps: int = 150
     scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
-    recipe: str = "demo"
+    recipe: str = "evidence"
     max_steps: int | None = 160
     pretrain_clips: int = 16
     test_clips: int = 6

@@ -4,18 +4,19 @@ A linear patch embedding of stride 4 or 8 learns very little in minutes; three s
 stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
 ``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
 
-    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 7x7 depthwise conv -> 1x1 conv
-                       -> tokens [B, H/s * W/s, C]
+    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
 
-The depthwise convolution starts as the identity in one half of the channels and as the mean over its window in the
-other: tissue is told from tissue by the statistics of its texture, which a single cell is too small to hold and which
-attention takes long to learn to average.
+``WindowStem`` puts a 7x7 depthwise convolution before the last one. It starts as the identity in one half of the
+channels and as the mean over its window in the other: tissue is told from tissue by the statistics of its texture,
+which a single cell is too small to hold and which attention takes long to learn to average. It raises an untrained
+network as much as a trained one (docs/EVIDENCE.md).
 
 Group norm, not batch norm: an untrained stem is then a fair control (batch norm before it has seen
 data costs it much of its score), several processes equal one, and train and eval mode agree.
 
-Importing this module registers ``laparoflow_convvit_mini`` (96 wide, 2 blocks, stride 4) and
-``laparoflow_convvit_small`` (384 wide, 12 blocks, stride 16) with ``timm.create_model``.
+Importing this module registers ``laparoflow_convvit_mini`` (96 wide, 2 blocks, stride 4), the same behind a
+``WindowStem`` as ``laparoflow_convvit_mini_window``, and ``laparoflow_convvit_small`` (384 wide, 12 blocks, stride
+16) with ``timm.create_model``.
 """
 
 from __future__ import annotations
@@ -112,9 +113,13 @@ class ConvStem(PatchEmbed):
                 nn.GELU(),
             ]
             width = out
-        layers.append(window_means(width, device, dtype))
+        layers += self.before_last(width, device, dtype)
         layers.append(nn.Conv2d(width, embed_dim, 1, bias=bias, device=device, dtype=dtype))
         self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
+
+    def before_last(self, channels: int, device: Any, dtype: Any) -> list[nn.Module]:
+        """Layers between the strided convolutions and the last one."""
+        return []
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """Change the image size; the stem's stride is fixed.
@@ -129,6 +134,14 @@ class ConvStem(PatchEmbed):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return super().forward(x)
+
+
+class WindowStem(ConvStem):
+    """A ``ConvStem`` whose cells start with themselves and the mean of the cells around them."""
+
+    def before_last(self, channels: int, device: Any, dtype: Any) -> list[nn.Module]:
+        """The window means."""
+        return [window_means(channels, device, dtype)]
 
 
 def _cfg(size: int, stride: int) -> dict[str, Any]:
@@ -149,7 +162,11 @@ def _cfg(size: int, stride: int) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {"laparoflow_convvit_mini": _cfg(64, 4), "laparoflow_convvit_small": _cfg(224, 16)}
+    {
+        "laparoflow_convvit_mini": _cfg(64, 4),
+        "laparoflow_convvit_mini_window": _cfg(64, 4),
+        "laparoflow_convvit_small": _cfg(224, 16),
+    }
 )
 
 
@@ -164,9 +181,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     )
 
 
-@register_model
-def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
+def _mini(variant: str, pretrained: bool, stem: type[ConvStem], **kwargs: Any) -> VisionTransformer:
     args = {
         "img_size": 64,
         "patch_size": 4,
@@ -177,9 +192,21 @@ def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTr
         "global_pool": "avg",
         "fc_norm": False,
         "num_classes": 0,
-        "embed_layer": ConvStem,
+        "embed_layer": stem,
     }
-    return _create("laparoflow_convvit_mini", pretrained, **(args | kwargs))
+    return _create(variant, pretrained, **(args | kwargs))
+
+
+@register_model
+def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
+    return _mini("laparoflow_convvit_mini", pretrained, ConvStem, **kwargs)
+
+
+@register_model
+def laparoflow_convvit_mini_window(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """``laparoflow_convvit_mini`` behind a ``WindowStem``."""
+    return _mini("laparoflow_convvit_mini_window", pretrained, WindowStem, **kwargs)
 
 
 @register_model

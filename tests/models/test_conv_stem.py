@@ -5,6 +5,8 @@ import torch
 import laparoflow.models  # noqa: F401
 from laparoflow.models.conv_stem import ConvStem, stem_strides, window_means
 
+WINDOW_PAIR = ("laparoflow_convvit_mini", "laparoflow_convvit_mini_window")
+
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8, 16, 32])
 def test_strides_multiply_to_the_stride(stride):
@@ -56,3 +58,11 @@ def test_a_cell_starts_with_itself_and_the_mean_of_its_window():
     torch.testing.assert_close(out[0, 1::2, 4, 5], maps[0, 1::2, 1:8, 2:9].mean((1, 2)))
     constant = torch.full((1, 4, 9, 11), 0.5)
     torch.testing.assert_close(window_means(4)(constant), constant)  # also at the edge
+
+
+def test_the_window_is_a_backbone_of_its_own():
+    plain, window = (timm.create_model(name, img_size=32) for name in WINDOW_PAIR)
+    added = set(window.state_dict()) - set(plain.state_dict())
+    assert len(window.patch_embed.proj) == len(plain.patch_embed.proj) + 1
+    assert added == {"patch_embed.proj.10.weight", "patch_embed.proj.10.bias"}
+    assert window(torch.rand(1, 3, 32, 32)).shape == plain(torch.rand(1, 3, 32, 32)).shape
