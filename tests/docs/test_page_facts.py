@@ -160,7 +160,8 @@ def test_contributing_names_every_file_that_knows_a_weight_kernel():
     assert not missing, f"CONTRIBUTING.md names files that are not there: {missing}"
 
 
-SRUN = {"--nodes", "--ntasks-per-node", "--signal"}  # options of SLURM that TRAINING.md names
+# options of SLURM that TRAINING.md names
+SRUN = {"--nodes", "--ntasks-per-node", "--signal", "--gpus-per-node", "--gpus-per-task", "--kill-on-bad-exit"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -142,7 +142,7 @@ def test_worker_processes_give_the_same_cache(source, tmp_path):
 
 DOOMED = """
 import os, signal, sys
-calls, last = 0, int(os.environ["LAST"])
+calls, last = 0, int(os.environ["last"])
 def count(frame, event, argument):
     global calls
     calls += 1
@@ -164,7 +164,7 @@ def test_killed_at_random_moments_ten_times_the_cache_is_the_same(source, tmp_pa
     script.write_text(CHILD.replace("if __name__", DOOMED + "if __name__", 1))
 
     def run(folder: Path, last: int) -> tuple[int, str]:
-        child = start(videos, folder, script=script, environment={"LAST": str(last)})
+        child = start(videos, folder, script=script, environment={"last": str(last)})
         go(child)
         output, _ = child.communicate(timeout=100)
         return child.returncode, output
@@ -212,7 +212,7 @@ import os, time
 from laparoflow.video.flow import DISFlow
 estimate = DISFlow.__call__
 def held(self, *arguments):
-    while os.path.exists(os.environ["HOLD"]):
+    while os.path.exists(os.environ["hold"]):
         time.sleep(0.01)
     return estimate(self, *arguments)
 DISFlow.__call__ = held
@@ -227,7 +227,7 @@ def test_workers_end_with_their_parent_and_a_killed_worker_is_reported(source, t
     script, hold = tmp_path / "run.py", tmp_path / "hold"
     script.write_text(HELD + CHILD)
     hold.touch()
-    child = start(videos, tmp_path / "cache", workers=2, script=script, environment={"HOLD": str(hold)})
+    child = start(videos, tmp_path / "cache", workers=2, script=script, environment={"hold": str(hold)})
     go(child)
     assert until(lambda: len(list((tmp_path / "cache").rglob("plan.json"))) == 2, 300)
     workers = children_of(child.pid)
