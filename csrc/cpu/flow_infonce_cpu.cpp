@@ -15,13 +15,16 @@ constexpr double kSmallPositive = 50.0;
 // Column statistics from the shares of sums over query rows.
 template <class T>
 void finish_columns(const PairProblem<T>& problem, const Tensor& sums, const Tensor& maxima, const Stats<T>& out) {
-  const bool one_query = problem.rows() == 1 && !problem.pairs.inside && !problem.pairs.dissimilar;
+  const bool plain = !problem.pairs.inside && !problem.pairs.dissimilar;
   const int64_t n = problem.columns();
   const double ln2 = std::log(2.0);
   const Tensor total = sums.sum(0);
   const double* s = total.data_ptr<double>();
   const T* m = maxima.defined() ? maxima.data_ptr<T>() : nullptr;
+  size_t frame = 0;
   for (int64_t j = 0; j < n; ++j) {
+    while (j >= problem.key.offsets[frame + 1]) ++frame;
+    const bool one_query = plain && problem.queries_of(frame) == 1;
     const double a = s[j], w = s[n + j], p = s[2 * n + j];
     out.lse[j] = static_cast<T>(a > 0 ? ln2 * ((m ? m[j] : 0) + std::log2(a)) : -INFINITY);
     out.weight_sum[j] = static_cast<T>(w);

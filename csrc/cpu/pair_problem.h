@@ -67,6 +67,10 @@ class PairProblem {
     return {base, base + n, base + 2 * n, base + 3 * n};
   }
 
+  // queries that a key of the frame meets
+  int64_t queries_of(size_t frame) const {
+    return args_.scope == "batch" ? query.offsets.back() : query.offsets[frame + 1] - query.offsets[frame];
+  }
   int64_t rows() const { return query.offsets.back(); }
   int64_t columns() const { return key.offsets.back(); }
   int64_t scratch(bool stored) const { return engine<T>().scratch_size(pairs.dim, longest_keys_, stored); }
@@ -92,7 +96,7 @@ class PairProblem {
         task.key_begin = batch ? 0 : task.positive_begin;
         task.key_end = batch ? key.offsets.back() : task.positive_end;
         task.inv_bandwidth2 = inv_bandwidth[b] * inv_bandwidth[b];
-        task.queries = batch ? query.offsets.back() : query.offsets[b + 1] - query.offsets[b];
+        task.queries = queries_of(b);
         longest_keys_ = std::max(longest_keys_, task.key_end - task.key_begin);
         blocks.push_back(task);
       }

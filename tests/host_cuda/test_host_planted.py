@@ -84,9 +84,6 @@ MISTAKES = {
     "producer that waits for no empty stage": Mistake(
         "cuda/feed_sm90a.cuh", "barrier_wait(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
     ),
-    "row tile replaced while it is read": Mistake(
-        "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", "", sanitizer="thread"
-    ),
     "image without its swizzle": Mistake(
         "cuda/engine_sm90a.cuh", "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
         "return (d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
@@ -102,9 +99,6 @@ MISTAKES = {
         "cuda/engine_sm90a.cuh", "(d / 8 * kColumns + n * 8)", "(d / 8 * kColumns + n)"
     ),
     "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "warpgroup_wait();", ""),
-    "gap between frames that counts": Mistake(
-        "cuda/feed_sm90a.cuh", "|| first > frame.end) first = frame.end", ") first = frame.end"
-    ),
     "rows of the next frame in a row tile": Mistake(
         "cuda/feed_sm90a.cuh", "slot + g < own.end ? slot + g : a_.row_records.slots", "slot + g"
     ),

@@ -93,6 +93,18 @@ def test_nan_in_a_valid_embedding_reaches_the_loss(backend: str, device: str) ->
         assert flow_infonce(q, k, f, g, symmetric=symmetric, backend=backend).isnan()
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_frame_of_one_pixel_has_a_loss_of_exactly_0(backend: str, device: str, symmetric: bool, frames: int) -> None:
+    """One query and one key: softmax and weight are both 1, in each direction and in each frame."""
+    q, k, f, _ = (x.detach().to(device) for x in data(1, 1, 3, frames))
+    q.requires_grad_()
+    loss = flow_infonce(q, k, f, f.clone(), temperature=0.03, symmetric=symmetric, backend=backend)
+    loss.backward()
+    assert loss.item() == 0
+    assert not q.grad.any()
+
+
 def test_statistics_agree_with_dense_formulas(backend: str, device: str) -> None:
     q, k, f, g = (x.detach().to(device) for x in data())
     for kernel in ("gaussian", "laplace", "cauchy", "tophat"):

@@ -54,7 +54,7 @@ def test_every_flow_kernel(flow_kernel: str, positives: str) -> None:
 @pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_every_dtype(dtype: torch.dtype, positives: str) -> None:
     for bounded in BOOL:
-        assert_right(problem(dtype=dtype, dim=31, positives=positives, symmetric=bounded, bounded=bounded), draws=4)
+        assert_right(problem(dtype=dtype, dim=31, positives=positives, symmetric=bounded, bounded=bounded))
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,11 @@ def test_every_number_of_flow_components(flow_dim: int) -> None:
 
 @pytest.mark.parametrize("temperature", [0.01, 0.025, 1.0])
 @pytest.mark.parametrize("positives", ["outside", "inside"])
-def test_temperatures(temperature: float, positives: str, request: pytest.FixtureRequest) -> None:
-    if (temperature, positives) == (0.025, "inside"):
-        reason = "bounded logits of 40, inside: max error of dquery 2.65 times that of the reference, 2.5 allowed"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_temperatures(temperature: float, positives: str) -> None:
     for negatives in ("all", "dissimilar"):
-        assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=False), draws=4)
+        assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=False))
         if temperature >= 0.025:
-            assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=True), draws=4)
+            assert_right(problem(temperature=temperature, positives=positives, negatives=negatives, bounded=True))
 
 
 @pytest.mark.parametrize("bounded", BOOL)
