@@ -95,14 +95,16 @@ def test_nan_in_a_valid_embedding_reaches_the_loss(backend: str, device: str) ->
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_a_frame_of_one_pixel_has_a_loss_of_exactly_0(backend: str, device: str, symmetric: bool, frames: int) -> None:
-    """One query and one key: softmax and weight are both 1, in each direction and in each frame."""
+def test_a_frame_of_one_pixel_has_no_loss(backend: str, device: str, symmetric: bool, frames: int) -> None:
+    """One query and one key: softmax and weight are both 1, in each direction and in each frame. Exactly so in native; up to
+    roundings of the logit elsewhere."""
     q, k, f, _ = (x.detach().to(device) for x in data(1, 1, 3, frames))
     q.requires_grad_()
     loss = flow_infonce(q, k, f, f.clone(), temperature=0.03, symmetric=symmetric, backend=backend)
     loss.backward()
-    assert loss.item() == 0
-    assert not q.grad.any()
+    roundings = 0.0 if backend == "native" and device == "cpu" else 4 * torch.finfo(torch.float32).eps / 0.03
+    assert abs(loss.item()) <= roundings
+    assert q.grad.abs().max() <= roundings / 0.03
 
 
 def test_statistics_agree_with_dense_formulas(backend: str, device: str) -> None:
