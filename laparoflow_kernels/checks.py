@@ -50,9 +50,7 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int | str], sizes: 
 def check_same_device(**tensors: Tensor | None) -> None:
     present = {name: t for name, t in tensors.items() if t is not None}
     first_name, first = next(iter(present.items()))
-    for name, tensor in present.items():
-        if tensor.device != first.device:
-            raise ValueError(f"{name}: expected device {first.device} like {first_name}, got {tensor.device}")
+    check_on(first.device, first_name, **present)
 
 
 def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:

@@ -173,8 +173,7 @@ def _differentiable(
 ) -> None:
     """Register autograd for ``op``: what torch.library.register_autograd does, without its per-call cost.
 
-    That one walks the schema at every call in time quadratic in the number of arguments: 0.1 ms for 22 of them, as much as
-    the whole rest of a small call.
+    That one walks the schema at every call, in time quadratic in the number of arguments, of which there are 22 here.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:

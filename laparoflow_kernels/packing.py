@@ -58,14 +58,14 @@ def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
         return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), (value.shape[1],) * value.shape[0]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name}: expected at least one frame, got an empty list")
     for b, item in enumerate(value):
         checks.check_tensor(f"{name}[{b}]", item)
         checks.check_shape(f"{name}[{b}]", item, ("N", "channels"), {"channels": value[0].shape[-1]})
         if item.dtype != value[0].dtype:
             raise TypeError(f"{name}[{b}]: expected dtype {value[0].dtype} like {name}[0], got {item.dtype}")
     checks.check_same_device(**{f"{name}[{b}]": item for b, item in enumerate(value)})
-    if not value:
-        raise ValueError(f"{name}: expected at least one frame, got an empty list")
     return torch.cat(list(value)), tuple(item.shape[0] for item in value)
 
 

@@ -38,7 +38,7 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
   return side;
 }
 
-// The two scans below run at every call; as chains of ATen calls they took a third of a small problem's time.
+// The two scans below run at every call: one pass each, where chains of ATen calls make a pass and a tensor per step.
 namespace {
 
 template <class T>

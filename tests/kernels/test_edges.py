@@ -168,6 +168,7 @@ def test_robust_spread_ignores_outliers_and_masked_pixels() -> None:
             r"key: expected dtype torch.float32 like query, got torch.float64",
         ),
         (dict(key=torch.zeros(2, 24, 9)), ValueError, r"key: expected D=8 channels like query, got 9"),
+        (dict(query=[]), ValueError, r"query: expected at least one frame, got an empty list"),
         (dict(key=torch.zeros(3, 24, 8)), ValueError, r"key: expected B=2 frames like query, got 3"),
         (
             dict(query_flow=torch.zeros(2, 21, 2)),
