@@ -1,6 +1,6 @@
 """The flow-weighted InfoNCE over two embedding maps, as methods use it.
 
-    guides [B, F, h, w] say what belongs together: flow (ours), coordinates (PixContrast), or both.
+guides [B, F, h, w] say what belongs together: flow (ours), coordinates (PixContrast), or both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from laparoflow.methods.base import Method, MethodOutput, PixelView
 from laparoflow.methods.gather import gather_batch, joint_mean, world_size
 from laparoflow_kernels import FlowInfoNCEStats, flow_infonce
 
+VARIANCE_FLOOR = 1e-8
+"""Added to a channel's variance, for a frame without any kept pixel or with equal ones."""
+
 
 @dataclass
 class ContrastSettings:
@@ -29,6 +32,8 @@ class ContrastSettings:
         negatives: ``all`` pixels, or ``dissimilar`` ones weighted by 1 - w.
         scope: negatives from the same ``frame``, the ``batch``, or ``gathered`` over all processes.
         symmetric: contrast both ways.
+        standardise: give each channel mean 0 and deviation 1 over the frame's kept pixels of both views before the
+            vectors are normalised; see :func:`standardised`.
         backend: backend of the loss.
     """
 
@@ -38,6 +43,7 @@ class ContrastSettings:
     negatives: Literal["all", "dissimilar"] = "all"
     scope: Literal["frame", "batch", "gathered"] = "frame"
     symmetric: bool = True
+    standardise: bool = False
     backend: Literal["auto", "reference", "native", "triton"] = "auto"
 
 
@@ -95,7 +101,10 @@ class PixelContrast(nn.Module):
             positives outside that is the entropy of the weights, for positives inside it is 0),
             ``weight_entropy``, ``valid`` (share of queries that count), ``temperature``.
         """
-        parts = [_pixels(F.normalize(x.float(), dim=1)) for x in (query, key)]
+        maps = [query.float(), key.float()]
+        if self.settings.standardise:
+            maps = standardised(*maps, query_mask, key_mask)
+        parts = [_pixels(F.normalize(x, dim=1)) for x in maps]
         parts += [_pixels(x.float()) for x in (query_guide, key_guide)]
         parts += [query_mask.flatten(1), key_mask.flatten(1)]
         gathered = self.settings.scope == "gathered"
@@ -153,9 +162,7 @@ class ContrastMethod(Method):
 
     contrast: PixelContrast
 
-    def contrast_views(
-        self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor]
-    ) -> MethodOutput:
+    def contrast_views(self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor]) -> MethodOutput:
         """Loss of two views; with a teacher it encodes the keys, and each view is the query once."""
         queries = [self.encoder(first.image), self.encoder(second.image)]
         if self.teacher is None:
@@ -172,6 +179,29 @@ def mean_output(one: MethodOutput, two: MethodOutput) -> MethodOutput:
     """Mean of two losses and of their logs."""
     logs = {name: (value + two.logs[name]) / 2 for name, value in one.logs.items()}
     return MethodOutput((one.loss + two.loss) / 2, logs)
+
+
+def standardised(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor) -> list[Tensor]:
+    """Both maps with mean 0 and deviation 1 per channel over the kept pixels of a frame in both.
+
+    Few large groups of positives are hard to start on: untrained vectors of a frame are nearly parallel, what differs
+    between them is mostly noise, and the fastest way down is to shrink all differences, after which the loss is the
+    logarithm of the number of pixels and its gradient nearly 0. Standardised, the differences cannot shrink.
+
+    Args:
+        query: [B, D, h, w].
+        key: [B, D, h', w'].
+        query_mask: bool [B, h, w], True = keep.
+        key_mask: bool [B, h', w'].
+    """
+    both = torch.cat([query.flatten(2), key.flatten(2)], dim=2)
+    kept = torch.cat([query_mask.flatten(1), key_mask.flatten(1)], dim=1)[:, None]
+    count = kept.sum(dim=2, keepdim=True).clamp(min=1)
+    both = both - both.where(kept, both.new_zeros(())).sum(dim=2, keepdim=True) / count
+    variance = both.where(kept, both.new_zeros(())).square().sum(dim=2, keepdim=True) / count
+    both = both * (variance + VARIANCE_FLOOR).rsqrt()
+    parts = both.split([query.shape[2:].numel(), key.shape[2:].numel()], dim=2)
+    return [part.reshape(like.shape) for part, like in zip(parts, (query, key), strict=True)]
 
 
 def _pixels(maps: Tensor) -> Tensor:

@@ -3,22 +3,18 @@ import dataclasses
 import pytest
 import torch
 
-from laparoflow.methods.contrast import ContrastSettings
+from laparoflow.methods.contrast import ContrastSettings, PixelContrast, standardised
 from laparoflow.methods.flow import FlowMethod, FlowSettings
 from laparoflow_kernels import FlowInfoNCELoss
 
 
 @pytest.mark.parametrize("positives", ["inside", "outside"])
 def test_loss_is_the_kernels_loss(encoder, make_view, positives):
-    settings = FlowSettings(
-        bandwidth=0.9, flow_normalisation="none", contrast=ContrastSettings(0.2, positives=positives)
-    )
+    settings = FlowSettings(bandwidth=0.9, flow_normalisation="none", contrast=ContrastSettings(0.2, positives=positives))
     method = FlowMethod(encoder, settings).eval()
     first, second = make_view(0), make_view(1)
     direct = FlowInfoNCELoss(0.2, 0.9, positives=positives, symmetric=True)
-    expected = direct(
-        encoder(first.image), encoder(second.image), first.flow, second.flow, first.valid, second.valid
-    )
+    expected = direct(encoder(first.image), encoder(second.image), first.flow, second.flow, first.valid, second.valid)
     torch.testing.assert_close(method(first, second).loss, expected)
 
 
@@ -120,3 +116,33 @@ def test_excess_has_a_floor_of_zero(encoder, make_view):
         contrast = dataclasses.replace(ContrastSettings(), positives=positives)
         output = FlowMethod(encoder, FlowSettings(contrast=contrast)).eval()(make_view(0), make_view(1))
         assert output.logs["excess"] >= 0
+
+
+def test_standardised_maps_have_unit_moments_over_the_kept_pixels_of_both_views():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 3, 4, 4, generator=generator) * 5 + 7, torch.randn(2, 3, 2, 4, generator=generator)
+    kept, known = torch.rand(2, 4, 4, generator=generator) > 0.3, torch.rand(2, 2, 4, generator=generator) > 0.3
+    query, key = query.masked_fill(~kept[:, None], 1e3), key.masked_fill(~known[:, None], -1e3)
+    first, second = standardised(query, key, kept, known)
+    assert first.shape == query.shape
+    assert second.shape == key.shape
+    for b in range(2):
+        pixels = torch.cat([first[b][:, kept[b]], second[b][:, known[b]]], dim=1)
+        torch.testing.assert_close(pixels.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(pixels.var(1, unbiased=False), torch.ones(3))
+    nothing = standardised(query, key, kept & False, known & False)
+    assert all(part.isfinite().all() for part in nothing)
+
+
+def test_standardised_loss_does_not_see_what_all_pixels_of_a_frame_share(encoder, make_view):
+    contrast = PixelContrast(ContrastSettings(standardise=True), "gaussian", 0.7)
+    view = make_view(0)
+    query, key = encoder(view.image), encoder(make_view(1).image)
+    shared = torch.tensor([3.0, -2.0]).view(2, 1, 1, 1)
+    sizes = torch.linspace(1.0, 4.0, query.shape[1]).view(1, -1, 1, 1)
+    rest = (view.flow, view.flow, view.valid, view.valid)
+    plain = PixelContrast(ContrastSettings(), "gaussian", 0.7)
+    changed = query * sizes + shared, key * sizes + shared
+    one, two = contrast(query, key, *rest).loss, contrast(*changed, *rest).loss
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=0)
+    assert not torch.isclose(plain(query, key, *rest).loss, plain(*changed, *rest).loss, rtol=1e-2)
