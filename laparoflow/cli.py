@@ -211,7 +211,7 @@ def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
 def find_config(value: str) -> str:
     """A file as it stands, or the one of our configs with that name."""
     named = CONFIGS / (value if value.endswith(".yaml") else f"{value}.yaml")
-    return str(named) if value and not Path(value).exists() and named.is_file() else value
+    return str(named) if value and not Path(value).is_file() and named.is_file() else value
 
 
 def _complain(name: str, error: Exception, status: int) -> int:

@@ -88,6 +88,14 @@ def test_our_configs_are_found_by_name_and_all_parse():
         assert parse("pretrain", "--config", path.stem, "--data", "c", "--out", "r").max_steps > 0
 
 
+def test_a_folder_does_not_hide_one_of_our_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evidence").mkdir()  # what `laparoflow evidence --out evidence` writes
+    assert Path(find_config("evidence")) == cli.CONFIGS / "evidence.yaml"
+    (tmp_path / "demo").write_text("max_steps: 1")
+    assert find_config("demo") == "demo"
+
+
 def leaves(values, prefix=()):
     for key, value in values.items():
         if isinstance(value, dict) and value:
