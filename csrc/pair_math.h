@@ -93,8 +93,8 @@ LAPAROFLOW_HOST_DEVICE float weight_gain(FlowKernel kernel, float inv_bandwidth)
   return square;
 }
 
-/// 2^(x * gain) for x * gain >= -126.5 by a degree 5 polynomial (relative error 1e-7) on multiply-add units; results
-/// below 2^-126 are 0. 9 instructions: the floor of the product comes out of one multiply-add rounded down.
+/// 2^(x * gain) for |x * gain| <= 126 by a degree 5 polynomial (relative error 1e-7) on multiply-add units. 9 instructions:
+/// the floor of the product comes out of one multiply-add rounded down.
 template <class Math>
 LAPAROFLOW_HOST_DEVICE float exp2_polynomial(float x, float gain) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
@@ -109,21 +109,20 @@ LAPAROFLOW_HOST_DEVICE float exp2_polynomial(float x, float gain) {
   return Math::scale_by_low_bits(p, shifted);
 }
 
-/// The gaussian weight 2^(r2 * gain), on the exp unit or (`polynomial`) on the multiply-add units; `cap` is
-/// kWeightFloor / gain.
+/// e^s of a bounded logit, 2^(x * scale), on the exp unit or (`polynomial`) on the multiply-add units.
 template <class Math>
-LAPAROFLOW_HOST_DEVICE float gaussian_weight(float r2, float gain, float cap, bool polynomial) {
-  return polynomial ? exp2_polynomial<Math>(Math::min(r2, cap), gain) : Math::exp2(r2 * gain);
+LAPAROFLOW_HOST_DEVICE float bounded_exponential(float x, float scale, bool polynomial) {
+  return polynomial ? exp2_polynomial<Math>(x, scale) : Math::exp2(x * scale);
 }
 
-/// Weight of one pair, any kernel. `polynomial` asks for the exponential on the multiply-add units.
+/// Weight of one pair, any kernel.
 template <class Math>
-LAPAROFLOW_HOST_DEVICE Weight pair_weight(FlowKernel kernel, float r2, float gain, bool polynomial) {
+LAPAROFLOW_HOST_DEVICE Weight pair_weight(FlowKernel kernel, float r2, float gain) {
   Weight w;
   if (kernel == FlowKernel::kGaussian || kernel == FlowKernel::kLaplace) {
     const float distance = kernel == FlowKernel::kGaussian ? r2 : Math::sqrt(r2);
     w.log2 = Math::max(distance * gain, kWeightFloor);
-    w.value = polynomial ? exp2_polynomial<Math>(w.log2, 1.0f) : Math::exp2(w.log2);
+    w.value = Math::exp2(w.log2);
   } else if (kernel == FlowKernel::kCauchy) {
     const float t = Math::fma(r2, gain, 1.0f);
     w.log2 = r2 < kFarSquare ? Math::max(-Math::log2(t), kWeightFloor) : kWeightFloor;

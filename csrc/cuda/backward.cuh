@@ -21,7 +21,7 @@ namespace laparoflow::cuda {
 struct BackwardPlan {
   int warps = 4, stages = 2, feed_bytes = 0, shared_bytes = 0;
   int scores_at = 0;             // of the one pass, in shared memory
-  int sums_pitch = 0;            // of the one pass: numbers in a row of column_sums; 0 for two passes
+  int sums_depth = 0;            // of the one pass: depth of the column sums; 0 for two passes
   std::size_t record_bytes = 0;  // workspace of the feed's records
   std::int64_t tiles_per_frame = 0;
   std::int64_t blocks = 0;
@@ -35,7 +35,7 @@ struct BackwardArguments {
   const float* loss_scale = nullptr;           // [1]: the power of two in the coefficients
   void* gradient = nullptr;                    // [row.total, depth] or null
   float* temperature_partials = nullptr;       // [blocks]: sum dS x, times the loss scale; or null
-  float* column_sums = nullptr;  // [column.total, padded depth], zero before: the columns' gradient in one pass; or null
+  float* column_sums = nullptr;                // of the one pass, zero before (ColumnSums); or null
   Records row_records, column_records;
 };
 
@@ -49,7 +49,7 @@ struct TileGradient {
   static constexpr int kColumns = Engine::kColumns;
   float row[kCoefficients][kRows];
   float temperature[kRows];  // sum_j dS_ij x_ij
-  bool any_row_terms, any_column_terms, wants_temperature;
+  bool any_row_terms, any_column_terms;
 
   LAPAROFLOW_DEVICE bool row_terms() const { return kTerms == Terms::kAny ? any_row_terms : kTerms != Terms::kColumn; }
   LAPAROFLOW_DEVICE bool column_terms() const { return kTerms == Terms::kAny ? any_column_terms : kTerms != Terms::kRow; }
@@ -57,7 +57,6 @@ struct TileGradient {
   LAPAROFLOW_DEVICE void read_rows(const BackwardArguments& arguments, std::int64_t end, std::int64_t first) {
     any_row_terms = arguments.row_coefficients != nullptr;
     any_column_terms = arguments.column_coefficients != nullptr;
-    wants_temperature = arguments.temperature_partials != nullptr;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       temperature[r] = 0.0f;
@@ -76,16 +75,16 @@ struct TileGradient {
   }
 
   /// Without kWeights all weights of the tile are 0.
-  template <bool kWeights>
+  template <bool kWeights, bool kTemperature>
   LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4], const RowFlows<Options, kRowTiles>& flows,
                                const Options& options, const ColumnStage<Engine>& stage, float scale) {
     const Lane at;
-    FloatQuad bias, flow[kFixedFlow], column[kCoefficients];
+    FloatQuad mark, flow[kFixedFlow], column[kCoefficients];
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
       if (n % 2 == 0) {
         const int first = n * 8 + 4 * at.quad;
-        bias = load_quad(stage.bias + first);
+        if constexpr (!Options::kFixed) mark = load_quad(stage.mark + first);
 #pragma unroll
         for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + first);
 #pragma unroll
@@ -107,9 +106,12 @@ struct TileGradient {
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           const int h = n % 2 * 2 + p;
-          const float s = DeviceMath::fma(c[r / 2][n][(r & 1) * 2 + p], scale, bias.at[h]);
+          const float x = c[r / 2][n][(r & 1) * 2 + p];
+          const float s = Options::kFixed ? 0.0f : DeviceMath::fma(x, scale, bias_of(mark.at[h]));
           float& d = ds[r][p];
-          if (options.bounded) {
+          if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
+            d = fixed_exponential(x, scale, r, p, kWeights) * both(kDenominator, r, column, h);
+          } else if (options.bounded) {
             float e = DeviceMath::exp2(s);
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
             d = e * both(kDenominator, r, column, h);
@@ -132,7 +134,7 @@ struct TileGradient {
             }
           }
         }
-      if (wants_temperature)
+      if constexpr (kTemperature)
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
 #pragma unroll
@@ -188,7 +190,7 @@ backward_kernel(BackwardArguments arguments) {
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];
   const float scale = kLog2e / temperature;
-  const bool wants_gradient = arguments.gradient != nullptr;
+  const bool wants_gradient = arguments.gradient != nullptr, wants_temperature = arguments.temperature_partials != nullptr;
   const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
   feed.begin(frame, first_row);
@@ -210,21 +212,23 @@ backward_kernel(BackwardArguments arguments) {
                     problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    if (feed.holds_weights(tile))
-      tile_gradient.template apply<true>(c, flows, options, stage, scale);
-    else
-      tile_gradient.template apply<false>(c, flows, options, stage, scale);
+    if (!Options::kFixed || wants_temperature) {
+      if (feed.holds_weights(tile))
+        tile_gradient.template apply<true, true>(c, flows, options, stage, scale);
+      else
+        tile_gradient.template apply<false, true>(c, flows, options, stage, scale);
+    } else if (feed.holds_weights(tile)) {
+      tile_gradient.template apply<true, !Options::kFixed>(c, flows, options, stage, scale);
+    } else {
+      tile_gradient.template apply<false, !Options::kFixed>(c, flows, options, stage, scale);
+    }
     if constexpr (kOnePass) {
       char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
       engine.store_scores(scores, c);
       engine.gradient(g, c, stage.embedding, layout.product_depth());
       feed.barrier();
-      const Range columns = feed.present_columns(tile);
       engine.column_gradient(scores, feed.all_rows(), feed.row_pitch(), plan.warps, layout.product_depth(), tile,
-                             [&](int j) {
-                               const std::int64_t i = columns.begin + j;
-                               return i < columns.end ? arguments.column_sums + i * layout.padded : nullptr;
-                             });
+                             ColumnSums{arguments.column_sums, plan.sums_depth}, feed.slot(tile));
     } else {
       engine.gradient(g, c, stage.embedding, layout.product_depth());
     }
@@ -249,7 +253,7 @@ backward_kernel(BackwardArguments arguments) {
       }
     }
   }
-  if (arguments.temperature_partials != nullptr) {
+  if (wants_temperature) {
     float sum = 0.0f;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
@@ -268,8 +272,9 @@ backward_kernel(BackwardArguments arguments) {
 
 struct FinishArguments {
   Side side;
-  const float* sums = nullptr;  // [total, pitch]
-  int depth = 0, pitch = 0;
+  int frames = 0, depth = 0;
+  bool batch = false;  // the denominator is the batch's
+  ColumnSums sums;
   const float* temperature = nullptr;
   const float* loss_scale = nullptr;
   void* gradient = nullptr;  // [total, depth]
@@ -281,14 +286,19 @@ LAPAROFLOW_KERNEL(256, 1)
 finish_kernel(FinishArguments a) {
   const std::int64_t at = block_index() * thread_count() + thread_index();
   const int pairs = (a.depth + 1) / 2;
-  const std::int64_t i = at / pairs;
+  const std::int64_t row = at / pairs;  // of all slots
   const int d = static_cast<int>(at % pairs) * 2;
-  if (i >= a.side.total) return;
+  const std::int64_t slot = row / kSlotRows;
+  const bool one_run = a.batch && Feed<Engine>::kTilesCrossFrames;
+  const int frame = one_run ? 0 : frame_of_slot(a.side, a.frames, slot);
+  const Range range = one_run ? Range{0, a.side.total} : frame_range(a.side, frame);
+  const std::int64_t i = range.begin + row - (one_run ? 0 : frame_slots(a.side, frame).begin) * kSlotRows;
+  if (!range.holds(i)) return;
   const bool valid = a.side.mask == nullptr || a.side.mask[i] != 0;
   const float factor = valid ? 1.0f / (a.temperature[0] * a.loss_scale[0]) : 0.0f;
-  const float* from = a.sums + i * a.pitch + d;
+  const float* from = a.sums.at(slot, static_cast<int>(row % kSlotRows), d);
   store_pair(static_cast<typename Engine::Type*>(a.gradient) + i * a.depth + d, valid ? from[0] * factor : 0.0f,
-             valid ? from[1] * factor : 0.0f, d + 1 < a.depth);
+             valid ? from[ColumnSums::step()] * factor : 0.0f, d + 1 < a.depth);
 }
 
 }  // namespace laparoflow::cuda

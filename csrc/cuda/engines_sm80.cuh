@@ -19,6 +19,27 @@ struct Lane {
   LAPAROFLOW_DEVICE Lane() : lane(thread_index() & 31), group(lane >> 2), quad(lane & 3) {}
 };
 
+/// The columns' sums of the one pass: a tile of 64 columns for every slot (Side's frame b begins at slot offsets[b] / 64 +
+/// b), in it a group of 16 columns after the other, in that 8 of the depth after the other, as fragments of 128 numbers.
+struct ColumnSums {
+  float* data;
+  int depth;  // padded to 64
+
+  LAPAROFLOW_HOST_DEVICE static std::int64_t count(std::int64_t slots, int depth) { return slots * 64 * depth; }
+  /// The sums of 16 columns from `column` of a slot's tile.
+  LAPAROFLOW_HOST_DEVICE float* fragments(std::int64_t slot, int column) const {
+    return data + (slot * 64 + column) * depth;
+  }
+  /// Where this lane adds to the fragment of depth d .. d + 7.
+  LAPAROFLOW_DEVICE static int place(int lane, int d) { return d * 16 + place_of_sum(lane, 0); }
+  /// Number d (even) of a column of a slot; d + 1 is `step()` further.
+  LAPAROFLOW_DEVICE const float* at(std::int64_t slot, int column, int d) const {
+    const int lane = column % 8 * 4 + d % 8 / 2, e = column % 16 / 8 * 2;
+    return fragments(slot, column / 16 * 16) + d / 8 * 128 + place_of_sum(lane, e);
+  }
+  LAPAROFLOW_DEVICE static int step() { return place_of_sum(0, 1) - place_of_sum(0, 0); }
+};
+
 /// What the engines of sm_80 have in common: tiles row by row, kPad elements (16 bytes) behind each row.
 template <class T, int kPad>
 struct EngineRows {
@@ -95,10 +116,10 @@ struct EngineHalf : EngineRows<T, 8> {
       std::uint32_t a[kRowTiles][4];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        a[m][0] = pack_pair(p[m][n][0], p[m][n][1], T{});
-        a[m][1] = pack_pair(p[m][n][2], p[m][n][3], T{});
-        a[m][2] = pack_pair(p[m][n + 1][0], p[m][n + 1][1], T{});
-        a[m][3] = pack_pair(p[m][n + 1][2], p[m][n + 1][3], T{});
+        a[m][0] = pack_operands(p[m][n][0], p[m][n][1], T{});
+        a[m][1] = pack_operands(p[m][n][2], p[m][n][3], T{});
+        a[m][2] = pack_operands(p[m][n + 1][0], p[m][n + 1][1], T{});
+        a[m][3] = pack_operands(p[m][n + 1][2], p[m][n + 1][3], T{});
       }
 #pragma unroll
       for (int d = 0; d < kDepthTiles; d += 2) {
@@ -131,15 +152,14 @@ struct EngineHalf : EngineRows<T, 8> {
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n)
         to[row * (this->stride(kColumns) / 2) + n * 4 + at.quad] =
-            pack_pair(p[r / 2][n][(r & 1) * 2], p[r / 2][n][(r & 1) * 2 + 1], T{});
+            pack_operands(p[r / 2][n][(r & 1) * 2], p[r / 2][n][(r & 1) * 2 + 1], T{});
     }
   }
 
-  /// Adds sum_i dS_i,column rows_i,d to number d of `sums_of(column)` (null: no such column), once the scores of all
-  /// `warps` are visible. Pieces of 16 columns x 64 of the depth are dealt out to the warps.
-  template <class Sums>
+  /// Adds sum_i dS_i,column rows_i,d to the sums of a slot, once the scores of all `warps` are visible. Pieces of 16 columns
+  /// x 64 of the depth are dealt out to the warps.
   LAPAROFLOW_DEVICE void column_gradient(const char* scores, const T* rows, int row_count, int warps, int depth, int,
-                                         Sums sums_of) const {
+                                         const ColumnSums& sums, std::int64_t slot) const {
     const Lane at;
     const int stride = this->stride(depth), score_stride = this->stride(kColumns);
     const int pieces = (depth + 63) / 64 * (kColumns / 16);
@@ -169,15 +189,10 @@ struct EngineHalf : EngineRows<T, 8> {
             multiply_add(h[d + 1], a, b[2], b[3], T{});
           }
       }
+      float* to = sums.fragments(slot, column) + ColumnSums::place(at.lane, first);
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float* to = sums_of(column + at.group + r * 8);
-        if (to == nullptr) continue;
-        to += first + 2 * at.quad;
-#pragma unroll
-        for (int d = 0; d < 8; ++d)
-          if (first + d * 8 < depth) add_to_global(to + d * 8, h[d][2 * r], h[d][2 * r + 1]);
-      }
+      for (int d = 0; d < 8; ++d)
+        if (first + d * 8 < depth) add_to_global(to + d * 128, h[d]);
     }
   }
 };

@@ -36,7 +36,7 @@ ForwardPlan plan_of_forward(const Problem& p, const DeviceLimits& device) {
   return with_engine(p, [&](auto engine) { return plan_forward<decltype(engine)>(p, device); });
 }
 
-/// In one pass where that is wanted and the engine has it: then sums_pitch is not 0.
+/// In one pass where that is wanted and the engine has it: then sums_depth is not 0.
 BackwardPlan plan_of_backward(const Problem& p, const DeviceLimits& device, bool one_pass) {
   return with_engine(p, [&](auto engine) { return plan_backward<decltype(engine)>(p, device, one_pass); });
 }
@@ -117,8 +117,8 @@ Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutput
 std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device, bool both) {
   const BackwardPlan plan = plan_of_backward(p, device, both && !p.deterministic);
   std::int64_t floats = kCoefficients * (p.row.total + p.column.total) + plan.blocks + 1;
-  if (plan.sums_pitch > 0)
-    floats += plan.sums_pitch * p.column.total + 1;
+  if (plan.sums_depth > 0)
+    floats += ColumnSums::count(slot_count(p.column, p.frames), plan.sums_depth);
   else
     floats += plan_of_backward(exchanged(p), device, false).blocks;
   return plan.record_bytes + static_cast<std::size_t>(floats) * sizeof(float);
@@ -128,14 +128,11 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
                 Stream stream) {
   const bool both = out.row_gradient != nullptr && out.column_gradient != nullptr;
   const BackwardPlan first = plan_of_backward(p, device, both && !p.deterministic);
-  const bool one_pass = first.sums_pitch > 0;
+  const bool one_pass = first.sums_depth > 0;
+  const std::int64_t sums = ColumnSums::count(slot_count(p.column, p.frames), first.sums_depth);
   Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + first.record_bytes)};
   float* column_sums = nullptr;
-  if (one_pass) {  // at a multiple of 8 bytes
-    const bool odd = reinterpret_cast<std::uintptr_t>(arena.next) % 8 != 0;
-    arena.take(odd);
-    column_sums = arena.take(first.sums_pitch * p.column.total);
-  }
+  if (one_pass) column_sums = arena.take(sums);  // at a multiple of 16 bytes
   float* loss_scale = arena.take(1);
   float* row_coefficients = arena.take(kCoefficients * p.row.total);
   float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
@@ -155,7 +152,7 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   if (status == kSuccess && one_pass) {
     ClearArguments clear;
     clear.to = column_sums;
-    clear.count = first.sums_pitch * p.column.total;
+    clear.count = sums;
     status = launch(clear_kernel, ceil_div(clear.count, kThreads), kThreads, 0, stream, clear);
   }
 
@@ -187,9 +184,10 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   if (status == kSuccess && one_pass) {
     FinishArguments f;
     f.side = p.column;
-    f.sums = column_sums;
+    f.sums = {column_sums, first.sums_depth};
+    f.frames = p.frames;
+    f.batch = p.scope == Scope::kBatch;
     f.depth = p.depth;
-    f.pitch = first.sums_pitch;
     f.temperature = p.temperature;
     f.loss_scale = loss_scale;
     f.gradient = out.column_gradient;

@@ -7,6 +7,7 @@
 //   begin          a new row tile; acquire(t), release(t) around the use of column tile t; end
 //   rows           the row tile, after the first acquire;   columns(t)  the columns of tile t;
 //                  present_columns(t)  the same between acquire and release
+//   slot(t)        the slot of tile t for column sums; batch tiles that cross frames are numbered as they come
 //   holds_weights  whether columns of tile t belong to the row's frame
 //   barrier        of the threads that compute
 #pragma once
@@ -36,6 +37,7 @@ class Feed {
  public:
   static constexpr int kProducerThreads = 0;
   static constexpr int kMostStages = 2;
+  static constexpr bool kTilesCrossFrames = true;  // when the denominator is the batch's
 
   /// Shared memory of the row tile and the stages.
   static int bytes(int warps, int row_count, int stages, int depth, int flow_width, int coefficients) {
@@ -72,6 +74,9 @@ class Feed {
     return {first, first + Engine::kColumns < columns_.end ? first + Engine::kColumns : columns_.end};
   }
   LAPAROFLOW_DEVICE Range present_columns(int tile) const { return columns(tile); }
+  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {
+    return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + tile;
+  }
 
   LAPAROFLOW_DEVICE void begin(int frame, std::int64_t first_row) {
     frame_ = frame;
@@ -131,7 +136,7 @@ class Feed {
     load_flows(tile.flow, side, range, first, a_.row_count, problem().flow_width, kFarFlow);
 #pragma unroll 1
     for (int r = thread_index(); r < a_.row_count; r += thread_count())
-      tile.bias[place(r)] = counts(side, range, first + r) ? 0.0f : kExcluded;
+      tile.mark[place(r)] = counts(side, range, first + r) ? 1.0f : 0.0f;
     copy_async_commit();
   }
 

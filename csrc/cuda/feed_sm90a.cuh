@@ -3,7 +3,7 @@
 //
 // A tile is one bulk copy because `record_kernel` has laid it out before, in the workspace: 64 rows of one side, with
 // their embeddings in the swizzled image that wgmma reads, zero where a row is masked or the tile is ragged, then
-// flows, biases and coefficients. So a copy needs no tensor map, no alignment of the caller's rows, no bounds. Records
+// flows, marks and coefficients. So a copy needs no tensor map, no alignment of the caller's rows, no bounds. Records
 // never hold rows of two frames: frame b's first is slot offsets[b] / 64 + b, which leaves room for all of its tiles;
 // slots in between and one behind the last are empty tiles. Cost: N x D x 2 bytes a side, read and written once.
 #pragma once
@@ -13,9 +13,6 @@
 
 namespace laparoflow::cuda {
 
-constexpr int kRecordRows = 64;
-
-LAPAROFLOW_HOST_DEVICE std::int64_t record_slots(const Side& side, int frames) { return side.total / kRecordRows + frames; }
 LAPAROFLOW_HOST_DEVICE int to_multiple(int x, int of) { return (x + of - 1) / of * of; }
 
 /// The rows a record holds, behind its numbers in shared memory.
@@ -44,18 +41,10 @@ LAPAROFLOW_KERNEL(128, 1)
 record_kernel(RecordArguments a) {
   using Type = typename Engine::Type;
   const std::int64_t slot = block_index();
-  int low = 0, high = a.frames;  // the last frame whose first slot is not behind `slot`
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (a.side.offsets[middle] / kRecordRows + middle <= slot)
-      low = middle;
-    else
-      high = middle;
-  }
-  Range frame = frame_range(a.side, low);
-  std::int64_t first = frame.begin + (slot - frame.begin / kRecordRows - low) * kRecordRows;
-  if (slot == a.records.slots || first > frame.end) first = frame.end;
-  if (slot == a.records.slots) frame.begin = frame.end;
+  const int low = frame_of_slot(a.side, a.frames, slot);
+  const Range frame = frame_range(a.side, low);
+  // In a gap, and in the slot behind the last, all rows lie behind the frame's end.
+  const std::int64_t first = frame.begin + (slot - frame.begin / kSlotRows - low) * kSlotRows;
   const DepthLayout<Engine> layout(a.depth);
   char* record = a.records.data + slot * a.records.bytes;
   const ColumnStage<Engine> to(record, layout.padded, a.flow_width);
@@ -65,7 +54,7 @@ record_kernel(RecordArguments a) {
     Type x[kVector];
   };
   const int vectors = layout.padded / kVector;
-  for (int v = thread_index(); v < kRecordRows * vectors; v += thread_count()) {
+  for (int v = thread_index(); v < kSlotRows * vectors; v += thread_count()) {
     const int r = v / vectors, d = v % vectors * kVector;
     const std::int64_t i = first + r;
     Vector values{};
@@ -77,13 +66,13 @@ record_kernel(RecordArguments a) {
         for (int e = 0; e < kVector; ++e)
           if (d + e < a.depth) values.x[e] = row[d + e];
     }
-    *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kRecordRows, layout.padded)) = values;
+    *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows, layout.padded)) = values;
   }
   to.load_numbers(a.side, frame, frame, first, a.flow_width, a.far, a.coefficients,
                   a.coefficients != nullptr ? kCoefficients : 0);
   if (thread_index() == 0)
     *reinterpret_cast<RecordRows*>(record + a.records.bytes - sizeof(RecordRows)) = {
-        first, first + kRecordRows < frame.end ? first + kRecordRows : frame.end};
+        first, first + kSlotRows < frame.end ? first + kSlotRows : frame.end};
 }
 
 template <class T>
@@ -93,12 +82,13 @@ class Feed<EngineWarpgroup<T>> {
  public:
   static constexpr int kProducerThreads = 128;
   static constexpr int kMostStages = 4;
+  static constexpr bool kTilesCrossFrames = false;
 
   static int bytes(int warps, int, int stages, int depth, int flow_width, int coefficients) {
     const int record = to_multiple(record_bytes<Engine>(depth, flow_width, coefficients), kSwizzleGroup);
     return (warps / 4 + stages) * record + 2 * (1 + kMostStages) * static_cast<int>(sizeof(Barrier));
   }
-  static std::int64_t column_tiles_of_batch(const Side& side, int frames) { return record_slots(side, frames); }
+  static std::int64_t column_tiles_of_batch(const Side& side, int frames) { return slot_count(side, frames); }
 
   LAPAROFLOW_DEVICE Feed(const FeedArguments& arguments, char* memory)
       : a_(arguments), depth_(arguments.problem->depth), memory_(memory) {
@@ -129,7 +119,7 @@ class Feed<EngineWarpgroup<T>> {
   LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
     const Side& side = problem().column;
     const bool batch = problem().scope == Scope::kBatch;
-    const Range own = batch ? Range{0, a_.column_records.slots} : slots(side, frame);
+    const Range own = batch ? Range{0, a_.column_records.slots} : frame_slots(side, frame);
     first_slot_ = own.begin + first;
     const std::int64_t left = own.end - first_slot_;
     tiles_ = static_cast<int>(left < count ? left : count);
@@ -148,11 +138,13 @@ class Feed<EngineWarpgroup<T>> {
     return {rows.begin, rows.end};
   }
 
+  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const { return first_slot_ + tile; }
+
   /// The producer's side of begin .. end. One thread of the warpgroup does the work.
   LAPAROFLOW_DEVICE void send(int frame, std::int64_t first_row) {
     if (thread_index() != computing()) return;
-    const Range own = slots(problem().row, frame);
-    const std::int64_t slot = own.begin + (first_row - problem().row.offsets[frame]) / kRecordRows;
+    const Range own = frame_slots(problem().row, frame);
+    const std::int64_t slot = own.begin + (first_row - problem().row.offsets[frame]) / kSlotRows;
     barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);
     ++row_uses_;
     barrier_arrive_expect(row_full(), groups() * a_.row_records.bytes);
@@ -171,7 +163,7 @@ class Feed<EngineWarpgroup<T>> {
   }
 
   LAPAROFLOW_DEVICE void begin(int frame, std::int64_t) {
-    const Range own = slots(problem().column, frame);
+    const Range own = frame_slots(problem().column, frame);
     first_weights_ = own.begin - first_slot_;
     last_weights_ = own.end - first_slot_;
     barrier_wait(row_full(), row_uses_ & 1);
@@ -191,15 +183,15 @@ class Feed<EngineWarpgroup<T>> {
   LAPAROFLOW_DEVICE bool holds_weights(int tile) const { return tile >= first_weights_ && tile < last_weights_; }
   LAPAROFLOW_DEVICE RowTile<Engine> rows() const {
     const ColumnStage<Engine> record(memory_ + thread_index() / 128 * record_space_, depth_.padded, problem().flow_width);
-    RowTile<Engine> tile(memory_, kRecordRows, depth_.padded, problem().flow_width);
+    RowTile<Engine> tile(memory_, kSlotRows, depth_.padded, problem().flow_width);
     tile.embedding = record.embedding;
     tile.flow = record.flow;
-    tile.bias = record.bias;
+    tile.mark = record.mark;
     return tile;
   }
   LAPAROFLOW_DEVICE const T* all_rows() const { return reinterpret_cast<const T*>(memory_); }
   LAPAROFLOW_DEVICE int row_pitch() const { return record_space_; }
-  LAPAROFLOW_DEVICE int first_of_rows() const { return thread_index() / 128 * kRecordRows; }
+  LAPAROFLOW_DEVICE int first_of_rows() const { return thread_index() / 128 * kSlotRows; }
 
  private:
   LAPAROFLOW_DEVICE const Problem& problem() const { return *a_.problem; }
@@ -215,12 +207,6 @@ class Feed<EngineWarpgroup<T>> {
       stage_ = 0;
       phase_ ^= 1;
     }
-  }
-  /// The slots of a frame.
-  LAPAROFLOW_DEVICE static Range slots(const Side& side, int frame) {
-    const Range rows = frame_range(side, frame);
-    const std::int64_t first = rows.begin / kRecordRows + frame;
-    return {first, first + (rows.end - rows.begin + kRecordRows - 1) / kRecordRows};
   }
 
   const FeedArguments& a_;

@@ -83,11 +83,11 @@ struct TileStatistics {
                                   float* columns) {
     const Lane at;
     Partial tile[kRows];  // sums of this tile alone, so that long sums stay accurate
-    FloatQuad bias, flow[kFixedFlow];
+    FloatQuad mark, flow[kFixedFlow];
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
       if (n % 2 == 0) {
-        bias = load_quad(stage.bias + n * 8 + 4 * at.quad);
+        mark = load_quad(stage.mark + n * 8 + 4 * at.quad);
 #pragma unroll
         for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + n * 8 + 4 * at.quad);
       }
@@ -98,15 +98,18 @@ struct TileStatistics {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
       }
-      float e[kRows][2], t_in[kRows][2];  // e: n e^s when bounded, else its exponent
+      float e[kRows][2], t_in[kRows][2];  // e: n e^s when bounded (fixed: without the column's mark), else its exponent
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float x[2];
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
-          const float b = bias.at[n % 2 * 2 + p];
-          if (options.bounded) {
+          const float m = mark.at[n % 2 * 2 + p], b = bias_of(m);
+          if constexpr (Options::kFixed) {
+            e[r][p] = fixed_exponential(x[p], scale, r, p, kWeights);
+            tile[r].l = DeviceMath::fma(e[r][p], m, tile[r].l);
+          } else if (options.bounded) {
             e[r][p] = DeviceMath::exp2(DeviceMath::fma(x[p], scale, b));
             if (options.dissimilar) e[r][p] *= 1.0f - w[r][p].value;
             if (options.inside) t_in[r][p] = inside_exponent(DeviceMath::fma(x[p], scale, b), w[r][p]);
@@ -117,9 +120,9 @@ struct TileStatistics {
             if (options.inside) t_in[r][p] = inside_exponent(s, w[r][p]);
           }
         }
-        if (options.bounded)
+        if (options.bounded && !Options::kFixed)
           tile[r].l += e[r][0] + e[r][1];
-        else
+        else if (!options.bounded)
           add_exponents(sums[r].l, tile[r].l, sums[r].m, e[r][0], e[r][1]);
         if constexpr (kWeights) {
           if (options.inside)
@@ -268,8 +271,8 @@ forward_kernel(ForwardArguments arguments) {
         if constexpr (kSymmetric) {
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            const float bias = rows.bias[place(flows.row(r))];
-            row_mark[r] = !options.bounded ? bias : bias == 0.0f ? 1.0f : 0.0f;
+            const float mark = rows.mark[place(flows.row(r))];
+            row_mark[r] = options.bounded ? mark : bias_of(mark);
           }
         }
       }

@@ -96,22 +96,29 @@ LAPAROFLOW_DEVICE void load_matrices_transposed(std::uint32_t (&r)[4], std::uint
                : "memory");
 }
 
-#define LAPAROFLOW_16_BIT_INSTRUCTIONS(Type, name)                                                                    \
-  LAPAROFLOW_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, \
-                                      Type) {                                                                         \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                                        \
-        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                        \
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                              \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                              \
-  }                                                                                                                   \
-  /* Two floats rounded to nearest even; the first goes to the low half. */                                           \
-  LAPAROFLOW_DEVICE std::uint32_t pack_pair(float low, float high, Type) {                                            \
-    std::uint32_t y;                                                                                                  \
-    asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));                                         \
-    return y;                                                                                                         \
+#define LAPAROFLOW_16_BIT_INSTRUCTIONS(Type, name, finite)                                                             \
+  LAPAROFLOW_DEVICE void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,  \
+                                      Type) {                                                                          \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                                         \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                         \
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                               \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                               \
+  }                                                                                                                    \
+  /* Two floats rounded to nearest even; the first goes to the low half. */                                            \
+  LAPAROFLOW_DEVICE std::uint32_t pack_pair(float low, float high, Type) {                                             \
+    std::uint32_t y;                                                                                                   \
+    asm("cvt.rn." name "x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));                                          \
+    return y;                                                                                                          \
+  }                                                                                                                    \
+  /* The same for operands of products: what float16 cannot hold becomes its largest number, as infinity would make */ \
+  /* NaN of the zeros that it meets. bfloat16 has the exponents of float32. */                                         \
+  LAPAROFLOW_DEVICE std::uint32_t pack_operands(float low, float high, Type) {                                         \
+    std::uint32_t y;                                                                                                   \
+    asm("cvt.rn." finite name "x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));                                   \
+    return y;                                                                                                          \
   }
-LAPAROFLOW_16_BIT_INSTRUCTIONS(BFloat16, "bf16")
-LAPAROFLOW_16_BIT_INSTRUCTIONS(Half, "f16")
+LAPAROFLOW_16_BIT_INSTRUCTIONS(BFloat16, "bf16", "")
+LAPAROFLOW_16_BIT_INSTRUCTIONS(Half, "f16", "satfinite.")
 
 /// m16n8k8 on tf32 operands (see round_to_tf32).
 LAPAROFLOW_DEVICE void multiply_add_tf32(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
@@ -126,13 +133,24 @@ LAPAROFLOW_DEVICE std::uint32_t round_to_tf32(float x) {
   return y;
 }
 
-/// Adds to global memory in no fixed order, without a result.
-LAPAROFLOW_DEVICE void add_to_global(float* to, float x, float y) {
+/// Where number e of 4 of a lane stands among the 128 of a warp that `add_to_global` adds at once: as the instruction at
+/// hand makes whole lines of them.
+LAPAROFLOW_DEVICE int place_of_sum(int lane, int e) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x), "f"(y) : "memory");
+  return lane * 4 + e;
 #else
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + 1), "f"(y) : "memory");
+  return e * 32 + lane;
+#endif
+}
+/// Adds 4 numbers of each lane to 128 in global memory, in no fixed order, without a result; `to` is
+/// place_of_sum(lane, 0) of them, which begin at a multiple of 16 bytes.
+LAPAROFLOW_DEVICE void add_to_global(float* to, const float (&x)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
+#else
+#pragma unroll
+  for (int e = 0; e < 4; ++e) asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + e * 32), "f"(x[e]) : "memory");
 #endif
 }
 

@@ -22,10 +22,15 @@ constexpr int kSwizzleGroup = 8 * kSwizzleRow;  // 8 rows
 /// The place of byte `offset` of an operand whose start is a multiple of kSwizzleGroup.
 LAPAROFLOW_HOST_DEVICE int swizzled(int offset) { return offset ^ ((offset >> 7 & 7) << 4); }
 
-/// Descriptor of an operand in shared memory: 128-byte swizzle, groups of 8 rows 1024 bytes apart.
-LAPAROFLOW_HOST_DEVICE std::uint64_t swizzled_operand(std::uint32_t address) {
-  constexpr std::uint64_t kGroups = kSwizzleGroup >> 4;
-  return ((address >> 4) & 0x3fffu) | kGroups << 16 | kGroups << 32 | std::uint64_t{1} << 62;
+/// Descriptor of an operand in shared memory: 128-byte swizzle, groups of 8 rows 1024 bytes apart. Operands differ in the
+/// low half alone, whose lowest bits are the address / 16, so that a step is one addition of 32 bits.
+struct Operand {
+  std::uint32_t low;
+  static constexpr std::uint32_t kHigh = kSwizzleGroup >> 4 | 1u << 30;
+  LAPAROFLOW_HOST_DEVICE Operand further(int bytes) const { return {low + static_cast<std::uint32_t>(bytes >> 4)}; }
+};
+LAPAROFLOW_HOST_DEVICE Operand swizzled_operand(std::uint32_t address) {
+  return {((address >> 4) & 0x3fffu) | static_cast<std::uint32_t>(kSwizzleGroup >> 4) << 16};
 }
 
 using Barrier = std::uint64_t;  // in shared memory
@@ -47,6 +52,10 @@ constexpr bool kHasWarpgroupProducts = false;
 #else
 #define LAPAROFLOW_SM90A(...) asm volatile("trap;")
 #endif
+
+/// The value of the warp's first thread, where all have the same: the compiler then knows that, and keeps what follows from
+/// it in registers of the warp.
+LAPAROFLOW_DEVICE std::uint32_t same_in_warp(std::uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 /// Makes this thread's earlier writes to shared memory visible to wgmma (after a barrier, of all threads).
 LAPAROFLOW_DEVICE void publish_shared_writes() { LAPAROFLOW_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
@@ -73,31 +82,31 @@ LAPAROFLOW_DEVICE void hold_accumulators(float (&d)[kTiles][4]) {
 #define LAPAROFLOW_ACCUMULATOR_NAMES                                                                      \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
-#define LAPAROFLOW_WGMMA(Type, name)                                                                                    \
-  /* d = A B with A [64, 16] and B [16, 64], both along k in shared memory. What d held is not read, so that no */      \
-  /* register has to be cleared for it. */                                                                              \
-  LAPAROFLOW_DEVICE void warpgroup_multiply(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {                 \
-    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
-                     ", %32, %33, 0, 1, 1, 0, 0;" : LAPAROFLOW_ACCUMULATORS("=f", d) : "l"(a),                          \
-                     "l"(b));                                                                                           \
-  }                                                                                                                     \
-  /* d += A B of the same. */                                                                                           \
-  LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {             \
-    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
-                     ", %32, %33, 1, 1, 1, 0, 0;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "l"(a),                          \
-                     "l"(b));                                                                                           \
-  }                                                                                                                     \
-  /* d += A B with A from registers and B [16, 64] along its columns in shared memory. */                               \
-  LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, Type) { \
-    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
-                     ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "r"(a[0]),         \
-                     "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                          \
-  }                                                                                                                     \
-  /* d += A B with A [64, 16] along its 64 and B [16, 64] along its columns, both in shared memory. */                  \
-  LAPAROFLOW_DEVICE void warpgroup_multiply_add_rows(float (&d)[8][4], std::uint64_t a, std::uint64_t b, Type) {        \
-    LAPAROFLOW_SM90A("wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES       \
-                     ", %32, %33, 1, 1, 1, 1, 1;" : LAPAROFLOW_ACCUMULATORS("+f", d) : "l"(a),                          \
-                     "l"(b));                                                                                           \
+// Operands a and b in shared memory; `add` is 1 to add to what d held; `order` says along which index both run.
+#define LAPAROFLOW_WGMMA_SHARED(Type, name, function, kind, add, order)                                             \
+  LAPAROFLOW_DEVICE void function(float (&d)[8][4], Operand a, Operand b, Type) {                                   \
+    LAPAROFLOW_SM90A(                                                                                               \
+        "{.reg .b64 a, b; mov.b64 a, {%32, %34}; mov.b64 b, {%33, %34};"                                            \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES ", a, b, " add \
+        ", 1, 1, " order ";}" : LAPAROFLOW_ACCUMULATORS(kind, d) : "r"(a.low),                                      \
+        "r"(b.low), "n"(Operand::kHigh));                                                                           \
+  }
+#define LAPAROFLOW_WGMMA(Type, name)                                                                              \
+  /* d = A B with A [64, 16] and B [16, 64], both along k. What d held is not read, and need not be cleared. */   \
+  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply, "=f", "0", "0, 0")                                      \
+  /* d += A B of the same. */                                                                                     \
+  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_add, "+f", "1", "0, 0")                                  \
+  /* d = A B with A [64, 16] along its 64 and B [16, 64] along its columns. */                                    \
+  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_rows, "=f", "0", "1, 1")                                 \
+  /* d += A B of the same. */                                                                                     \
+  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_add_rows, "+f", "1", "1, 1")                             \
+  /* d += A B with A from registers and B [16, 64] along its columns in shared memory. */                         \
+  LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], Operand b, Type) { \
+    LAPAROFLOW_SM90A(                                                                                             \
+        "{.reg .b64 b; mov.b64 b, {%36, %37};"                                                                    \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES              \
+        ", {%32, %33, %34, %35}, b, 1, 1, 1, 1;}" : LAPAROFLOW_ACCUMULATORS("+f", d) : "r"(a[0]),                 \
+        "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "n"(Operand::kHigh));                                        \
   }
 LAPAROFLOW_WGMMA(BFloat16, "bf16")
 LAPAROFLOW_WGMMA(Half, "f16")

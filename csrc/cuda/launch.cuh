@@ -39,8 +39,8 @@ void place_records(const Problem& p, int coefficients, char* memory, Records& ro
   if (Feed<Engine>::kProducerThreads == 0) return;
   const DepthLayout<Engine> layout(p.depth);
   rows.bytes = columns.bytes = record_bytes<Engine>(layout.padded, p.flow_width, coefficients);
-  rows.slots = record_slots(p.row, p.frames);
-  columns.slots = record_slots(p.column, p.frames);
+  rows.slots = slot_count(p.row, p.frames);
+  columns.slots = slot_count(p.column, p.frames);
   rows.data = memory;
   columns.data = memory + (rows.slots + 1) * rows.bytes;
 }
@@ -138,7 +138,7 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
   if (plan.warps == 0) return plan;
   plan.scores_at = (plan.feed_bytes + 1023) / 1024 * 1024;
   if (one_pass) {
-    plan.sums_pitch = DepthLayout<Engine>(p.depth).padded;
+    plan.sums_depth = (p.depth + 63) / 64 * 64;
     plan.feed_bytes = plan.scores_at + scores_bytes(plan.warps);
   }
   plan.record_bytes = records_space<Engine>(p, kCoefficients);
@@ -187,7 +187,8 @@ Status launch_backward(const BackwardArguments& a, Stream stream) {
 
 template <class Engine>
 Status launch_finish(const FinishArguments& a, Stream stream) {
-  return launch(finish_kernel<Engine>, ceil_div(a.side.total * ((a.depth + 1) / 2), 256), 256, 0, stream, a);
+  const std::int64_t rows = a.frames > 0 ? slot_count(a.side, a.frames) * kSlotRows : 0;
+  return launch(finish_kernel<Engine>, ceil_div(rows * ((a.depth + 1) / 2), 256), 256, 0, stream, a);
 }
 
 }  // namespace laparoflow::cuda

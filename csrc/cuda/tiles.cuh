@@ -1,7 +1,7 @@
 // What forward and backward share: the tiles in shared memory, the options of the loss, the weights of a thread's pairs.
 //
-// A column tile holds embeddings and per column the flow (or the mark of a column without weight), a bias (0, or
-// kExcluded for a column outside the denominator) and, in the backward, four coefficients.
+// A column tile holds embeddings and per column the flow (or the mark of a column without weight), a mark (1, or 0 for a
+// column outside the denominator) and, in the backward, four coefficients.
 // Masked and out-of-range rows are never read: zeros stand in for them, so NaN under a mask stays out.
 // How tiles get there is the feed's part: feed_sm80.cuh, feed_sm90a.cuh.
 #pragma once
@@ -11,8 +11,9 @@
 
 namespace laparoflow::cuda {
 
-// Of four weights, how many take their exponential on the multiply-add units. 3 keeps the default form at 1.25
-// operations a pair on the exp unit; docs/GPU.md has the model's times for the others.
+// Of four bounded logits, how many take their exponential on the multiply-add units: the weights, whose exponents would
+// have to be clamped first, all take the exp unit. 3 keeps the default form at 1.25 operations a pair on the exp unit;
+// docs/GPU.md has the model's times for the others.
 #ifndef LAPAROFLOW_POLYNOMIAL_SHARE
 #define LAPAROFLOW_POLYNOMIAL_SHARE 3
 #endif
@@ -42,6 +43,26 @@ struct Range {
 };
 
 LAPAROFLOW_DEVICE Range frame_range(const Side& side, int frame) { return {side.offsets[frame], side.offsets[frame + 1]}; }
+/// Tiles of 64 columns, of records and of column sums, in slots that never hold columns of two frames: the slots of a frame.
+constexpr int kSlotRows = 64;
+LAPAROFLOW_HOST_DEVICE std::int64_t slot_count(const Side& side, int frames) { return side.total / kSlotRows + frames; }
+LAPAROFLOW_DEVICE Range frame_slots(const Side& side, int frame) {
+  const Range rows = frame_range(side, frame);
+  const std::int64_t first = rows.begin / kSlotRows + frame;
+  return {first, first + (rows.end - rows.begin + kSlotRows - 1) / kSlotRows};
+}
+/// The frame whose first slot is the last that is not behind `slot`.
+LAPAROFLOW_DEVICE int frame_of_slot(const Side& side, int frames, std::int64_t slot) {
+  int low = 0, high = frames;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (side.offsets[middle] / kSlotRows + middle <= slot)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
 /// The columns in the denominator of a row of `frame`.
 LAPAROFLOW_DEVICE Range denominator_range(const Problem& problem, int frame) {
   return problem.scope == Scope::kBatch ? Range{0, problem.column.total} : frame_range(problem.column, frame);
@@ -116,7 +137,7 @@ struct ColumnStage {
   static constexpr int kColumns = Engine::kColumns;
   typename Engine::Type* embedding;  // [kColumns, depth] by tile_offset
   float* flow;                       // [max(F, 2), kColumns] by place
-  float* bias;                       // [kColumns] by place: 0, or kExcluded for a column that does not count
+  float* mark;                       // [kColumns] by place: 1, or 0 for a column that does not count
   float* coefficient;                // [kCoefficients, kColumns] by place
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int depth, int flow_width, int coefficients) {
@@ -128,8 +149,8 @@ struct ColumnStage {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(kColumns, depth));
-    bias = flow + flows * kColumns;
-    coefficient = bias + kColumns;
+    mark = flow + flows * kColumns;
+    coefficient = mark + kColumns;
   }
 
   /// The rest of a tile beside its embeddings: rows of `range`, weights for those of `frame` alone. `coefficients` is
@@ -141,7 +162,7 @@ struct ColumnStage {
     for (int c = thread_index(); c < kColumns; c += thread_count()) {
       const std::int64_t j = first + c;
       const bool valid = counts(side, range, j);
-      bias[place(c)] = valid ? 0.0f : kExcluded;
+      mark[place(c)] = valid ? 1.0f : 0.0f;
 #pragma unroll 1
       for (int q = 0; q < coefficient_count; ++q)
         coefficient[q * kColumns + place(c)] = valid ? coefficients[q * side.total + j] : 0.0f;
@@ -154,7 +175,7 @@ template <class Engine>
 struct RowTile {
   typename Engine::Type* embedding;  // [count, depth] by tile_offset
   float* flow;                       // [max(F, 2), count] by place
-  float* bias;                       // [count] by place: 0, or kExcluded for a row that does not count
+  float* mark;                       // [count] by place: 1, or 0 for a row that does not count
   int count;
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int rows, int depth, int flow_width) {
@@ -165,7 +186,7 @@ struct RowTile {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(rows, depth));
-    bias = flow + flows * rows;
+    mark = flow + flows * rows;
   }
 };
 
@@ -195,15 +216,23 @@ struct GeneralOptions {
         bounded(p.bounded) {}
 };
 
+/// What is added to the logits, in base 2, of a row or column with this mark: 0, or kExcluded.
+LAPAROFLOW_DEVICE float bias_of(float mark) { return DeviceMath::fma(mark, -kExcluded, kExcluded); }
+
+/// e^s of pair p of row r in column tile n for the fixed options. A pair that does not count has zeros for an embedding, so
+/// s = 0 and the result is 1; what the sum makes of it is the mark's part. `polynomial` allows the multiply-add units.
+LAPAROFLOW_DEVICE float fixed_exponential(float x, float scale, int r, int p, bool polynomial) {
+  return bounded_exponential<DeviceMath>(x, scale, polynomial && (2 * r + p) % 4 < LAPAROFLOW_POLYNOMIAL_SHARE);
+}
+
 /// The row side of the pairs of one thread: 2 rows in each of its kRowTiles row tiles.
 template <class Options, int kRowTiles>
 struct RowFlows {
   static constexpr int kRows = 2 * kRowTiles;
-  static constexpr int kPolynomialShare = LAPAROFLOW_POLYNOMIAL_SHARE;
   float fixed[kRows][kFixedFlow];
   const float* shared = nullptr;  // [F, row_count] by place
   int row_count = 0, first_row = 0, width = 0;
-  float gain = 0.0f, cap = 0.0f;
+  float gain = 0.0f;
 
   /// The thread's rows in the row tile.
   LAPAROFLOW_DEVICE int row(int r) const { return first_row + r * 8; }
@@ -216,7 +245,6 @@ struct RowFlows {
     first_row = warp_row + Lane().group;
     width = width_;
     gain = weight_gain(options.flow_kernel, inv_bandwidth);
-    cap = kWeightFloor / gain;
     if constexpr (Options::kFixed) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -258,8 +286,7 @@ struct RowFlows {
     }
   }
 
-  /// Weights of the thread's pairs in column tile n. Of the exponentials, kPolynomialShare of 4 run on the
-  /// multiply-add units, the rest on the exp unit.
+  /// Weights of the thread's pairs in column tile n.
   template <class Stage>
   LAPAROFLOW_DEVICE void weights(Weight (&w)[kRows][2], const Options& options, const Stage& stage, int n,
                                  const FloatQuad (&flow)[kFixedFlow]) const {
@@ -268,13 +295,11 @@ struct RowFlows {
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int p = 0; p < 2; ++p) {
-        const bool polynomial = (2 * r + p) % 4 < kPolynomialShare;
+      for (int p = 0; p < 2; ++p)
         if constexpr (Options::kFixed)
-          w[r][p] = Weight{r2[r][p], gaussian_weight<DeviceMath>(r2[r][p], gain, cap, polynomial)};
+          w[r][p] = Weight{r2[r][p], DeviceMath::exp2(r2[r][p] * gain)};
         else
-          w[r][p] = pair_weight<DeviceMath>(options.flow_kernel, r2[r][p], gain, polynomial);
-      }
+          w[r][p] = pair_weight<DeviceMath>(options.flow_kernel, r2[r][p], gain);
   }
 };
 

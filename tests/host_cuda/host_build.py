@@ -10,8 +10,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent / "csrc"
-KERNELS = ("entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu", "kernels_sm90a.cu")
-SIMULATOR = ("simulator.cpp", "simulator_warp.cpp", "simulator_async.cpp")
+KERNELS = (
+    "entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu", "kernels_sm90a_bfloat16.cu",
+    "kernels_sm90a_half.cu",
+)  # fmt: skip
+SIMULATOR = ("simulator.cpp", "simulator_warp.cpp", "simulator_async.cpp", "simulator_warpgroup.cpp")
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
 # The simulator switches stacks and stands for the machine, so it is not itself instrumented.
 SANITIZERS = {

@@ -21,7 +21,7 @@ struct Half {
 
 namespace simulator {
 float shuffle_xor(float value, int lane_mask);
-void add_to_global(float* to, float x, float y);
+void add_to_global(float* to, const float (&x)[4]);
 void copy_async(void* shared, const void* global, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
@@ -66,7 +66,8 @@ struct DeviceMath {
 inline float accurate_log2(float x) { return std::log2(x); }
 inline float accurate_exp2(float x) { return std::exp2(x); }
 inline float shuffle_xor(float value, int lane_mask) { return simulator::shuffle_xor(value, lane_mask); }
-inline void add_to_global(float* to, float x, float y) { simulator::add_to_global(to, x, y); }
+inline int place_of_sum(int lane, int e) { return lane * 4 + e; }
+inline void add_to_global(float* to, const float (&x)[4]) { simulator::add_to_global(to, x); }
 
 inline void copy_async_16(void* shared, const void* global, bool valid) { simulator::copy_async(shared, global, valid); }
 inline void copy_async_commit() { simulator::copy_async_commit(); }
@@ -100,6 +101,12 @@ inline std::uint32_t pack_pair(float low, float high, BFloat16) {
 }
 inline std::uint32_t pack_pair(float low, float high, Half) {
   return simulator::to_half(low) | static_cast<std::uint32_t>(simulator::to_half(high)) << 16;
+}
+
+inline std::uint32_t pack_operands(float low, float high, BFloat16) { return pack_pair(low, high, BFloat16{}); }
+inline std::uint32_t pack_operands(float low, float high, Half) {
+  const auto finite = [](float x) { return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x; };
+  return pack_pair(finite(low), finite(high), Half{});
 }
 
 }  // namespace laparoflow::cuda

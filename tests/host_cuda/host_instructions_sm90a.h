@@ -1,5 +1,5 @@
-// Host definitions of csrc/cuda/instructions_sm90a.cuh: warpgroup products, bulk copies, mbarriers, as late as the
-// PTX manual allows (simulator_async.cpp). Changing a warpgroup's registers does nothing here.
+// Host definitions of csrc/cuda/instructions_sm90a.cuh: warpgroup products and registers (simulator_warpgroup.cpp), bulk
+// copies and mbarriers (simulator_async.cpp), each as slow as the PTX manual allows.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,6 @@
 #include "host_instructions.h"
 
 namespace laparoflow::cuda {
-
-using Barrier = std::uint64_t;
 
 namespace simulator {
 void publish();
@@ -20,10 +18,14 @@ void warpgroup_multiply(float* d, const std::uint32_t* a, std::uint64_t a_descri
                         bool k_contiguous, bool accumulate, MmaType type);
 void store_for_products(void* to, std::uint32_t value);
 void barrier_init(Barrier* barrier, int count);
+void barrier_init_publish();
 void barrier_arrive(Barrier* barrier, int bytes);
 void barrier_wait(Barrier* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, int bytes, Barrier* barrier);
 void named_barrier(int id, int count);
+std::uint32_t same_in_warp(std::uint32_t x);
+/// The registers of each thread of this warpgroup.
+void change_registers(int count, bool raise);
 }  // namespace simulator
 
 constexpr bool kHasWarpgroupProducts = true;
@@ -33,27 +35,33 @@ inline void warpgroup_commit() { simulator::warpgroup_commit(); }
 inline void warpgroup_wait() { simulator::warpgroup_wait(); }
 inline simulator::MmaType mma_type(BFloat16) { return simulator::MmaType::kBFloat16; }
 inline simulator::MmaType mma_type(Half) { return simulator::MmaType::kHalf; }
+inline std::uint64_t descriptor(Operand x) { return std::uint64_t{Operand::kHigh} << 32 | x.low; }
+inline std::uint32_t same_in_warp(std::uint32_t x) { return simulator::same_in_warp(x); }
 template <class T>
-void warpgroup_multiply(float (&d)[8][4], std::uint64_t a, std::uint64_t b, T) {
-  simulator::warpgroup_multiply(&d[0][0], nullptr, a, b, true, false, mma_type(T{}));
+void warpgroup_multiply(float (&d)[8][4], Operand a, Operand b, T) {
+  simulator::warpgroup_multiply(&d[0][0], nullptr, descriptor(a), descriptor(b), true, false, mma_type(T{}));
 }
 template <class T>
-void warpgroup_multiply_add(float (&d)[8][4], std::uint64_t a, std::uint64_t b, T) {
-  simulator::warpgroup_multiply(&d[0][0], nullptr, a, b, true, true, mma_type(T{}));
+void warpgroup_multiply_add(float (&d)[8][4], Operand a, Operand b, T) {
+  simulator::warpgroup_multiply(&d[0][0], nullptr, descriptor(a), descriptor(b), true, true, mma_type(T{}));
 }
 template <class T>
-void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, T) {
-  simulator::warpgroup_multiply(&d[0][0], a, 0, b, false, true, mma_type(T{}));
+void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], Operand b, T) {
+  simulator::warpgroup_multiply(&d[0][0], a, 0, descriptor(b), false, true, mma_type(T{}));
 }
 template <int kTiles>
 void hold_accumulators(float (&)[kTiles][4]) {}
 template <class T>
-void warpgroup_multiply_add_rows(float (&d)[8][4], std::uint64_t a, std::uint64_t b, T) {
-  simulator::warpgroup_multiply(&d[0][0], nullptr, a, b, false, true, mma_type(T{}));
+void warpgroup_multiply_rows(float (&d)[8][4], Operand a, Operand b, T) {
+  simulator::warpgroup_multiply(&d[0][0], nullptr, descriptor(a), descriptor(b), false, false, mma_type(T{}));
+}
+template <class T>
+void warpgroup_multiply_add_rows(float (&d)[8][4], Operand a, Operand b, T) {
+  simulator::warpgroup_multiply(&d[0][0], nullptr, descriptor(a), descriptor(b), false, true, mma_type(T{}));
 }
 inline void store_for_products(void* to, std::uint32_t value) { simulator::store_for_products(to, value); }
 inline void barrier_init(Barrier* barrier, int count) { simulator::barrier_init(barrier, count); }
-inline void barrier_init_publish() {}
+inline void barrier_init_publish() { simulator::barrier_init_publish(); }
 inline void barrier_arrive(Barrier* barrier) { simulator::barrier_arrive(barrier, 0); }
 inline void barrier_arrive_expect(Barrier* barrier, int bytes) { simulator::barrier_arrive(barrier, bytes); }
 inline void barrier_wait(Barrier* barrier, unsigned parity) { simulator::barrier_wait(barrier, parity); }
@@ -62,8 +70,12 @@ inline void bulk_copy(void* shared, const void* global, int bytes, Barrier* barr
 }
 inline void named_barrier(int id, int count) { simulator::named_barrier(id, count); }
 template <int kCount>
-void raise_registers() {}
+void raise_registers() {
+  simulator::change_registers(kCount, true);
+}
 template <int kCount>
-void lower_registers() {}
+void lower_registers() {
+  simulator::change_registers(kCount, false);
+}
 
 }  // namespace laparoflow::cuda

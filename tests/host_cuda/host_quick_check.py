@@ -26,12 +26,19 @@ def main(library: str) -> int:
             check(host, make_case([70, 33], [40, 65], 31, 3, masked=0.2, symmetric=True, scope="batch",
                                   positives="inside"))  # fmt: skip
             check(host, make_case([33], [70], 40, element="float32", negatives="dissimilar", masked=0.2))
+        # few pairs to a sum and small logits: the error of a single exponential shows
+        check(host, make_case([70], [2], 16, temperature=1.0, bounded=True))
         warpgroup = Host(Path(library), multiprocessors=1, shared_memory=227 * 1024, path=1)
         for order in (0, 1):
             host.library.laparoflow_host_set_order(order)
             check(warpgroup, make_case([70, 33], [130, 65], 72, masked=0.2, symmetric=True, bounded=True))
         check(warpgroup, make_case([390, 70], [300, 70], 40, masked=0.2, bounded=True))
-        check(warpgroup, make_case([20, 1, 65], [20, 0, 65], 16, scope="batch", symmetric=True, positives="inside"))
+        # frames that end where a tile does leave gaps between their records
+        check(warpgroup, make_case([20, 1, 0, 65], [64, 0, 64, 10], 16, scope="batch", symmetric=True, positives="inside"))
+        check(warpgroup, make_case([20, 65], [64, 10], 16, scope="batch", bounded=True))
+        # two row tiles one after the other in a block
+        small = Host(Path(library), multiprocessors=1, shared_memory=35 * 1024, path=1, deterministic=True)
+        check(small, make_case([1030], [70], 16, symmetric=True, bounded=True))
         case = make_case([70], [65], 8, masked=0.2)
         values = np.ones((65, 3), np.float32)
         truth, same = (reference.weighted_sum(case, values, t)[0] for t in (np.float64, np.float32))

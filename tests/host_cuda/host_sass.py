@@ -2,11 +2,13 @@
 
     python tests/host_cuda/host_sass.py [80 | 90 | 90a]     prints the table of docs/GPU.md
 
+`read_library` reads all kernels of the built extension, `compile_cubin` and `read_cubin` those of one source file.
+
 The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one column
-tile. What runs once a tile is counted from the first block that forms weights to the end of the loop, without the
-copy of that code for tiles that hold no weights and without the sums for a learned temperature. Loops inside it that
-hold products are counted as often as the shapes say. What comes before the weights, the copies of the next tile and
-the wait for them, is not counted.
+tile. What runs once a tile is counted from the first block with exponentials to the end of the loop; of the copies of that
+code (tiles with and without weights, with and without the sums for a learned temperature), the shortest with weights,
+which are known by the polynomial's rounding down. Loops inside it that hold products are counted as often as the shapes say.
+What comes before, the copies of the next tile and the wait for them, is not counted.
 
 Model: pairs = N x N; time of a unit = operations per pair x pairs / rate of the unit. The floor is the slowest
 unit, as if all ran side by side; the ceiling is their sum, as if nothing overlapped.
@@ -21,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
-PAIRS_PER_THREAD = {"bfloat16": 32, "half": 32, "float": 16, "sm90a": 32}  # times row tiles: 16 rows x a column tile
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,20 @@ class Kernel:
         return "Warpgroup" in self.name
 
     @property
+    def engine(self) -> str:
+        """Of a kernel that is written over one: its name with the element type."""
+        found = re.search(r"Engine(?:Half|Warpgroup)INS0_\d+(?:BFloat16|Half)E|EngineFloat", self.name)
+        return found[0] if found else ""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a thread in one column tile: 16 rows x 64 columns a row tile and warp, of float32 16 x 32."""
+        return (16 if self.engine == "EngineFloat" else 32) * self.row_tiles
+
+    def has(self, start: str) -> bool:
+        return any(op.startswith(start) for op in self.instructions)
+
+    @property
     def symmetric(self) -> bool:
         return ("Lb1E" in self.name) if self.forward else "TermsE3" in self.name
 
@@ -90,10 +106,10 @@ class Kernel:
     def one_pass(self) -> bool:
         return self.backward and "Lb1E" in self.name
 
-    def per_pair(self, pattern: str, pairs: int) -> float:
+    def per_pair(self, pattern: str) -> float:
         """Of what runs once a tile."""
         assert self.loop is not None
-        return sum(count for op, count in self.loop.once.items() if re.match(pattern, op)) / pairs
+        return sum(count for op, count in self.loop.once.items() if re.match(pattern, op)) / self.pairs
 
     def issued(self, depth: int, warps: int) -> float:
         """Instructions of a thread for one column tile."""
@@ -139,6 +155,18 @@ def compile_cubin(source: str, architecture: str, out: Path) -> Path:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
     cubin.with_suffix(".notes").write_text(done.stdout + done.stderr)
     return cubin
+
+
+def read_library(library: Path, folder: Path) -> list[tuple[str, list[Kernel]]]:
+    """(architecture, its kernels) of every compiled file in a library; the pieces are left in ``folder``."""
+    dump = tool("cuobjdump")
+    if dump is None:
+        raise RuntimeError("cuobjdump not found")
+    subprocess.run([dump, "-xelf", "all", str(library.resolve())], cwd=folder, capture_output=True, check=True)
+    cubins = sorted(folder.glob("*.cubin"))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        read = list(pool.map(read_cubin, cubins))
+    return [(cubin.name.split(".")[-2], kernels) for cubin, kernels in zip(cubins, read, strict=True)]
 
 
 def read_cubin(cubin: Path) -> list[Kernel]:
@@ -190,15 +218,13 @@ def _main_loop(body: str) -> Loop | None:
     inside = [(first, last) for first, last in loops if main[0] <= first and last < main[1]]
     leaders = sorted({main[0], main[1] + 1, *(i + 1 for i in jumps), *jumps.values()})
     blocks = [(s, e - 1) for s, e in itertools.pairwise(leaders) if main[0] <= s and e - 1 <= main[1]]
-    weights = lambda s, e: has(s, e, "MUFU.EX2") and any(op.endswith(".RM") for op in ops(s, e))
-    start = next((s for s, e in blocks if weights(s, e)), main[0])
+    copies = [(s, e) for s, e in blocks if has(s, e, "MUFU.EX2")]
+    weighted = [(s, e) for s, e in copies if any(op.endswith(".RM") for op in ops(s, e))] or copies
+    plain = min(weighted, key=lambda block: block[1] - block[0])
     once: Counter[str] = Counter()
     for s, e in blocks:
-        if s < start or any(first <= s and e <= last for first, last in inside):
-            continue
-        only_weightless = start != main[0] and has(s, e, "MUFU.EX2") and not weights(s, e)
-        only_temperature = all(op.startswith(("FFMA", "BRA")) for op in ops(s, e))
-        if not only_weightless and not only_temperature:
+        in_loop = any(first <= s and e <= last for first, last in inside)
+        if s >= copies[0][0] and not in_loop and ((s, e) == plain or (s, e) not in copies):
             once.update(ops(s, e))
     column = next(((first, last) for first, last in inside[::-1] if has(first, last, "RED")), None)
     within = lambda loop: column is not None and column[0] <= loop[0] and loop[1] < column[1]
@@ -218,13 +244,12 @@ def warps_of(kernel: Kernel) -> int:
 def predict(kernel: Kernel, device: Device, depth: int, count: int = 100_000) -> dict[str, float]:
     """Milliseconds of each unit for N = M = ``count``; of a backward in two passes, one of them."""
     pairs = float(count) ** 2
-    mine = 32 * kernel.row_tiles
     lanes = device.multiprocessors * device.clock * 1e9
     products = 1 if kernel.forward else 3 if kernel.one_pass else 2
     times = {
         "tensor": products * 2 * depth * pairs / (device.tensor * 1e12),
-        "exp": kernel.per_pair("MUFU", mine) * pairs / (16 * lanes),
-        "issue": kernel.issued(depth, warps_of(kernel)) / mine * pairs / (128 * lanes),
+        "exp": kernel.per_pair("MUFU") * pairs / (16 * lanes),
+        "issue": kernel.issued(depth, warps_of(kernel)) / kernel.pairs * pairs / (128 * lanes),
     }
     return {unit: time * 1e3 for unit, time in times.items()}
 
@@ -236,9 +261,8 @@ def row_of(kernel: Kernel, device: Device, depth: int) -> list[str]:
     else:
         name = "backward, one pass" if kernel.one_pass else "backward, one of two passes"
         name += ", symmetric" if kernel.symmetric else ""
-    mine = 32 * kernel.row_tiles
     times = predict(kernel, device, depth)
-    numbers = [kernel.per_pair("MUFU", mine), kernel.issued(depth, warps_of(kernel)) / mine]
+    numbers = [kernel.per_pair("MUFU"), kernel.issued(depth, warps_of(kernel)) / kernel.pairs]
     cells = [name, str(depth), str(kernel.registers), f"{numbers[0]:.2f}", f"{numbers[1]:.1f}"]
     return cells + [f"{t:.1f}" for t in (*times.values(), max(times.values()), sum(times.values()))]
 
@@ -246,7 +270,7 @@ def row_of(kernel: Kernel, device: Device, depth: int) -> list[str]:
 def main() -> None:
     architecture = sys.argv[1] if len(sys.argv) > 1 else "80"
     device = {"80": A100, "90": H200_MMA, "90a": H200_WGMMA}[architecture]
-    source = "kernels_sm90a" if architecture == "90a" else "kernels_bfloat16"
+    source = "kernels_sm90a_bfloat16" if architecture == "90a" else "kernels_bfloat16"
     with tempfile.TemporaryDirectory() as folder:
         kernels = [k for k in read_cubin(compile_cubin(source, architecture, Path(folder))) if "BFloat16" in k.name]
     print(f"{device.name}, bfloat16, default form of the loss, N = M = 100,000; milliseconds")

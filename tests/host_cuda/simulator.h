@@ -1,5 +1,6 @@
 // What the parts of the simulator share: simulator.cpp runs the fibers, simulator_warp.cpp holds the collectives of a
-// warp, simulator_async.cpp what runs beside the threads: cp.async, bulk copies, mbarriers, warpgroup products.
+// warp, simulator_async.cpp the copies beside the threads and their barriers, simulator_warpgroup.cpp products and
+// registers of a warpgroup.
 #pragma once
 
 #include <cstdint>
@@ -36,12 +37,16 @@ void collective(int operation, const void* in, void* out, void (*run)(const void
 void check_shared(const void* at, int bytes, int alignment, const char* what);
 float from_16_bits(std::uint16_t x, MmaType type);
 
-/// Copies, products and barriers of the block that begins; of a thread that ends (an error if any are in flight).
+/// Copies, products, registers and barriers of the block that begins; of a thread that ends (an error if any are in flight).
 void begin_async();
 void end_async_of_thread();
 /// Moves one bulk copy, if there is one, as nothing else can go on.
 bool move_any_copy();
 bool copies_in_flight();
+void begin_warpgroups();
+void end_warpgroups_of_thread();
+/// This thread has written shared memory that wgmma cannot see before it is published.
+void written_for_products();
 
 // What ThreadSanitizer is told; nothing without it.
 inline void annotate_read([[maybe_unused]] const void* at, [[maybe_unused]] std::size_t bytes) {

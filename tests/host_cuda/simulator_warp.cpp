@@ -109,9 +109,9 @@ float shuffle_xor(float value, int lane_mask) {
   return out;
 }
 
-void add_to_global(float* to, float x, float y) {
-  to[0] += x;
-  to[1] += y;
+void add_to_global(float* to, const float (&x)[4]) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0) fail("red: address not aligned");
+  for (int i = 0; i < 4; ++i) to[i] += x[i];
 }
 
 void load_matrices(std::uint32_t (&r)[4], const void* row, bool transposed) {

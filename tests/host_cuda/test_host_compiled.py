@@ -1,92 +1,115 @@
-"""The CUDA sources compile for sm_80 and sm_90a, and what the compiler made of them is what was meant."""
+"""Every kernel in the built extension, for every architecture in it: what the compiler made of it is what was meant."""
 
 from __future__ import annotations
 
-import shutil
-from concurrent.futures import ThreadPoolExecutor
+import importlib.util
+import json
+from collections import Counter
 from pathlib import Path
 
 import host_sass as sass
 import pytest
 from host_sass import Kernel
 
-SOURCES = ("kernels_bfloat16", "kernels_half", "kernels_float", "kernels_sm90a")
-
 
 @pytest.fixture(scope="module")
-def cubins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    if shutil.which("nvcc") is None:
-        pytest.skip("no nvcc to compile the kernels with")
-    folder: Path = tmp_path_factory.mktemp("cubin")
-    architectures = ["90a" if source == "kernels_sm90a" else "80" for source in SOURCES]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        built = list(pool.map(lambda source, name: sass.compile_cubin(source, name, folder), SOURCES, architectures))
-    return dict(zip(SOURCES, built, strict=True))
-
-
-@pytest.fixture(scope="module")
-def compiled(cubins: dict[str, Path]) -> dict[str, list[Kernel]]:
+def library(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Kernel]]:
+    """(architecture, kernel) of all that the extension holds."""
+    spec = importlib.util.find_spec("laparoflow_kernels._C")
+    if spec is None or spec.origin is None:
+        pytest.skip("the extension was not built")
+    facts = Path(spec.origin).with_name("_C.json")
+    if not facts.exists() or json.loads(facts.read_text())["cuda"] is None:
+        pytest.skip("the extension was built without CUDA")
     if sass.tool("cuobjdump") is None or sass.tool("nvdisasm") is None:
-        pytest.skip("no cuobjdump and nvdisasm (CUDA toolkit or Triton's wheel) to read them with")
-    return {source: sass.read_cubin(cubin) for source, cubin in cubins.items()}
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_kernels_have_no_spills(compiled: dict[str, list[Kernel]], source: str) -> None:
-    """Forward, backward, records and rounding of each element type, none with local memory."""
-    kernels = compiled[source]
-    forward, backward = ([k for k in kernels if part(k)] for part in (lambda k: k.forward, lambda k: k.backward))
-    types = 2 if source == "kernels_sm90a" else 1
-    assert len(forward) == 4 * types
-    # the default form for row, column and both terms and the general form, at 3 (sm_90a: 4) depths; one pass at 2
-    assert len(backward) == {"kernels_float": 12, "kernels_sm90a": 2 * (16 + 6)}.get(source, 12 + 6)
-    for kernel in kernels:
-        assert (kernel.stack, kernel.local) == (0, 0), kernel.name
-        assert not any(op.startswith(("LDL", "STL")) for op in kernel.instructions), kernel.name
+        pytest.skip("no cuobjdump and nvdisasm (CUDA toolkit or Triton's wheel) to read it with")
+    files = sass.read_library(Path(spec.origin), tmp_path_factory.mktemp("cubin"))
+    return [(architecture, kernel) for architecture, kernels in files for kernel in kernels]
 
 
 def is_product(kernel: Kernel) -> bool:
     return kernel.forward or kernel.backward
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_kernels_use_tensor_cores_and_wide_loads(compiled: dict[str, list[Kernel]], source: str) -> None:
-    kind = {"kernels_float": "HMMA.1688.F32.TF32", "kernels_sm90a": "HGMMA.64x64x16.F32"}.get(source, "HMMA.16816.F32")
-    for kernel in filter(is_product, compiled[source]):
-        has = lambda start, kernel=kernel: any(op.startswith(start) for op in kernel.instructions)
-        assert has(kind), kernel.name
-        assert has("UBLKCP" if kernel.warpgroup else "LDGSTS.E.BYPASS.128"), kernel.name
-        if kernel.warpgroup:  # the producer's registers go to the others; mbarriers; no copies by the threads
-            assert has("USETMAXREG"), kernel.name
-            assert has("SYNCS"), kernel.name
-            assert not has("LDGSTS"), kernel.name
-        elif kind == "HMMA.16816.F32":
-            assert has("LDSM.16.M88.4"), kernel.name
-        assert has("RED") == kernel.one_pass, kernel.name
-        assert not has("ATOM"), kernel.name
+def test_all_kernels_are_there(library: list[tuple[str, Kernel]]) -> None:
+    """Of each architecture: forward and backward of each engine and form, and the small kernels."""
+    per_depth = 4  # the default form for row, column and both terms, and the general form
+    for architecture in {name for name, _ in library}:
+        kernels = [kernel for name, kernel in library if name == architecture]
+        engines = Counter(kernel.engine for kernel in kernels if is_product(kernel))
+        assert len(engines) == 5, engines
+        for engine, count in engines.items():
+            # one pass: row, both and the general form at two depths; sm_90a is compiled for one depth more
+            depths, one_pass = (4 if "Warpgroup" in engine else 3), (0 if engine == "EngineFloat" else 6)
+            assert count == 4 + depths * per_depth + one_pass, (architecture, engine)
+        for name in ("merge", "scale", "coefficient", "clear", "temperature", "weighted_sum"):
+            assert any(f"{name}_kernel" in kernel.name for kernel in kernels), (architecture, name)
+        assert sum("record_kernel" in kernel.name for kernel in kernels) == 2
+        assert sum("finish_kernel" in kernel.name for kernel in kernels) == 5
 
 
-def test_warpgroup_products_are_not_made_to_wait(cubins: dict[str, Path]) -> None:
-    """The compiler makes wgmma wait for each other, with a note, when it cannot follow their registers."""
-    notes = cubins["kernels_sm90a"].with_suffix(".notes").read_text()
-    assert "Used" in notes
-    assert "serialized" not in notes
+def test_no_spills_and_no_double_precision(library: list[tuple[str, Kernel]]) -> None:
+    for architecture, kernel in library:
+        where = f"{architecture} {kernel.name}"
+        assert (kernel.stack, kernel.local) == (0, 0), where
+        assert not any(kernel.has(op) for op in ("LDL", "STL")), where
+        assert not any(kernel.has(op) for op in ("DADD", "DMUL", "DFMA", "F2F.F64")), where
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_no_double_precision(compiled: dict[str, list[Kernel]], source: str) -> None:
-    for kernel in compiled[source]:
-        assert not any(op.startswith(("DADD", "DMUL", "DFMA", "F2F.F64")) for op in kernel.instructions), kernel.name
+def test_tensor_cores_and_wide_loads(library: list[tuple[str, Kernel]]) -> None:
+    seen = 0
+    for architecture, kernel in library:
+        if not is_product(kernel) or (kernel.warpgroup and architecture != "sm_90a"):
+            continue  # elsewhere the warpgroup's kernels only stop
+        seen += 1
+        where = f"{architecture} {kernel.name}"
+        if kernel.warpgroup:  # bulk copies and mbarriers, the producer's registers go to the others, no copies by the threads
+            for op in ("HGMMA.64x64x16.F32", "UBLKCP", "USETMAXREG", "SYNCS"):
+                assert kernel.has(op), f"{where}: no {op}"
+            assert not kernel.has("LDGSTS"), where
+            assert not kernel.has("HMMA"), where
+        elif kernel.engine == "EngineFloat":
+            assert kernel.has("HMMA.1688.F32.TF32"), where
+            assert kernel.has("LDGSTS.E.BYPASS.128"), where
+        else:
+            for op in ("HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"):
+                assert kernel.has(op), f"{where}: no {op}"
+        assert kernel.has("RED") == kernel.one_pass, where
+        assert not kernel.has("ATOM"), where
+    assert seen > 0
 
 
-def test_exponential_budget(compiled: dict[str, list[Kernel]]) -> None:
+def test_sums_and_records_move_in_whole_lines(library: list[tuple[str, Kernel]]) -> None:
+    """Four numbers at once, where the architecture can add them; records are written in pieces of 16 bytes."""
+    for architecture, kernel in library:
+        if architecture.startswith("sm_9") and kernel.one_pass and not (kernel.warpgroup and architecture == "sm_90"):
+            assert kernel.has("REDG.E.ADD.F32x4"), kernel.name
+        if "record_kernel" in kernel.name:
+            assert kernel.has("STG.E.128"), kernel.name
+
+
+def test_warpgroup_products_are_not_made_to_wait(library: list[tuple[str, Kernel]]) -> None:
+    """The compiler makes wgmma wait for each other, one by one, when it cannot follow their registers."""
+    for architecture, kernel in library:
+        if kernel.warpgroup and is_product(kernel) and architecture == "sm_90a":
+            count = lambda start, kernel=kernel: sum(n for op, n in kernel.instructions.items() if op.startswith(start))
+            assert count("HGMMA.64x64x16") >= 2 * count("WARPGROUP.DEPBAR"), kernel.name
+
+
+def test_registers_of_the_warpgroups(library: list[tuple[str, Kernel]]) -> None:
+    """A block starts with what its launch bounds allow; the kernels move those registers and no more."""
+    for architecture, kernel in library:
+        if kernel.warpgroup and is_product(kernel) and architecture == "sm_90a":
+            assert kernel.registers == (128 if kernel.forward else 168), kernel.name
+
+
+def test_exponential_budget(library: list[tuple[str, Kernel]]) -> None:
     """At most 1.25 operations per pair on the exp unit in the default form, forward and backward."""
     seen = 0
-    for source, kernels in compiled.items():
-        for kernel in kernels:
-            if kernel.fixed and is_product(kernel):
-                assert kernel.loop, f"{kernel.name}: no main loop found"
-                per_pair = kernel.per_pair("MUFU", sass.PAIRS_PER_THREAD[source.removeprefix("kernels_")] * kernel.row_tiles)
-                assert 1.0 <= per_pair <= 1.25, f"{kernel.name}: {per_pair}"
-                seen += 1
-    assert seen == 2 * (2 + 9 + 4) + (2 + 9) + 2 * (2 + 12 + 4)
+    for architecture, kernel in library:
+        if kernel.fixed and is_product(kernel) and not (kernel.warpgroup and architecture != "sm_90a"):
+            assert kernel.loop, f"{architecture} {kernel.name}: no main loop found"
+            per_pair = kernel.per_pair("MUFU")
+            assert 1.0 <= per_pair <= 1.25, f"{architecture} {kernel.name}: {per_pair}"
+            seen += 1
+    assert seen > 0

@@ -17,12 +17,23 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Mistake:
-    """``old`` occurs in ``file``; its first occurrence becomes ``new``."""
+    """``old`` occurs in ``file``; its first occurrence becomes ``new``. ``unit`` is the file to compile again."""
 
     file: str
     old: str
     new: str
     sanitizer: str | None = None
+    unit: str = ""
+
+    def compiled(self, name: str) -> str:
+        if self.unit or self.file in ("cuda/weighted_sum.cuh", "cuda/small_kernels.cuh"):
+            return self.unit or "entry.cu"
+        if "sm90a" in self.file:
+            return WARPGROUP
+        return "kernels_float.cu" if "tf32" in name else "kernels_bfloat16.cu"
+
+
+WARPGROUP = "kernels_sm90a_bfloat16.cu"
 
 
 MISTAKES = {
@@ -30,7 +41,7 @@ MISTAKES = {
         "cuda/feed_sm80.cuh", "copy_async_wait<0>();\n    }\n    block_barrier();", "copy_async_wait<0>();\n    }"
     ),
     "a copy that is not waited for": Mistake("cuda/feed_sm80.cuh", "copy_async_wait<1>();", "copy_async_wait<3>();"),
-    "fragment registers exchanged": Mistake("cuda/engines_sm80.cuh", "a[m][1] = pack_pair", "a[m][2] = pack_pair"),
+    "fragment registers exchanged": Mistake("cuda/engines_sm80.cuh", "a[m][1] = pack_operands", "a[m][2] = pack_operands"),
     "ldmatrix row of the wrong lane": Mistake(
         "cuda/engines_sm80.cuh", "(at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8",
         "(at.lane >> 3 & 1) * 8) * stride + (at.lane >> 4) * 8",
@@ -57,7 +68,15 @@ MISTAKES = {
     "shared memory one row short": Mistake("cuda/tiles.cuh", "(flows + 1) * 4", "flows * 4"),
     "wrong lanes in the column sum": Mistake("cuda/forward.cuh", "(send, 4 * half)", "(send, 2 * half)"),
     "a wrong digit in the polynomial": Mistake("pair_math.h", "5.582631751894951e-2f", "5.583631751894951e-2f"),
-    "polynomial below its range": Mistake("pair_math.h", "Math::min(r2, cap)", "Math::min(r2, cap * 1e6f)"),
+    "polynomial that rounds up": Mistake(
+        "pair_math.h", "Math::fma_round_down(x, gain, magic)", "Math::fma(x, gain, magic) + 1.0f"
+    ),
+    "masked keys in the sums of the default form": Mistake("cuda/forward.cuh", "fma(e[r][p], m, tile[r].l)",
+        "fma(e[r][p], 1.0f, tile[r].l)"
+    ),
+    "sums of the columns in another order than they are read": Mistake(
+        "cuda/engines_sm80.cuh", "column % 8 * 4 + d % 8 / 2", "column % 8 + d % 8 / 2 * 8"
+    ),
     "maximum not rescaled": Mistake("cuda/forward.cuh", "tile_sum *= factor;", ""),
     "scores read before the barrier": Mistake(
         "cuda/backward.cuh", "feed.barrier();\n      const Range columns", "const Range columns", sanitizer="thread"
@@ -99,6 +118,55 @@ MISTAKES = {
         "cuda/engine_sm90a.cuh", "(d / 8 * kColumns + n * 8)", "(d / 8 * kColumns + n)"
     ),
     "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "warpgroup_wait();", ""),
+    "gradient read before its products are done": Mistake(
+        "cuda/engine_sm90a.cuh", "warpgroup_commit();\n    warpgroup_wait();\n    hold_accumulators(g[0]);", "warpgroup_commit();"
+    ),
+    "products that nobody commits": Mistake("cuda/engine_sm90a.cuh", "warpgroup_commit();", ""),
+    "wgmma without a fence": Mistake("cuda/engine_sm90a.cuh", "warpgroup_fence();", ""),
+    "what the accumulators held before is added": Mistake(
+        "cuda/engine_sm90a.cuh", "warpgroup_multiply(c[0], a, b, T{});", "warpgroup_multiply_add(c[0], a, b, T{});"
+    ),
+    "scores released while wgmma reads them": Mistake(
+        "cuda/engine_sm90a.cuh",
+        "warpgroup_commit();\n      warpgroup_wait();\n      hold_accumulators(h);",
+        "if (piece > 8) warpgroup_commit();",
+    ),
+    "wgmma step of half its size": Mistake("cuda/engine_sm90a.cuh", "kStep = 32", "kStep = 16"),
+    "every step from the first image of the depth": Mistake("cuda/engine_sm90a.cuh", "a = a.further(kImage);", ""),
+    "rows of the first warpgroup for all": Mistake(
+        "cuda/feed_sm90a.cuh", "thread_index() / 128 * record_space_", "0 * record_space_"
+    ),
+    "scores at any address": Mistake(
+        "cuda/launch.cuh", "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP
+    ),
+    "row tile replaced without waiting for its readers": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", ""
+    ),
+    "row tile replaced while another thread reads it": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", "", sanitizer="thread"
+    ),
+    "row tile that nobody gives back": Mistake("cuda/feed_sm90a.cuh", "end() { barrier_arrive(row_empty()); }", "end() {}"),
+    "second row tile read before it has come": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_wait(row_full(), row_uses_ & 1);", "barrier_wait(row_full(), 0);"
+    ),
+    "readers of a stage miscounted": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_init(empty(s), computing());", "barrier_init(empty(s), computing() / 2);"
+    ),
+    "barriers used before all threads know them": Mistake(
+        "cuda/feed_sm90a.cuh", "barrier_init_publish();\n    }\n    block_barrier();", "barrier_init_publish();\n    }"
+    ),
+    "barriers that the copies cannot see": Mistake("cuda/feed_sm90a.cuh", "barrier_init_publish();", ""),
+    "a gap between frames taken for keys": Mistake(
+        "cuda/feed_sm90a.cuh", "const Range frame = frame_range(a.side, low);",
+        "const Range frame{a.side.offsets[low], a.side.total};",
+    ),
+    "first tile of a frame taken for the gap before it": Mistake(
+        "cuda/tiles.cuh", "/ kSlotRows + middle <= slot", "/ kSlotRows + middle < slot", unit=WARPGROUP
+    ),
+    "registers that nobody gave away": Mistake("cuda/feed_sm90a.cuh", "lower_registers<kCount>();", ""),
+    "registers given away by one thread": Mistake(
+        "cuda/feed_sm90a.cuh", "lower_registers<kCount>();", "if (thread_index() == computing()) lower_registers<kCount>();"
+    ),
     "rows of the next frame in a row tile": Mistake(
         "cuda/feed_sm90a.cuh", "slot + g < own.end ? slot + g : a_.row_records.slots", "slot + g"
     ),
@@ -146,13 +214,7 @@ def test_unchanged_sources_pass(built: Path) -> None:
 def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     mistake = MISTAKES[name]
     csrc = plant(mistake, tmp_path)
-    only = ("kernels_bfloat16.cu",)
-    if "tf32" in name:
-        only = ("kernels_float.cu",)
-    elif mistake.file in ("cuda/weighted_sum.cuh", "cuda/small_kernels.cuh"):
-        only = ("entry.cu",)
-    elif "sm90a" in mistake.file:
-        only = ("kernels_sm90a.cu",)
+    only = (mistake.compiled(name),)
     if mistake.sanitizer:
         rest = request.getfixturevalue("built_for_threads")
         done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer, only=only, rest=rest))
