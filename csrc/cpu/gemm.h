@@ -8,13 +8,33 @@
 
 namespace {
 
+// What becomes of C. kAddFar: C is too large for the near caches, so its tile is asked for before the product is made.
+enum class Into { kSet, kAdd, kAddFar };
+
+// Memory that the next product reads: asked for a line at a time, between the steps of this one.
+struct Upcoming {
+  const char *line = nullptr, *end = nullptr;
+
+  Upcoming() = default;
+  Upcoming(const char* begin, int64_t bytes) : line(begin), end(begin + bytes) {}
+  LF_INLINE void ask() {
+    if (line >= end) return;
+    __builtin_prefetch(line, 0, 2);
+    line += 64;
+  }
+};
+
 template <class T, int ROWS, int VECTORS>
 LF_INLINE void gemm_tile(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
-                         int64_t ldc, bool accumulate) {
+                         int64_t ldc, Into into, Upcoming& next) {
   Vec<T> acc[ROWS][VECTORS];
   for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) acc[i][v] = Vec<T>{};
+    for (int v = 0; v < VECTORS; ++v) {
+      acc[i][v] = Vec<T>{};
+      if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * kLanes<T>, 1);
+    }
   for (int64_t p = 0; p < depth; ++p) {
+    next.ask();
     Vec<T> row[VECTORS];
     for (int v = 0; v < VECTORS; ++v) row[v] = load<T>(b + p * ldb + v * kLanes<T>);
     for (int i = 0; i < ROWS; ++i) {
@@ -25,29 +45,29 @@ LF_INLINE void gemm_tile(int64_t depth, const T* a, int64_t a_row, int64_t a_dep
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) {
       T* out = c + i * ldc + v * kLanes<T>;
-      store<T>(out, accumulate ? load<T>(out) + acc[i][v] : acc[i][v]);
+      store<T>(out, into == Into::kSet ? acc[i][v] : load<T>(out) + acc[i][v]);
     }
 }
 
 template <class T, int VECTORS>
 void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
-                int64_t ldc, bool accumulate) {
+                int64_t ldc, Into into, Upcoming& next) {
   int64_t i = 0;
   for (; i + LF_TILE_ROWS <= rows; i += LF_TILE_ROWS)
-    gemm_tile<T, LF_TILE_ROWS, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_tile<T, LF_TILE_ROWS, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
   for (; i + 2 <= rows; i += 2)
-    gemm_tile<T, 2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
-  if (i < rows) gemm_tile<T, 1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_tile<T, 2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+  if (i < rows) gemm_tile<T, 1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
 }
 
 // columns: a multiple of the vector length
 template <class T>
 void gemm(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb,
-          T* c, int64_t ldc, bool accumulate) {
+          T* c, int64_t ldc, Into into, Upcoming next) {
   int64_t j = 0;
   for (; j + LF_TILE_VECTORS * kLanes<T> <= columns; j += LF_TILE_VECTORS * kLanes<T>)
-    gemm_panel<T, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, accumulate);
-  for (; j < columns; j += kLanes<T>) gemm_panel<T, 1>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, accumulate);
+    gemm_panel<T, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
+  for (; j < columns; j += kLanes<T>) gemm_panel<T, 1>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "vec.h"
+#include "gemm.h"
 
 namespace {
 
@@ -20,13 +20,17 @@ namespace {
 
 template <int ROWS, int VECTORS>
 LF_BF16_TARGET void bf16_tile(int64_t depth, const char* a, int64_t a_row, int64_t a_depth, const int32_t* b, int64_t ldb,
-                              float* c, int64_t ldc, bool accumulate) {
+                              float* c, int64_t ldc, Into into, Upcoming& next) {
   __m512 acc[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) acc[i][v] = accumulate ? _mm512_loadu_ps(c + i * ldc + v * 16) : _mm512_setzero_ps();
+    for (int v = 0; v < VECTORS; ++v) {
+      acc[i][v] = _mm512_setzero_ps();
+      if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * 16, 1);
+    }
   for (int64_t p = 0; p < depth; ++p) {
+    next.ask();
     __m512i row[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) row[v] = _mm512_loadu_si512(b + p * ldb + v * 16);
@@ -42,28 +46,30 @@ LF_BF16_TARGET void bf16_tile(int64_t depth, const char* a, int64_t a_row, int64
 #pragma GCC unroll 8
   for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(c + i * ldc + v * 16, acc[i][v]);
+    for (int v = 0; v < VECTORS; ++v) {
+      float* out = c + i * ldc + v * 16;
+      _mm512_storeu_ps(out, into == Into::kSet ? acc[i][v] : _mm512_add_ps(_mm512_loadu_ps(out), acc[i][v]));
+    }
+}
+
+template <int VECTORS>
+LF_BF16_TARGET void bf16_panel(int64_t rows, int64_t depth, const char* a, int64_t a_row, int64_t a_depth, const int32_t* b,
+                               int64_t ldb, float* c, int64_t ldc, Into into, Upcoming& next) {
+  int64_t i = 0;
+  for (; i + 6 <= rows; i += 6)
+    bf16_tile<6, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+  for (; i + 2 <= rows; i += 2)
+    bf16_tile<2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+  if (i < rows) bf16_tile<1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
 }
 
 // C[i, :] (+)= sum_p A(i, p) B[p, :]; strides of A in bytes, columns a multiple of 16
 LF_BF16_TARGET void bf16_gemm(int64_t rows, int64_t columns, int64_t depth, const void* a, int64_t a_row, int64_t a_depth,
-                              const int32_t* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                              const int32_t* b, int64_t ldb, float* c, int64_t ldc, Into into, Upcoming next) {
   const char* base = static_cast<const char*>(a);
   int64_t j = 0;
-  for (; j + 64 <= columns; j += 64) {
-    int64_t i = 0;
-    for (; i + 6 <= rows; i += 6)
-      bf16_tile<6, 4>(depth, base + i * a_row, a_row, a_depth, b + j, ldb, c + i * ldc + j, ldc, accumulate);
-    for (; i < rows; ++i)
-      bf16_tile<1, 4>(depth, base + i * a_row, a_row, a_depth, b + j, ldb, c + i * ldc + j, ldc, accumulate);
-  }
-  for (; j < columns; j += 16) {
-    int64_t i = 0;
-    for (; i + 6 <= rows; i += 6)
-      bf16_tile<6, 1>(depth, base + i * a_row, a_row, a_depth, b + j, ldb, c + i * ldc + j, ldc, accumulate);
-    for (; i < rows; ++i)
-      bf16_tile<1, 1>(depth, base + i * a_row, a_row, a_depth, b + j, ldb, c + i * ldc + j, ldc, accumulate);
-  }
+  for (; j + 64 <= columns; j += 64) bf16_panel<4>(rows, depth, base, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
+  for (; j < columns; j += 16) bf16_panel<1>(rows, depth, base, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
 }
 
 // Two rows of n bfloat16 numbers as pairs (low, high); n a multiple of 16, `high` null for a row of zeros.
