@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 
 from . import tiles
 from .gradient_kernels import backward_kernel, coefficients_kernel
-from .launch import INSIDE_SHIFT, ROW_BLOCK, padded
+from .launch import INSIDE_LIFT, ROW_BLOCK, padded
 from .statistics_kernels import finish_kernel, forward_kernel
 from .tiles import Tile
 from .weighted_sum_kernel import weighted_sum_kernel
@@ -67,10 +67,10 @@ class Variant:
     def constants(self) -> dict[str, Any]:
         """Compile-time constants as ``launch`` sets them, tile sizes left out."""
         inside = self.positives == "inside"
-        shift = INSIDE_SHIFT if self.bounded and inside else 0.0
+        lift = INSIDE_LIFT if self.bounded and inside else 0.0
         quantities = 4 if self.bounded else 6 if inside else 5
         if self.kernel == "finish":
-            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, FIXED_SHIFT=shift, QUANTITIES=quantities)
+            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift, QUANTITIES=quantities)
         if self.kernel == "coefficients":
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded)
         if self.kernel == "weighted_sum":
@@ -85,7 +85,7 @@ class Variant:
                 shared, OWN_TERMS=self.terms != "other", OTHER_TERMS=self.terms != "own", ROWS=True,
                 TEMPERATURE=self.temperature,
             )  # fmt: skip
-        return dict(shared, SYMMETRIC=self.kernel == "symmetric", FIXED_SHIFT=shift, QUANTITIES=quantities)
+        return dict(shared, SYMMETRIC=self.kernel == "symmetric", LIFT=lift, QUANTITIES=quantities)
 
     def chosen_tile(self, capability: int) -> Tile:
         """The given tile, or the default of the launch."""

@@ -18,12 +18,17 @@ All terms of dS are added in float32 before the one rounding to the input's dtyp
 
 ``coefficients_kernel`` prepares seven numbers per row, so that guards (lse = -inf, W = 0) are paid once per row:
 
-    bounded     c0 = a e^-lse    c1 unused   outside: c2 = b / W   inside: c2 = b e^-positive, c3 = 1
-    otherwise   c0 = a           c1 = t lse  outside: c2 = b / W   inside: c2 = b,     c3 = t positive
+    bounded     c0 = a e^-lse    c1 = [lse log2 e]   outside: c2 = b / W   inside: c2 = b e^-positive, c3 = 1
+    otherwise   c0 = a           c1 = t lse          outside: c2 = b / W   inside: c2 = b,     c3 = t positive
 
-(c1, c3 in units of q.k). Where W is tiny the weights are taken relative to it, so that a tiny weight and a large exponential
-do not meet in two rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (positive - ln W), c6 = -log2 W
-(0 elsewhere). Where all weights are 1 both terms then hold the same numbers and cancel exactly.
+(otherwise c1, c3 in units of q.k). The bounded c1 is an integer, for float32 inputs (RELATIVE): the exponential is then
+2^(z - c1), whose argument is small for the pairs that matter, so that the rounding of a large logit does not enter, and 2^c1
+goes into the coefficients exactly; with terms of both sides, c1 is that of the owned row. 16-bit inputs round dS itself far
+more coarsely and take 2^z.
+
+Where W is tiny the weights are taken relative to it, so that a tiny weight and a large exponential do not meet in two
+rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (positive - ln W), c6 = -log2 W (0 elsewhere).
+Where all weights are 1 both terms then hold the same numbers and cancel exactly.
 
 c0 and c2 times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end;
 c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
@@ -41,11 +46,13 @@ from .pairs import (
     LN_2_REST,
     LOG2_E,
     exact_product,
+    fused,
     load_flow,
     load_or,
     load_rows,
     other_frame_tile,
     pair_weight,
+    power_of_two,
     product,
     rounded_to,
     scale_error,
@@ -96,8 +103,10 @@ def coefficients_kernel(
     a *= scale
     b *= scale
     if BOUNDED:
-        a = a * accurate_exp(tl.where(has_denominator, -lse, 0.0))
-        shift = tl.zeros_like(a)
+        lse = tl.where(has_denominator, lse, 0.0)
+        a = a * accurate_exp(-lse)
+        # at most 2^48, so that its product with the coefficients of another row stays finite
+        shift = tl.minimum(tl.maximum(tl.floor(lse * LOG2_E + 0.5), -48.0), 48.0)
     else:
         shift, correction = in_product_units(tl.where(has_denominator, lse, 0.0), t, LOG2_E / t)
         shift = tl.where(has_denominator, shift, float("inf"))
@@ -133,23 +142,31 @@ def coefficients_kernel(
 
 @triton.jit
 def load_coefficients(
-    coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, TEMPERATURE: tl.constexpr
+    coefficients, total, rows, valid, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, TEMPERATURE: tl.constexpr,
+    RELATIVE: tl.constexpr,
 ):  # fmt: skip
-    """The coefficients c0..c4 and c6 of ``rows``; zeros (and shifts of infinity) where not valid."""
+    """The coefficients c0..c4 and c6 of ``rows``; zeros (and shifts of infinity) where not valid.
+
+    RELATIVE (bounded): the exponential is relative to c1 of these rows; c0 and c3 are then times 2^c1, which replaces c6.
+    """
     stride = total.to(tl.int64)
     c0 = load_or(coefficients + rows, valid, 0.0)
     c2 = load_or(coefficients + 2 * stride + rows, valid, 0.0)
     c1 = c0
     c3 = c0
-    if not BOUNDED:
-        c1 = load_or(coefficients + stride + rows, valid, float("inf"))
+    if RELATIVE or not BOUNDED:
+        c1 = load_or(coefficients + stride + rows, valid, 0.0 if BOUNDED else float("inf"))
     if INSIDE:
         c3 = load_or(coefficients + 3 * stride + rows, valid, 0.0 if BOUNDED else float("inf"))
     c4 = c0
     if TEMPERATURE:
         c4 = load_or(coefficients + 4 * stride + rows, valid, 0.0)
     c5 = c0
-    if INSIDE and not BOUNDED:
+    if RELATIVE:
+        c5 = power_of_two(c1)
+        c0 = c0 * c5
+        c3 = c3 * c5
+    elif INSIDE and not BOUNDED:
         c5 = load_or(coefficients + 6 * stride + rows, valid, 0.0)
     return c0, c1, c2, c3, c4, c5
 
@@ -180,39 +197,44 @@ def side_terms(
 
 
 @triton.jit
-def bounded_terms(
-    z, weight, own, other,
-    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
-):  # fmt: skip
-    """dS where |s| is bounded: one exponential serves the terms of both sides."""
-    power = tl.exp2(z)
+def softmax_factor(weight, side, AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr):
+    """Bounded form: what multiplies the exponential, of the coefficients of one side (1: own rows, 0: columns)."""
+    factor = tl.expand_dims(side[0], AXIS)
     if WEIGHTED and INSIDE:
-        share = 1.0 - weight if DISSIMILAR else 1.0
+        if DISSIMILAR:
+            factor = factor * (1.0 - weight)
+        factor = factor + (weight * tl.expand_dims(side[2], AXIS)) * tl.expand_dims(side[3], AXIS)
+    return factor
+
+
+@triton.jit
+def bounded_terms(
+    power, weight, own, other,
+    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, LIFT_OTHER: tl.constexpr,
+):  # fmt: skip
+    """dS where |s| is bounded: one exponential serves the terms of both sides.
+
+    LIFT_OTHER: it is relative to the own rows, which the coefficients of the other side do not contain yet.
+    """
+    if OTHER_TERMS:
+        factor = softmax_factor(weight, other, 0, WEIGHTED, INSIDE, DISSIMILAR)
+        if LIFT_OTHER:
+            factor = factor * own[5][:, None]
         if OWN_TERMS:
-            factor = own[0][:, None] * share + (weight * own[2][:, None]) * own[3][:, None]
-            if OTHER_TERMS:
-                factor += other[0][None, :] * share + (weight * other[2][None, :]) * other[3][None, :]
-        else:
-            factor = other[0][None, :] * share + (weight * other[2][None, :]) * other[3][None, :]
-        terms = power * factor
+            factor = factor + softmax_factor(weight, own, 1, WEIGHTED, INSIDE, DISSIMILAR)
     else:
-        if OWN_TERMS and OTHER_TERMS:
-            softmax = own[0][:, None] + other[0][None, :]
-        elif OWN_TERMS:
-            softmax = own[0][:, None]
-        else:
-            softmax = other[0][None, :]
-        terms = power * softmax
-        if WEIGHTED and DISSIMILAR:
+        factor = softmax_factor(weight, own, 1, WEIGHTED, INSIDE, DISSIMILAR)
+    terms = power * factor
+    if WEIGHTED and not INSIDE:
+        if DISSIMILAR:
             terms = terms * (1.0 - weight)
-        if WEIGHTED:
-            if OWN_TERMS and OTHER_TERMS:
-                terms += weight * (own[2][:, None] + other[2][None, :])
-            elif OWN_TERMS:
-                terms += weight * own[2][:, None]
-            else:
-                terms += weight * other[2][None, :]
+        if OWN_TERMS and OTHER_TERMS:
+            terms += weight * (own[2][:, None] + other[2][None, :])
+        elif OWN_TERMS:
+            terms += weight * own[2][:, None]
+        else:
+            terms += weight * other[2][None, :]
     return terms
 
 
@@ -220,11 +242,13 @@ def bounded_terms(
 def terms_of_tile(
     z, s, scale, weight, distance, factor, own, other,
     WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
-    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
+    RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
 ):  # fmt: skip
     """dS, and (with TEMPERATURE) dS (q.k - c) with the c of the row that each term belongs to."""
+    LIFT_OTHER: tl.constexpr = RELATIVE and OWN_TERMS
+    power = tl.exp2(z) if BOUNDED else z
     if BOUNDED and not (TEMPERATURE and OWN_TERMS and OTHER_TERMS):
-        ds = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS)
+        ds = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS, LIFT_OTHER)
         spread = ds
         if TEMPERATURE:
             spread = ds * (s - own[4][:, None]) if OWN_TERMS else ds * (s - other[4][None, :])
@@ -233,7 +257,7 @@ def terms_of_tile(
         spread = ds
         if OWN_TERMS:
             if BOUNDED:
-                part = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, True, False)
+                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, True, False, LIFT_OTHER)
             else:
                 part = side_terms(z, scale, weight, distance, factor, own, 1, WEIGHTED, INSIDE, DISSIMILAR)
             ds = part
@@ -241,7 +265,7 @@ def terms_of_tile(
                 spread = part * (s - own[4][:, None])
         if OTHER_TERMS:
             if BOUNDED:
-                part = bounded_terms(z, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, False, True)
+                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, False, True, LIFT_OTHER)
             else:
                 part = side_terms(z, scale, weight, distance, factor, other, 0, WEIGHTED, INSIDE, DISSIMILAR)
             ds += part
@@ -256,13 +280,15 @@ def backward_tile(
     start, end, scale, inverse_bandwidth, gradient, temperature_sum,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
-    ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
+    BOUNDED: tl.constexpr, RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
+    TEMPERATURE: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the owned rows after one more tile of the other side."""
     other_valid = valid_rows(other_mask, start, end, BLOCK_N, RAGGED)
     y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
+    # formed before the weights: behind them, the same code takes more registers and spills
     z = s * scale if BOUNDED else s
     if other_valid is not None:
         bias = tl.where(other_valid, 0.0, float("-inf"))[None, :]
@@ -280,11 +306,14 @@ def backward_tile(
     if OTHER_TERMS:
         other_coefficients = load_coefficients(
             other_coefficient_base + start.to(tl.int64), total_other, tl.arange(0, BLOCK_N), other_valid, INSIDE,
-            BOUNDED, TEMPERATURE,
+            BOUNDED, TEMPERATURE, RELATIVE and not OWN_TERMS,
         )  # fmt: skip
+    if RELATIVE:
+        offset = -own_coefficients[1][:, None] if OWN_TERMS else -other_coefficients[1][None, :]
+        z = fused(s, scale, offset if other_valid is None else offset + bias)
     ds, spread = terms_of_tile(
         z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
-        WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
+        WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
     )  # fmt: skip
     if TEMPERATURE:
         temperature_sum += tl.sum(spread, 1)
@@ -309,6 +338,7 @@ def backward_kernel(
     own_start = tl.load(own_offsets + frame).to(tl.int32)
     own_end = tl.load(own_offsets + frame + 1).to(tl.int32)
     first = own_start + tile * BLOCK_M
+    RELATIVE: tl.constexpr = BOUNDED and own.dtype.element_ty.primitive_bitwidth > 16
     if first < own_end:
         other_start = tl.load(other_offsets + frame).to(tl.int32)
         other_end = tl.load(other_offsets + frame + 1).to(tl.int32)
@@ -323,33 +353,27 @@ def backward_kernel(
         x_coefficients = (nothing, nothing, nothing, nothing, nothing, nothing)
         if OWN_TERMS:
             x_coefficients = load_coefficients(
-                own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED, TEMPERATURE
+                own_coefficients + first.to(tl.int64), total_own, rows, own_valid, INSIDE, BOUNDED, TEMPERATURE, RELATIVE
             )
         gradient = tl.zeros([BLOCK_M, BLOCK_D], dtype=scale.dtype)
         temperature_sum = tl.zeros([BLOCK_M], dtype=scale.dtype)
         full_tiles = (other_end - other_start) // BLOCK_N
-        for t in range(0, full_tiles):
-            gradient, temperature_sum = backward_tile(
-                x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
-                other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
-                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                TEMPERATURE, ROWS, PRECISION, SPECIAL, False,
-            )  # fmt: skip
-        for t in tl.range(full_tiles, tl.cdiv(other_end - other_start, BLOCK_N), num_stages=1):
-            gradient, temperature_sum = backward_tile(
-                x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
-                other_start + t * BLOCK_N, other_end, scale, inv_bandwidth, gradient, temperature_sum,
-                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                TEMPERATURE, ROWS, PRECISION, SPECIAL, True,
-            )  # fmt: skip
-        if BATCH:
-            for t in range(0, tl.cdiv(other_start, BLOCK_N) + tl.cdiv(total_other - other_end, BLOCK_N)):
-                start, end = other_frame_tile(t, other_start, other_end, total_other, BLOCK_N)
+        tiles = tl.cdiv(other_end - other_start, BLOCK_N)
+        other_tiles = tl.cdiv(other_start, BLOCK_N) + tl.cdiv(total_other - other_end, BLOCK_N)
+        # whole tiles of the frame, its last ragged tile, tiles of other frames
+        for PART in tl.static_range(3 if BATCH else 2):
+            first_tile = full_tiles if PART == 1 else 0
+            last_tile = full_tiles if PART == 0 else tiles if PART == 1 else other_tiles
+            for t in tl.range(first_tile, last_tile, num_stages=1 if PART == 1 else None):
+                start = other_start + t * BLOCK_N
+                end = other_end
+                if PART == 2:
+                    start, end = other_frame_tile(t, other_start, other_end, total_other, BLOCK_N)
                 gradient, temperature_sum = backward_tile(
                     x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
                     start, end, scale, inv_bandwidth, gradient, temperature_sum,
-                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, BOUNDED, OWN_TERMS, OTHER_TERMS,
-                    TEMPERATURE, ROWS, PRECISION, SPECIAL, True,
+                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS,
+                    OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, SPECIAL, PART > 0,
                 )  # fmt: skip
         in_frame = first + rows < own_end
         unscale = inv_temperature / tl.load(gradient_scale)

@@ -27,7 +27,7 @@ MAX_DIMENSIONS = 256
 MAX_FLOW = 8
 MAX_SLOTS = 64
 MAX_SPLITS = 16
-INSIDE_SHIFT = 48.0
+INSIDE_LIFT = 48.0
 ROW_BLOCK = 256
 HALF_LOG2_RANGE = 12
 
@@ -73,7 +73,7 @@ def one_pass(
     constants: dict[str, Any] = dict(
         D=query.shape[1], F=flows[0].shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
         INSIDE=inside, DISSIMILAR=dissimilar, BATCH=batch, SYMMETRIC=symmetric, BOUNDED=bounded,
-        FIXED_SHIFT=INSIDE_SHIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
+        LIFT=INSIDE_LIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
         PRECISION=input_precision(query),
     )  # fmt: skip
     columns = total_key if symmetric else 0
@@ -108,7 +108,7 @@ def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants:
     slots, _, total = partial.shape
     stats = torch.empty((4, total), dtype=partial.dtype, device=partial.device)
     if total:
-        names = ("INSIDE", "BOUNDED", "FIXED_SHIFT", "QUANTITIES")
+        names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES")
         finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
             partial, mask, temperature, stats, total, slots, BLOCK=ROW_BLOCK, **{name: constants[name] for name in names}
         )

@@ -51,8 +51,7 @@ def _polynomial_assembly(index: int, result: int, base: int, factor: int) -> str
     lines = [
         f".reg .f32 {t}, {n}, {f}, {p}, {s};",
         f"fma.rn.f32 {t}, ${base}, ${factor}, {magic};",
-        f"sub.rn.f32 {n}, {t}, {magic};",
-        f"neg.f32 {n}, {n};",
+        f"sub.rn.f32 {n}, {magic}, {t};",
         f"fma.rn.f32 {f}, ${base}, ${factor}, {n};",
         f"mov.f32 {p}, {_hexadecimal(EXP2_COEFFICIENTS[-1])};",
     ]
@@ -122,6 +121,27 @@ def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
             is_pure=True,
             pack=EXP2_PACK,
         )
+    return result
+
+
+@triton.jit
+def fused(a, b, c):
+    """a b + c rounded once; operands are broadcast to the shape of a."""
+    b, c = tl.broadcast_to(b, a.shape), tl.broadcast_to(c, a.shape)
+    if INTERPRETED:
+        result = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(a.dtype)
+    else:
+        result = tl.fma(a, b, c)
+    return result
+
+
+@triton.jit
+def power_of_two(n):
+    """2^n, exactly, of a float that is an integer from -126 to 127."""
+    if n.dtype == tl.float32:
+        result = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    else:
+        result = tl.exp2(n)
     return result
 
 

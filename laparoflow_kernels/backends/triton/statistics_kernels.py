@@ -5,10 +5,11 @@ For every valid row i, over the valid columns j (z = s log2 e, s = q_i.k_j / tem
     den = sum n_ij 2^(z_ij - m_i)     W  = sum w_ij     H = sum w_ij log2 w_ij
     X   = sum w_ij (q_i.k_j - m_i)  (outside)      sum w_ij 2^(z_ij - mp_i)  (inside)
 
-``bounded`` fixes m = mp = -FIXED_SHIFT for all rows (then |s| <= 40 makes every sum fit float32) and takes X (outside) of
-the plain products; otherwise m and mp are running maxima, kept in units of q.k: z - m is the difference of two products,
-scaled after the subtraction, so that a large logit is not rounded twice. X relative to the same m lets the large parts of
-lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0, not of a rounding).
+``bounded`` fixes m = mp = 0 for all rows (|s| <= 40: every sum fits float32, that of "inside" after its weights are lifted
+by 2^LIFT) and takes X (outside) of the plain products; otherwise m and mp are running maxima, kept in units of q.k: z - m is
+the difference of two products, scaled after the subtraction, so that a large logit is not rounded twice. X relative to the
+same m lets the large parts of lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0,
+not of a rounding).
 
 SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same exponentials; with
 running maxima a column needs exponentials of its own, so there the host runs this kernel once per direction instead.
@@ -78,6 +79,7 @@ def sums(a, b, c, d, AXIS: tl.constexpr):
 def tile_sums(
     s, z, scale, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
+    LIFT: tl.constexpr,
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
 
@@ -105,7 +107,7 @@ def tile_sums(
         if not INSIDE:
             positive = weight * s if BOUNDED else weight * (s - tl.expand_dims(finite(m), AXIS))
         elif BOUNDED:
-            positive = weight * power
+            positive = (weight * (2.0**LIFT)) * power
         else:
             positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), AXIS)
             exponent = (z - tl.expand_dims(finite(positive_m), AXIS)) * scale + distance * factor
@@ -152,16 +154,16 @@ def forward_tile(
     den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
     SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
-    z = s * scale + FIXED_SHIFT if BOUNDED else s
+    z = s * scale if BOUNDED else s
     if k_valid is not None:
-        bias = tl.where(k_valid, FIXED_SHIFT, float("-inf"))[None, :]
+        bias = tl.where(k_valid, 0.0, float("-inf"))[None, :]
         z = s * scale + bias if BOUNDED else s + bias
     weight = s
     distance = s
@@ -170,7 +172,7 @@ def forward_tile(
         k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
         weight, distance, factor = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
     tile_den, tm, tw, th, tx, tmp = tile_sums(
-        s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+        s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
     )
     den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
     if not BOUNDED and not INSIDE:
@@ -183,7 +185,7 @@ def forward_tile(
         h += th
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
-            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED
+            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
         )
         add_to_slot(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
@@ -198,7 +200,7 @@ def forward_kernel(
     row_partial, column_partial, total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr, QUANTITIES: tl.constexpr,
+    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
     PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
@@ -226,6 +228,10 @@ def forward_kernel(
     first_key = split * keys_per_split
     last_key = tl.minimum(first_key + keys_per_split, key_tiles)
     last_full = tl.maximum(first_key, tl.minimum(last_key, (k_end - k_start) // BLOCK_N))
+    other_tiles = tl.cdiv(k_start, BLOCK_N) + tl.cdiv(total_key - k_end, BLOCK_N)
+    others_per_split = tl.cdiv(other_tiles, splits)
+    first_other = split * others_per_split
+    last_other = tl.minimum(first_other + others_per_split, other_tiles)
 
     for row_tile in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, row_tiles)):
         q_first = q_start + row_tile * BLOCK_M
@@ -242,32 +248,20 @@ def forward_kernel(
             m = den - float("inf")
             if INSIDE:
                 mp = m
-        for tile in tl.range(first_key, last_full, num_stages=STAGES):
-            den, m, w, h, x, mp = forward_tile(
-                q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
-                scale, inv_bandwidth, den, m, w, h, x, mp,
-                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                PRECISION, SPECIAL, False,
-            )  # fmt: skip
-        for tile in tl.range(last_full, last_key, num_stages=1):
-            den, m, w, h, x, mp = forward_tile(
-                q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, k_start + tile * BLOCK_N, k_end,
-                scale, inv_bandwidth, den, m, w, h, x, mp,
-                D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, True, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                PRECISION, SPECIAL, True,
-            )  # fmt: skip
-        if BATCH:
-            other_tiles = tl.cdiv(k_start, BLOCK_N) + tl.cdiv(total_key - k_end, BLOCK_N)
-            others_per_split = tl.cdiv(other_tiles, splits)
-            first_other = split * others_per_split
-            last_other = tl.minimum(first_other + others_per_split, other_tiles)
-            for tile in tl.range(first_other, last_other, num_stages=STAGES):
-                start, end = other_frame_tile(tile, k_start, k_end, total_key, BLOCK_N)
+        # whole tiles of the frame, its last ragged tile, tiles of other frames
+        for PART in tl.static_range(3 if BATCH else 2):
+            first_tile = first_key if PART == 0 else last_full if PART == 1 else first_other
+            last_tile = last_full if PART == 0 else last_key if PART == 1 else last_other
+            for tile in tl.range(first_tile, last_tile, num_stages=1 if PART == 1 else STAGES):
+                start = k_start + tile * BLOCK_N
+                end = k_end
+                if PART == 2:
+                    start, end = other_frame_tile(tile, k_start, k_end, total_key, BLOCK_N)
                 den, m, w, h, x, mp = forward_tile(
                     q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, start, end,
                     scale, inv_bandwidth, den, m, w, h, x, mp,
-                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, False, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, FIXED_SHIFT,
-                    PRECISION, SPECIAL, True,
+                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
+                    PRECISION, SPECIAL, PART > 0,
                 )  # fmt: skip
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
@@ -301,16 +295,16 @@ def over_temperature(x, t, more):
 
 
 @triton.jit
-def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
-    """ln(total 2^-FIXED_SHIFT) + maximum / t with one rounding of that size.
+def logarithm_of(total, maximum, t, LIFT: tl.constexpr):
+    """ln(total 2^-LIFT) + maximum / t with one rounding of that size.
 
-    The shift is taken off before the logarithm where that cannot underflow.
+    The lift is taken off before the logarithm where that cannot underflow.
     """
-    if FIXED_SHIFT == 0.0:
+    if LIFT == 0.0:
         result = over_temperature(finite(maximum), t, tl.log2(total) * LN_2)
     else:
         safe = total > 1e-20
-        result = tl.log2(tl.where(safe, total * (2.0**-FIXED_SHIFT), total)) - tl.where(safe, 0.0, FIXED_SHIFT)
+        result = tl.log2(tl.where(safe, total * (2.0**-LIFT), total)) - tl.where(safe, 0.0, LIFT)
         result = result * LN_2
     return result
 
@@ -318,7 +312,7 @@ def logarithm_of(total, maximum, t, FIXED_SHIFT: tl.constexpr):
 @triton.jit
 def finish_kernel(
     partial, mask, temperature, stats, total: tl.int32, slots: tl.int32,
-    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, FIXED_SHIFT: tl.constexpr,
+    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr,
     QUANTITIES: tl.constexpr,
 ):  # fmt: skip
     """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total]."""
@@ -356,10 +350,10 @@ def finish_kernel(
         m = new_m
         w += slot_w
         h += tl.load(at + 2 * stride, mask=valid, other=0.0)
-    lse = logarithm_of(den, m, t, FIXED_SHIFT)
+    lse = logarithm_of(den, m, t, 0.0)
     lse = tl.where(den == 0.0, float("-inf"), lse)  # a NaN stays, so that it shows in the loss
     if INSIDE:
-        positive = logarithm_of(x, mp, t, FIXED_SHIFT)
+        positive = logarithm_of(x, mp, t, LIFT)
         positive = tl.where(x == 0.0, float("-inf"), positive)
     else:
         mean = divided(x, tl.where(w > 0.0, w, 1.0))
