@@ -45,6 +45,10 @@ def _one_frame() -> tuple[Peer, ...]:
     return tuple(peer for peer in ALL if peer.name != LOOP and peer.name not in _CROSS_ENTROPIES)
 
 
+def _without(name: str) -> tuple[Peer, ...]:
+    return tuple(peer for peer in _one_frame() if peer.name != name)
+
+
 _CROSS_ENTROPIES = ("torch linear_cross_entropy", "cut-cross-entropy", "liger-kernel")
 _ONE_HOT = ("ours: native", "ours: triton", "dense PyTorch", *_CROSS_ENTROPIES)
 
@@ -63,20 +67,25 @@ def _quick(device: str) -> list[Entry]:
 
 def _default(device: str) -> list[Entry]:
     base = Case(8192, device=device, dtype=_dtype(device))
-    core = _named(*CORE) if device == "cpu" else _named("ours: native", "ours: triton", *CORE[1:], "FlexAttention")
-    sizes = (1024, 2048, 4096, 8192, 16384, 32768, 65536) if device == "cpu" else (1024, 4096, 16384, 65536, 100_000)
-    other_sizes = (1024, 8192) if device == "cpu" else (16384, 100_000)
-    dtypes = ("bfloat16", "float16") if device == "cpu" else ("float32", "float16")
-    plan = [Entry(replace(base, pixels=n), _one_frame()) for n in sizes[:4]]
-    plan += [Entry(replace(base, threads=1), _named("ours: native"))] if device == "cpu" else []
+    on_cpu = device == "cpu"
+    core = _named(*CORE) if on_cpu else _named("ours: native", "ours: triton", *CORE[1:], "FlexAttention")
+    lean = tuple(peer for peer in core if peer.name != "dense PyTorch")
+    sizes = (1024, 2048, 4096, 8192) if on_cpu else (1024, 4096, 16384)
+    large_sizes = (16384, 32768) if on_cpu else (65536,)
+    largest = 65536 if on_cpu else 100_000
+    other_sizes = (1024, 8192) if on_cpu else (16384, 100_000)
+    dtypes = ("bfloat16", "float16") if on_cpu else ("float32", "float16")
+    plan = [Entry(replace(base, pixels=n), _one_frame()) for n in sizes]
+    plan += [Entry(replace(base, threads=1), _named("ours: native"))] if on_cpu else []
     plan += [Entry(replace(base, needs=needs), _named("ours: native")) for needs in ("query", "key")]
     for options in ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"}):
-        plan.append(Entry(replace(base, **options), core))  # type: ignore[arg-type]
+        plan.append(Entry(replace(base, **options), lean))  # type: ignore[arg-type]
     plan += [Entry(replace(base, dim=dim, pixels=n), core) for dim in (128, 256) for n in reversed(other_sizes)]
     plan.append(Entry(replace(base, frames=8, pixels=FRAME_PIXELS), (*core, *_named(LOOP))))
-    plan += [Entry(replace(base, pixels=n), _one_frame()) for n in sizes[4:]]
+    plan.append(Entry(replace(base, pixels=largest), _without("chunked PyTorch") if on_cpu else _one_frame()))
+    plan += [Entry(replace(base, dtype=dtype), _named(CORE[0], CORE[3])) for dtype in dtypes]
     plan += [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 1024)]
-    return plan + [Entry(replace(base, dtype=dtype), _named(CORE[0], CORE[1], CORE[3])) for dtype in dtypes]
+    return plan + [Entry(replace(base, pixels=n), _without("ours: reference")) for n in large_sizes]
 
 
 def _full(device: str) -> list[Entry]:
