@@ -110,22 +110,22 @@ struct TileGradient {
           const float s = Options::kFixed ? 0.0f : DeviceMath::fma(x, scale, bias_of(mark.at[h]));
           float& d = ds[r][p];
           if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
-            d = fixed_exponential(x, scale, r, p, kWeights) * both(kDenominator, r, column, h);
+            const float e = fixed_exponential(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
+            d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
           } else if (options.bounded) {
             float e = DeviceMath::exp2(s);
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
             d = e * both(kDenominator, r, column, h);
           } else {
-            const float t =
-                denominator_exponent<DeviceMath>(options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
+            const float t = denominator_exponent(options.dissimilar, s, w[r][p]);
             d = 0.0f;
             if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t - row[kLogSum][r]);
             if (column_terms())
               d = DeviceMath::fma(column[kDenominator].at[h], DeviceMath::exp2(t - column[kLogSum].at[h]), d);
           }
-          if constexpr (kWeights) {
+          if constexpr (kWeights && !Options::kFixed) {
             if (options.inside) {
-              const float t = inside_exponent(s, w[r][p]);
+              const float t = inside_exponent<PairMath>(s, w[r][p], kExcluded);
               if (row_terms()) d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t - row[kPositiveLog][r]), d);
               if (column_terms())
                 d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t - column[kPositiveLog].at[h]), d);

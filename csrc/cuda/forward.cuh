@@ -112,12 +112,11 @@ struct TileStatistics {
           } else if (options.bounded) {
             e[r][p] = DeviceMath::exp2(DeviceMath::fma(x[p], scale, b));
             if (options.dissimilar) e[r][p] *= 1.0f - w[r][p].value;
-            if (options.inside) t_in[r][p] = inside_exponent(DeviceMath::fma(x[p], scale, b), w[r][p]);
+            if (options.inside) t_in[r][p] = inside_exponent<PairMath>(DeviceMath::fma(x[p], scale, b), w[r][p], kExcluded);
           } else {
             const float s = DeviceMath::fma(x[p], scale, kSymmetric ? b + row_mark[r] : b);
-            e[r][p] =
-                denominator_exponent<DeviceMath>(options.dissimilar ? Negatives::kDissimilar : Negatives::kAll, s, w[r][p]);
-            if (options.inside) t_in[r][p] = inside_exponent(s, w[r][p]);
+            e[r][p] = denominator_exponent(options.dissimilar, s, w[r][p]);
+            if (options.inside) t_in[r][p] = inside_exponent<PairMath>(s, w[r][p], kExcluded);
           }
         }
         if (options.bounded && !Options::kFixed)

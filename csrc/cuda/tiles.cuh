@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "engines_sm80.cuh"
+#include "pair_device.cuh"
 
 namespace laparoflow::cuda {
 
@@ -222,7 +223,7 @@ LAPAROFLOW_DEVICE float bias_of(float mark) { return DeviceMath::fma(mark, -kExc
 /// e^s of pair p of row r in column tile n for the fixed options. A pair that does not count has zeros for an embedding, so
 /// s = 0 and the result is 1; what the sum makes of it is the mark's part. `polynomial` allows the multiply-add units.
 LAPAROFLOW_DEVICE float fixed_exponential(float x, float scale, int r, int p, bool polynomial) {
-  return bounded_exponential<DeviceMath>(x, scale, polynomial && (2 * r + p) % 4 < LAPAROFLOW_POLYNOMIAL_SHARE);
+  return bounded_exponential(x, scale, polynomial && (2 * r + p) % 4 < LAPAROFLOW_POLYNOMIAL_SHARE);
 }
 
 /// The row side of the pairs of one thread: 2 rows in each of its kRowTiles row tiles.
@@ -299,7 +300,7 @@ struct RowFlows {
         if constexpr (Options::kFixed)
           w[r][p] = Weight{r2[r][p], DeviceMath::exp2(r2[r][p] * gain)};
         else
-          w[r][p] = pair_weight<DeviceMath>(options.flow_kernel, r2[r][p], gain);
+          w[r][p] = marked_weight(options.flow_kernel, r2[r][p], gain);
   }
 };
 

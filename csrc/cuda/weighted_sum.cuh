@@ -61,7 +61,7 @@ weighted_sum_kernel(WeightedSumArguments a) {
         const float d = tile.row_flow[f][place(r)] - tile.column_flow[f][place(c)];
         r2 = DeviceMath::fma(d, d, r2);
       }
-      tile.weight[c][r] = pair_weight<DeviceMath>(a.flow_kernel, r2, gain).value;
+      tile.weight[c][r] = marked_weight(a.flow_kernel, r2, gain).value;
     }
     block_barrier();
     for (int c = 0; c < Tile::kColumns; ++c) {

@@ -63,7 +63,7 @@ def test_tensor_cores_and_wide_loads(library: list[tuple[str, Kernel]]) -> None:
             continue  # elsewhere the warpgroup's kernels only stop
         seen += 1
         where = f"{architecture} {kernel.name}"
-        if kernel.warpgroup:  # bulk copies and mbarriers, the producer's registers go to the others, no copies by the threads
+        if kernel.warpgroup:  # bulk copies, mbarriers, the producer's registers for the others, no copies by the threads
             for op in ("HGMMA.64x64x16.F32", "UBLKCP", "USETMAXREG", "SYNCS"):
                 assert kernel.has(op), f"{where}: no {op}"
             assert not kernel.has("LDGSTS"), where

@@ -67,9 +67,9 @@ MISTAKES = {
     "flows in the order of columns": Mistake("cuda/tiles.cuh", "to[f * count + place(r)] =", "to[f * count + r] ="),
     "shared memory one row short": Mistake("cuda/tiles.cuh", "(flows + 1) * 4", "flows * 4"),
     "wrong lanes in the column sum": Mistake("cuda/forward.cuh", "(send, 4 * half)", "(send, 2 * half)"),
-    "a wrong digit in the polynomial": Mistake("pair_math.h", "5.582631751894951e-2f", "5.583631751894951e-2f"),
+    "a wrong digit in the polynomial": Mistake("cuda/pair_device.cuh", "5.582631751894951e-2f", "5.583631751894951e-2f"),
     "polynomial that rounds up": Mistake(
-        "pair_math.h", "Math::fma_round_down(x, gain, magic)", "Math::fma(x, gain, magic) + 1.0f"
+        "cuda/pair_device.cuh", "DeviceMath::fma_round_down(x, gain, magic)", "DeviceMath::fma(x, gain, magic) + 1.0f"
     ),
     "masked keys in the sums of the default form": Mistake("cuda/forward.cuh", "fma(e[r][p], m, tile[r].l)",
         "fma(e[r][p], 1.0f, tile[r].l)"
@@ -119,7 +119,7 @@ MISTAKES = {
     ),
     "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "warpgroup_wait();", ""),
     "gradient read before its products are done": Mistake(
-        "cuda/engine_sm90a.cuh", "warpgroup_commit();\n    warpgroup_wait();\n    hold_accumulators(g[0]);", "warpgroup_commit();"
+        "cuda/engine_sm90a.cuh", "warpgroup_wait();\n    hold_accumulators(g[0]);", ""
     ),
     "products that nobody commits": Mistake("cuda/engine_sm90a.cuh", "warpgroup_commit();", ""),
     "wgmma without a fence": Mistake("cuda/engine_sm90a.cuh", "warpgroup_fence();", ""),
@@ -183,7 +183,8 @@ def plant(mistake: Mistake, folder: Path) -> Path:
     """A copy of ``csrc`` with the mistake in it."""
     csrc = folder / "csrc"
     shutil.copytree(host_build.SOURCES / "cuda", csrc / "cuda")
-    shutil.copy(host_build.SOURCES / "pair_math.h", csrc / "pair_math.h")
+    for header in host_build.SOURCES.glob("*.h"):
+        shutil.copy(header, csrc / header.name)
     path = csrc / mistake.file
     text = path.read_text()
     # white space counts for nothing, so that reformatting the sources does not lose the place
