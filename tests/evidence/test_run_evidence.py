@@ -92,6 +92,9 @@ def test_verdicts_ask_for_intervals_apart() -> None:
     assert "is below" in found["from scratch", 22]["text"]
     assert found["from scratch", 220]["ours_labels"] == 22
     assert found["from scratch", 220]["separated"]
+    assert found["coordinates", 22]["ahead"] == 2
+    assert "ahead with 2 of 2 seeds" in found["coordinates", 22]["text"]
+    assert found["from scratch", 22]["ahead"] == 0
 
 
 def test_one_seed_beats_nothing() -> None:
