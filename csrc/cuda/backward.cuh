@@ -190,7 +190,7 @@ backward_kernel(BackwardArguments arguments) {
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];
   const float scale = kLog2e / temperature;
-  const bool wants_gradient = arguments.gradient != nullptr, wants_temperature = arguments.temperature_partials != nullptr;
+  const bool wants_gradient = arguments.gradient != nullptr;
   const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
   feed.begin(frame, first_row);
@@ -212,7 +212,7 @@ backward_kernel(BackwardArguments arguments) {
                     problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    if (!Options::kFixed || wants_temperature) {
+    if (!Options::kFixed || arguments.temperature_partials != nullptr) {
       if (feed.holds_weights(tile))
         tile_gradient.template apply<true, true>(c, flows, options, stage, scale);
       else
@@ -253,7 +253,7 @@ backward_kernel(BackwardArguments arguments) {
       }
     }
   }
-  if (wants_temperature) {
+  if (arguments.temperature_partials != nullptr) {
     float sum = 0.0f;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
