@@ -1,63 +1,32 @@
 """Every class of kernel variant, compiled for sm_80, sm_90 and sm_100 without a GPU: what the machine code says.
 
-The default run compiles a covering set; LAPAROFLOW_TRITON_EXHAUSTIVE=1 compiles every combination of the options that
-share a code path (several hundred variants, about half an hour on one core).
+The default run compiles ``variants.sample``; LAPAROFLOW_TRITON_EXHAUSTIVE=1 compiles ``variants.every`` (a few hours on one
+core; ``-k`` picks by the names of the options).
 """
 
 import itertools
 import os
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from laparoflow_kernels.backends.triton.compiled import Facts, Variant, compile_variant
+from tests.triton import variants
 
-CAPABILITIES = (80, 90, 100)
 EXHAUSTIVE = os.environ.get("LAPAROFLOW_TRITON_EXHAUSTIVE", "0") == "1"
-
+CASES = variants.every() if EXHAUSTIVE else variants.sample()
 PLAIN = Variant("forward")
-EVERYTHING: dict[str, Any] = dict(positives="inside", negatives="dissimilar", scope="batch", masked=True)
-COVERING = (
-    PLAIN,
-    Variant("forward", dtype="fp16", D=200, F=3, bounded=False, **EVERYTHING),
-    Variant("forward", dtype="fp32", precision="ieee", flow_kernel="laplace"),
-    Variant("forward", dtype="fp32", D=128, flow_kernel="tophat"),
-    Variant("symmetric", D=96, **EVERYTHING),
-    Variant("backward"),
-    Variant("backward", dtype="fp16", terms="both", bounded=False, temperature=True, **EVERYTHING),
-    Variant("backward", D=256, terms="other"),
-    Variant("backward", dtype="fp32", D=128, flow_kernel="cauchy", terms="other"),
-    Variant("backward", dtype="fp32", precision="ieee", D=48, F=8),
-    Variant("weighted_sum", dtype="fp32", precision="ieee"),
-    Variant("finish", positives="inside", bounded=False, masked=True),
-    Variant("coefficients", positives="inside"),
-)
 
 
-def exhaustive() -> list[Variant]:
-    variants = []
-    for dtype, precision in (("bf16", "tf32"), ("fp16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee")):
-        for width, kernel, flow_kernel, positives, bounded in itertools.product(
-            (64, 96, 128, 256), ("forward", "symmetric", "backward"), ("gaussian", "cauchy"), ("outside", "inside"),
-            (True, False),
-        ):  # fmt: skip
-            if kernel == "symmetric" and not bounded:
-                continue
-            for options in ({}, dict(negatives="dissimilar", scope="batch", masked=True, temperature=True, terms="both")):
-                variants.append(
-                    Variant(
-                        kernel, dtype, width, flow_kernel=flow_kernel, positives=positives, bounded=bounded,
-                        precision=precision, **options,
-                    )
-                )  # fmt: skip
-    return variants
-
-
-def name(variant: Variant) -> str:
-    differs = [str(getattr(variant, f)) for f in variant.__dataclass_fields__ if getattr(variant, f) != getattr(PLAIN, f)]
-    return "-".join(differs) or "plain"
+def name(case: tuple[Variant, int]) -> str:
+    variant, capability = case
+    words = [f"sm_{capability}", variant.kernel, variant.dtype, f"D{variant.D}"]
+    for option in ("precision", "F", "flow_kernel", "positives", "negatives", "scope", "terms"):
+        if getattr(variant, option) != getattr(PLAIN, option):
+            words.append(f"{option}_{getattr(variant, option)}".replace("flow_kernel_", ""))
+    words += [word for word, said in (("running", not variant.bounded), ("masked", variant.masked)) if said]
+    return "-".join(words + ["dtemperature"] * variant.temperature)
 
 
 def special_bound(variant: Variant) -> float:
@@ -65,21 +34,21 @@ def special_bound(variant: Variant) -> float:
 
     One exponential of the logit (two where "inside" has a running maximum of its own; both again for the terms of the
     other side), and for the weight a quarter (gaussian, laplace and its square root: one more), one reciprocal and, in
-    the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum rescales each row once per tile: at most
-    one more per pair in the narrowest tiles.
+    the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each row once
+    per tile: at most one more per pair in the narrowest tiles.
     """
     sides = 2 if variant.terms == "both" and not variant.bounded else 1
     softmax = 1.0 if variant.bounded else sides * (2.0 if variant.positives == "inside" else 1.0)
     if variant.kernel == "weighted_sum":
         softmax = 0.0
     weight = {"gaussian": 0.25, "laplace": 1.25, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
-    running = 0.0 if variant.bounded or variant.kernel == "backward" else 1.0
+    running = 0.0 if variant.bounded or variant.kernel == "backward" else 2.0 if variant.positives == "inside" else 1.0
     return softmax + weight + running
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("variant", exhaustive() if EXHAUSTIVE else COVERING, ids=name)
-def test_machine_code(variant: Variant, capability: int) -> None:
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_machine_code(case: tuple[Variant, int]) -> None:
+    variant, capability = case
     facts = compile_variant(variant, capability)
     assert_no_spill(facts)
     assert ".f64" not in facts.ptx, "a float64 instruction in the PTX"
@@ -92,10 +61,20 @@ def test_machine_code(variant: Variant, capability: int) -> None:
         assert facts.main.special <= special_bound(variant), f"{facts.main.special} special-unit operations per pair"
 
 
+def test_the_sample_has_every_value_on_every_architecture_and_every_pair_of_values() -> None:
+    cases = [(v, capability) for v, capability in variants.sample() if v.kernel in variants.PAIR_KERNELS]
+    values = {(option, value) for option, choices in variants.CHOICES.items() for value in choices}
+    for capability, (dtype, precision) in itertools.product(variants.CAPABILITIES, variants.DTYPES):
+        here = [v for v, c in cases if (v.dtype, v.precision, c) == (dtype, precision, capability)]
+        assert set().union(*(variants.features(v) for v in here)) == values, (dtype, precision, capability)
+    together = set().union(*(itertools.permutations(variants.features(v), 2) for v, _ in cases))
+    possible = {(a, b) for a, b in itertools.permutations(values, 2) if a[0] != b[0] and variants.possible(dict([a, b]))}
+    assert together == possible, f"{len(possible - together) // 2} pairs of values never meet"
+
+
 def assert_no_spill(facts: Facts) -> None:
     """Spills store registers to the stack and load them again."""
-    spilled = re.findall(r"\b(?:STL|LDL)\S*", facts.sass)
-    assert not spilled, f"{len(spilled)} stack accesses, {facts.stack} bytes, {facts.registers} registers"
+    assert not facts.spills, f"{facts.spills} stack accesses, {facts.stack} bytes, {facts.registers} registers"
 
 
 def test_the_gaussian_forward_takes_at_most_one_and_a_quarter_special_operations_per_pair() -> None:
@@ -104,7 +83,7 @@ def test_the_gaussian_forward_takes_at_most_one_and_a_quarter_special_operations
 
 def test_a_tile_that_is_too_large_is_seen_to_spill() -> None:
     """The check can fail: a tile far over the register budget."""
-    large = replace(PLAIN.chosen_tile(90), block_n=256)
+    large = replace(PLAIN.default_tile(90), block_n=256)
     facts = compile_variant(replace(PLAIN, tile=large), 90)
     with pytest.raises(AssertionError, match="stack accesses"):
         assert_no_spill(facts)

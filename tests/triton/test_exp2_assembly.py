@@ -44,8 +44,6 @@ def execute(assembly: str, operands: list[np.ndarray]) -> dict[str, np.ndarray]:
                 result = (double[0] * double[1] + double[2]).astype(F32)
             elif name == "sub.rn.f32":
                 result = (double[0] - double[1]).astype(F32)
-            elif name == "neg.f32":
-                result = -a[0]
             elif name in ("mov.f32", "mov.b32"):
                 result = a[0]
             elif name == "mul.rn.f32":

@@ -88,6 +88,51 @@ def test_when_nothing_is_timed(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not timer.asked and not fake_gpu.exists()
 
 
+class Spilling:
+    """Says that every tile of more than ``fits`` pairs spills, and counts how often it was asked."""
+
+    def __init__(self, fits: int) -> None:
+        self.fits = fits
+        self.asked: list[Tile] = []
+
+    def __call__(self, tile: Tile) -> int:
+        self.asked.append(tile)
+        return int(tile.block_m * tile.block_n > self.fits)
+
+
+def choose_without_spills(spills: Spilling, options: str = "F=2") -> Tile:
+    return tiles.choose("forward", options, "half", 64, False, torch.device("cuda"), 1000, None, spills)
+
+
+def test_a_default_that_spills_gives_way_once_and_for_all(fake_gpu: Path) -> None:
+    default = tiles.candidates("forward", "half", 64, 90, False)[0]
+    enough = Spilling(default.block_m * default.block_n)
+    assert choose_without_spills(enough) == default and enough.asked == [default]
+    tight = Spilling(2048)
+    found = choose_without_spills(tight, "F=8")
+    assert found.block_m * found.block_n <= 2048 and found == tight.asked[-1]
+    count = len(tight.asked)
+    assert choose_without_spills(tight, "F=8") == found and len(tight.asked) == count
+    assert choose_without_spills(Spilling(0), "F=7") == default, "nothing fits: the default is as good as any"
+
+
+def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    spills = Spilling(0)
+    assert choose_without_spills(spills) == tiles.candidates("forward", "half", 64, 90, False)[0]
+    assert not spills.asked
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("precision", ["half", "tf32", "ieee"])
+def test_retreats_shrink(capability: int, precision: str) -> None:
+    for kind, heavy in (("forward", True), ("symmetric", False), ("backward", True)):
+        for width in (64, 128, 256):
+            first = tiles.candidates(kind, precision, width, capability, heavy)[0]
+            sizes = [t.block_m * t.block_n for t in (first, *tiles.retreats(first, capability))]
+            assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+
+
 def test_forced_tiles_hold_inside_the_block_alone(fake_gpu: Path) -> None:
     tile = Tile(16, 16, 4, 1)
     with tiles.forced(forward=tile):

@@ -87,8 +87,8 @@ class Variant:
             )  # fmt: skip
         return dict(shared, SYMMETRIC=self.kernel == "symmetric", LIFT=lift, QUANTITIES=quantities)
 
-    def chosen_tile(self, capability: int) -> Tile:
-        """The given tile, or the default of the launch."""
+    def default_tile(self, capability: int) -> Tile:
+        """The given tile, or the first that the launch would try."""
         if self.tile is not None:
             return self.tile
         constants = self.constants()
@@ -124,15 +124,33 @@ class Facts:
     sass: str
 
     @property
+    def spills(self) -> int:
+        """Instructions that move registers to the stack or back."""
+        return len(re.findall(r"\b(?:STL|LDL)\S*", self.sass))
+
+    @property
     def main(self) -> Loop:
         """The loop over whole tiles that have weights: of the loops with the most special operations, the first."""
         return max(self.loops, key=lambda loop: loop.special)
 
 
 def compile_variant(variant: Variant, capability: int) -> Facts:
-    """Compile for compute capability 80, 90 or 100 and read the facts."""
+    """Compile for compute capability 80, 90 or 100 and read the facts, with the tile that the launch would settle on."""
+    tried: dict[Tile, Facts] = {}
+
+    def spills(tile: Tile) -> int:
+        tried[tile] = compile_tile(variant, tile, capability)
+        return tried[tile].spills
+
+    tile = variant.default_tile(capability)
+    if variant.tile is None and variant.kernel not in ("finish", "coefficients"):
+        tile = tiles.without_spills(tile, capability, spills)
+    return tried[tile] if tile in tried else compile_tile(variant, tile, capability)
+
+
+def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
+    """Compile with one tile and read the facts."""
     kernel = KERNELS[variant.kernel]
-    tile = variant.chosen_tile(capability)
     constants = variant.constants()
     if variant.kernel not in ("finish", "coefficients"):
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)

@@ -79,24 +79,24 @@ def one_pass(
     columns = total_key if symmetric else 0
     reach = total_key if batch else largest[1]
 
-    def run(tile: Tile) -> tuple[Tensor, Tensor]:
+    def run(tile: Tile) -> tuple[Any, tuple[Tensor, Tensor]]:
         row_groups, splits = forward_grid(tile, frames, largest[0], reach, batch, symmetric, query.device)
         slots = row_groups * (frames if batch else 1)
         row_partial = torch.empty(
             (splits, int(constants["QUANTITIES"]), total_query), dtype=flows[0].dtype, device=query.device
         )
         column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
-        forward_kernel[(frames * row_groups, splits)](
+        kernel = forward_kernel[(frames * row_groups, splits)](
             query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, row_partial, column_partial,
             total_query, total_key, row_groups, splits, STAGES=tile.stages, **meta(tile), **constants,
         )  # fmt: skip
-        return row_partial, column_partial
+        return kernel, (row_partial, column_partial)
 
     with on_device(query):
         if frames == 0 or largest[0] == 0:
             partials = tuple(empty_partial(1, total, constants, flows[0]) for total in (total_query, columns))
         else:
-            partials = run(pick("symmetric" if symmetric else "forward", query, constants, total_query * reach, run))
+            _, partials = run(pick("symmetric" if symmetric else "forward", query, constants, total_query * reach, run))
         row_stats, column_stats = (
             finish(partial, mask, temperature, constants) for partial, mask in zip(partials, masks, strict=True)
         )
@@ -180,13 +180,14 @@ def backward(
                 ROWS=gradient, TEMPERATURE=temperature_too,
             )  # fmt: skip
 
-            def run(tile: Tile) -> None:
+            def run(tile: Tile) -> tuple[Any, None]:
                 own_tiles = triton.cdiv(own[5], tile.block_m)
-                backward_kernel[(frames * own_tiles,)](
+                kernel = backward_kernel[(frames * own_tiles,)](
                     own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
                     own[4], other[4], scale, own_gradient, by_row, own[0].shape[0], other[0].shape[0], own_tiles,
                     **meta(tile), **options,
                 )  # fmt: skip
+                return kernel, None
 
             pairs = own[0].shape[0] * (other[0].shape[0] if scope == "batch" else other[5])
             run(pick("backward", query, options, pairs, run))
@@ -250,13 +251,14 @@ def weighted_sum(
     block_c = min(64, padded(max(channels, 1)))
     constants = dict(F=query_flow.shape[1], FLOW_KERNEL=flow_kernel, PRECISION=input_precision(query_flow))
 
-    def run(tile: Tile) -> None:
+    def run(tile: Tile) -> tuple[Any, None]:
         query_tiles = triton.cdiv(max_query, tile.block_m)
-        weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
+        kernel = weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
             query_flow, key_flow, values, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
             sums, weights, query_tiles, channels,
             BLOCK_C=block_c, **meta(tile), **constants,
         )  # fmt: skip
+        return kernel, None
 
     with on_device(values):
         run(pick("weighted_sum", query_flow, dict(constants, BLOCK_D=block_c), query_flow.shape[0] * max_key, run))
@@ -294,9 +296,9 @@ def input_precision(tensor: Tensor) -> str:
 
 
 def pick(
-    kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], Any]
+    kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], tuple[Any, Any]]
 ) -> Tile:  # fmt: skip
-    """The tile of a launch; ``run`` launches with a tile and is timed where tuning applies."""
+    """The tile of a launch; ``run`` launches with a tile and gives (compiled kernel, result)."""
     precision = "half" if tensor.dtype in (torch.float16, torch.bfloat16) else str(constants["PRECISION"])
     varied = {name: value for name, value in constants.items() if name not in ("D", "BLOCK_D", "PRECISION")}
     options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
@@ -313,8 +315,11 @@ def pick(
             best = min(best, start.elapsed_time(end) * 1e-3)
         return best
 
+    def spills(tile: Tile) -> int:
+        return int(run(tile)[0].n_spills)
+
     return tiles.choose(
-        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds
+        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds, spills
     )
 
 

@@ -5,6 +5,10 @@ the number of pairs is not part of the key. An entry remembers the size it was t
 number of pairs is within a factor of 16, so a run never tunes again because N changed by one. Small problems (under
 2^24 pairs), captured graphs and torch.use_deterministic_algorithms(True) take the default without timing anything.
 
+The options of a call (flow components, flow kernel, masks, ...) change how many registers it needs; a default that would
+spill them to memory gives way to the first of its ``retreats`` that does not. A launch learns this from the compiled kernel
+at the first call of a variant, the tests from the cubin.
+
 Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off; LAPAROFLOW_TRITON_CACHE names the cache file
 (default ~/.cache/laparoflow/triton-tiles.json; an empty value keeps the cache in memory).
 """
@@ -51,8 +55,8 @@ TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
     ("forward", True): (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
     ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
-    ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
-    ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 8, 1)),
+    ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
+    ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
 }
 # where another architecture needs another tile: (capability, kernel, heavy, padded D up to)
 EXCEPTIONS = {
@@ -75,6 +79,7 @@ EXCEPTIONS = {
 
 
 _forced: dict[str, Tile] = {}
+_settled: dict[str, Tile] = {}
 _memory: dict[str, list[dict]] = {}
 _loaded_from: Path | None = None
 
@@ -101,7 +106,7 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
 
 
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
-    """Tiles worth timing, the default first. The defaults compile without spills on sm_80, sm_90 and sm_100.
+    """Tiles worth timing, the default first.
 
     Args:
         kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
@@ -113,10 +118,8 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     if capability == 0:
         return [Tile(64, 64, 4, 1)]
     if kind == "weighted_sum":
-        return [Tile(32, 32, 4, 2)] if precision == "ieee" else [Tile(64, 32, 4, 2)]
+        return [Tile(32, 32, 4, 2)] if precision == "ieee" or capability >= 100 else [Tile(64, 32, 4, 2)]
     if precision == "ieee":
-        if kind == "backward" and heavy and block_d > 128:
-            return [Tile(16, 32, 8, 1)]
         return [Tile(32, 32, 8, 1)]
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
     table = TF32_TILES if precision == "tf32" else HALF_TILES
@@ -133,6 +136,23 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     return tiles
 
 
+def retreats(tile: Tile, capability: int) -> list[Tile]:
+    """Tiles with less to hold than ``tile``, the nearest first; from sm_90 on, the products want 64 rows."""
+    narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
+    middle = ((32, 32), (64, 16)) if capability < 90 else ((64, 16), (32, 32))
+    small = [Tile(m, n, 4, 1) for m, n in ((64, 32), *middle, (32, 16), (16, 16))]
+
+    def size(t: Tile) -> tuple[int, int, int]:
+        return t.block_m * t.block_n, t.stages, t.warps
+
+    return narrower + [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile)]
+
+
+def without_spills(tile: Tile, capability: int, spills: Callable[[Tile], int]) -> Tile:
+    """``tile``, or the first of its retreats for which ``spills`` is 0; ``tile`` when there is none."""
+    return next((t for t in (tile, *retreats(tile, capability)) if spills(t) == 0), tile)
+
+
 def choose(
     kind: str,
     options: str,
@@ -142,8 +162,9 @@ def choose(
     device: torch.device,
     pairs: int,
     time: Callable[[Tile], float] | None,
+    spills: Callable[[Tile], int] | None = None,
 ) -> Tile:
-    """The tile for one call; times the candidates (seconds by ``time``) when the cache has no answer near it.
+    """The tile for one call; the default is one that does not spill, and candidates are timed when the cache has no answer.
 
     Args:
         kind: kernel, as in ``candidates``.
@@ -154,27 +175,33 @@ def choose(
         device: where the call runs.
         pairs: number of pairs of the call.
         time: seconds of one launch with a tile; None never times.
+        spills: registers that a kernel of this tile spills, found by launching it; None takes the default as it is.
     """
     if kind in _forced:
         return _forced[kind]
     if device.type != "cuda":
         return candidates(kind, precision, block_d, 0, heavy)[0]
     major, minor = torch.cuda.get_device_capability(device)
-    tiles = candidates(kind, precision, block_d, 10 * major + minor, heavy)
+    capability = 10 * major + minor
+    tiles = candidates(kind, precision, block_d, capability, heavy)
+    import triton
+
+    key = "|".join(
+        [kind, options, precision, f"D{block_d}", torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
+    )
+    capturing = torch.cuda.is_current_stream_capturing()
+    if key not in _settled and spills is not None and not capturing:
+        _settled[key] = without_spills(tiles[0], capability, spills)
+    tiles[0] = _settled.get(key, tiles[0])
     if (
         time is None
         or len(tiles) == 1
         or pairs < SMALLEST_TUNED
         or os.environ.get("LAPAROFLOW_TRITON_AUTOTUNE", "1") == "0"
         or torch.are_deterministic_algorithms_enabled()
-        or torch.cuda.is_current_stream_capturing()
+        or capturing
     ):
         return tiles[0]
-    import triton
-
-    key = "|".join(
-        [kind, options, precision, f"D{block_d}", torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
-    )
     found = lookup(key, pairs)
     if found is not None and found in tiles:
         return found
@@ -215,6 +242,7 @@ def forget() -> None:
     """Drop the cache in memory; the next call reads the file again."""
     global _loaded_from
     _memory.clear()
+    _settled.clear()
     _loaded_from = None
 
 

@@ -1,0 +1,100 @@
+"""Which compile-time variants of the kernels the tests of the machine code build.
+
+``sample`` covers, on every architecture and for every dtype, each value of each option at least once; of the variants that
+would do, it takes the one that brings most pairs of option values together for the first time. ``every`` is each
+combination of the options that share a code path: all dtypes and widths, with the options that add code all off or all on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from laparoflow_kernels.backends.triton.compiled import Variant
+
+CAPABILITIES = (80, 90, 100)
+DTYPES = (("bf16", "tf32"), ("fp16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee"))  # of inputs, of float32 products
+PAIR_KERNELS = ("forward", "symmetric", "backward")
+CHOICES: dict[str, tuple[Any, ...]] = dict(
+    kernel=PAIR_KERNELS, D=(31, 64, 128, 200, 256), F=(1, 2, 3, 8), flow_kernel=("gaussian", "laplace", "cauchy", "tophat"),
+    positives=("outside", "inside"), negatives=("all", "dissimilar"), scope=("frame", "batch"), bounded=(True, False),
+    masked=(True, False), terms=("own", "other", "both"), temperature=(True, False),
+)  # fmt: skip
+OF_BACKWARD = ("terms", "temperature")
+DRAWS = 60
+
+Feature = tuple[str, Any]
+
+
+def features(variant: Variant) -> set[Feature]:
+    """(option, value) for the options that the variant's kernel has."""
+    own = {name: getattr(variant, name) for name in CHOICES}
+    if variant.kernel != "backward":
+        own = {name: value for name, value in own.items() if name not in OF_BACKWARD}
+    return set(own.items())
+
+
+def possible(chosen: dict[str, Any]) -> bool:
+    """Whether a variant with these values exists: one pass takes both directions only where logits are bounded."""
+    kernel = chosen.get("kernel", "backward")
+    if kernel == "symmetric" and chosen.get("bounded") is False:
+        return False
+    return kernel == "backward" or not set(chosen) & set(OF_BACKWARD)
+
+
+def drawn(generator: random.Random, dtype: str, precision: str) -> Variant:
+    """A random variant that ``launch`` can ask for."""
+    chosen = {name: generator.choice(values) for name, values in CHOICES.items()}
+    if chosen["kernel"] != "backward":
+        chosen = {name: value for name, value in chosen.items() if name not in OF_BACKWARD}
+    return Variant(dtype=dtype, precision=precision, **chosen) if possible(chosen) else drawn(generator, dtype, precision)
+
+
+def sample(seed: int = 0) -> list[tuple[Variant, int]]:
+    """(variant, compute capability), the same for the same seed."""
+    generator = random.Random(seed)
+    together: set[tuple[Feature, ...]] = set()
+
+    def pairs(variant: Variant) -> set[tuple[Feature, ...]]:
+        return set(itertools.combinations(sorted(features(variant), key=str), 2)) - together
+
+    result = []
+    for capability, (dtype, precision) in itertools.product(CAPABILITIES, DTYPES):
+        missing = {(name, value) for name, values in CHOICES.items() for value in values}
+        while missing:
+            draws = [drawn(generator, dtype, precision) for _ in range(DRAWS)]
+            best = max(draws, key=lambda variant: (len(features(variant) & missing), len(pairs(variant))))
+            missing -= features(best)
+            together |= pairs(best)
+            result.append((best, capability))
+    return result + list(small_kernels())
+
+
+def small_kernels() -> Iterator[tuple[Variant, int]]:
+    """The kernels without embeddings, on every architecture."""
+    for capability in CAPABILITIES:
+        for (_, precision), flow_kernel in zip(DTYPES[2:], ("gaussian", "laplace"), strict=True):
+            yield Variant("weighted_sum", dtype="fp32", precision=precision, flow_kernel=flow_kernel), capability
+        yield Variant("finish", positives="inside", bounded=False, masked=True), capability
+        yield Variant("coefficients", positives="inside"), capability
+
+
+def every() -> list[tuple[Variant, int]]:
+    """Every combination of the options that share a code path, on every architecture."""
+    result = []
+    for kernel, (dtype, precision), width, flow_kernel, positives, bounded, full, capability in itertools.product(
+        PAIR_KERNELS, DTYPES, (64, 96, 128, 256), ("gaussian", "cauchy"), CHOICES["positives"], CHOICES["bounded"],
+        (False, True), CAPABILITIES,
+    ):  # fmt: skip
+        if kernel == "symmetric" and not bounded:
+            continue
+        more: dict[str, Any] = dict(negatives="dissimilar", scope="batch", masked=True) if full else {}
+        if full and kernel == "backward":
+            more |= dict(temperature=True, terms="both")
+        variant = Variant(
+            kernel, dtype, width, flow_kernel=flow_kernel, positives=positives, bounded=bounded, precision=precision, **more
+        )
+        result.append((variant, capability))
+    return result + list(small_kernels())
