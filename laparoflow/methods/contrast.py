@@ -103,7 +103,7 @@ class PixelContrast(nn.Module):
         """
         maps = [query.float(), key.float()]
         if self.settings.standardise:
-            maps = standardised(*maps, query_mask, key_mask)
+            maps = standardised(maps[0], maps[1], query_mask, key_mask)
         parts = [_pixels(F.normalize(x, dim=1)) for x in maps]
         parts += [_pixels(x.float()) for x in (query_guide, key_guide)]
         parts += [query_mask.flatten(1), key_mask.flatten(1)]
