@@ -79,7 +79,7 @@ MISTAKES = {
     ),
     "maximum not rescaled": Mistake("cuda/forward.cuh", "tile_sum *= factor;", ""),
     "scores read before the barrier": Mistake(
-        "cuda/backward.cuh", "feed.barrier();\n      const Range columns", "const Range columns", sanitizer="thread"
+        "cuda/backward.cuh", "feed.barrier();\n      engine.column_gradient", "engine.column_gradient", sanitizer="thread"
     ),
     "scores fragment not transposed": Mistake(
         "cuda/engines_sm80.cuh", "load_matrices_transposed(a, score_at", "load_matrices(a, score_at"
