@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../pair_math.h"
+
 namespace laparoflow::cpu {
 
 constexpr int kRows = 64;   // query rows of a block, along the vector lanes
@@ -13,7 +15,6 @@ constexpr int kChunk = 48;  // keys of a chunk: its products stay in the first-l
 constexpr int kMaxFlowChannels = 8;
 constexpr int kPad = 16;  // row lengths of scratch matrices are multiples of this
 
-enum class FlowKernel : int { kGaussian, kLaplace, kCauchy, kTophat };
 enum class Element : int { kFloat, kDouble, kBFloat16, kHalf };
 
 inline int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }

@@ -8,12 +8,13 @@
 // The guarded form stores n a, and for inside the positive term itself, so that dS = alpha_i a + beta_i b.
 #pragma once
 
+#include "../pair_formulas.h"
 #include "engine.h"
 #include "vec.h"
 
 namespace {
 
-using laparoflow::cpu::FlowKernel;
+using laparoflow::FlowKernel;
 using laparoflow::cpu::kRows;
 
 constexpr double kLog2e = 1.44269504088896340736;
@@ -58,26 +59,28 @@ struct KeyChunk {
   const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
 };
 
-template <class T, FlowKernel KERNEL>
-struct PairWeight {
-  // weight and its natural logarithm (ln w is meaningless, and unused, where w is 0)
-  Vec<T> w, log2w;
-  LF_INLINE explicit PairWeight(Vec<T> r2) {
-    const Vec<T> zero = splat<T>(T(0));
-    if constexpr (KERNEL == FlowKernel::kGaussian || KERNEL == FlowKernel::kLaplace) {
-      log2w = KERNEL == FlowKernel::kGaussian ? r2 * T(-0.5 * kLog2e) : vsqrt<T>(r2) * T(-kLog2e);
-      w = exp2_vec(log2w);
-      if (sizeof(T) == 8) w = log2w < T(-126) ? zero : w;  // the rule of every dtype: below 2^-126 is 0
-    } else if constexpr (KERNEL == FlowKernel::kCauchy) {
-      w = T(1) / (r2 + T(1));
-      log2w = log_vec<T>(r2 + T(1)) * T(-kLog2e);
-      w = log2w < T(-126) ? zero : w;
-    } else {
-      w = r2 <= T(1) ? splat<T>(T(1)) : zero;
-      log2w = zero;
-    }
+// What the formulas of a pair compute with: vectors of rows.
+template <class T>
+struct VectorMath {
+  using Number = Vec<T>;
+  // the rule of every dtype: below 2^-126 is 0
+  LF_INLINE static Number exp2(Number x) {
+    const Number w = exp2_vec(x);
+    return sizeof(T) == 8 ? (x < T(-126) ? splat<T>(T(0)) : w) : w;
   }
+  LF_INLINE static Number negative_log2(Number x) { return log_vec<T>(x) * T(-kLog2e); }
+  LF_INLINE static Number sqrt(Number x) { return vsqrt<T>(x); }
+  LF_INLINE static Number reciprocal(Number x) { return T(1) / x; }
+  LF_INLINE static Number fma(Number a, Number b, Number c) { return a * b + c; }
+  LF_INLINE static Number floored(Number x) { return x; }  // exp2 takes any exponent
+  LF_INLINE static Number select(VecInt<T> where, Number a, Number b) { return where ? a : b; }
 };
+
+// The weight of pairs whose squared distances are in units of the bandwidth.
+template <class T, FlowKernel KERNEL>
+LF_INLINE laparoflow::PairWeight<Vec<T>> weight_of(Vec<T> r2) {
+  return laparoflow::pair_weight<VectorMath<T>>(KERNEL, r2, laparoflow::pair_gain(KERNEL, T(1)));
+}
 
 template <class T>
 LF_INLINE Vec<T> flow_distance2(const RowBlock<T>& block, int lane, const T* key_flow, int channels, T inv_bandwidth2) {
@@ -115,10 +118,10 @@ void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scal
       Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane), counted = s2, positive = lowest;
       if constexpr (FORM::WEIGHTED) {
         if (FORM::INSIDE || FORM::DISSIMILAR) {
-          PairWeight<T, FORM::KERNEL> pair(
+          const auto pair = weight_of<T, FORM::KERNEL>(
               flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-          if (FORM::DISSIMILAR) counted = pair.w < T(1) ? s2 : lowest;
-          if (FORM::INSIDE) positive = pair.w > T(0) ? s2 + pair.log2w : lowest;
+          if (FORM::DISSIMILAR) counted = pair.value < T(1) ? s2 : lowest;
+          if (FORM::INSIDE) positive = laparoflow::inside_exponent<VectorMath<T>>(s2, pair, lowest);
         }
       }
       m = vmax(m, counted);
@@ -149,18 +152,18 @@ void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T
       Vec<T> e = exp2_vec(GUARDED ? vmin(scale2.minus(product, m, zero), splat<T>(T(100))) : s2);
       Vec<T> counted = e;
       if constexpr (FORM::WEIGHTED) {
-        PairWeight<T, FORM::KERNEL> pair(
+        const auto pair = weight_of<T, FORM::KERNEL>(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        Vec<T> b = pair.w;
+        Vec<T> b = pair.value;
         if (FORM::INSIDE) {
-          if (GUARDED) b = exp2_vec(pair.w > T(0) ? scale2.minus(product, mp, -pair.log2w) : splat<T>(T(-1000000)));
+          if (GUARDED) b = exp2_vec(pair.value > T(0) ? scale2.minus(product, mp, -pair.log2) : splat<T>(T(-1000000)));
           sum_p += GUARDED ? b : b * e;
         } else {
-          sum_p += pair.w * s2;
+          sum_p += pair.value * s2;
         }
-        sum_w += pair.w;
-        if (FORM::KERNEL != FlowKernel::kTophat) sum_wlog += pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
-        if (FORM::DISSIMILAR) counted *= T(1) - pair.w;
+        sum_w += pair.value;
+        if (FORM::KERNEL != FlowKernel::kTophat) sum_wlog += pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
+        if (FORM::DISSIMILAR) counted *= T(1) - pair.value;
         if (STORE) store<T>(b_out + at, b);
       }
       sum_a += counted;
@@ -190,12 +193,12 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
       Vec<T> terms[kSums];
       Vec<T> e = exp2_vec(s2);
       if constexpr (FORM::WEIGHTED) {
-        PairWeight<T, FORM::KERNEL> pair(
+        const auto pair = weight_of<T, FORM::KERNEL>(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        terms[kSumW] = pair.w;
-        terms[kSumPositive] = pair.w * (FORM::INSIDE ? e : s2);
-        terms[kSumWLogW] = pair.w > T(0) ? pair.w * pair.log2w : splat<T>(T(0));
-        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+        terms[kSumW] = pair.value;
+        terms[kSumPositive] = pair.value * (FORM::INSIDE ? e : s2);
+        terms[kSumWLogW] = pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
+        if (FORM::DISSIMILAR) e *= T(1) - pair.value;
       }
       terms[kSumA] = e;
       const Vec<T> live = load<T>(block.live + lane);
@@ -227,16 +230,16 @@ void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T*
       Vec<T> s2 = scale2 * product;
       Vec<T> e = exp2_vec(vmin(scale2.minus(product, splat<T>(chunk.column_max[j]), zero), splat<T>(T(100))));
       if constexpr (FORM::WEIGHTED) {
-        PairWeight<T, FORM::KERNEL> pair(
+        const auto pair = weight_of<T, FORM::KERNEL>(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        Vec<T> b = FORM::INSIDE
-                       ? exp2_vec(pair.w > T(0) ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2w)
-                                                : splat<T>(T(-1000000)))
-                       : pair.w * s2;
-        total[kSumW] += pair.w * live;
+        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.value > T(0)
+                                               ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2)
+                                               : splat<T>(T(-1000000)))
+                                : pair.value * s2;
+        total[kSumW] += pair.value * live;
         total[kSumPositive] += b * live;
-        total[kSumWLogW] += pair.w > T(0) ? pair.w * pair.log2w * live : splat<T>(T(0));
-        if (FORM::DISSIMILAR) e *= T(1) - pair.w;
+        total[kSumWLogW] += pair.value > T(0) ? pair.value * pair.log2 * live : splat<T>(T(0));
+        if (FORM::DISSIMILAR) e *= T(1) - pair.value;
       }
       total[kSumA] += e * live;
     }
@@ -256,11 +259,11 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
       } else {
         const Vec<T> w = load<T>(b + at);
         if (GUARDED || !(FORM::INSIDE || FORM::DISSIMILAR))
-          d = term * alpha + w * beta;
+          d = laparoflow::pair_gradient(term, w, alpha, beta);
         else if (FORM::INSIDE)
           d = term * ((FORM::DISSIMILAR ? (T(1) - w) * alpha : alpha) + w * beta);
         else
-          d = term * ((T(1) - w) * alpha) + w * beta;
+          d = laparoflow::pair_gradient(term, w, (T(1) - w) * alpha, beta);
       }
       store<T>(ds + at, d);
     }
@@ -284,10 +287,10 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
       Vec<T> d;
       Vec<T> w{}, log2w{};
       if constexpr (FORM::WEIGHTED) {
-        PairWeight<T, FORM::KERNEL> pair(
+        const auto pair = weight_of<T, FORM::KERNEL>(
             flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-        w = pair.w;
-        log2w = pair.log2w;
+        w = pair.value;
+        log2w = pair.log2;
       }
       if (!GUARDED) {
         Vec<T> e = exp2_vec(scale2 * product);
@@ -300,7 +303,7 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
         if (!FORM::WEIGHTED)
           d = e * row_a;
         else
-          d = FORM::INSIDE ? e * (row_a + w * row_b) : e * row_a + w * row_b;
+          d = FORM::INSIDE ? e * (row_a + w * row_b) : laparoflow::pair_gradient(e, w, row_a, row_b);
       } else {
         Vec<T> a = exp2_vec(vmin(scale2.minus(product, lse2, lse2_low), cap)) * alpha;
         if (chunk.alpha) {
@@ -334,10 +337,10 @@ void weight_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* w) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     Vec<T> total{};
     for (int64_t j = 0; j < chunk.keys; ++j) {
-      PairWeight<T, KERNEL> pair(
+      const auto pair = weight_of<T, KERNEL>(
           flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
-      total += pair.w;
-      store<T>(w + j * kRows + lane, pair.w);
+      total += pair.value;
+      store<T>(w + j * kRows + lane, pair.value);
     }
     kahan_add<T>(block.sums[kSumW] + lane, block.lost[kSumW] + lane, total);
   }
