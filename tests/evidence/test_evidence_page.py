@@ -67,7 +67,7 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "stale figures" not in text
     assert "| flow | 0.550 ± 0.071 |" in text
-    assert "flow with 22 labels beats random init with 22 (0.550 against 0.350, 2 seeds)" in text
+    assert "flow with 22 labels beats random init with 22 (0.550 against 0.350, ahead with 2 of 2 seeds)" in text
     assert "not complete" in text
     with pytest.raises(ValueError, match="marks"):
         with_tables("no marks", made_up())
