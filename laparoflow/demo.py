@@ -7,7 +7,7 @@
     OUT/report.html    scores and pictures
     OUT/demo.json      the table
 
-Every step is the function behind the command of the same name; the recipe is ``configs/demo.yaml``.
+Every step is the function behind the command of the same name; the recipe is ``configs/evidence.yaml``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from laparoflow.cli import build_parser, parse_settings
+from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
 from laparoflow.probes import ProbeSettings, run_probe
 from laparoflow.report import write_report
 from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
 from laparoflow.training.run import pretrain, write_text
 from laparoflow.video.prepare import prepare
-from laparoflow.video.settings import PrepareSettings
 
 
 @dataclass
@@ -55,7 +55,7 @@ class DemoSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     seed: int = 0
     scene: str = "default"
-    recipe: str = "demo"
+    recipe: str = "evidence"
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     console.print("2/5 decoding the videos, estimating flow")
     videos = [root / "videos" / f"{name}.mp4" for name in seen]
-    prepare(videos, out / "cache", PrepareSettings(short_side=None, crop_border=False))
+    prepare(videos, out / "cache", SYNTHETIC_PREPARE)
 
     console.print("3/5 pretraining without labels")
     parser, settings_class = build_parser("pretrain")

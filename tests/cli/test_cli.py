@@ -82,7 +82,7 @@ def test_yaml_keys_and_command_line_over_them(tmp_path):
 
 
 def test_our_configs_are_found_by_name_and_all_parse():
-    assert Path(find_config("demo")) == cli.CONFIGS / "demo.yaml"
+    assert Path(find_config("small")) == cli.CONFIGS / "small.yaml"
     assert find_config("elsewhere.yaml") == "elsewhere.yaml"
     for path in cli.CONFIGS.glob("*.yaml"):
         assert parse("pretrain", "--config", path.stem, "--data", "c", "--out", "r").max_steps > 0
@@ -92,8 +92,8 @@ def test_a_folder_does_not_hide_one_of_our_configs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evidence").mkdir()  # what `laparoflow evidence --out evidence` writes
     assert Path(find_config("evidence")) == cli.CONFIGS / "evidence.yaml"
-    (tmp_path / "demo").write_text("max_steps: 1")
-    assert find_config("demo") == "demo"
+    (tmp_path / "small").write_text("max_steps: 1")
+    assert find_config("small") == "small"
 
 
 def leaves(values, prefix=()):
