@@ -190,7 +190,6 @@ backward_kernel(BackwardArguments arguments) {
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];
   const float scale = kLog2e / temperature;
-  const bool wants_gradient = arguments.gradient != nullptr;
   const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
   feed.begin(frame, first_row);
@@ -212,15 +211,17 @@ backward_kernel(BackwardArguments arguments) {
                     problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    if (!Options::kFixed || arguments.temperature_partials != nullptr) {
+    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums.
+    constexpr bool kOneCopy = !Options::kFixed || (kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass);
+    if (kOneCopy || arguments.temperature_partials != nullptr) {
       if (feed.holds_weights(tile))
         tile_gradient.template apply<true, true>(c, flows, options, stage, scale);
       else
         tile_gradient.template apply<false, true>(c, flows, options, stage, scale);
     } else if (feed.holds_weights(tile)) {
-      tile_gradient.template apply<true, !Options::kFixed>(c, flows, options, stage, scale);
+      tile_gradient.template apply<true, kOneCopy>(c, flows, options, stage, scale);
     } else {
-      tile_gradient.template apply<false, !Options::kFixed>(c, flows, options, stage, scale);
+      tile_gradient.template apply<false, kOneCopy>(c, flows, options, stage, scale);
     }
     if constexpr (kOnePass) {
       char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
@@ -236,14 +237,19 @@ backward_kernel(BackwardArguments arguments) {
   }
   feed.end();
 
-  if (wants_gradient) {
-    const float factor = 1.0f / (temperature * arguments.loss_scale[0]);
+  // Read again: held across the loop over tiles these would cost registers.
+  read_memory_again();
+  const Range own_rows = frame_range(problem.row, static_cast<int>(block_index() / plan.tiles_per_frame));
+  const std::int64_t first_of_mine = own_rows.begin + block_index() % plan.tiles_per_frame * row_count +
+                                     thread_index() / 32 * 16 * kRowTiles + Lane().group;
+  if (arguments.gradient != nullptr) {
+    const float factor = 1.0f / (problem.temperature[0] * arguments.loss_scale[0]);
     Type* out = static_cast<Type*>(arguments.gradient);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const std::int64_t i = first_of_thread + r * 8;
-      if (i >= end_of_rows) continue;
-      const float keep = counts(problem.row, row_range, i) ? factor : 0.0f;
+      const std::int64_t i = first_of_mine + r * 8;
+      if (i >= own_rows.end) continue;
+      const float keep = counts(problem.row, own_rows, i) ? factor : 0.0f;
 #pragma unroll
       for (int d = 0; d < kDepthTiles; ++d) {
         const int column = d * 8 + 2 * at.quad;
@@ -257,7 +263,7 @@ backward_kernel(BackwardArguments arguments) {
     float sum = 0.0f;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
-      sum += counts(problem.row, row_range, first_of_thread + r * 8) ? tile_gradient.temperature[r] : 0.0f;
+      sum += counts(problem.row, own_rows, first_of_mine + r * 8) ? tile_gradient.temperature[r] : 0.0f;
     for (int mask = 1; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
     float* warp_sums = reinterpret_cast<float*>(shared_memory() + plan.feed_bytes);
     if (at.lane == 0) warp_sums[warp] = sum;

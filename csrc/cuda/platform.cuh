@@ -31,6 +31,8 @@ LAPAROFLOW_DEVICE int thread_index() { return threadIdx.x; }
 LAPAROFLOW_DEVICE int thread_count() { return blockDim.x; }
 LAPAROFLOW_DEVICE std::int64_t block_index() { return blockIdx.x; }
 LAPAROFLOW_DEVICE void block_barrier() { __syncthreads(); }
+/// What was read from memory before is read again when it is needed after this.
+LAPAROFLOW_DEVICE void read_memory_again() { asm volatile("" ::: "memory"); }
 /// Fails the launch instead of returning without a result.
 LAPAROFLOW_DEVICE void stop_kernel() { __trap(); }
 

@@ -38,6 +38,7 @@ inline int thread_index() { return simulator::thread; }
 inline int thread_count() { return simulator::threads; }
 inline std::int64_t block_index() { return simulator::block; }
 inline void block_barrier() { simulator::barrier(); }
+inline void read_memory_again() {}
 inline void stop_kernel() { simulator::stop(); }
 inline char* shared_memory() { return simulator::shared; }
 
