@@ -75,13 +75,13 @@ def _default(device: str) -> list[Entry]:
     largest = 65536 if on_cpu else 100_000
     other_sizes = (1024, 8192) if on_cpu else (16384, 100_000)
     dtypes = ("bfloat16", "float16") if on_cpu else ("float32", "float16")
-    plan = [Entry(replace(base, pixels=n), _one_frame()) for n in sizes]
+    plan = [Entry(replace(base, pixels=n), _one_frame() if n == sizes[0] else _without("ours: reference")) for n in sizes]
     plan += [Entry(replace(base, threads=1), _named("ours: native"))] if on_cpu else []
     plan += [Entry(replace(base, needs=needs), _named("ours: native")) for needs in ("query", "key")]
     for options in ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"}):
         plan.append(Entry(replace(base, **options), lean))  # type: ignore[arg-type]
-    plan += [Entry(replace(base, dim=dim, pixels=n), core) for dim in (128, 256) for n in reversed(other_sizes)]
-    plan.append(Entry(replace(base, frames=8, pixels=FRAME_PIXELS), (*core, *_named(LOOP))))
+    plan += [Entry(replace(base, dim=dim, pixels=n), lean) for dim in (128, 256) for n in reversed(other_sizes)]
+    plan.append(Entry(replace(base, frames=8, pixels=FRAME_PIXELS), (*lean, *_named(LOOP))))
     plan.append(Entry(replace(base, pixels=largest), _without("chunked PyTorch") if on_cpu else _one_frame()))
     plan += [Entry(replace(base, dtype=dtype), _named(CORE[0], CORE[3])) for dtype in dtypes]
     plan += [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 1024)]
