@@ -63,10 +63,11 @@ def test_temperatures(host: Host, temperature: float, positives: str) -> None:
                               bounded=temperature > 0.025, element=element))  # fmt: skip
 
 
-def test_all_negative_logits(host: Host) -> None:
-    """A padded column must not win the maximum or add to the sums."""
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_all_negative_logits(host: Host, element: str) -> None:
+    """A padded or masked column must not win the maximum or add to the sums, nor its dS, e^20 times too large, overflow."""
     for bounded in (False, True):
-        case = make_case([65], [67], 24, temperature=0.05, symmetric=True, bounded=bounded)
+        case = make_case([65], [67], 24, temperature=0.05, masked=0.2, symmetric=True, bounded=bounded, element=element)
         direction = np.zeros(24)
         direction[0] = 1.0
         case.query = np.tile(direction, (65, 1))
