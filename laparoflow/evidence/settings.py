@@ -60,7 +60,7 @@ class EvidenceSettings:
     scratch_steps: int = 150
     scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
     recipe: str = "evidence"
-    max_steps: int | None = 130
+    max_steps: int | None = 200
     pretrain_clips: int = 16
     test_clips: int = 6
     frames: int = 20
