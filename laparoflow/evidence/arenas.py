@@ -23,7 +23,8 @@ from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
-REAL_SHORT_SIDE = 144
+REAL_PREPARE = PrepareSettings(short_side=144, gaps=(2, 4), dis_preset="fine")
+"""From two frames on every frame of the three sources moves; the size is near that of the synthetic frames."""
 SYNTHETIC_PREPARE = PrepareSettings(short_side=None, crop_border=False, gaps=(2,), dis_preset="fine")
 """Frames as they are; flow over two frames, down to single pixels, where it separates what moves apart best."""
 SYNTHETIC_DONE = "dataset.json"
@@ -88,7 +89,7 @@ def _real(folder: Path, settings: EvidenceSettings) -> Arena:
         unlabelled = dataset.select([i for i in range(len(dataset)) if i not in tested])
         sources.append(_link_frames(unlabelled, folder / "frames" / name))
     notes.append("one patient each: the scores say nothing about generalisation")
-    prepare(sources, folder / "cache", PrepareSettings(short_side=REAL_SHORT_SIDE))
+    prepare(sources, folder / "cache", REAL_PREPARE)
     return Arena("real", folder / "cache", tasks, notes)
 
 

@@ -42,7 +42,7 @@ class EvidenceSettings:
         scratch_steps: steps of that.
         scratch_tasks: the tasks that it is trained for.
         recipe: settings of pretraining, a YAML file or the name of one of ours.
-        max_steps: steps of pretraining, chosen so that the whole fits an hour on two cores; null for the recipe's.
+        max_steps: steps of pretraining; null for the recipe's, with which the whole fits an hour on two cores.
         pretrain_clips, test_clips, frames: size of a synthetic set; labels are drawn from the pretraining clips.
         test_every: score on every n-th frame of the test clips.
         real_root: folder with video/, cholecseg8k/ and sznitman_laparoscopy/, for the scene "real".
@@ -60,7 +60,7 @@ class EvidenceSettings:
     scratch_steps: int = 150
     scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
     recipe: str = "evidence"
-    max_steps: int | None = 200
+    max_steps: int | None = None
     pretrain_clips: int = 16
     test_clips: int = 6
     frames: int = 20
