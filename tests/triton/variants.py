@@ -69,7 +69,19 @@ def sample(seed: int = 0) -> list[tuple[Variant, int]]:
             missing -= features(best)
             together |= pairs(best)
             result.append((best, capability))
-    return result + list(small_kernels())
+    return result + found_wrong() + list(small_kernels())
+
+
+def found_wrong() -> list[tuple[Variant, int]]:
+    """Variants outside the sample that ``every`` once found wrong.
+
+    Tiles shrunk until they fit left tcgen05's 64 rows in the first, and the second with fewer than four pairs per thread.
+    """
+    everything: dict[str, Any] = dict(negatives="dissimilar", scope="batch", masked=True)
+    return [
+        (Variant("symmetric", "bf16", 256, flow_kernel="cauchy", **everything), 100),
+        (Variant("backward", "fp32", 256, positives="inside", bounded=False, precision="ieee"), 100),
+    ]
 
 
 def small_kernels() -> Iterator[tuple[Variant, int]]:
