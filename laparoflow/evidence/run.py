@@ -149,7 +149,8 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
     run = arena.cache.parent / "runs" / f"{method.replace(' ', '_')}_seed_{seed}"
     if (run / "run.json").is_file():
         return run
-    words = ["--config", settings.recipe, "--data", str(arena.cache), "--out", str(run), "--seed", str(seed)]
+    words = [word for file in settings.recipe for word in ("--config", file)]
+    words += ["--data", str(arena.cache), "--out", str(run), "--seed", str(seed)]
     parser, settings_class = build_parser("pretrain")
     recipe = parse_settings(parser, settings_class, [*words, *METHODS[method]])
     steps = settings.max_steps or recipe.max_steps

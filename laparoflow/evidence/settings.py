@@ -41,7 +41,7 @@ class EvidenceSettings:
         scratch_labels: label budgets of the network of the same size trained with labels from scratch.
         scratch_steps: steps of that.
         scratch_tasks: the tasks that it is trained for.
-        recipe: settings of pretraining, a YAML file or the name of one of ours.
+        recipe: settings of pretraining, YAML files or names of ours; a later one changes an earlier one.
         max_steps: steps of pretraining; null for the recipe's, with which the whole fits an hour on two cores.
         pretrain_clips, test_clips, frames: size of a synthetic set; labels are drawn from the pretraining clips.
         test_every: score on every n-th frame of the test clips.
@@ -59,7 +59,7 @@ class EvidenceSettings:
     scratch_labels: list[int] = field(default_factory=lambda: [22, 220])
     scratch_steps: int = 150
     scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
-    recipe: str = "evidence"
+    recipe: list[str] = field(default_factory=lambda: ["evidence"])
     max_steps: int | None = None
     pretrain_clips: int = 16
     test_clips: int = 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,13 +33,30 @@ def tiny(folder: Path, **changes: object) -> EvidenceSettings:
         "scratch_steps": 2,
         "max_steps": 2,
         "probe_steps": 5,
-        "recipe": str(recipe),
+        "recipe": [str(recipe)],
         "pretrain_clips": 1,
         "test_clips": 1,
         "frames": 6,
         "methods": ["flow", "coordinates"],
     }
     return EvidenceSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_later_recipe_changes_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = tmp_path / "later.yaml"
+    later.write_text("max_steps: 3\n")
+    settings = tiny(tmp_path, max_steps=None)
+    settings.recipe.append(str(later))
+    steps: list[int] = []
+
+    def note_steps(recipe: Any) -> None:
+        steps.append(recipe.max_steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("laparoflow.evidence.run.pretrain", note_steps)
+    with pytest.raises(KeyboardInterrupt):
+        run_evidence(settings)
+    assert steps == [3]
 
 
 def test_all_methods_budgets_and_seeds_are_scored(tmp_path: Path) -> None:
