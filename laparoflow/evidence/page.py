@@ -1,9 +1,9 @@
 """The results of `laparoflow evidence` as docs/EVIDENCE.md shows them.
 
-    python -m laparoflow.evidence.page OUT/evidence.json docs
+    python -m laparoflow.evidence.page OUT/evidence.json docs [NAME]
 
 writes docs/evidence.json (settings, machine, time, means and deviations, verdicts; no single scores of frames) and puts
-its tables between the marks in docs/EVIDENCE.md.
+its tables between the marks in docs/EVIDENCE.md. NAME, one of `NAMES`, means evidence_NAME.json and the marks of that run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from laparoflow.report.files import write_bytes, write_json
 from laparoflow.report.sections import CHARTED, SCORE_NAMES, spread_text
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NAMES = ("results", "large_views", "real")
+"""The runs that the page shows."""
 KEPT = ("format", "complete", "settings", "machine", "notes", "seconds", "cpu_seconds", "summary", "verdicts")
 
 
@@ -28,8 +29,18 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the tables of a run in the page."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def kept_file(docs: Path, name: str) -> Path:
+    """Where the page's copy of a run's document is."""
+    return docs / ("evidence.json" if name == NAMES[0] else f"evidence_{name}.json")
+
+
 def tables(document: Mapping[str, Any]) -> str:
-    """Markdown: per scene and task a table of methods and budgets, then the verdicts, then time and machine."""
+    """Markdown: per scene and task a table of methods and budgets, the verdicts on most labels, time and machine."""
     lines: list[str] = []
     summary = document["summary"]
     for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in summary):
@@ -41,44 +52,52 @@ def tables(document: Mapping[str, Any]) -> str:
             cells = {entry["labels"]: spread_text(entry) for entry in chosen if entry["method"] == method}
             lines.append(_row([method, *(cells.get(budget, "") for budget in budgets)]))
         lines.append("")
-    lines += [f"- {verdict['text']}" for verdict in document["verdicts"]]
+    most = max((verdict["ours_labels"] for verdict in document["verdicts"]), default=0)
+    lines += [f"- {verdict['text']}" for verdict in document["verdicts"] if verdict["ours_labels"] == most]
     machine = document["machine"]
     state = "" if document["complete"] else " The run is not complete: the tables hold what it had by then."
     lines += [
         "",
         f"{document['cpu_seconds'] / 60:.0f} CPU minutes, {document['seconds'] / 60:.0f} minutes on a machine of "
         f"{machine['cores']} cores ({machine['processor']}, {machine['threads']} threads), torch {machine['torch']}, "
-        f"commit {(machine['commit'] or 'unknown')[:12]}.{state}",
+        f"commit {_short(machine['commit'])}.{state}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def with_tables(page: str, document: Mapping[str, Any]) -> str:
-    """The page with the tables between its marks.
+def with_tables(page: str, document: Mapping[str, Any], name: str = NAMES[0]) -> str:
+    """The page with the tables of a run between its marks.
 
     Raises:
         ValueError: the page lacks the marks.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = marks(name)
+    head, begin, rest = page.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"page: expected the marks {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{tables(document)}{END}{tail}"
+        raise ValueError(f"page: expected the marks {first} and {last}")
+    return f"{head}{begin}\n{tables(document)}{end}{tail}"
+
+
+def _short(commit: str | None) -> str:
+    known, dash, changes = (commit or "unknown").partition("-")
+    return known[:12] + dash + changes
 
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main(source: Path, docs: Path) -> None:
+def main(source: Path, docs: Path, name: str = NAMES[0]) -> None:
     """Writes both files."""
     document = essence(json.loads(source.read_text(encoding="utf-8")))
-    write_json(docs / "evidence.json", document)
     page = docs / "EVIDENCE.md"
-    write_bytes(page, with_tables(page.read_text(encoding="utf-8"), document).encode())
+    text = with_tables(page.read_text(encoding="utf-8"), document, name)
+    write_json(kept_file(docs, name), document)
+    write_bytes(page, text.encode())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or (sys.argv[3:] and sys.argv[3] not in NAMES):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

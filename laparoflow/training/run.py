@@ -195,13 +195,18 @@ def _check_folder(out: Path, resume: bool, rank: int) -> int:
 
 
 def source_commit() -> str | None:
-    """Commit of the checkout that this package runs from, None for an installed one."""
+    """Commit of the checkout that this package runs from, "-dirty" behind it after changes; None for an installed one."""
     package = Path(laparoflow.__file__).parent
     if not (package.parent / ".git").exists():
         return None
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=package, capture_output=True, text=True, check=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=package,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""docs/EVIDENCE.md shows what docs/evidence.json holds, and nothing else."""
+"""docs/EVIDENCE.md shows what docs/evidence*.json hold, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from laparoflow.evidence.page import BEGIN, END, essence, main, with_tables
+from laparoflow.evidence.page import NAMES, essence, kept_file, main, marks, with_tables
 from laparoflow.evidence.verdicts import summarise, verdicts
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,29 +36,33 @@ def made_up() -> dict[str, Any]:
     }
 
 
-def test_the_page_equals_the_file() -> None:
-    document = json.loads((DOCS / "evidence.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_equals_the_file(name: str) -> None:
+    document = json.loads(kept_file(DOCS, name).read_text(encoding="utf-8"))
     page = (DOCS / "EVIDENCE.md").read_text(encoding="utf-8")
-    assert page == with_tables(page, document)
+    assert page == with_tables(page, document, name)
     changed = copy.deepcopy(document)
     changed["summary"][0]["mean"] += 0.01
-    assert page != with_tables(page, changed)
+    assert page != with_tables(page, changed, name)
 
 
-def test_means_follow_from_the_single_values() -> None:
-    document = json.loads((DOCS / "evidence.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", NAMES)
+def test_means_follow_from_the_single_values(name: str) -> None:
+    document = json.loads(kept_file(DOCS, name).read_text(encoding="utf-8"))
     for entry in document["summary"]:
         assert len(entry["values"]) <= len(document["settings"]["seeds"])
         assert entry["mean"] == pytest.approx(sum(entry["values"]) / len(entry["values"]))
 
 
-def test_both_files_are_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["results", "real"])
+def test_both_files_are_written(tmp_path: Path, name: str) -> None:
     (tmp_path / "evidence.json").write_text(json.dumps(made_up()))
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "EVIDENCE.md").write_text(f"before\n{BEGIN}\nstale figures\n{END}\nafter\n")
-    main(tmp_path / "evidence.json", docs)
-    kept = json.loads((docs / "evidence.json").read_text())
+    begin, end = marks(name)
+    (docs / "EVIDENCE.md").write_text(f"before\n{begin}\nstale figures\n{end}\nafter\n")
+    main(tmp_path / "evidence.json", docs, name)
+    kept = json.loads(kept_file(docs, name).read_text())
     assert kept == essence(made_up())
     assert "entries" not in kept
     assert "somewhere" not in json.dumps(kept)

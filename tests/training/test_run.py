@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from run_logs import logged
 
+import laparoflow
 from laparoflow.models import EncoderSettings, load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
-from laparoflow.training.run import pretrain
+from laparoflow.training.run import pretrain, source_commit
 from laparoflow.video.atomic import DiskFullError
 from laparoflow.video.cache import CacheError
 
@@ -198,3 +200,18 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_batch(make_settings, monk
 def test_settings_out_of_range_are_named(make_settings, change):
     with pytest.raises(ValueError, match=r"max_steps|batch_size|average"):
         make_settings(**change)
+
+
+def test_a_changed_checkout_is_told_from_its_commit(tmp_path, monkeypatch):
+    package = tmp_path / "laparoflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(laparoflow, "__file__", str(package / "__init__.py"))
+    assert source_commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["tag", "-a", "v1", "-m", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    clean = source_commit()
+    assert clean is not None and len(clean) == 40
+    (package / "__init__.py").write_text("changed = True")
+    assert source_commit() == f"{clean}-dirty"

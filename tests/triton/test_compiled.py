@@ -37,16 +37,19 @@ def special_bound(variant: Variant, tile: Tile) -> float:
     other side), and for the weight a quarter (gaussian, laplace and its square root: one more), one reciprocal and, in
     the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each row once
     per tile: at most one more per pair in the narrowest tiles. The quarter is one of four pairs of a thread: a tile that
-    leaves a thread fewer pairs than four has it computed by several threads.
+    leaves a thread fewer pairs than four has it computed by several threads; and one that leaves a warp fewer pairs than
+    256, the rows and columns of a tensor-core product, has all of them computed by several warps.
     """
-    quarter = 0.25 * max(1.0, 4 * 32 * tile.warps / (tile.block_m * tile.block_n))
+    pairs_per_thread = tile.block_m * tile.block_n / (32 * tile.warps)
+    copies = 1.0 if variant.precision == "ieee" and variant.dtype == "fp32" else max(1.0, 8 / pairs_per_thread)
+    quarter = 0.25 * max(1.0, 4 / pairs_per_thread)
     sides = 2 if variant.terms == "both" and not variant.bounded else 1
     softmax = 1.0 if variant.bounded else sides * (2.0 if variant.positives == "inside" else 1.0)
     if variant.kernel == "weighted_sum":
         softmax = 0.0
     weight = {"gaussian": quarter, "laplace": 1.0 + quarter, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
     running = 0.0 if variant.bounded or variant.kernel == "backward" else 2.0 if variant.positives == "inside" else 1.0
-    return softmax + weight + running
+    return copies * (softmax + weight) + running
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
