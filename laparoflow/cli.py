@@ -175,13 +175,10 @@ def parse_settings(parser: ArgumentParser, settings_class: type, words: list[str
 
 
 def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Command-line words as the parser wants them: underscores, lists in brackets, our configs by name."""
-    lists = {
-        option
-        for action in parser._actions
-        if any(kind in str(getattr(action, "_typehint", "")) for kind in ("list[", "tuple["))
-        for option in action.option_strings
-    }
+    """Command-line words as the parser wants them: underscores, lists in brackets, switches true, our configs by name."""
+    kinds = {option: str(getattr(action, "_typehint", "")) for action in parser._actions for option in action.option_strings}
+    lists = {option for option, kind in kinds.items() if "list[" in kind or "tuple[" in kind}
+    switches = {option for option, kind in kinds.items() if kind == "<class 'bool'>"}
     result: list[str] = []
     position = 0
     while position < len(words):
@@ -203,6 +200,8 @@ def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
                 position += 1
             bare = len(taken) == 1 and (taken[0].startswith("[") or taken[0] == "null")
             result += [option, taken[0] if bare else "[" + ",".join(taken) + "]"]
+        elif option in switches and not equals and (position == len(words) or words[position].startswith("--")):
+            result += [option, "true"]
         else:
             result.append(option + equals + value)
     return result

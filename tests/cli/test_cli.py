@@ -39,6 +39,13 @@ def test_pretrain_short_form():
     assert settings.method.name == "flow"
 
 
+@pytest.mark.parametrize("words", ["--resume", "--resume --seed 1", "--seed 1 --trainer.progress --resume"])
+def test_a_bare_switch_is_true(words):
+    settings = parse("pretrain", "--data", "c", "--out", "r", "--resume=false", "--trainer.progress=false", *words.split())
+    assert settings.resume is True
+    assert settings.trainer.progress is ("--trainer.progress" in words)
+
+
 def test_nested_options_lists_and_false():
     settings = parse(
         "pretrain", "--data", "c", "--out", "r", "--method.flow.contrast.positives", "outside", "--views.size", "32",
