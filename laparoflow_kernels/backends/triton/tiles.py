@@ -139,11 +139,13 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
 def retreats(tile: Tile, capability: int) -> list[Tile]:
     """Tiles with less to hold than ``tile``, the nearest first; from sm_90 on, the products want 64 rows.
 
-    Each shape is tried with four warps, then with eight, whose threads hold half as much.
+    On sm_100 a shape of 64 rows is tried with eight warps too, whose threads hold half as much; elsewhere their products
+    have 128 rows, and two warps would compute each pair of such a tile.
     """
     narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
     middle = ((32, 32), (64, 16)) if capability < 90 else ((64, 16), (32, 32))
-    small = [Tile(m, n, warps, 1) for m, n in ((64, 32), *middle, (32, 16), (16, 16)) for warps in (4, 8)]
+    shapes = ((64, 32), *middle, (32, 16), (16, 16))
+    small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if capability >= 100 and m == 64 else (4,))]
 
     def size(t: Tile) -> tuple[int, int, int]:
         return t.block_m * t.block_n, t.stages, t.warps
