@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from laparoflow_kernels.backends.triton.compiled import Facts, Variant, compile_variant
-from laparoflow_kernels.backends.triton.tiles import Tile
 from tests.triton import variants
 
 EXHAUSTIVE = os.environ.get("LAPAROFLOW_TRITON_EXHAUSTIVE", "0") == "1"
@@ -30,26 +29,21 @@ def name(case: tuple[Variant, int]) -> str:
     return "-".join(words + ["dtemperature"] * variant.temperature)
 
 
-def special_bound(variant: Variant, tile: Tile) -> float:
+def special_bound(variant: Variant) -> float:
     """Most special-unit operations per pair of a variant's main loop, by what its formula needs.
 
     One exponential of the logit (two where "inside" has a running maximum of its own; both again for the terms of the
     other side), and for the weight a quarter (gaussian, laplace and its square root: one more), one reciprocal and, in
     the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each row once
-    per tile: at most one more per pair in the narrowest tiles. The quarter is one of four pairs of a thread: a tile that
-    leaves a thread fewer pairs than four has it computed by several threads; and one that leaves a warp fewer pairs than
-    256, the rows and columns of a tensor-core product, has all of them computed by several warps.
+    per tile: at most one more per pair in the narrowest tiles.
     """
-    pairs_per_thread = tile.block_m * tile.block_n / (32 * tile.warps)
-    copies = 1.0 if variant.precision == "ieee" and variant.dtype == "fp32" else max(1.0, 8 / pairs_per_thread)
-    quarter = 0.25 * max(1.0, 4 / pairs_per_thread)
     sides = 2 if variant.terms == "both" and not variant.bounded else 1
     softmax = 1.0 if variant.bounded else sides * (2.0 if variant.positives == "inside" else 1.0)
     if variant.kernel == "weighted_sum":
         softmax = 0.0
-    weight = {"gaussian": quarter, "laplace": 1.0 + quarter, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
+    weight = {"gaussian": 0.25, "laplace": 1.25, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
     running = 0.0 if variant.bounded or variant.kernel == "backward" else 2.0 if variant.positives == "inside" else 1.0
-    return copies * (softmax + weight) + running
+    return softmax + weight + running
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
@@ -64,8 +58,7 @@ def test_machine_code(case: tuple[Variant, int]) -> None:
         expected = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}[capability]
         assert expected in facts.ptx, f"no {expected} in the PTX for sm_{capability}"
     if variant.products:
-        special = facts.main.special
-        assert special <= special_bound(variant, facts.tile), f"{special} special-unit operations per pair"
+        assert facts.main.special <= special_bound(variant), f"{facts.main.special} special-unit operations per pair"
 
 
 def test_the_sample_has_every_value_on_every_architecture_and_every_pair_of_values() -> None:
