@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
-from laparoflow_kernels.backends.triton import availability, tiles
+from laparoflow_kernels.backends.triton import availability, launch, tiles
 from laparoflow_kernels.backends.triton.tiles import Tile
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -95,42 +97,100 @@ class Spilling:
         self.fits = fits
         self.asked: list[Tile] = []
 
-    def __call__(self, tile: Tile) -> int:
+    def __call__(self, tile: Tile) -> float:
         self.asked.append(tile)
-        return int(tile.block_m * tile.block_n > self.fits)
+        return float(tile.block_m * tile.block_n > self.fits)
 
 
-def choose_without_spills(spills: Spilling, options: str = "F=2") -> Tile:
+def choose_fitting(spills: Spilling, options: str = "F=2") -> Tile:
     return tiles.choose("forward", options, "half", 64, False, torch.device("cuda"), 1000, None, spills)
 
 
 def test_a_default_that_spills_gives_way_once_and_for_all(fake_gpu: Path) -> None:
     default = tiles.candidates("forward", "half", 64, 90, False)[0]
     enough = Spilling(default.block_m * default.block_n)
-    assert choose_without_spills(enough) == default and enough.asked == [default]
+    assert choose_fitting(enough) == default and enough.asked == [default]
     tight = Spilling(2048)
-    found = choose_without_spills(tight, "F=8")
+    found = choose_fitting(tight, "F=8")
     assert found.block_m * found.block_n <= 2048 and found == tight.asked[-1]
     count = len(tight.asked)
-    assert choose_without_spills(tight, "F=8") == found and len(tight.asked) == count
-    assert choose_without_spills(Spilling(0), "F=7") == default, "nothing fits: the default is as good as any"
+    assert choose_fitting(tight, "F=8") == found and len(tight.asked) == count
+    assert choose_fitting(Spilling(0), "F=7") == default, "nothing fits: the default is as good as any"
 
 
 def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     spills = Spilling(0)
-    assert choose_without_spills(spills) == tiles.candidates("forward", "half", 64, 90, False)[0]
+    assert choose_fitting(spills) == tiles.candidates("forward", "half", 64, 90, False)[0]
     assert not spills.asked
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", [80, 86, 90, 100, 120])
 @pytest.mark.parametrize("precision", ["half", "tf32", "ieee"])
-def test_retreats_shrink(capability: int, precision: str) -> None:
+def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int, precision: str) -> None:
     for kind, heavy in (("forward", True), ("symmetric", False), ("backward", True)):
         for width in (64, 128, 256):
             first = tiles.candidates(kind, precision, width, capability, heavy)[0]
-            sizes = [t.block_m * t.block_n for t in (first, *tiles.retreats(first, capability))]
-            assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
+            tried = [first, *tiles.retreats(first, capability)]
+            assert len(set(tried)) == len(tried)
+            assert all(t.block_m <= first.block_m for t in tried)
+            pairs = {t: t.block_m * t.block_n for t in tried}
+            assert all(pairs[t] <= pairs[first] or pairs[t] / t.warps <= pairs[first] / first.warps for t in tried)
+            assert tried[-1] == Tile(16, 16, 4, 1)
+
+
+def test_a_generation_is_named_by_its_tensor_core_instructions() -> None:
+    served = {c: tiles.generation(c) for c in (0, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)}
+    assert served == {0: 0, 80: 80, 86: 80, 87: 80, 89: 80, 90: 90, 100: 100, 103: 100, 110: 100, 120: 80, 121: 80}
+    for kind, heavy, width in (("forward", False, 256), ("symmetric", False, 64), ("backward", True, 128)):
+        ampere, blackwell = (tiles.candidates(kind, "half", width, c, heavy) for c in (80, 120))
+        assert ampere == blackwell
+
+
+def test_where_nothing_fits_the_least_misfit_is_taken() -> None:
+    default = tiles.candidates("backward", "half", 256, 90, True)[0]
+    least = tiles.retreats(default, 90)[1]
+    assert tiles.fitting(default, 90, lambda tile: 1.0 if tile == least else 2.0) == least
+
+
+class Machine:
+    """Launches of a GPU with room for so many pairs in a block; a larger tile raises as Triton does."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.launched: list[Tile] = []
+
+    def __call__(self, tile: Tile) -> tuple[SimpleNamespace, None]:
+        if tile.block_m * tile.block_n > self.room:
+            raise OutOfResources(tile.block_m * tile.block_n, self.room, "shared memory")
+        self.launched.append(tile)
+        return SimpleNamespace(n_spills=0), None
+
+
+def test_a_tile_without_room_in_shared_memory_gives_way_and_is_never_timed(
+    fake_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = SimpleNamespace(dtype=torch.bfloat16, device=torch.device("cuda"))
+    constants = dict(D=64, BLOCK_D=64, PRECISION="tf32", F=2)
+    small, large = Machine(1024), Machine(128 * 64)
+    tile = launch.pick("forward", query, constants, 1000, small)
+    assert tile.block_m * tile.block_n <= 1024 and small.launched == [tile]
+    default = tiles.candidates("forward", "half", 64, 90, False)[0]
+    assert launch.pick("forward", query, dict(constants, F=3), 1000, large) == default
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None: ...
+
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: object) -> float:
+            return 1.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert launch.pick("forward", query, constants, 10**10, small) == tile
+    assert {t.block_m * t.block_n <= 1024 for t in small.launched} == {True}
 
 
 def test_forced_tiles_hold_inside_the_block_alone(fake_gpu: Path) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from laparoflow_kernels.backends.triton.compiled import Variant
 
 CAPABILITIES = (80, 90, 100)
+CONSUMER = (89, 120)
 DTYPES = (("bf16", "tf32"), ("fp16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee"))  # of inputs, of float32 products
 PAIR_KERNELS = ("forward", "symmetric", "backward")
 CHOICES: dict[str, tuple[Any, ...]] = dict(
@@ -69,7 +71,17 @@ def sample(seed: int = 0) -> list[tuple[Variant, int]]:
             missing -= features(best)
             together |= pairs(best)
             result.append((best, capability))
-    return result + found_wrong() + list(small_kernels())
+    return result + found_wrong() + consumer() + list(small_kernels())
+
+
+def consumer(seed: int = 1) -> list[tuple[Variant, int]]:
+    """Variants with the widest rows for GPUs with 99 KB of shared memory, on which a default tile may find no room."""
+    generator = random.Random(seed)
+    result = []
+    for capability, (dtype, precision), kernel in itertools.product(CONSUMER, DTYPES, PAIR_KERNELS):
+        fits = (drawn(generator, dtype, precision) for _ in itertools.count())
+        result.append((replace(next(v for v in fits if v.kernel == kernel), D=256), capability))
+    return result
 
 
 def found_wrong() -> list[tuple[Variant, int]]:
@@ -110,4 +122,4 @@ def every() -> list[tuple[Variant, int]]:
             kernel, dtype, width, flow_kernel=flow_kernel, positives=positives, bounded=bounded, precision=precision, **more
         )
         result.append((variant, capability))
-    return result + list(small_kernels())
+    return result + consumer() + list(small_kernels())

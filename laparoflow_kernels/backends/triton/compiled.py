@@ -7,6 +7,7 @@ and ``table`` writes them down. Needs triton imported without TRITON_INTERPRET.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -129,22 +130,27 @@ class Facts:
         return len(re.findall(r"\b(?:STL|LDL)\S*", self.sass))
 
     @property
+    def misfit(self) -> float:
+        """Spilled registers' instructions, infinite where a block needs more shared memory than a multiprocessor has."""
+        return self.spills if self.blocks_per_multiprocessor else math.inf
+
+    @property
     def main(self) -> Loop:
         """The loop over whole tiles that have weights: of the loops with the most special operations, the first."""
         return max(self.loops, key=lambda loop: loop.special)
 
 
 def compile_variant(variant: Variant, capability: int) -> Facts:
-    """Compile for compute capability 80, 90 or 100 and read the facts, with the tile that the launch would settle on."""
+    """Compile for a compute capability (80, 86, 90, ...), with the tile that a launch settles on, and read the facts."""
     tried: dict[Tile, Facts] = {}
 
-    def spills(tile: Tile) -> int:
+    def misfit(tile: Tile) -> float:
         tried[tile] = compile_tile(variant, tile, capability)
-        return tried[tile].spills
+        return tried[tile].misfit
 
     tile = variant.default_tile(capability)
     if variant.tile is None and variant.kernel not in ("finish", "coefficients"):
-        tile = tiles.without_spills(tile, capability, spills)
+        tile = tiles.fitting(tile, capability, misfit)
     return tried[tile] if tile in tried else compile_tile(variant, tile, capability)
 
 
@@ -251,7 +257,12 @@ def operation(text: str) -> str:
 
 
 def occupancy(capability: int, warps: int, registers: int, shared: int) -> int:
-    """Resident blocks per multiprocessor: 64 K registers in units of 256 per warp, 164 or 228 KB of shared memory."""
+    """Resident blocks per multiprocessor; 0 where not even one fits.
+
+    64 K registers in units of 256 per warp; shared memory of 164 KB (sm_80, sm_87), 228 KB (sm_90 to sm_11x) or 100 KB
+    (sm_86, sm_89, sm_120), of which 1 KB per block is reserved; 64 warps, with 100 KB 48.
+    """
     by_registers = 65536 // (warps * 32 * (-(-registers // 8) * 8))
-    by_shared = (164 if capability < 90 else 228) * 1024 // (shared + 1024)
-    return min(by_registers, by_shared, 64 // warps, 32)
+    kilobytes = {80: 164, 87: 164}.get(capability, 100 if capability < 90 or capability >= 120 else 228)
+    by_shared = kilobytes * 1024 // (shared + 1024)
+    return min(by_registers, by_shared, (64 if kilobytes > 100 else 48) // warps, 32)

@@ -8,12 +8,14 @@ except the tuning of ``tiles``.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from . import tiles
 from .gradient_kernels import backward_kernel, coefficients_kernel
@@ -304,7 +306,8 @@ def pick(
     options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
 
     def seconds(tile: Tile) -> float:
-        run(tile)
+        if math.isinf(misfit(tile)):
+            return math.inf
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         best = float("inf")
         for _ in range(3):
@@ -315,11 +318,14 @@ def pick(
             best = min(best, start.elapsed_time(end) * 1e-3)
         return best
 
-    def spills(tile: Tile) -> int:
-        return int(run(tile)[0].n_spills)
+    def misfit(tile: Tile) -> float:
+        try:
+            return float(run(tile)[0].n_spills)
+        except OutOfResources:
+            return math.inf
 
     return tiles.choose(
-        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds, spills
+        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds, misfit
     )
 
 

@@ -5,9 +5,10 @@ the number of pairs is not part of the key. An entry remembers the size it was t
 number of pairs is within a factor of 16, so a run never tunes again because N changed by one. Small problems (under
 2^24 pairs), captured graphs and torch.use_deterministic_algorithms(True) take the default without timing anything.
 
-The options of a call (flow components, flow kernel, masks, ...) change how many registers it needs; a default that would
-spill them to memory gives way to the first of its ``retreats`` that does not. A launch learns this from the compiled kernel
-at the first call of a variant, the tests from the cubin.
+The options of a call (flow components, flow kernel, masks, ...) change how many registers it needs, and GPUs differ in
+shared memory (99 KB on sm_86, sm_89 and sm_120, 163 KB on sm_80, 227 KB on sm_90 and sm_100). A default that would spill
+registers to memory, or does not fit, gives way to the first of its ``retreats`` that does neither. A launch learns this from
+the compiled kernel at the first call of a variant, the tests from the cubin.
 
 Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off; LAPAROFLOW_TRITON_CACHE names the cache file
 (default ~/.cache/laparoflow/triton-tiles.json; an empty value keeps the cache in memory).
@@ -58,7 +59,7 @@ TF32_TILES = {
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
 }
-# where another architecture needs another tile: (capability, kernel, heavy, padded D up to)
+# where another generation needs another tile: (generation, kernel, heavy, padded D up to)
 EXCEPTIONS = {
     (80, "backward", False, 64): Tile(128, 32, 4, 2),
     (80, "backward", False, 256): Tile(64, 32, 4, 1),
@@ -105,6 +106,16 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
 
 
+def generation(capability: int) -> int:
+    """Whose instructions for products of 16-bit numbers a GPU has: 80 (mma.sync), 90 (wgmma) or 100 (tcgen05).
+
+    GPUs of sm_120 and later, the consumer line, have mma.sync again; 0, the interpreter, stays 0.
+    """
+    if capability == 0:
+        return 0
+    return 90 if 90 <= capability < 100 else 100 if 100 <= capability < 120 else 80
+
+
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
     """Tiles worth timing, the default first.
 
@@ -112,21 +123,21 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
         kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
-        capability: compute capability as an integer, 80, 90, 100; 0 in the interpreter.
+        capability: compute capability as an integer, 80, 86, 90, ...; 0 in the interpreter.
         heavy: see ``is_heavy``.
     """
-    if capability == 0:
+    served = generation(capability)
+    if served == 0:
         return [Tile(64, 64, 4, 1)]
     if kind == "weighted_sum":
-        return [Tile(32, 32, 4, 2)] if precision == "ieee" or capability >= 100 else [Tile(64, 32, 4, 2)]
+        return [Tile(32, 32, 4, 2)] if precision == "ieee" or served == 100 else [Tile(64, 32, 4, 2)]
     if precision == "ieee":
         return [Tile(32, 32, 8, 1)]
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
     table = TF32_TILES if precision == "tf32" else HALF_TILES
     first = table[kind, heavy][width]
     if precision == "half":
-        generation = 80 if capability < 90 else 90 if capability < 100 else 100
-        first = EXCEPTIONS.get((generation, kind, heavy, (64, 128, 256)[width]), first)
+        first = EXCEPTIONS.get((served, kind, heavy, (64, 128, 256)[width]), first)
     tiles = [first]
     if precision == "half" and not heavy:
         # instruction issue, not the special function unit, may be the bound: see docs/TRITON.md
@@ -140,22 +151,32 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
     """Tiles with less to hold than ``tile``, the nearest first; from sm_90 on, the products want 64 rows.
 
     On sm_100 a shape of 64 rows is tried with eight warps too, whose threads hold half as much; elsewhere their products
-    have 128 rows, and two warps would compute each pair of such a tile.
+    have 128 rows, and two warps would compute each pair of such a tile. Wide tiles come before those of 16 columns: the
+    warps of mma.sync lie side by side along the columns of a backward with few rows, eight columns each, and four of them
+    would share 16.
     """
+    served = generation(capability)
     narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
-    middle = ((32, 32), (64, 16)) if capability < 90 else ((64, 16), (32, 32))
-    shapes = ((64, 32), *middle, (32, 16), (16, 16))
-    small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if capability >= 100 and m == 64 else (4,))]
+    middle = ((32, 32), (64, 16)) if served == 80 else ((64, 16), (32, 32))
+    shapes = ((64, 32), *middle)
+    small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if served == 100 and m == 64 else (4,))]
+    wide = [Tile(32, 64, 8, 1), Tile(16, 64, 8, 1)]
 
     def size(t: Tile) -> tuple[int, int, int]:
         return t.block_m * t.block_n, t.stages, t.warps
 
-    return narrower + [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile)]
+    smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
+    return narrower + smaller + [t for t in wide if t.block_m < tile.block_m] + [Tile(32, 16, 4, 1), Tile(16, 16, 4, 1)]
 
 
-def without_spills(tile: Tile, capability: int, spills: Callable[[Tile], int]) -> Tile:
-    """``tile``, or the first of its retreats for which ``spills`` is 0; ``tile`` when there is none."""
-    return next((t for t in (tile, *retreats(tile, capability)) if spills(t) == 0), tile)
+def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
+    """``tile``, or the first of its retreats whose ``misfit`` is 0; where there is none, the one with the least."""
+    found: dict[Tile, float] = {}
+    for candidate in (tile, *retreats(tile, capability)):
+        found[candidate] = misfit(candidate)
+        if found[candidate] == 0:
+            return candidate
+    return min(found, key=lambda candidate: found[candidate])
 
 
 def choose(
@@ -167,9 +188,9 @@ def choose(
     device: torch.device,
     pairs: int,
     time: Callable[[Tile], float] | None,
-    spills: Callable[[Tile], int] | None = None,
+    misfit: Callable[[Tile], float] | None = None,
 ) -> Tile:
-    """The tile for one call; the default is one that does not spill, and candidates are timed when the cache has no answer.
+    """The tile for one call; the default is one that fits, and candidates are timed when the cache has no answer.
 
     Args:
         kind: kernel, as in ``candidates``.
@@ -179,8 +200,9 @@ def choose(
         heavy: see ``is_heavy``.
         device: where the call runs.
         pairs: number of pairs of the call.
-        time: seconds of one launch with a tile; None never times.
-        spills: registers that a kernel of this tile spills, found by launching it; None takes the default as it is.
+        time: seconds of one launch with a tile, infinite where it cannot be launched; None never times.
+        misfit: registers that a kernel of this tile spills, infinite where it cannot be launched for want of shared memory;
+            None takes the default as it is.
     """
     if kind in _forced:
         return _forced[kind]
@@ -195,8 +217,8 @@ def choose(
         [kind, options, precision, f"D{block_d}", torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
     )
     capturing = torch.cuda.is_current_stream_capturing()
-    if key not in _settled and spills is not None and not capturing:
-        _settled[key] = without_spills(tiles[0], capability, spills)
+    if key not in _settled and misfit is not None and not capturing:
+        _settled[key] = fitting(tiles[0], capability, misfit)
     tiles[0] = _settled.get(key, tiles[0])
     if (
         time is None
