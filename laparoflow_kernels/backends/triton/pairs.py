@@ -125,6 +125,18 @@ def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
 
 
 @triton.jit
+def reciprocal(x):
+    """1 / x for x >= 1; results below 2^-126 are exactly 0."""
+    if INTERPRETED or x.dtype == tl.float64:
+        result = tl.where(x <= 8.507059173023462e37, 1.0 / x, 0.0)
+    else:
+        result = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )  # fmt: skip
+    return result
+
+
+@triton.jit
 def fused(a, b, c):
     """a b + c rounded once; operands are broadcast to the shape of a."""
     b, c = tl.broadcast_to(b, a.shape), tl.broadcast_to(c, a.shape)
@@ -217,9 +229,8 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
     elif FLOW_KERNEL == "cauchy":
         factor = inverse_bandwidth * 0.0 - 1.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
-        inside = scaled < 8.507059173023462e37
-        scaled = 1.0 + tl.where(inside, scaled, 0.0)
-        weight = tl.where(inside, 1.0 / scaled, 0.0)
+        scaled = tl.minimum(1.0 + scaled, 1.7014118346046923e38)
+        weight = reciprocal(scaled)
         distance = tl.log2(scaled)
     else:
         factor = inverse_bandwidth * 0.0

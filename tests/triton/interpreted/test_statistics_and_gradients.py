@@ -138,6 +138,21 @@ def test_tiny_weights(bounded: bool, positives: str) -> None:
     assert (weight_sum[weight_sum > 0] >= 2.0**-126).all()
 
 
+@pytest.mark.parametrize("bounded", BOOL)
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+def test_cauchy_weights_over_all_exponents(bounded: bool, positives: str) -> None:
+    """Rows whose best weight is anywhere down to 2^-126, rows with none, distances whose square is infinite."""
+    p = problem(
+        (68,), (3,), 8, flow_dim=1, flow_kernel="cauchy", temperature=0.03, positives=positives, bounded=bounded, symmetric=True
+    )  # fmt: skip
+    p.query_frames.flow.copy_(torch.cat([torch.zeros(1), torch.logspace(-22.0, 44.0, 67, base=2.0) ** 1.5])[:, None])
+    p.query_frames.flow[-3:] = torch.tensor([[2.0**63.25], [2.0**63.75], [1e30]])
+    p.key_frames.flow.zero_()
+    weight_sum = assert_right(p).row_stats[1]
+    assert (weight_sum[-3:] == 0).all() and (weight_sum[:-3] > 0).all()
+    assert (weight_sum[weight_sum > 0] >= 2.0**-126).all()
+
+
 def test_a_frame_entirely_masked_and_empty_frames() -> None:
     for scope, bounded in itertools.product(("frame", "batch"), BOOL):
         p = problem((20, 0, 17, 5), (18, 3, 0, 6), 8, masked=True, scope=scope, bounded=bounded, symmetric=True)
