@@ -143,7 +143,8 @@ def test_tiny_weights(bounded: bool, positives: str) -> None:
 def test_cauchy_weights_over_all_exponents(bounded: bool, positives: str) -> None:
     """Rows whose best weight is anywhere down to 2^-126, rows with none, distances whose square is infinite."""
     p = problem(
-        (68,), (3,), 8, flow_dim=1, flow_kernel="cauchy", temperature=0.03, positives=positives, bounded=bounded, symmetric=True
+        (68,), (3,), 8, flow_dim=1, flow_kernel="cauchy", temperature=0.03, positives=positives, bounded=bounded,
+        symmetric=True,
     )  # fmt: skip
     p.query_frames.flow.copy_(torch.cat([torch.zeros(1), torch.logspace(-22.0, 44.0, 67, base=2.0) ** 1.5])[:, None])
     p.query_frames.flow[-3:] = torch.tensor([[2.0**63.25], [2.0**63.75], [1e30]])
