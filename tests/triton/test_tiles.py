@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,16 @@ def test_a_default_that_spills_gives_way_once_and_for_all(fake_gpu: Path) -> Non
     count = len(tight.asked)
     assert choose_fitting(tight, "F=8") == found and len(tight.asked) == count
     assert choose_fitting(Spilling(0), "F=7") == default, "nothing fits: the default is as good as any"
+
+
+def test_what_fits_is_timed_in_place_of_the_default(fake_gpu: Path) -> None:
+    default, moved = tiles.candidates("forward", "half", 64, 90, False)[:2]
+    assert moved.special != default.special
+    timer = Timer()
+    tiles.choose("forward", "F=8", "half", 64, False, torch.device("cuda"), 10**10, timer, Spilling(2048))
+    settled = timer.asked[0]
+    assert settled.block_m * settled.block_n <= 2048 and replace(settled, special=moved.special) in timer.asked
+    assert default not in timer.asked and moved not in timer.asked
 
 
 def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,7 +219,8 @@ def choose(
     capturing = torch.cuda.is_current_stream_capturing()
     if key not in _settled and misfit is not None and not capturing:
         _settled[key] = fitting(tiles[0], capability, misfit)
-    tiles[0] = _settled.get(key, tiles[0])
+    default, settled = tiles[0], _settled.get(key, tiles[0])
+    tiles = [replace(settled, special=t.special) if replace(t, special=default.special) == default else t for t in tiles]
     if (
         time is None
         or len(tiles) == 1
