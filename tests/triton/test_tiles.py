@@ -158,6 +158,12 @@ def test_a_generation_is_named_by_its_tensor_core_instructions() -> None:
         assert ampere == blackwell
 
 
+def test_one_pass_for_both_directions_except_where_tcgen05_lays_out_the_products() -> None:
+    for capability in (0, 80, 86, 90, 120):
+        assert all(tiles.one_pass_pays(products, capability) for products in ("half", "tf32", "ieee"))
+    assert [tiles.one_pass_pays(products, 100) for products in ("half", "tf32", "ieee")] == [False, False, True]
+
+
 def test_where_nothing_fits_the_least_misfit_is_taken() -> None:
     default = tiles.candidates("backward", "half", 256, 90, True)[0]
     least = tiles.retreats(default, 90)[1]

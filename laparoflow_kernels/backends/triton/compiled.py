@@ -65,6 +65,15 @@ class Variant:
         """Matrix products per pair."""
         return {"forward": 1, "symmetric": 1, "backward": 2, "weighted_sum": 1}.get(self.kernel, 0)
 
+    @property
+    def product_class(self) -> str:
+        """half, tf32 or ieee, as ``tiles`` names the products."""
+        return "half" if self.dtype in ("bf16", "fp16") and self.kernel != "weighted_sum" else self.precision
+
+    def launched(self, capability: int) -> bool:
+        """Whether a call on such a GPU may launch this variant."""
+        return self.kernel != "symmetric" or (self.bounded and tiles.one_pass_pays(self.product_class, capability))
+
     def constants(self) -> dict[str, Any]:
         """Compile-time constants as ``launch`` sets them, tile sizes left out."""
         inside = self.positives == "inside"
@@ -93,11 +102,10 @@ class Variant:
         if self.tile is not None:
             return self.tile
         constants = self.constants()
-        precision = "half" if self.dtype in ("bf16", "fp16") and self.kernel != "weighted_sum" else self.precision
         if self.kernel in ("finish", "coefficients"):
             return Tile(ROW_BLOCK, 1, 4, 1)
         width = int(constants["BLOCK_C" if self.kernel == "weighted_sum" else "BLOCK_D"])
-        return tiles.candidates(self.kernel, precision, width, capability, tiles.is_heavy(constants))[0]
+        return tiles.candidates(self.kernel, self.product_class, width, capability, tiles.is_heavy(constants))[0]
 
 
 @dataclass(frozen=True)

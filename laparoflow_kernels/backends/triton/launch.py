@@ -48,15 +48,16 @@ def forward(
         ValueError: D over 256, F over 8, or 2^31 rows or more.
     """
     check_sizes(query, key, query_flow)
+    together = symmetric and bounded and tiles.one_pass_pays(product_class(query), tiles.capability_of(query.device))
     options: dict[str, Any] = dict(
         temperature=temperature, inv_bandwidth=inv_bandwidth, flow_kernel=flow_kernel, inside=positives == "inside",
-        dissimilar=negatives == "dissimilar", batch=scope == "batch", bounded=bounded, symmetric=symmetric and bounded,
+        dissimilar=negatives == "dissimilar", batch=scope == "batch", bounded=bounded, symmetric=together,
     )  # fmt: skip
     rows, columns = one_pass(
         (query, key), (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
         **options,
     )  # fmt: skip
-    if symmetric and not bounded:
+    if symmetric and not together:
         columns, _ = one_pass(
             (key, query), (key_flow, query_flow), (key_offsets, query_offsets), (key_mask, query_mask),
             (max_key, max_query), **options,
@@ -297,11 +298,15 @@ def input_precision(tensor: Tensor) -> str:
     return "ieee" if tensor.dtype in (torch.float32, torch.float64) else "tf32"
 
 
+def product_class(tensor: Tensor) -> str:
+    """half, tf32 or ieee: the products of embeddings of this dtype, as ``tiles`` names them."""
+    return "half" if tensor.dtype in (torch.float16, torch.bfloat16) else input_precision(tensor)
+
+
 def pick(
     kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], tuple[Any, Any]]
 ) -> Tile:  # fmt: skip
     """The tile of a launch; ``run`` launches with a tile and gives (compiled kernel, result)."""
-    precision = "half" if tensor.dtype in (torch.float16, torch.bfloat16) else str(constants["PRECISION"])
     varied = {name: value for name, value in constants.items() if name not in ("D", "BLOCK_D", "PRECISION")}
     options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
 
@@ -325,8 +330,9 @@ def pick(
             return math.inf
 
     return tiles.choose(
-        kind, options, precision, int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs, seconds, misfit
-    )
+        kind, options, product_class(tensor), int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs,
+        seconds, misfit,
+    )  # fmt: skip
 
 
 def processors(device: torch.device) -> int:

@@ -68,9 +68,6 @@ EXCEPTIONS = {
     (80, "forward", True, 64): Tile(128, 32, 4, 3),
     (80, "forward", True, 128): Tile(64, 32, 4, 2),
     (80, "forward", True, 256): Tile(128, 32, 8, 2),
-    (100, "symmetric", False, 64): Tile(64, 16, 4, 3),
-    (100, "symmetric", False, 128): Tile(64, 16, 4, 2),
-    (100, "symmetric", False, 256): Tile(64, 16, 4, 2),
     (100, "forward", False, 64): Tile(128, 64, 8, 2),
     (100, "forward", False, 256): Tile(128, 32, 8, 2),
     (100, "backward", True, 64): Tile(64, 32, 4, 1),
@@ -106,6 +103,14 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
 
 
+def capability_of(device: torch.device) -> int:
+    """Compute capability as an integer, 80, 86, 90, ...; 0 for a CPU, on which the interpreter runs."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def generation(capability: int) -> int:
     """Whose instructions for products of 16-bit numbers a GPU has: 80 (mma.sync), 90 (wgmma) or 100 (tcgen05).
 
@@ -114,6 +119,15 @@ def generation(capability: int) -> int:
     if capability == 0:
         return 0
     return 90 if 90 <= capability < 100 else 100 if 100 <= capability < 120 else 80
+
+
+def one_pass_pays(precision: str, capability: int) -> bool:
+    """Whether the statistics of rows and columns cost less in one pass over the pairs than in two of one direction.
+
+    tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and each of four numbers:
+    89 to 99 instructions a pair at D = 64, where two passes take 43 (16-bit inputs) to 48 (tf32).
+    """
+    return precision == "ieee" or generation(capability) != 100
 
 
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
@@ -208,8 +222,7 @@ def choose(
         return _forced[kind]
     if device.type != "cuda":
         return candidates(kind, precision, block_d, 0, heavy)[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    capability = 10 * major + minor
+    capability = capability_of(device)
     tiles = candidates(kind, precision, block_d, capability, heavy)
     import triton
 
