@@ -147,6 +147,7 @@ def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int
             assert all(t.block_m <= first.block_m for t in tried)
             pairs = {t: t.block_m * t.block_n for t in tried}
             assert all(pairs[t] <= pairs[first] or pairs[t] / t.warps <= pairs[first] / first.warps for t in tried)
+            assert all(t.block_n >= 8 * t.warps for t in tried[:-2] if t.block_m < 32)
             assert tried[-1] == Tile(16, 16, 4, 1)
 
 

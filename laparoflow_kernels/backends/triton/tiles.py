@@ -165,22 +165,23 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
     """Tiles with less to hold than ``tile``, the nearest first; from sm_90 on, the products want 64 rows.
 
     On sm_100 a shape of 64 rows is tried with eight warps too, whose threads hold half as much; elsewhere their products
-    have 128 rows, and two warps would compute each pair of such a tile. Wide tiles come before those of 16 columns: the
-    warps of mma.sync lie side by side along the columns of a backward with few rows, eight columns each, and four of them
-    would share 16.
+    have 128 rows, and two warps would compute each pair of such a tile. Wide tiles and those of two warps come before four
+    warps with 16 columns: the warps of mma.sync lie side by side along the columns of a backward with few rows, eight
+    columns each, and four of them would share 16.
     """
     served = generation(capability)
     narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
     middle = ((32, 32), (64, 16)) if served == 80 else ((64, 16), (32, 32))
     shapes = ((64, 32), *middle)
     small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if served == 100 and m == 64 else (4,))]
-    wide = [Tile(32, 64, 8, 1), Tile(16, 64, 8, 1)]
+    wide = [t for t in (Tile(32, 64, 8, 1), Tile(16, 64, 8, 1)) if t.block_m < tile.block_m]
+    least = [Tile(16, 32, 2, 1), Tile(16, 16, 2, 1), Tile(32, 16, 4, 1), Tile(16, 16, 4, 1)]
 
     def size(t: Tile) -> tuple[int, int, int]:
         return t.block_m * t.block_n, t.stages, t.warps
 
     smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
-    return narrower + smaller + [t for t in wide if t.block_m < tile.block_m] + [Tile(32, 16, 4, 1), Tile(16, 16, 4, 1)]
+    return narrower + smaller + wide + least
 
 
 def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
