@@ -64,8 +64,7 @@ def test_machine_code(case: tuple[Variant, int]) -> None:
 
 
 def test_the_sample_has_every_value_on_every_architecture_and_every_pair_of_values() -> None:
-    drawn = [case for case in variants.sample() if case not in variants.found_wrong() + variants.consumer()]
-    cases = [(v, capability) for v, capability in drawn if v.kernel in variants.PAIR_KERNELS]
+    cases = variants.covering()
     values = {(option, value) for option, choices in variants.CHOICES.items() for value in choices}
     for capability, (dtype, precision) in itertools.product(variants.CAPABILITIES, variants.DTYPES):
         here = [v for v, c in cases if (v.dtype, v.precision, c) == (dtype, precision, capability)]

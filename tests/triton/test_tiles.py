@@ -126,7 +126,7 @@ def test_what_fits_is_timed_in_place_of_the_default(fake_gpu: Path) -> None:
     tiles.choose("forward", "F=8", "half", 64, False, torch.device("cuda"), 10**10, timer, Spilling(2048))
     settled = timer.asked[0]
     assert settled.block_m * settled.block_n <= 2048 and replace(settled, special=moved.special) in timer.asked
-    assert default not in timer.asked and moved not in timer.asked
+    assert default not in timer.asked and moved not in timer.asked and len(set(timer.asked)) == len(timer.asked)
 
 
 def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +206,9 @@ def test_a_tile_without_room_in_shared_memory_gives_way_and_is_never_timed(
         def elapsed_time(self, other: object) -> float:
             return 1.0
 
+    ragged = Machine(1024)
+    launch.pick("forward", query, dict(constants, D=63), 1000, ragged)
+    assert ragged.launched, "rows of another D are loaded otherwise: what fits one need not fit the other"
     monkeypatch.setattr(torch.cuda, "Event", Event)
     assert launch.pick("forward", query, constants, 10**10, small) == tile
     assert {t.block_m * t.block_n <= 1024 for t in small.launched} == {True}

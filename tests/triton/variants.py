@@ -1,8 +1,9 @@
 """Which compile-time variants of the kernels the tests of the machine code build.
 
-``sample`` covers, on every architecture and for every dtype, each value of each option at least once; of the variants that
-would do, it takes the one that brings most pairs of option values together for the first time. ``every`` is each
-combination of the options that share a code path: all dtypes and widths, with the options that add code all off or all on.
+``covering``, the core of ``sample``, has, on every architecture and for every dtype, each value of each option at least
+once; of the variants that would do, it takes the one that brings most pairs of option values together for the first time.
+``every`` is each combination of the options that share a code path: all dtypes and widths, with the options that add code
+all off or all on.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def drawn(generator: random.Random, dtype: str, precision: str, capability: int)
     return variant if variant.launched(capability) else drawn(generator, dtype, precision, capability)
 
 
-def sample(seed: int = 0) -> list[tuple[Variant, int]]:
-    """(variant, compute capability), the same for the same seed."""
+def covering(seed: int = 0) -> list[tuple[Variant, int]]:
+    """(variant, compute capability) of the covering set, the same for the same seed."""
     generator = random.Random(seed)
     together: set[tuple[Feature, ...]] = set()
 
@@ -79,7 +80,12 @@ def sample(seed: int = 0) -> list[tuple[Variant, int]]:
             missing -= features(best)
             together |= pairs(best)
             result.append((best, capability))
-    return result + found_wrong() + consumer() + list(small_kernels())
+    return result
+
+
+def sample(seed: int = 0) -> list[tuple[Variant, int]]:
+    """What the default run compiles: (variant, compute capability)."""
+    return covering(seed) + found_wrong() + consumer() + list(small_kernels())
 
 
 def consumer(seed: int = 1) -> list[tuple[Variant, int]]:
@@ -87,8 +93,8 @@ def consumer(seed: int = 1) -> list[tuple[Variant, int]]:
     generator = random.Random(seed)
     result = []
     for capability, (dtype, precision), kernel in itertools.product(CONSUMER, DTYPES, PAIR_KERNELS):
-        fits = (drawn(generator, dtype, precision, capability) for _ in itertools.count())
-        result.append((replace(next(v for v in fits if v.kernel == kernel), D=256), capability))
+        draws = (drawn(generator, dtype, precision, capability) for _ in itertools.count())
+        result.append((replace(next(v for v in draws if v.kernel == kernel), D=256), capability))
     return result
 
 

@@ -307,7 +307,7 @@ def pick(
     kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], tuple[Any, Any]]
 ) -> Tile:  # fmt: skip
     """The tile of a launch; ``run`` launches with a tile and gives (compiled kernel, result)."""
-    varied = {name: value for name, value in constants.items() if name not in ("D", "BLOCK_D", "PRECISION")}
+    varied = {name: value for name, value in constants.items() if name not in ("BLOCK_D", "PRECISION")}
     options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
 
     def seconds(tile: Tile) -> float:

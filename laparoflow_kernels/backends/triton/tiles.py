@@ -1,6 +1,6 @@
 """Tile sizes: defaults, the candidates worth timing, and a cache of what won.
 
-A choice is keyed by kernel, device, versions, dtype class, padded D, and the options that change the register need;
+A choice is keyed by kernel, device, versions, dtype class, D, and the options that change the register need;
 the number of pairs is not part of the key. An entry remembers the size it was timed at and serves every call whose
 number of pairs is within a factor of 16, so a run never tunes again because N changed by one. Small problems (under
 2^24 pairs), captured graphs and torch.use_deterministic_algorithms(True) take the default without timing anything.
@@ -209,7 +209,7 @@ def choose(
 
     Args:
         kind: kernel, as in ``candidates``.
-        options: the compile-time options that change what the kernel needs, as text.
+        options: the compile-time options that change what the kernel needs, D among them, as text.
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
         heavy: see ``is_heavy``.
@@ -221,10 +221,10 @@ def choose(
     """
     if kind in _forced:
         return _forced[kind]
-    if device.type != "cuda":
-        return candidates(kind, precision, block_d, 0, heavy)[0]
     capability = capability_of(device)
     tiles = candidates(kind, precision, block_d, capability, heavy)
+    if capability == 0:
+        return tiles[0]
     import triton
 
     key = "|".join(
@@ -234,7 +234,8 @@ def choose(
     if key not in _settled and misfit is not None and not capturing:
         _settled[key] = fitting(tiles[0], capability, misfit)
     default, settled = tiles[0], _settled.get(key, tiles[0])
-    tiles = [replace(settled, special=t.special) if replace(t, special=default.special) == default else t for t in tiles]
+    moved = (replace(settled, special=t.special) if replace(t, special=default.special) == default else t for t in tiles)
+    tiles = list(dict.fromkeys(moved))
     if (
         time is None
         or len(tiles) == 1
