@@ -67,6 +67,14 @@ struct TileGradient {
     }
   }
 
+  /// The same of rows that lie in shared memory, as a column tile does; the thread's first is `row` there.
+  LAPAROFLOW_DEVICE void reread_rows(const ColumnStage<Engine>& rows, int row_) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int q = 0; q < kCoefficients; ++q) row[q][r] = rows.coefficient[q * kColumns + place(row_ + r * 8)];
+  }
+
   /// Row and column coefficient together.
   LAPAROFLOW_DEVICE float both(Coefficient q, int r, const FloatQuad (&column)[kCoefficients], int at) const {
     if constexpr (kTerms == Terms::kRow) return row[q][r];
@@ -74,19 +82,17 @@ struct TileGradient {
     return row[q][r] + column[q].at[at];
   }
 
-  /// Without kWeights all weights of the tile are 0.
-  template <bool kWeights, bool kTemperature>
-  LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4], const RowFlows<Options, kRowTiles>& flows,
-                               const Options& options, const ColumnStage<Engine>& stage, float scale) {
+  template <bool kTemperature, class Weights>
+  LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights weights, const Options& options,
+                               const ColumnStage<Engine>& stage, float scale) {
+    constexpr bool kWeights = Weights::kAny;
     const Lane at;
-    FloatQuad mark, flow[kFixedFlow], column[kCoefficients];
+    FloatQuad mark, column[kCoefficients];
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
       if (n % 2 == 0) {
         const int first = n * 8 + 4 * at.quad;
         if constexpr (!Options::kFixed) mark = load_quad(stage.mark + first);
-#pragma unroll
-        for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + first);
 #pragma unroll
         for (int q = 0; q < kCoefficients; ++q) {
           column[q] = FloatQuad{{0.0f, 0.0f, 0.0f, 0.0f}};
@@ -94,12 +100,7 @@ struct TileGradient {
         }
       }
       Weight w[kRows][2];
-      if constexpr (kWeights) {
-        flows.weights(w, options, stage, n, flow);
-      } else {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
-      }
+      weights.get(w, n);
       float ds[kRows][2];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -107,28 +108,29 @@ struct TileGradient {
         for (int p = 0; p < 2; ++p) {
           const int h = n % 2 * 2 + p;
           const float x = c[r / 2][n][(r & 1) * 2 + p];
-          const float s = Options::kFixed ? 0.0f : DeviceMath::fma(x, scale, bias_of(mark.at[h]));
           float& d = ds[r][p];
           if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
-            const float e = fixed_exponential(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
+            const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
             d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
           } else if (options.bounded) {
-            float e = DeviceMath::exp2(s);
+            float e = DeviceMath::exp2(DeviceMath::fma(x, scale, bias_of(mark.at[h])));
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
             d = e * both(kDenominator, r, column, h);
           } else {
-            const float t = denominator_exponent(options.dissimilar, s, w[r][p]);
+            const Exponent t{x, bias_of(mark.at[h]), denominator_factor(options.dissimilar, w[r][p])};
             d = 0.0f;
-            if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t - row[kLogSum][r]);
+            if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t.above(row[kLogSum][r], scale));
             if (column_terms())
-              d = DeviceMath::fma(column[kDenominator].at[h], DeviceMath::exp2(t - column[kLogSum].at[h]), d);
+              d = DeviceMath::fma(column[kDenominator].at[h], DeviceMath::exp2(t.above(column[kLogSum].at[h], scale)), d);
           }
           if constexpr (kWeights && !Options::kFixed) {
             if (options.inside) {
-              const float t = inside_exponent<PairMath>(s, w[r][p], kExcluded);
-              if (row_terms()) d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t - row[kPositiveLog][r]), d);
+              const Exponent t{x, bias_of(mark.at[h]), inside_factor(w[r][p])};
+              if (row_terms())
+                d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t.above(row[kPositiveLog][r], scale)), d);
               if (column_terms())
-                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t - column[kPositiveLog].at[h]), d);
+                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t.above(column[kPositiveLog].at[h], scale)),
+                                    d);
             } else {
               d = DeviceMath::fma(w[r][p].value, both(kPositive, r, column, h), d);
             }
@@ -148,12 +150,57 @@ struct TileGradient {
   }
 };
 
+/// The end of a row tile: drow from its sums, and the block's sum for the temperature; `row_of` is where in the tile the
+/// thread's row r is, and `temperature` its sum for that row.
+template <int kRowTiles, int kDepthTiles, class Temperature, class Feed, class RowOf>
+LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int row_count,
+                                      const float (&g)[kRowTiles][kDepthTiles][4], Temperature temperature, const Feed& feed,
+                                      RowOf row_of) {
+  using Type = typename Feed::Type;
+  constexpr int kRows = 2 * kRowTiles;
+  const Problem& problem = arguments.problem;
+  const BackwardPlan& plan = arguments.plan;
+  const Lane at;
+  // Read again: held across the loop over tiles these would cost registers.
+  read_memory_again();
+  const Range own_rows = frame_range(problem.row, static_cast<int>(block_index() / plan.tiles_per_frame));
+  const std::int64_t first_of_block = own_rows.begin + block_index() % plan.tiles_per_frame * row_count;
+  if (arguments.gradient != nullptr) {
+    const float factor = 1.0f / (problem.temperature[0] * arguments.loss_scale[0]);
+    Type* out = static_cast<Type*>(arguments.gradient);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const std::int64_t i = first_of_block + row_of(r);
+      if (i >= own_rows.end) continue;
+      const float keep = counts(problem.row, own_rows, i) ? factor : 0.0f;
+#pragma unroll
+      for (int d = 0; d < kDepthTiles; ++d) {
+        const int column = d * 8 + 2 * at.quad;
+        if (column < problem.depth)
+          store_pair(out + i * problem.depth + column, g[r / 2][d][(r & 1) * 2] * keep, g[r / 2][d][(r & 1) * 2 + 1] * keep,
+                     column + 1 < problem.depth);
+      }
+    }
+  }
+  if (arguments.temperature_partials != nullptr) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) sum += counts(problem.row, own_rows, first_of_block + row_of(r)) ? temperature(r) : 0.0f;
+    for (int mask = 1; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+    float* warp_sums = reinterpret_cast<float*>(shared_memory() + plan.feed_bytes);
+    if (at.lane == 0) warp_sums[thread_index() / 32] = sum;
+    feed.barrier();
+    if (thread_index() == 0) {
+      float total = 0.0f;
+      for (int v = 0; v < plan.warps; ++v) total += warp_sums[v];
+      arguments.temperature_partials[block_index()] = total;
+    }
+  }
+}
+
 template <class Engine, int kRowTiles, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
 LAPAROFLOW_KERNEL(Engine::backward_threads(kRowTiles), Engine::backward_blocks(kRowTiles))
 backward_kernel(BackwardArguments arguments) {
-  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
-  constexpr int kRows = 2 * kRowTiles;
-  using Type = typename Engine::Type;
   const Problem& problem = arguments.problem;
   const BackwardPlan& plan = arguments.plan;
   const int row_count = plan.warps * 16 * kRowTiles;
@@ -179,13 +226,6 @@ backward_kernel(BackwardArguments arguments) {
                                      arguments.column_records};
   Feed<Engine> feed(feed_arguments, shared_memory());
   feed.span(frame, 0, std::int64_t{1} << 40);
-  if (feed.feeds_only()) {
-    feed.template give_registers<Engine::kBackwardFeedRegisters>();
-    feed.send(frame, first_row);
-    return;
-  }
-  feed.template take_registers<Engine::kBackwardRegisters>();
-
   const Options options(problem);
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];
@@ -213,15 +253,16 @@ backward_kernel(BackwardArguments arguments) {
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
     // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums.
     constexpr bool kOneCopy = !Options::kFixed || (kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass);
+    const FlowWeights<Options, kRowTiles, ColumnStage<Engine>> weights(flows, options, stage);
     if (kOneCopy || arguments.temperature_partials != nullptr) {
       if (feed.holds_weights(tile))
-        tile_gradient.template apply<true, true>(c, flows, options, stage, scale);
+        tile_gradient.template apply<true>(c, weights, options, stage, scale);
       else
-        tile_gradient.template apply<false, true>(c, flows, options, stage, scale);
+        tile_gradient.template apply<true>(c, NoWeights(), options, stage, scale);
     } else if (feed.holds_weights(tile)) {
-      tile_gradient.template apply<true, kOneCopy>(c, flows, options, stage, scale);
+      tile_gradient.template apply<kOneCopy>(c, weights, options, stage, scale);
     } else {
-      tile_gradient.template apply<false, kOneCopy>(c, flows, options, stage, scale);
+      tile_gradient.template apply<kOneCopy>(c, NoWeights(), options, stage, scale);
     }
     if constexpr (kOnePass) {
       char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
@@ -237,43 +278,9 @@ backward_kernel(BackwardArguments arguments) {
   }
   feed.end();
 
-  // Read again: held across the loop over tiles these would cost registers.
-  read_memory_again();
-  const Range own_rows = frame_range(problem.row, static_cast<int>(block_index() / plan.tiles_per_frame));
-  const std::int64_t first_of_mine = own_rows.begin + block_index() % plan.tiles_per_frame * row_count +
-                                     thread_index() / 32 * 16 * kRowTiles + Lane().group;
-  if (arguments.gradient != nullptr) {
-    const float factor = 1.0f / (problem.temperature[0] * arguments.loss_scale[0]);
-    Type* out = static_cast<Type*>(arguments.gradient);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const std::int64_t i = first_of_mine + r * 8;
-      if (i >= own_rows.end) continue;
-      const float keep = counts(problem.row, own_rows, i) ? factor : 0.0f;
-#pragma unroll
-      for (int d = 0; d < kDepthTiles; ++d) {
-        const int column = d * 8 + 2 * at.quad;
-        if (column < problem.depth)
-          store_pair(out + i * problem.depth + column, g[r / 2][d][(r & 1) * 2] * keep, g[r / 2][d][(r & 1) * 2 + 1] * keep,
-                     column + 1 < problem.depth);
-      }
-    }
-  }
-  if (arguments.temperature_partials != nullptr) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      sum += counts(problem.row, own_rows, first_of_mine + r * 8) ? tile_gradient.temperature[r] : 0.0f;
-    for (int mask = 1; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-    float* warp_sums = reinterpret_cast<float*>(shared_memory() + plan.feed_bytes);
-    if (at.lane == 0) warp_sums[warp] = sum;
-    feed.barrier();
-    if (thread_index() == 0) {
-      float total = 0.0f;
-      for (int v = 0; v < plan.warps; ++v) total += warp_sums[v];
-      arguments.temperature_partials[block_index()] = total;
-    }
-  }
+  write_gradient<kRowTiles>(
+      arguments, row_count, g, [&](int r) { return tile_gradient.temperature[r]; }, feed,
+      [&](int r) { return warp * 16 * kRowTiles + at.group + r * 8; });
 }
 
 struct FinishArguments {

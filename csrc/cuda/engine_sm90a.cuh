@@ -6,6 +6,7 @@
 #pragma once
 
 #include "engines_sm80.cuh"
+#include "factors.cuh"
 #include "instructions_sm90a.cuh"
 
 namespace laparoflow::cuda {
@@ -25,19 +26,28 @@ struct EngineWarpgroup {
   static constexpr int kVector = 8;
   static constexpr int kDepthStep = 64;
   static constexpr int kForwardRowTiles = 1;
-  static constexpr int kFewestWarps = 4;
-  // Registers: 3 warpgroups of 160 and one of 32, or 2 of 240 and one of 24, are all that a multiprocessor has. A block
-  // starts with as many for each thread as its launch bounds allow, and they only move within it.
-  static constexpr int kForwardWarps = 12, kForwardThreads = 512, kForwardBlocks = 1;
+  static constexpr int kFewestWarps = 4, kFewestStages = 2;
+  static constexpr bool kWarpgroups = true;
+  // All exponentials on the exp unit: instructions bound these kernels more than that unit does (docs/GPU.md, measured).
+  static constexpr int kPolynomialShare = 0;
+  static constexpr int kFactorBytes = laparoflow::cuda::kFactorBytes;
+  // Registers: what the computing warpgroups and the producer have is all that a multiprocessor has. A block starts with as
+  // many for each thread as its launch bounds allow, and they only move within it.
+  static constexpr int kForwardWarps = 12, kForwardThreads = kForwardWarps * 32 + 128;
   static constexpr int kForwardRegisters = 160, kForwardFeedRegisters = 32;
-  static constexpr int kBackwardRegisters = 240, kBackwardFeedRegisters = 24;
-  static constexpr int kBackwardWarps = 8, kBackwardThreads = 384;
-  static constexpr int backward_threads(int) { return kBackwardThreads; }
-  static constexpr int backward_blocks(int) { return 1; }
-  static constexpr int backward_warps(int) { return kBackwardWarps; }
+  // The backward: three warpgroups where the gradient of 64 rows takes 32 registers, else two.
+  static constexpr bool three_groups(int depth_tiles) { return depth_tiles <= 8; }
+  /// 64s of rows that a warpgroup owns in the backward. Two where the sums of dcolumn in memory are the bound, which are
+  /// added to once for every row tile, and the registers last: one pass over rows' terms alone (`plain`), in the default
+  /// form.
+  static constexpr int row_images(int depth_tiles, bool plain) { return plain && depth_tiles == 16 ? 2 : 1; }
+  static constexpr int backward_warps(int depth_tiles) { return three_groups(depth_tiles) ? 12 : 8; }
+  static constexpr int backward_threads(int depth_tiles) { return backward_warps(depth_tiles) * 32 + 128; }
+  static constexpr int backward_registers(int depth_tiles) { return three_groups(depth_tiles) ? 160 : 240; }
+  static constexpr int backward_feed_registers(int depth_tiles) { return three_groups(depth_tiles) ? 32 : 24; }
   static_assert(registers_suffice(kForwardWarps, kForwardRegisters, kForwardFeedRegisters));
-  static_assert(registers_suffice(kBackwardWarps, kBackwardRegisters, kBackwardFeedRegisters));
-  static constexpr int kDepthSteps = 4;  // the backward is compiled for depths of 64, 128, 192, 256
+  static_assert(registers_suffice(backward_warps(8), backward_registers(8), backward_feed_registers(8)));
+  static_assert(registers_suffice(backward_warps(16), backward_registers(16), backward_feed_registers(16)));
 
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) { return rows * depth * 2; }
   LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
@@ -45,100 +55,119 @@ struct EngineWarpgroup {
     return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2;
   }
 
-  bool full_float;  // unused
+  /// 64 rows of a warpgroup as operands.
+  struct RowOperands {
+    Operand embedding;
+    PlainOperand factors;
+    template <class Rows>
+    LAPAROFLOW_DEVICE explicit RowOperands(const Rows& rows)
+        : embedding(swizzled_operand(same_in_warp(shared_address(rows.embedding)))),
+          factors(plain_operand(same_in_warp(shared_address(rows.factors)))) {}
+    LAPAROFLOW_DEVICE RowOperands(Operand embedding_, PlainOperand factors_) : embedding(embedding_), factors(factors_) {}
+    LAPAROFLOW_DEVICE RowOperands further(int bytes) const { return {embedding.further(bytes), factors.further(bytes)}; }
+  };
 
-  template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* rows, const T* cols, int depth) const {
-    static_assert(kRowTiles == 1, "a warp owns 16 rows");
-    // Whole images of 64: what lies behind the depth is zero. Steps are added to the descriptors' addresses.
-    constexpr int kStep = 32, kImage = kColumns * kSwizzleRow;
-    Operand a = swizzled_operand(same_in_warp(shared_address(rows)));
-    Operand b = swizzled_operand(same_in_warp(shared_address(cols)));
-    warpgroup_fence();
-    warpgroup_multiply(c[0], a, b, T{});
+  // Products are started here, between the caller's fence and its commit.
+
+  /// Logits; `kImages` are the 64s of the depth, 0 for any. What lies behind the depth is zero.
+  template <int kImages, class Stage>
+  LAPAROFLOW_DEVICE static void begin_logits(float (&c)[kColumnTiles][4], const RowOperands& rows, const Stage& stage,
+                                             int depth) {
+    constexpr int kStep = 32, kImage = kColumns * kSwizzleRow;  // added to the descriptors' addresses
+    Operand a = rows.embedding, b = swizzled_operand(same_in_warp(shared_address(stage.embedding)));
+    warpgroup_multiply(c, a, b, T{});
 #pragma unroll
-    for (int k = 1; k < 4; ++k) warpgroup_multiply_add(c[0], a.further(k * kStep), b.further(k * kStep), T{});
-#pragma unroll 1
-    for (int d = 64; d < depth; d += 64) {
+    for (int k = 1; k < 4; ++k) warpgroup_multiply_add(c, a.further(k * kStep), b.further(k * kStep), T{});
+    const auto image = [&] {
       a = a.further(kImage);
       b = b.further(kImage);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) warpgroup_multiply_add(c[0], a.further(k * kStep), b.further(k * kStep), T{});
+      for (int k = 0; k < 4; ++k) warpgroup_multiply_add(c, a.further(k * kStep), b.further(k * kStep), T{});
+    };
+    if constexpr (kImages > 0) {
+#pragma unroll
+      for (int d = 1; d < kImages; ++d) image();
+    } else {
+#pragma unroll 1
+      for (int d = 64; d < depth; d += 64) image();
     }
-    warpgroup_commit();
-    warpgroup_wait();
-    hold_accumulators(c[0]);
   }
 
-  template <int kRowTiles, int kDepthTiles>
-  LAPAROFLOW_DEVICE void gradient(float (&g)[kRowTiles][kDepthTiles][4], const float (&p)[kRowTiles][kColumnTiles][4],
-                                  const T* cols, int) const {
-    std::uint32_t a[kColumnTiles / 2][4];
+  /// The logarithms of the weights from the factors of both tiles.
+  template <class Stage>
+  LAPAROFLOW_DEVICE static void begin_log2_weights(float (&log2_weights)[kColumnTiles][4], const RowOperands& rows,
+                                                   const Stage& stage) {
+    warpgroup_multiply(log2_weights, rows.factors, plain_operand(same_in_warp(shared_address(stage.factors))), Half{});
+  }
+
+  /// dS, rounded, as operands of products: those of columns 16 i .. 16 i + 15.
+  LAPAROFLOW_DEVICE static void pack_scores(std::uint32_t (&ds)[kColumnTiles / 2][4], const float (&p)[kColumnTiles][4]) {
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; n += 2) {
-      a[n / 2][0] = pack_operands(p[0][n][0], p[0][n][1], T{});
-      a[n / 2][1] = pack_operands(p[0][n][2], p[0][n][3], T{});
-      a[n / 2][2] = pack_operands(p[0][n + 1][0], p[0][n + 1][1], T{});
-      a[n / 2][3] = pack_operands(p[0][n + 1][2], p[0][n + 1][3], T{});
-    }
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) ds[n / 2][n % 2 * 2 + r] = pack_operands(p[n][2 * r], p[n][2 * r + 1], T{});
+  }
+
+  /// g += dS k.
+  template <int kDepthTiles>
+  LAPAROFLOW_DEVICE static void begin_gradient(float (&g)[kDepthTiles][4], const std::uint32_t (&ds)[kColumnTiles / 2][4],
+                                               const T* cols) {
     const Operand b = swizzled_operand(same_in_warp(shared_address(cols)));
-    hold_accumulators(g[0]);
-    warpgroup_fence();
 #pragma unroll
-    for (int d = 0; d < kDepthTiles; d += 8)  // without a test for the depth, which would make the products wait
+    for (int d = 0; d < kDepthTiles; d += 8)
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; n += 2)
-        warpgroup_multiply_add(reinterpret_cast<float (&)[8][4]>(g[0][d]), a[n / 2],
-                               b.further((d / 8 * kColumns + n * 8) * kSwizzleRow), T{});
-    warpgroup_commit();
-    warpgroup_wait();
-    hold_accumulators(g[0]);
+      for (int i = 0; i < kColumnTiles / 2; ++i)
+        warpgroup_multiply_add(reinterpret_cast<float (&)[8][4]>(g[d]), ds[i],
+                               b.further((d / 8 * kColumns + i * 16) * kSwizzleRow), T{});
   }
 
   // One pass for both gradients: dS of each warpgroup, rounded, as an image of its 64 rows; the columns' gradient is
-  // the product of these images, both with k along their rows. Two buffers, so that one barrier a tile is enough.
+  // the product of these images, both with k along their rows.
   static constexpr int kOnePassDepth = 128;
   static constexpr int kScoreBuffers = 2;
   LAPAROFLOW_HOST_DEVICE static int scores_bytes(int rows) { return rows * kSwizzleRow; }
 
-  template <int kRowTiles>
-  LAPAROFLOW_DEVICE void store_scores(char* scores, const float (&p)[kRowTiles][kColumnTiles][4]) const {
-    const Lane at;  // the two rows are at.group of their groups of 8
-    const int first = swizzled((thread_index() / 32 * 16 + at.group) * kSwizzleRow + at.quad * 4);
+  LAPAROFLOW_DEVICE static void store_scores(char* scores, Lane at, const std::uint32_t (&ds)[kColumnTiles / 2][4]) {
+    // A lane's row of four matrices: rows 0..7, 8..15, and the same of the next 8 columns. `scores` is where the warp's 16
+    // rows are, a multiple of 1024, so its sum with the offset is swizzled as the offset is.
+    const std::uint32_t first = shared_address(scores) + swizzled(at.lane % 16 * kSwizzleRow + at.lane / 16 * 16);
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-      for (int r = 0; r < 2; ++r)
-        store_for_products(scores + (first ^ n * 16) + r * kSwizzleGroup,
-                           pack_operands(p[0][n][2 * r], p[0][n][2 * r + 1], T{}));
+    for (int i = 0; i < kColumnTiles / 2; ++i) store_matrices(first ^ i * 32, ds[i]);
     publish_shared_writes();
   }
 
-  /// As in EngineHalf; pieces of 64 of the depth are dealt out to the warpgroups, from another one each `tile`. `rows`
-  /// is the first warpgroup's tile, `row_pitch` the bytes from one warpgroup's tile to the next.
-  LAPAROFLOW_DEVICE void column_gradient(const char* scores, const T* rows, int row_pitch, int warps, int depth, int tile,
-                                         const ColumnSums& sums, std::int64_t slot) const {
+  /// Adds this warpgroup's part of dcolumn = dS^T q of a tile to the sums: pieces of 64 of the depth are dealt out to the
+  /// `groups` warpgroups in `turn`, which is kept for the next tile. `scores` holds dS once `full` is past `phase`; `rows`
+  /// is the first of the block's `images` of 64 rows, `row_pitch` the bytes from one to the next.
+  LAPAROFLOW_DEVICE static void column_gradient(const char* scores, Barrier* full, unsigned phase, const T* rows,
+                                                int row_pitch, int images, int groups, int pieces, int& turn, int depth,
+                                                const ColumnSums& sums, std::int64_t slot) {
     constexpr int kStep = 16 * kSwizzleRow;
-    const int groups = warps / 4;  // 1 or 2
-    const Operand a = swizzled_operand(same_in_warp(shared_address(scores)));
-    const Operand first = swizzled_operand(same_in_warp(shared_address(rows)));
-    float* to = sums.fragments(slot, thread_index() % 128 / 32 * 16) + ColumnSums::place(Lane().lane, 0);
-    const int mine = groups == 1 ? 0 : static_cast<int>(same_in_warp(thread_index() / 128)) ^ (tile & 1);
+    const int mine = static_cast<int>(same_in_warp(thread_index() / 128));
 #pragma unroll 1
-    for (int piece = mine; piece * 64 < depth; piece += groups) {
-      const Operand b = first.further(piece * kColumns * kSwizzleRow);
+    for (int piece = 0; piece < pieces; ++piece) {
+      const bool my_turn = turn == mine;
+      if (++turn == groups) turn = 0;
+      if (!my_turn) continue;
+      barrier_wait(full, phase);
+      Operand a = swizzled_operand(same_in_warp(shared_address(scores)));
+      Operand b = swizzled_operand(same_in_warp(shared_address(rows))).further(piece * kColumns * kSwizzleRow);
       float h[8][4];
       warpgroup_fence();
       warpgroup_multiply_rows(h, a, b, T{});
 #pragma unroll
       for (int i = 1; i < 4; ++i) warpgroup_multiply_add_rows(h, a.further(i * kStep), b.further(i * kStep), T{});
-      if (groups > 1)
+#pragma unroll 1
+      for (int image = 1; image < images; ++image) {
+        a = a.further(4 * kStep);
+        b = b.further(row_pitch);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          warpgroup_multiply_add_rows(h, a.further((4 + i) * kStep), b.further(row_pitch + i * kStep), T{});
+        for (int i = 0; i < 4; ++i) warpgroup_multiply_add_rows(h, a.further(i * kStep), b.further(i * kStep), T{});
+      }
       warpgroup_commit();
       warpgroup_wait();
       hold_accumulators(h);
+      float* to = sums.fragments(slot, thread_index() % 128 / 32 * 16) + ColumnSums::place(Lane().lane, 0);
 #pragma unroll
       for (int d = 0; d < 8; ++d)
         if (piece * 64 + d * 8 < depth) add_to_global(to + (piece * 8 + d) * 128, h[d]);

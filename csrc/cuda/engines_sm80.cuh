@@ -16,7 +16,8 @@ namespace laparoflow::cuda {
 /// The place of this thread in its warp's fragments.
 struct Lane {
   int lane, group, quad;  // group = lane / 4 is the row, quad = lane % 4 the column pair
-  LAPAROFLOW_DEVICE Lane() : lane(thread_index() & 31), group(lane >> 2), quad(lane & 3) {}
+  LAPAROFLOW_DEVICE Lane() : Lane(thread_index()) {}
+  LAPAROFLOW_DEVICE explicit Lane(int thread) : lane(thread & 31), group(lane >> 2), quad(lane & 3) {}
 };
 
 /// The columns' sums of the one pass: a tile of 64 columns for every slot (Side's frame b begins at slot offsets[b] / 64 +
@@ -44,14 +45,15 @@ struct ColumnSums {
 template <class T, int kPad>
 struct EngineRows {
   using Type = T;
-  static constexpr bool kCompiled = true;
   static constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // elements in 16 bytes
   static constexpr int kDepthStep = 16;
-  static constexpr int kFewestWarps = 1;
-  static constexpr int kDepthSteps = 3;  // the backward is compiled for depths up to 64, 128, 256
+  static constexpr int kFewestWarps = 1, kFewestStages = 1;
+  static constexpr bool kWarpgroups = false;
+  // Of four bounded logits, how many take their exponential on the multiply-add units; the weights, whose exponents would
+  // have to be clamped first, all take the exp unit. So the default form has 1.25 operations a pair there.
+  static constexpr int kPolynomialShare = 3;
+  static constexpr int kFactorBytes = 0;  // of a tile's factors of weights: none here
   static constexpr int kForwardWarps = 4, kForwardThreads = 128, kForwardBlocks = 2;
-  static constexpr int kForwardRegisters = 0, kForwardFeedRegisters = 0;  // no warpgroup changes its share
-  static constexpr int kBackwardRegisters = 0, kBackwardFeedRegisters = 0;
 
   LAPAROFLOW_HOST_DEVICE static int stride(int depth) { return depth + kPad; }
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
@@ -200,6 +202,7 @@ struct EngineHalf : EngineRows<T, 8> {
 /// float32: one tf32 product, or with `full_float` three of them on x = high + low, which drops only
 /// low * low (2^-24 of the product) and so keeps float32 accuracy.
 struct EngineFloat : EngineRows<float, 4> {
+  static constexpr int kPolynomialShare = 4;  // the exp unit would round the exponent before
   static constexpr int kColumns = 32;
   static constexpr int kColumnTiles = kColumns / 8;
   static constexpr int kForwardRowTiles = 1;
@@ -220,15 +223,21 @@ struct EngineFloat : EngineRows<float, 4> {
     }
   }
 
+  /// c += a b. The tensor core cuts off what it adds to an accumulator, always toward zero. With `full_float` it therefore
+  /// adds to zero alone, the sums over the depth or the columns are rounded to nearest, as float32 is, and what a product of
+  /// high parts has lost on average is given back.
   LAPAROFLOW_DEVICE void product(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&a_low)[4],
                                  const float (&b)[2]) const {
     std::uint32_t b_high[2], b_low[2];
     split(b, b_high, b_low);
-    if (full_float) {
-      multiply_add_tf32(c, a_low, b_high[0], b_high[1]);
-      multiply_add_tf32(c, a, b_low[0], b_low[1]);
-    }
-    multiply_add_tf32(c, a, b_high[0], b_high[1]);
+    if (!full_float) return multiply_add_tf32(c, a, b_high[0], b_high[1]);
+    float high[4] = {0.0f, 0.0f, 0.0f, 0.0f}, low[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    multiply_add_tf32(low, a_low, b_high[0], b_high[1]);
+    multiply_add_tf32(low, a, b_low[0], b_low[1]);
+    multiply_add_tf32(high, a, b_high[0], b_high[1]);
+    constexpr float kCutOff = 4.2e-8f;  // 2^-24.5, half a unit in the last place
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[e] += high[e] + DeviceMath::fma(high[e], kCutOff, low[e]);
   }
 
   template <int kRowTiles>

@@ -1,4 +1,6 @@
 // Entry points: choose the engine by element type, lay out the workspace, launch in order.
+#include <algorithm>
+
 #include "entry.h"
 #include "launch.cuh"
 #include "small_kernels.cuh"
@@ -49,6 +51,18 @@ Problem exchanged(const Problem& p) {
   return swapped;
 }
 
+/// Whether the statistics of both sides come from one pass over the pairs; else from one for each, the sides exchanged.
+bool takes_symmetric_pass(const Problem& p) {
+  return with_engine(p, [](auto engine) { return !decltype(engine)::kWarpgroups; });
+}
+
+/// The problem without the statistics of its columns.
+Problem one_direction(const Problem& p) {
+  Problem rows = p;
+  rows.symmetric = false;
+  return rows;
+}
+
 /// Hands out consecutive float arrays of a workspace.
 struct Arena {
   float* next;
@@ -89,6 +103,10 @@ Status coefficients(const float* stats, const float* grad, const Side& side, con
 }  // namespace
 
 std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
+  if (p.symmetric && !takes_symmetric_pass(p)) {
+    const Problem rows = one_direction(p);
+    return std::max(forward_workspace_bytes(rows, device), forward_workspace_bytes(exchanged(rows), device));
+  }
   const ForwardPlan plan = plan_of_forward(p, device);
   const std::int64_t rows = plan.column_chunks * p.row.total;
   const std::int64_t columns = p.symmetric ? plan.row_chunks * p.column.total : 0;
@@ -96,6 +114,13 @@ std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device
 }
 
 Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutputs& out, Stream stream) {
+  if (p.symmetric && !takes_symmetric_pass(p)) {  // in the same workspace, one after the other
+    const Problem rows = one_direction(p);
+    ForwardOutputs columns = out;
+    columns.row_stats = out.column_stats;
+    const Status status = forward(rows, device, out, stream);
+    return status != kSuccess ? status : forward(exchanged(rows), device, columns, stream);
+  }
   ForwardArguments a;
   a.problem = p;
   a.plan = plan_of_forward(p, device);

@@ -1,8 +1,7 @@
 // How tiles reach shared memory on sm_80: all threads of the block copy, with cp.async for the embeddings, the next
 // column tile while the present one is computed.
 //
-// What the kernels ask of a feed (Feed<Engine>; feed_sm90a.cuh has the other one):
-//   feeds_only     this thread belongs to a producer and calls `send` where the others call begin .. end
+// What the kernels ask of a feed (Feed<Engine>; feed_sm90a.cuh has the other one, which asks more of its kernels):
 //   span           the columns to sweep: `count` tiles from tile `first` of the frame's denominator
 //   begin          a new row tile; acquire(t), release(t) around the use of column tile t; end
 //   rows           the row tile, after the first acquire;   columns(t)  the columns of tile t;
@@ -19,6 +18,7 @@ namespace laparoflow::cuda {
 /// Records of tiles in the workspace; unused on sm_80.
 struct Records {
   char* data = nullptr;
+  float* origins = nullptr;  // [frames, 2], of the factors
   std::int64_t slots = 0;
   int bytes = 0;
 };
@@ -35,6 +35,7 @@ struct FeedArguments {
 template <class Engine>
 class Feed {
  public:
+  using Type = typename Engine::Type;
   static constexpr int kProducerThreads = 0;
   static constexpr int kMostStages = 2;
   static constexpr bool kTilesCrossFrames = true;  // when the denominator is the batch's
@@ -51,14 +52,6 @@ class Feed {
 
   LAPAROFLOW_DEVICE Feed(const FeedArguments& arguments, char* memory)
       : a_(arguments), layout_(arguments.problem->depth), memory_(memory) {}
-
-  /// The registers of each of the producer's threads, and of each of the others, from here on.
-  template <int kCount>
-  LAPAROFLOW_DEVICE void give_registers() const {}
-  template <int kCount>
-  LAPAROFLOW_DEVICE void take_registers() const {}
-  LAPAROFLOW_DEVICE bool feeds_only() const { return false; }
-  LAPAROFLOW_DEVICE void send(int, std::int64_t) {}
 
   LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
     columns_ = denominator_range(problem(), frame);

@@ -5,10 +5,12 @@
 // their embeddings in the swizzled image that wgmma reads, zero where a row is masked or the tile is ragged, then
 // flows, marks and coefficients. So a copy needs no tensor map, no alignment of the caller's rows, no bounds. Records
 // never hold rows of two frames: frame b's first is slot offsets[b] / 64 + b, which leaves room for all of its tiles;
-// slots in between and one behind the last are empty tiles. Cost: N x D x 2 bytes a side, read and written once.
+// slots in between and one behind the last are empty tiles. Behind the embeddings lie the factors of the weights, and the
+// record says whether all of its rows are within their reach. Cost: N x D x 2 bytes a side, read and written once.
 #pragma once
 
 #include "engine_sm90a.cuh"
+#include "factors.cuh"
 #include "feed_sm80.cuh"
 
 namespace laparoflow::cuda {
@@ -18,6 +20,7 @@ LAPAROFLOW_HOST_DEVICE int to_multiple(int x, int of) { return (x + of - 1) / of
 /// The rows a record holds, behind its numbers in shared memory.
 struct alignas(16) RecordRows {
   std::int64_t begin, end;
+  int within_reach;  // all of them
 };
 
 template <class Engine>
@@ -28,8 +31,9 @@ LAPAROFLOW_HOST_DEVICE int record_bytes(int depth, int flow_width, int coefficie
 struct RecordArguments {
   Side side;
   int frames = 0, depth = 0, flow_width = 0;
-  float far = 0.0f;                     // the mark of a row without weight
-  const float* coefficients = nullptr;  // [kCoefficients, total] or null
+  bool of_columns = false;
+  const float* inv_bandwidth = nullptr;  // [frames]
+  const float* coefficients = nullptr;   // [kCoefficients, total] or null
   int coefficient_space = 0;
   bool aligned = false;
   Records records;
@@ -68,11 +72,27 @@ record_kernel(RecordArguments a) {
     }
     *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows, layout.padded)) = values;
   }
-  to.load_numbers(a.side, frame, frame, first, a.flow_width, a.far, a.coefficients,
+  to.load_numbers(a.side, frame, frame, first, a.flow_width, a.of_columns ? -kFarFlow : kFarFlow, a.coefficients,
                   a.coefficients != nullptr ? kCoefficients : 0);
+  if (thread_index() >= 32) return;
+  // The first warp: two rows a thread.
+  const float unit = DeviceMath::sqrt(0.5f * kLog2e) * a.inv_bandwidth[low];
+  float farthest = 0.0f;
+  for (int r = thread_index(); r < kSlotRows; r += 32) {
+    const std::int64_t i = first + r;
+    const bool counted = counts(a.side, frame, i);
+    float u[2] = {0.0f, 0.0f};
+    for (int f = 0; f < 2; ++f)
+      if (counted && f < a.flow_width)
+        u[f] = (limited_flow(a.side.flow[i * a.flow_width + f]) - a.records.origins[2 * low + f]) * unit;
+    PixelFactors(u[0], u[1], counted, a.of_columns).store(to.factors, r);
+    const float distance = DeviceMath::fma(u[0], u[0], u[1] * u[1]);
+    farthest = DeviceMath::max(farthest, distance <= kReach * kReach ? distance : 2.0f * kReach * kReach);  // NaN is far
+  }
+  for (int mask = 1; mask < 32; mask *= 2) farthest = DeviceMath::max(farthest, shuffle_xor(farthest, mask));
   if (thread_index() == 0)
     *reinterpret_cast<RecordRows*>(record + a.records.bytes - sizeof(RecordRows)) = {
-        first, first + kSlotRows < frame.end ? first + kSlotRows : frame.end};
+        first, first + kSlotRows < frame.end ? first + kSlotRows : frame.end, farthest <= kReach * kReach};
 }
 
 template <class T>
@@ -80,20 +100,21 @@ class Feed<EngineWarpgroup<T>> {
   using Engine = EngineWarpgroup<T>;
 
  public:
+  using Type = T;
   static constexpr int kProducerThreads = 128;
   static constexpr int kMostStages = 4;
   static constexpr bool kTilesCrossFrames = false;
 
-  static int bytes(int warps, int, int stages, int depth, int flow_width, int coefficients) {
+  static int bytes(int, int row_count, int stages, int depth, int flow_width, int coefficients) {
     const int record = to_multiple(record_bytes<Engine>(depth, flow_width, coefficients), kSwizzleGroup);
-    return (warps / 4 + stages) * record + 2 * (1 + kMostStages) * static_cast<int>(sizeof(Barrier));
+    return (row_count / kSlotRows + stages) * record + 2 * (1 + kMostStages) * static_cast<int>(sizeof(Barrier));
   }
   static std::int64_t column_tiles_of_batch(const Side& side, int frames) { return slot_count(side, frames); }
 
   LAPAROFLOW_DEVICE Feed(const FeedArguments& arguments, char* memory)
       : a_(arguments), depth_(arguments.problem->depth), memory_(memory) {
     record_space_ = to_multiple(a_.column_records.bytes, kSwizzleGroup);
-    barriers_ = reinterpret_cast<Barrier*>(memory + (groups() + a_.stages) * record_space_);
+    barriers_ = reinterpret_cast<Barrier*>(memory + (row_images() + a_.stages) * record_space_);
     if (thread_index() == 0) {
       barrier_init(row_full(), 1);
       barrier_init(row_empty(), computing());
@@ -126,18 +147,6 @@ class Feed<EngineWarpgroup<T>> {
     if (tiles_ < 0) tiles_ = 0;
   }
   LAPAROFLOW_DEVICE int tiles() const { return tiles_; }
-  /// The columns of a tile, from its record in global memory.
-  LAPAROFLOW_DEVICE Range columns(int tile) const {
-    const RecordRows& rows = *reinterpret_cast<const RecordRows*>(
-        a_.column_records.data + (first_slot_ + tile + 1) * a_.column_records.bytes - sizeof(RecordRows));
-    return {rows.begin, rows.end};
-  }
-  /// The same from the stage.
-  LAPAROFLOW_DEVICE Range present_columns(int) const {
-    const RecordRows& rows = *reinterpret_cast<const RecordRows*>(at_stage() + a_.column_records.bytes - sizeof(RecordRows));
-    return {rows.begin, rows.end};
-  }
-
   LAPAROFLOW_DEVICE std::int64_t slot(int tile) const { return first_slot_ + tile; }
 
   /// The producer's side of begin .. end. One thread of the warpgroup does the work.
@@ -145,16 +154,16 @@ class Feed<EngineWarpgroup<T>> {
     if (thread_index() != computing()) return;
     const Range own = frame_slots(problem().row, frame);
     const std::int64_t slot = own.begin + (first_row - problem().row.offsets[frame]) / kSlotRows;
-    barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);
+    barrier_wait_asleep(row_empty(), (row_uses_ & 1) ^ 1);
     ++row_uses_;
-    barrier_arrive_expect(row_full(), groups() * a_.row_records.bytes);
-    for (int g = 0; g < groups(); ++g) {
-      const std::int64_t from = slot + g < own.end ? slot + g : a_.row_records.slots;
-      bulk_copy(memory_ + g * record_space_, a_.row_records.data + from * a_.row_records.bytes, a_.row_records.bytes,
+    barrier_arrive_expect(row_full(), row_images() * a_.row_records.bytes);
+    for (int i = 0; i < row_images(); ++i) {
+      const std::int64_t from = slot + i < own.end ? slot + i : a_.row_records.slots;
+      bulk_copy(memory_ + i * record_space_, a_.row_records.data + from * a_.row_records.bytes, a_.row_records.bytes,
                 row_full());
     }
     for (int tile = 0; tile < tiles_; ++tile) {
-      barrier_wait(empty(stage_), phase_ ^ 1);
+      barrier_wait_asleep(empty(stage_), phase_ ^ 1);
       barrier_arrive_expect(full(stage_), a_.column_records.bytes);
       bulk_copy(at_stage(), a_.column_records.data + (first_slot_ + tile) * a_.column_records.bytes, a_.column_records.bytes,
                 full(stage_));
@@ -162,46 +171,66 @@ class Feed<EngineWarpgroup<T>> {
     }
   }
 
-  LAPAROFLOW_DEVICE void begin(int frame, std::int64_t) {
+  LAPAROFLOW_DEVICE void begin(int frame) {
     const Range own = frame_slots(problem().column, frame);
-    first_weights_ = own.begin - first_slot_;
-    last_weights_ = own.end - first_slot_;
+    const auto held = [&](std::int64_t slot) {
+      return slot <= first_slot_ ? 0 : slot - first_slot_ < tiles_ ? static_cast<int>(slot - first_slot_) : tiles_;
+    };
+    first_weights_ = held(own.begin);
+    last_weights_ = held(own.end);
     barrier_wait(row_full(), row_uses_ & 1);
     ++row_uses_;
   }
-  LAPAROFLOW_DEVICE ColumnStage<Engine> acquire(int) {
+  LAPAROFLOW_DEVICE ColumnStage<Engine> acquire() {
     barrier_wait(full(stage_), phase_);
     return ColumnStage<Engine>(at_stage(), depth_.padded, problem().flow_width);
   }
-  LAPAROFLOW_DEVICE void release(int) {
+  LAPAROFLOW_DEVICE void release() {
     barrier_arrive(empty(stage_));
     next_stage();
   }
+  /// In place of release: on to the next tile, while products still read this one; release_previous when they are done.
+  LAPAROFLOW_DEVICE void advance() { next_stage(); }
+  LAPAROFLOW_DEVICE void release_previous() { barrier_arrive(empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)); }
   LAPAROFLOW_DEVICE void end() { barrier_arrive(row_empty()); }
   LAPAROFLOW_DEVICE void barrier() const { named_barrier(1, computing()); }
 
   LAPAROFLOW_DEVICE bool holds_weights(int tile) const { return tile >= first_weights_ && tile < last_weights_; }
-  LAPAROFLOW_DEVICE RowTile<Engine> rows() const {
-    const ColumnStage<Engine> record(memory_ + thread_index() / 128 * record_space_, depth_.padded, problem().flow_width);
+  /// Whether the factors of this warpgroup's rows (of its m-th 64), and of the present tile's columns, give their weights.
+  LAPAROFLOW_DEVICE bool rows_within_reach(int m = 0) const { return rows_of(row_image(m)).within_reach != 0; }
+  LAPAROFLOW_DEVICE bool within_reach() const { return rows_of(at_stage()).within_reach != 0; }
+  LAPAROFLOW_DEVICE ColumnStage<Engine> row_record(int m) const {
+    return ColumnStage<Engine>(row_image(m), depth_.padded, problem().flow_width);
+  }
+  LAPAROFLOW_DEVICE RowTile<Engine> rows(int m = 0) const {
+    const ColumnStage<Engine> record = row_record(m);
     RowTile<Engine> tile(memory_, kSlotRows, depth_.padded, problem().flow_width);
     tile.embedding = record.embedding;
+    tile.factors = record.factors;
     tile.flow = record.flow;
     tile.mark = record.mark;
     return tile;
   }
   LAPAROFLOW_DEVICE const T* all_rows() const { return reinterpret_cast<const T*>(memory_); }
   LAPAROFLOW_DEVICE int row_pitch() const { return record_space_; }
-  LAPAROFLOW_DEVICE int first_of_rows() const { return thread_index() / 128 * kSlotRows; }
 
  private:
   LAPAROFLOW_DEVICE const Problem& problem() const { return *a_.problem; }
-  LAPAROFLOW_DEVICE int groups() const { return a_.warps / 4; }
+  LAPAROFLOW_DEVICE int row_images() const { return a_.row_count / kSlotRows; }
+  /// The m-th image of this thread's warpgroup.
+  LAPAROFLOW_DEVICE char* row_image(int m) const {
+    return memory_ + (thread_index() / 128 * (row_images() * 4 / a_.warps) + m) * record_space_;
+  }
   LAPAROFLOW_DEVICE int computing() const { return a_.warps * 32; }
   LAPAROFLOW_DEVICE Barrier* row_full() const { return barriers_; }
   LAPAROFLOW_DEVICE Barrier* row_empty() const { return barriers_ + 1; }
   LAPAROFLOW_DEVICE Barrier* full(int stage) const { return barriers_ + 2 + 2 * stage; }
   LAPAROFLOW_DEVICE Barrier* empty(int stage) const { return barriers_ + 3 + 2 * stage; }
-  LAPAROFLOW_DEVICE char* at_stage() const { return memory_ + (groups() + stage_) * record_space_; }
+  LAPAROFLOW_DEVICE char* at_stage() const { return memory_ + (row_images() + stage_) * record_space_; }
+  /// Of the record at this place in shared memory; those of both sides are equally long.
+  LAPAROFLOW_DEVICE const RecordRows& rows_of(const char* record) const {
+    return *reinterpret_cast<const RecordRows*>(record + a_.column_records.bytes - sizeof(RecordRows));
+  }
   LAPAROFLOW_DEVICE void next_stage() {
     if (++stage_ == a_.stages) {
       stage_ = 0;
@@ -214,8 +243,8 @@ class Feed<EngineWarpgroup<T>> {
   char* memory_;
   Barrier* barriers_;
   int record_space_;
-  std::int64_t first_slot_ = 0, first_weights_ = 0, last_weights_ = 0;
-  int tiles_ = 0, stage_ = 0;
+  std::int64_t first_slot_ = 0;
+  int tiles_ = 0, first_weights_ = 0, last_weights_ = 0, stage_ = 0;
   unsigned phase_ = 0, row_uses_ = 0;
 };
 

@@ -34,16 +34,16 @@ struct ForwardArguments {
   Records row_records, column_records;
 };
 
-/// Adds `t` (base 2 exponents) to a sum of 2^(t - m), moving the maximum when it rises.
-LAPAROFLOW_DEVICE void add_exponents(float& sum, float& tile_sum, float& m, float t0, float t1) {
-  const float top = DeviceMath::max(t0, t1);
+/// Adds two exponents to a sum of 2^(t - m), moving the maximum when it rises.
+LAPAROFLOW_DEVICE void add_exponents(float& sum, float& tile_sum, float& m, Exponent t0, Exponent t1, float scale) {
+  const float top = DeviceMath::max(t0.value(scale), t1.value(scale));
   if (top > m) {
     const float factor = DeviceMath::exp2(m - top);
     sum *= factor;
     tile_sum *= factor;
     m = top;
   }
-  tile_sum += DeviceMath::exp2(t0 - m) + DeviceMath::exp2(t1 - m);
+  tile_sum += DeviceMath::exp2(t0.above(m, scale)) + DeviceMath::exp2(t1.above(m, scale));
 }
 
 LAPAROFLOW_DEVICE float maximum_over_groups(float x) {
@@ -71,34 +71,25 @@ template <class Engine, int kRowTiles, class Options, bool kSymmetric>
 struct TileStatistics {
   static constexpr int kRows = 2 * kRowTiles;
   static constexpr int kColumns = Engine::kColumns;
-  Partial sums[kRows];  // h in units of RowFlows::log2_unit
+  Partial sums[kRows];
 
   /// `c` holds x = q . k of the warp's tile; `columns` receives the warp's column sums [components, kColumns] when
-  /// symmetric; `row_mark` is 1 for a row that counts and 0 for others when bounded, else 0 and kExcluded. Without kWeights
-  /// all weights of the tile are 0.
-  template <bool kWeights>
-  LAPAROFLOW_DEVICE void add_tile(const float (&c)[kRowTiles][Engine::kColumnTiles][4],
-                                  const RowFlows<Options, kRowTiles>& flows, const Options& options,
-                                  const ColumnStage<Engine>& stage, float scale, const float (&row_mark)[kRows],
-                                  float* columns) {
+  /// symmetric; `row_mark` is 1 for a row that counts and 0 for others when bounded, else 0 and kExcluded.
+  template <class Weights>
+  LAPAROFLOW_DEVICE void add_tile(const float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights weights,
+                                  const Options& options, const ColumnStage<Engine>& stage, float scale,
+                                  const float (&row_mark)[kRows], float* columns) {
+    constexpr bool kWeights = Weights::kAny;
     const Lane at;
-    Partial tile[kRows];  // sums of this tile alone, so that long sums stay accurate
-    FloatQuad mark, flow[kFixedFlow];
+    Partial tile[kRows];  // sums of this tile alone, so that long sums stay accurate; h in units of the weights' log2_unit
+    FloatQuad mark;
 #pragma unroll
     for (int n = 0; n < Engine::kColumnTiles; ++n) {
-      if (n % 2 == 0) {
-        mark = load_quad(stage.mark + n * 8 + 4 * at.quad);
-#pragma unroll
-        for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * kColumns + n * 8 + 4 * at.quad);
-      }
+      if (n % 2 == 0) mark = load_quad(stage.mark + n * 8 + 4 * at.quad);
       Weight w[kRows][2];
-      if constexpr (kWeights) {
-        flows.weights(w, options, stage, n, flow);
-      } else {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
-      }
-      float e[kRows][2], t_in[kRows][2];  // e: n e^s when bounded (fixed: without the column's mark), else its exponent
+      weights.get(w, n);
+      float e[kRows][2];  // n e^s when bounded (fixed: without the column's mark)
+      Exponent t[kRows][2], t_in[kRows][2];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float x[2];
@@ -107,58 +98,70 @@ struct TileStatistics {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
           const float m = mark.at[n % 2 * 2 + p], b = bias_of(m);
           if constexpr (Options::kFixed) {
-            e[r][p] = fixed_exponential(x[p], scale, r, p, kWeights);
+            e[r][p] = fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
             tile[r].l = DeviceMath::fma(e[r][p], m, tile[r].l);
-          } else if (options.bounded) {
-            e[r][p] = DeviceMath::exp2(DeviceMath::fma(x[p], scale, b));
-            if (options.dissimilar) e[r][p] *= 1.0f - w[r][p].value;
-            if (options.inside) t_in[r][p] = inside_exponent<PairMath>(DeviceMath::fma(x[p], scale, b), w[r][p], kExcluded);
           } else {
-            const float s = DeviceMath::fma(x[p], scale, kSymmetric ? b + row_mark[r] : b);
-            e[r][p] = denominator_exponent(options.dissimilar, s, w[r][p]);
-            if (options.inside) t_in[r][p] = inside_exponent<PairMath>(s, w[r][p], kExcluded);
+            t[r][p] = {x[p], kSymmetric && !options.bounded ? b + row_mark[r] : b,
+                       options.bounded ? 0.0f : denominator_factor(options.dissimilar, w[r][p])};
+            t_in[r][p] = {x[p], t[r][p].mark, inside_factor(w[r][p])};
+            if (options.bounded) e[r][p] = DeviceMath::exp2(t[r][p].value(scale));
+            if (options.bounded && options.dissimilar) e[r][p] *= 1.0f - w[r][p].value;
           }
         }
         if (options.bounded && !Options::kFixed)
           tile[r].l += e[r][0] + e[r][1];
         else if (!options.bounded)
-          add_exponents(sums[r].l, tile[r].l, sums[r].m, e[r][0], e[r][1]);
+          add_exponents(sums[r].l, tile[r].l, sums[r].m, t[r][0], t[r][1], scale);
         if constexpr (kWeights) {
           if (options.inside)
-            add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1]);
+            add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1], scale);
           else
             tile[r].a = DeviceMath::fma(w[r][0].value, x[0], DeviceMath::fma(w[r][1].value, x[1], tile[r].a));
           tile[r].W += w[r][0].value + w[r][1].value;
           tile[r].h = DeviceMath::fma(w[r][0].value, w[r][0].log2, DeviceMath::fma(w[r][1].value, w[r][1].log2, tile[r].h));
         }
       }
-      if constexpr (kSymmetric) add_columns(c, n, w, e, t_in, options, row_mark, flows.log2_unit(), columns);
+      if constexpr (kSymmetric) add_columns(c, n, w, e, t, t_in, scale, options, row_mark, weights.log2_unit(), columns);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       sums[r].l += tile[r].l;
       sums[r].W += tile[r].W;
       sums[r].a += tile[r].a;
-      sums[r].h += tile[r].h;
+      sums[r].h = DeviceMath::fma(tile[r].h, weights.log2_unit(), sums[r].h);
+    }
+  }
+
+  /// Writes the sums of the warp's rows, from `first` on, over all its threads.
+  LAPAROFLOW_DEVICE void write_rows(float* to, std::int64_t total, int components, std::int64_t first, std::int64_t end,
+                                    const Options& options) const {
+    const Lane at;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      Partial sum = sums[r];
+      sum.merge(sum.across(1, options.bounded, options.inside), options.bounded, options.inside);
+      sum.merge(sum.across(2, options.bounded, options.inside), options.bounded, options.inside);
+      const std::int64_t i = first + at.group + r * 8;
+      if (at.quad == 0 && i < end) sum.write(to + i, total, components);
     }
   }
 
   /// Column sums of this warp's rows for the 8 columns of column tile n.
   LAPAROFLOW_DEVICE void add_columns(const float (&c)[kRowTiles][Engine::kColumnTiles][4], int n,
-                                     const Weight (&w)[kRows][2], const float (&e)[kRows][2], const float (&t_in)[kRows][2],
-                                     const Options& options, const float (&row_mark)[kRows], float log2_unit,
-                                     float* columns) const {
+                                     const Weight (&w)[kRows][2], const float (&e)[kRows][2], const Exponent (&t)[kRows][2],
+                                     const Exponent (&t_in)[kRows][2], float scale, const Options& options,
+                                     const float (&row_mark)[kRows], float log2_unit, float* columns) const {
     const Lane at;
     float v[8];
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
       float l = 0.0f, W = 0.0f, a = 0.0f, h = 0.0f, m = kEmptyMaximum, m_in = kEmptyMaximum;
       if (!options.bounded) {
-        for (int r = 0; r < kRows; ++r) m = DeviceMath::max(m, e[r][p]);
+        for (int r = 0; r < kRows; ++r) m = DeviceMath::max(m, t[r][p].value(scale));
         m = maximum_over_groups(m);
       }
       if (options.inside) {
-        for (int r = 0; r < kRows; ++r) m_in = DeviceMath::max(m_in, t_in[r][p]);
+        for (int r = 0; r < kRows; ++r) m_in = DeviceMath::max(m_in, t_in[r][p].value(scale));
         m_in = maximum_over_groups(m_in);
       }
 #pragma unroll
@@ -166,9 +169,9 @@ struct TileStatistics {
         if (options.bounded)
           l = DeviceMath::fma(e[r][p], row_mark[r], l);
         else
-          l += DeviceMath::exp2(e[r][p] - m);
+          l += DeviceMath::exp2(t[r][p].above(m, scale));
         W += w[r][p].value;
-        a = options.inside ? a + DeviceMath::exp2(t_in[r][p] - m_in)
+        a = options.inside ? a + DeviceMath::exp2(t_in[r][p].above(m_in, scale))
                            : DeviceMath::fma(w[r][p].value, c[r / 2][n][(r & 1) * 2 + p], a);
         h = DeviceMath::fma(w[r][p].value, w[r][p].log2, h);
       }
@@ -218,7 +221,6 @@ struct Rectangle {
 template <class Engine, int kRowTiles, class Options, bool kSymmetric>
 LAPAROFLOW_KERNEL(Engine::kForwardThreads, Engine::kForwardBlocks)
 forward_kernel(ForwardArguments arguments) {
-  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   constexpr int kRows = 2 * kRowTiles;
   constexpr int kColumns = Engine::kColumns;
   const Problem& problem = arguments.problem;
@@ -235,14 +237,6 @@ forward_kernel(ForwardArguments arguments) {
   Feed<Engine> feed(feed_arguments, shared_memory());
   feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
             rectangle.column_slot * plan.column_chunk, plan.column_chunk);
-  if (feed.feeds_only()) {
-    feed.template give_registers<Engine::kForwardFeedRegisters>();
-    rectangle.each_row_tile(row_count,
-                            [&](int frame, std::int64_t first_row, std::int64_t) { feed.send(frame, first_row); });
-    return;
-  }
-  feed.template take_registers<Engine::kForwardRegisters>();
-
   float* row_partials = arguments.row_partials + rectangle.column_slot * components * problem.row.total;
   float* column_partials =
       arguments.column_partials + (kSymmetric ? rectangle.row_slot * components * problem.column.total : 0);
@@ -276,12 +270,13 @@ forward_kernel(ForwardArguments arguments) {
         }
       }
       float c[kRowTiles][Engine::kColumnTiles][4];
-      engine.template logits<kRowTiles>(c, rows.embedding, stage.embedding, layout.product_depth());
       float* sums = warp_columns + warp * components * kColumns;
+      engine.template logits<kRowTiles>(c, rows.embedding, stage.embedding, layout.product_depth());
       if (feed.holds_weights(tile))
-        statistics.template add_tile<true>(c, flows, options, stage, scale, row_mark, sums);
+        statistics.add_tile(c, FlowWeights<Options, kRowTiles, ColumnStage<Engine>>(flows, options, stage), options, stage,
+                            scale, row_mark, sums);
       else
-        statistics.template add_tile<false>(c, flows, options, stage, scale, row_mark, sums);
+        statistics.add_tile(c, NoWeights(), options, stage, scale, row_mark, sums);
       if constexpr (kSymmetric) {
         feed.barrier();
         const Range columns = feed.present_columns(tile);
@@ -301,15 +296,8 @@ forward_kernel(ForwardArguments arguments) {
     feed.end();
     fresh = false;
 
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      Partial& sum = statistics.sums[r];
-      sum.h *= flows.log2_unit();
-      sum.merge(sum.across(1, options.bounded, options.inside), options.bounded, options.inside);
-      sum.merge(sum.across(2, options.bounded, options.inside), options.bounded, options.inside);
-      const std::int64_t i = first_row + warp * 16 * kRowTiles + at.group + r * 8;
-      if (at.quad == 0 && i < end_of_rows) sum.write(row_partials + i, problem.row.total, components);
-    }
+    statistics.write_rows(row_partials, problem.row.total, components, first_row + warp * 16 * kRowTiles, end_of_rows,
+                          options);
   });
 
   if (kSymmetric && fresh)

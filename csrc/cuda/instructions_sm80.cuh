@@ -119,6 +119,12 @@ LAPAROFLOW_DEVICE void load_matrices_transposed(std::uint32_t (&r)[4], std::uint
   }
 LAPAROFLOW_16_BIT_INSTRUCTIONS(BFloat16, "bf16", "")
 LAPAROFLOW_16_BIT_INSTRUCTIONS(Half, "f16", "satfinite.")
+/// The float of the half in the low 16 bits.
+LAPAROFLOW_DEVICE float half_to_float(std::uint32_t low_half) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(static_cast<std::uint16_t>(low_half)));
+  return y;
+}
 
 /// m16n8k8 on tf32 operands (see round_to_tf32).
 LAPAROFLOW_DEVICE void multiply_add_tf32(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {

@@ -7,6 +7,7 @@
 // swizzle"). Either index of the operand may run along the 128 bytes:
 //   along k:          element (i, k) in row i; a step of 16 along k is 32 bytes further
 //   along the other:  element (k, j) in row k; a step of 16 along k is 2048 bytes further
+// or, without swizzle and of a single step along k, blocks of 8 rows x 16 bytes.
 // mbarrier: a phase ends when `count` threads have arrived and all announced bytes have come; waiting for parity p
 // returns when the phase of parity p is over, so a fresh barrier lets parity 1 pass.
 // The host definitions are in tests/host_cuda/host_instructions_sm90a.h.
@@ -31,6 +32,17 @@ struct Operand {
 };
 LAPAROFLOW_HOST_DEVICE Operand swizzled_operand(std::uint32_t address) {
   return {((address >> 4) & 0x3fffu) | static_cast<std::uint32_t>(kSwizzleGroup >> 4) << 16};
+}
+
+/// Descriptor of an operand of one step along k without swizzle: blocks of 8 rows x 16 bytes, k's second half a block behind
+/// the first, groups of 8 rows two blocks apart.
+struct PlainOperand {
+  std::uint32_t low;
+  static constexpr std::uint32_t kHigh = 256 >> 4;
+  LAPAROFLOW_HOST_DEVICE PlainOperand further(int bytes) const { return {low + static_cast<std::uint32_t>(bytes >> 4)}; }
+};
+LAPAROFLOW_HOST_DEVICE PlainOperand plain_operand(std::uint32_t address) {
+  return {((address >> 4) & 0x3fffu) | static_cast<std::uint32_t>(128 >> 4) << 16};
 }
 
 using Barrier = std::uint64_t;  // in shared memory
@@ -59,8 +71,13 @@ LAPAROFLOW_DEVICE std::uint32_t same_in_warp(std::uint32_t x) { return __shfl_sy
 
 /// Makes this thread's earlier writes to shared memory visible to wgmma (after a barrier, of all threads).
 LAPAROFLOW_DEVICE void publish_shared_writes() { LAPAROFLOW_SM90A("fence.proxy.async.shared::cta;" :: : "memory"); }
-/// A write to shared memory that wgmma is to read, once it is published.
-LAPAROFLOW_DEVICE void store_for_products(void* to, std::uint32_t value) { *static_cast<std::uint32_t*>(to) = value; }
+/// Writes four 8x8 matrices of 16-bit elements to shared memory for wgmma, which sees them once they are published; lane l
+/// gives the shared address of row l % 8 of matrix l / 8, and `r` has the layout of load_matrices.
+LAPAROFLOW_DEVICE void store_matrices(std::uint32_t row, const std::uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]),
+               "r"(r[2]), "r"(r[3])
+               : "memory");
+}
 LAPAROFLOW_DEVICE void warpgroup_fence() { LAPAROFLOW_SM90A("wgmma.fence.sync.aligned;" :: : "memory"); }
 LAPAROFLOW_DEVICE void warpgroup_commit() { LAPAROFLOW_SM90A("wgmma.commit_group.sync.aligned;" :: : "memory"); }
 /// Waits for all products; their accumulators may be read after it.
@@ -83,23 +100,23 @@ LAPAROFLOW_DEVICE void hold_accumulators(float (&d)[kTiles][4]) {
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
 // Operands a and b in shared memory; `add` is 1 to add to what d held; `order` says along which index both run.
-#define LAPAROFLOW_WGMMA_SHARED(Type, name, function, kind, add, order)                                             \
-  LAPAROFLOW_DEVICE void function(float (&d)[8][4], Operand a, Operand b, Type) {                                   \
+#define LAPAROFLOW_WGMMA_SHARED(Type, Where, name, function, kind, add, order)                                      \
+  LAPAROFLOW_DEVICE void function(float (&d)[8][4], Where a, Where b, Type) {                                       \
     LAPAROFLOW_SM90A(                                                                                               \
         "{.reg .b64 a, b; mov.b64 a, {%32, %34}; mov.b64 b, {%33, %34};"                                            \
         "wgmma.mma_async.sync.aligned.m64n64k16.f32." name "." name " " LAPAROFLOW_ACCUMULATOR_NAMES ", a, b, " add \
         ", 1, 1, " order ";}" : LAPAROFLOW_ACCUMULATORS(kind, d) : "r"(a.low),                                      \
-        "r"(b.low), "n"(Operand::kHigh));                                                                           \
+        "r"(b.low), "n"(Where::kHigh));                                                                             \
   }
 #define LAPAROFLOW_WGMMA(Type, name)                                                                              \
   /* d = A B with A [64, 16] and B [16, 64], both along k. What d held is not read, and need not be cleared. */   \
-  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply, "=f", "0", "0, 0")                                      \
+  LAPAROFLOW_WGMMA_SHARED(Type, Operand, name, warpgroup_multiply, "=f", "0", "0, 0")                             \
   /* d += A B of the same. */                                                                                     \
-  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_add, "+f", "1", "0, 0")                                  \
+  LAPAROFLOW_WGMMA_SHARED(Type, Operand, name, warpgroup_multiply_add, "+f", "1", "0, 0")                         \
   /* d = A B with A [64, 16] along its 64 and B [16, 64] along its columns. */                                    \
-  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_rows, "=f", "0", "1, 1")                                 \
+  LAPAROFLOW_WGMMA_SHARED(Type, Operand, name, warpgroup_multiply_rows, "=f", "0", "1, 1")                        \
   /* d += A B of the same. */                                                                                     \
-  LAPAROFLOW_WGMMA_SHARED(Type, name, warpgroup_multiply_add_rows, "+f", "1", "1, 1")                             \
+  LAPAROFLOW_WGMMA_SHARED(Type, Operand, name, warpgroup_multiply_add_rows, "+f", "1", "1, 1")                    \
   /* d += A B with A from registers and B [16, 64] along its columns in shared memory. */                         \
   LAPAROFLOW_DEVICE void warpgroup_multiply_add(float (&d)[8][4], const std::uint32_t (&a)[4], Operand b, Type) { \
     LAPAROFLOW_SM90A(                                                                                             \
@@ -110,6 +127,7 @@ LAPAROFLOW_DEVICE void hold_accumulators(float (&d)[kTiles][4]) {
   }
 LAPAROFLOW_WGMMA(BFloat16, "bf16")
 LAPAROFLOW_WGMMA(Half, "f16")
+LAPAROFLOW_WGMMA_SHARED(Half, PlainOperand, "f16", warpgroup_multiply, "=f", "0", "0, 0")
 
 LAPAROFLOW_DEVICE void barrier_init(Barrier* barrier, int count) {
   LAPAROFLOW_SM90A("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
@@ -128,6 +146,13 @@ LAPAROFLOW_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
   LAPAROFLOW_SM90A(
       "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again;}" ::"r"(
           shared_address(barrier)),
+      "r"(parity) : "memory");
+}
+/// The same for the producer, who has time: it sleeps in between, as each look takes an instruction from those who compute.
+LAPAROFLOW_DEVICE void barrier_wait_asleep(Barrier* barrier, unsigned parity) {
+  LAPAROFLOW_SM90A(
+      "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra over; nanosleep.u32 200; "
+      "bra again; over:}" ::"r"(shared_address(barrier)),
       "r"(parity) : "memory");
 }
 /// Copies `bytes` (a multiple of 16, both ends aligned to 16) to shared memory and reports them to the barrier.

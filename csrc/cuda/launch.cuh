@@ -2,9 +2,8 @@
 // The engines are instantiated in kernels_*.cu, one file each, so that they compile side by side.
 #pragma once
 
-#include "backward.cuh"
-#include "feed_sm90a.cuh"
-#include "forward.cuh"
+#include "backward_sm90a.cuh"
+#include "forward_sm90a.cuh"
 
 namespace laparoflow::cuda {
 
@@ -16,6 +15,12 @@ constexpr int backward_row_tiles(int depth) {
   return depth <= 64 ? Engine::kForwardRowTiles : 1;
 }
 
+/// Column tiles of 8 that hold the depth, of those that the backward is compiled for.
+template <class Engine>
+constexpr int depth_tiles(int depth) {
+  return depth <= 64 ? 8 : depth <= 128 ? 16 : Engine::kWarpgroups && depth <= 192 ? 24 : 32;
+}
+
 /// Fits the tiles into the device's shared memory: first with fewer stages, then with fewer warps; `extra(warps)` is
 /// what the kernel needs beside its feed. plan.warps is 0 when nothing fits.
 template <class Engine, class Plan, class Extra>
@@ -23,7 +28,7 @@ void fit_shared_memory(Plan& plan, const Problem& p, const DeviceLimits& device,
                        Extra extra) {
   const DepthLayout<Engine> layout(p.depth);
   for (; plan.warps >= Engine::kFewestWarps; plan.warps -= plan.warps > 4 ? 4 : (plan.warps + 1) / 2)
-    for (plan.stages = Feed<Engine>::kMostStages; plan.stages >= 1; --plan.stages) {
+    for (plan.stages = Feed<Engine>::kMostStages; plan.stages >= Engine::kFewestStages; --plan.stages) {
       plan.feed_bytes = Feed<Engine>::bytes(plan.warps, plan.warps * 16 * row_tiles, plan.stages, layout.padded,
                                             p.flow_width, coefficients);
       plan.feed_bytes = (plan.feed_bytes + 15) / 16 * 16;
@@ -41,14 +46,17 @@ void place_records(const Problem& p, int coefficients, char* memory, Records& ro
   rows.bytes = columns.bytes = record_bytes<Engine>(layout.padded, p.flow_width, coefficients);
   rows.slots = slot_count(p.row, p.frames);
   columns.slots = slot_count(p.column, p.frames);
-  rows.data = memory;
-  columns.data = memory + (rows.slots + 1) * rows.bytes;
+  rows.origins = columns.origins = reinterpret_cast<float*>(memory);
+  rows.data = memory + to_multiple(p.frames * 8, 16);
+  columns.data = rows.data + (rows.slots + 1) * rows.bytes;
 }
 template <class Engine>
 std::size_t records_space(const Problem& p, int coefficients) {
   Records rows, columns;
   place_records<Engine>(p, coefficients, nullptr, rows, columns);
-  return static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
+  if (rows.bytes == 0) return 0;
+  return to_multiple(p.frames * 8, 16) +
+         static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
 }
 
 /// Lays out both sides' tiles where the engine's feed reads records.
@@ -57,13 +65,20 @@ Status write_records(const Problem& p, const Records& rows, const Records& colum
                      const float* column_coefficients, int coefficients, Stream stream) {
   if constexpr (Feed<Engine>::kProducerThreads > 0) {
     if (p.frames == 0) return kSuccess;
+    OriginArguments origins;
+    origins.side = p.row;
+    origins.flow_width = p.flow_width;
+    origins.origins = rows.origins;
+    const Status placed = launch(origin_kernel<Engine>, p.frames, 256, 256 * 4, stream, origins);
+    if (placed != kSuccess) return placed;
     for (const bool of_rows : {true, false}) {
       RecordArguments a;
       a.side = of_rows ? p.row : p.column;
       a.frames = p.frames;
       a.depth = p.depth;
       a.flow_width = p.flow_width;
-      a.far = of_rows ? kFarFlow : -kFarFlow;
+      a.of_columns = !of_rows;
+      a.inv_bandwidth = p.inv_bandwidth;
       a.coefficients = of_rows ? row_coefficients : column_coefficients;
       a.coefficient_space = coefficients;
       a.aligned = p.aligned;
@@ -109,15 +124,27 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
 }
 
 template <class Engine>
+auto forward_kernel_of(const Problem& p) -> void (*)(ForwardArguments) {
+  const bool fixed = FixedOptions::serves(p);
+  if constexpr (Engine::kWarpgroups) {
+    if (!fixed) return warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
+    return p.depth <= 64    ? warpgroup_forward_kernel<Engine, 1, FixedOptions>
+           : p.depth <= 128 ? warpgroup_forward_kernel<Engine, 2, FixedOptions>
+           : p.depth <= 192 ? warpgroup_forward_kernel<Engine, 3, FixedOptions>
+                            : warpgroup_forward_kernel<Engine, 4, FixedOptions>;
+  } else {
+    constexpr int kTiles = Engine::kForwardRowTiles;
+    if (fixed)
+      return p.symmetric ? forward_kernel<Engine, kTiles, FixedOptions, true>
+                         : forward_kernel<Engine, kTiles, FixedOptions, false>;
+    return p.symmetric ? forward_kernel<Engine, kTiles, GeneralOptions, true>
+                       : forward_kernel<Engine, kTiles, GeneralOptions, false>;
+  }
+}
+
+template <class Engine>
 Status launch_forward(const ForwardArguments& a, Stream stream) {
-  constexpr int kTiles = Engine::kForwardRowTiles;
-  void (*kernel)(ForwardArguments);
-  if (FixedOptions::serves(a.problem))
-    kernel = a.problem.symmetric ? forward_kernel<Engine, kTiles, FixedOptions, true>
-                                 : forward_kernel<Engine, kTiles, FixedOptions, false>;
-  else
-    kernel = a.problem.symmetric ? forward_kernel<Engine, kTiles, GeneralOptions, true>
-                                 : forward_kernel<Engine, kTiles, GeneralOptions, false>;
+  void (*const kernel)(ForwardArguments) = forward_kernel_of<Engine>(a.problem);
   const Status status = write_records<Engine>(a.problem, a.row_records, a.column_records, nullptr, nullptr, 0, stream);
   if (status != kSuccess) return status;
   return launch(kernel, a.plan.blocks(), a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
@@ -126,10 +153,14 @@ Status launch_forward(const ForwardArguments& a, Stream stream) {
 template <class Engine>
 BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool one_pass) {
   BackwardPlan plan;
-  const int row_tiles = backward_row_tiles<Engine>(p.depth);
-  plan.warps = Engine::backward_warps(row_tiles);
   one_pass = one_pass && p.depth <= Engine::kOnePassDepth;
+  const int tiles = depth_tiles<Engine>(p.depth);
+  int row_tiles = backward_row_tiles<Engine>(p.depth);
+  if constexpr (Engine::kWarpgroups)
+    row_tiles = Engine::row_images(tiles, one_pass && FixedOptions::serves(p) && !p.symmetric);
+  plan.warps = Engine::backward_warps(Engine::kWarpgroups ? tiles : row_tiles);
   const auto scores_bytes = [&](int warps) {
+    if constexpr (Engine::kWarpgroups) return one_pass ? ScoreBuffers<Engine>::bytes(warps * 16 * row_tiles) : 0;
     return one_pass ? Engine::kScoreBuffers * Engine::scores_bytes(warps * 16 * row_tiles) : 0;
   };
   // The scores, at a multiple of 1024 bytes, then the warps' sums for the temperature.
@@ -147,38 +178,47 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
   return plan;
 }
 
+template <class Engine, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
+auto backward_kernel_for() -> void (*)(BackwardArguments) {
+  if constexpr (Engine::kWarpgroups)
+    return warpgroup_backward_kernel<Engine, kDepthTiles, Options, kTerms, kOnePass>;
+  else
+    return backward_kernel<Engine, backward_row_tiles<Engine>(kDepthTiles * 8), kDepthTiles, Options, kTerms, kOnePass>;
+}
+
 template <class Engine, int kDepthTiles>
 auto backward_kernel_of(const BackwardArguments& a) -> void (*)(BackwardArguments) {
-  constexpr int kTiles = backward_row_tiles<Engine>(kDepthTiles * 8);
+  const bool fixed = FixedOptions::serves(a.problem);
   if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth) {
     if (a.column_sums != nullptr) {
-      if (!FixedOptions::serves(a.problem))
-        return backward_kernel<Engine, kTiles, kDepthTiles, GeneralOptions, Terms::kAny, true>;
-      return a.column_coefficients == nullptr
-                 ? backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kRow, true>
-                 : backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kBoth, true>;
+      if (!fixed) return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, true>();
+      if (a.column_coefficients == nullptr)
+        return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kRow, true>();
+      return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kBoth, true>();
     }
   }
-  if (!FixedOptions::serves(a.problem))
-    return backward_kernel<Engine, kTiles, kDepthTiles, GeneralOptions, Terms::kAny, false>;
-  if (a.column_coefficients == nullptr)
-    return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kRow, false>;
-  if (a.row_coefficients == nullptr)
-    return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kColumn, false>;
-  return backward_kernel<Engine, kTiles, kDepthTiles, FixedOptions, Terms::kBoth, false>;
+  if (!fixed) return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, false>();
+  if (a.column_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kRow, false>();
+  if (a.row_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kColumn, false>();
+  return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kBoth, false>();
 }
 
 template <class Engine>
 Status launch_backward(const BackwardArguments& a, Stream stream) {
-  void (*kernel)(BackwardArguments);
-  if (a.problem.depth <= 64)
-    kernel = backward_kernel_of<Engine, 8>(a);
-  else if (a.problem.depth <= 128)
-    kernel = backward_kernel_of<Engine, 16>(a);
-  else
-    kernel = backward_kernel_of<Engine, 32>(a);
-  if constexpr (Engine::kDepthSteps == 4)
-    if (a.problem.depth > 128 && a.problem.depth <= 192) kernel = backward_kernel_of<Engine, 24>(a);
+  void (*kernel)(BackwardArguments) = nullptr;
+  switch (depth_tiles<Engine>(a.problem.depth)) {
+    case 8:
+      kernel = backward_kernel_of<Engine, 8>(a);
+      break;
+    case 16:
+      kernel = backward_kernel_of<Engine, 16>(a);
+      break;
+    case 24:
+      if constexpr (Engine::kWarpgroups) kernel = backward_kernel_of<Engine, 24>(a);
+      break;
+    default:
+      kernel = backward_kernel_of<Engine, 32>(a);
+  }
   const Status status = write_records<Engine>(a.problem, a.row_records, a.column_records, a.row_coefficients,
                                               a.column_coefficients, kCoefficients, stream);
   if (status != kSuccess) return status;

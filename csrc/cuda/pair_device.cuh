@@ -29,12 +29,19 @@ LAPAROFLOW_DEVICE Weight marked_weight(FlowKernel kernel, float r2, float gain) 
   return w;
 }
 
-/// log2 of n e^s for the denominator: s in base 2, and the weight where negatives are dissimilar.
-LAPAROFLOW_DEVICE float denominator_exponent(bool dissimilar, float logit2, Weight w) {
-  if (!dissimilar) return logit2;
+/// log2 of n e^s or of w e^s: x * scale + mark + factor, with a mark of 0 or kExcluded, and the logarithm of n or w. At a
+/// temperature of 0.01 the sum is rounded by up to 2^-17; what it is above another, in one multiply-add, by next to nothing.
+struct Exponent {
+  float x, mark, factor;
+  LAPAROFLOW_DEVICE float value(float scale) const { return DeviceMath::fma(x, scale, mark) + factor; }
+  LAPAROFLOW_DEVICE float above(float other, float scale) const { return DeviceMath::fma(x, scale, mark - other) + factor; }
+};
+/// log2 n, or log2 w; kExcluded where it is 0.
+LAPAROFLOW_DEVICE float denominator_factor(bool dissimilar, Weight w) {
   const float n = 1.0f - w.value;
-  return n > 0.0f ? logit2 + DeviceMath::log2(n) : kExcluded;
+  return !dissimilar ? 0.0f : n > 0.0f ? DeviceMath::log2(n) : kExcluded;
 }
+LAPAROFLOW_DEVICE float inside_factor(Weight w) { return w.value > 0.0f ? w.log2 : kExcluded; }
 
 /// 2^(x * gain) for |x * gain| <= 126 by a degree 5 polynomial (relative error 1e-7) on multiply-add units. 9 instructions:
 /// the floor of the product comes out of one multiply-add rounded down.

@@ -28,6 +28,12 @@ constexpr Status kDoesNotFit = cudaErrorInvalidConfiguration;  // too little sha
 #if defined(__CUDACC__)  // host files include this for the types alone
 
 LAPAROFLOW_DEVICE int thread_index() { return threadIdx.x; }
+/// The same, read anew: what follows from it is not held in registers across a loop.
+LAPAROFLOW_DEVICE int thread_index_again() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
 LAPAROFLOW_DEVICE int thread_count() { return blockDim.x; }
 LAPAROFLOW_DEVICE std::int64_t block_index() { return blockIdx.x; }
 LAPAROFLOW_DEVICE void block_barrier() { __syncthreads(); }

@@ -95,19 +95,22 @@ DeviceLimits limits_of(const Tensor& x) {
   return limits;
 }
 
-/// The path of 16-bit inputs: LAPAROFLOW_CUDA_PATH=sm80 (default) or sm90a. The second has not yet been shown
-/// correct and faster on a GPU (docs/GPU.md), so nobody gets it without asking.
+/// The path of 16-bit inputs: sm90a where the GPU is of compute capability 9.0 and the build holds 9.0a, else sm80;
+/// LAPAROFLOW_CUDA_PATH=sm80 or sm90a insists on one.
 Path path_of(const Tensor& query) {
   static const char* const setting = std::getenv("LAPAROFLOW_CUDA_PATH");
-  const std::string_view path = setting == nullptr ? "sm80" : setting;
-  TORCH_CHECK_VALUE(path == "sm80" || path == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '", path, "'");
-  if (path == "sm80" || query.scalar_type() == at::kFloat) return Path::kWarp;
+  const std::string_view wish = setting == nullptr ? "" : setting;
+  TORCH_CHECK_VALUE(wish.empty() || wish == "sm80" || wish == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '",
+                    wish, "'");
+  if (wish == "sm80" || query.scalar_type() == at::kFloat) return Path::kWarp;
+  constexpr bool kBuilt = std::string_view(LF_CUDA_ARCHITECTURES).find("9.0a") != std::string_view::npos;
   int major = 0, minor = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, query.device().index()));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, query.device().index()));
-  TORCH_CHECK_VALUE(major == 9 && minor == 0, "LAPAROFLOW_CUDA_PATH=sm90a: needs a GPU of compute capability 9.0, got ",
-                    major, ".", minor);
-  return Path::kWarpgroup;
+  const bool runs = kBuilt && major == 9 && minor == 0;
+  TORCH_CHECK_VALUE(runs || wish.empty(), "LAPAROFLOW_CUDA_PATH=sm90a: needs a GPU of compute capability 9.0, got ", major,
+                    ".", minor, ", and a build for 9.0a, got ", LF_CUDA_ARCHITECTURES);
+  return runs ? Path::kWarpgroup : Path::kWarp;
 }
 
 Problem problem_of(const Tensor& query, const Tensor& key, const Tensor& query_flow, const Tensor& key_flow,

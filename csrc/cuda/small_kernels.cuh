@@ -17,6 +17,12 @@ struct MergeArguments {
   float* stats = nullptr;  // [4, total]
 };
 
+/// ln(x 2^m), rounded once at its own size.
+LAPAROFLOW_DEVICE float natural_log(float x, float m) {
+  constexpr float kLn2Low = -1.904654299957768e-9f;  // ln 2 - kLn2
+  return DeviceMath::fma(m, kLn2, DeviceMath::fma(m, kLn2Low, accurate_log2(x) * kLn2));
+}
+
 /// Merges the slots of each row in order and writes its statistics; one thread per row.
 LAPAROFLOW_KERNEL(256, 1)
 merge_kernel(MergeArguments a) {
@@ -30,12 +36,13 @@ merge_kernel(MergeArguments a) {
       sum.merge(Partial::read(a.partials + slot * components * a.total + i, a.total, components), a.bounded, a.inside);
   const float infinity = DeviceMath::from_bits(0x7f800000u);
   const float m = a.bounded ? 0.0f : sum.m;
+  // Sums are 0 where nothing was summed; NaN is no such sum and must stay.
   float positive;
   if (a.inside)
-    positive = sum.a > 0.0f ? (sum.m_in + accurate_log2(sum.a)) * kLn2 : -infinity;
+    positive = sum.a == 0.0f ? -infinity : natural_log(sum.a, sum.m_in);
   else
-    positive = sum.W > 0.0f ? sum.a / sum.W / a.temperature[0] : 0.0f;
-  a.stats[i] = sum.l > 0.0f ? (m + accurate_log2(sum.l)) * kLn2 : -infinity;
+    positive = sum.W == 0.0f ? 0.0f : sum.a / sum.W / a.temperature[0];
+  a.stats[i] = sum.l == 0.0f ? -infinity : natural_log(sum.l, m);
   a.stats[a.total + i] = sum.W;
   a.stats[2 * a.total + i] = positive;
   a.stats[3 * a.total + i] = sum.h * kLn2;
@@ -106,8 +113,8 @@ coefficient_kernel(CoefficientArguments a) {
   const bool valid = a.mask == nullptr || a.mask[i] != 0;
   const float infinity = DeviceMath::from_bits(0x7f800000u);
   const float lse = a.stats[i], weight_sum = a.stats[a.total + i], positive = a.stats[2 * a.total + i];
-  const bool has_denominator = valid && lse > -infinity;
-  const bool has_positive = valid && weight_sum > 0.0f && positive > -infinity;
+  const bool has_denominator = valid && !(lse == -infinity);
+  const bool has_positive = valid && !(weight_sum == 0.0f) && !(positive == -infinity);
   const float denominator = has_denominator ? a.grad[i] * a.loss_scale[0] : 0.0f;
   const float b = has_positive ? a.grad[a.total + i] * a.loss_scale[0] : 0.0f;
   float lse_rest, positive_rest;

@@ -12,13 +12,6 @@
 
 namespace laparoflow::cuda {
 
-// Of four bounded logits, how many take their exponential on the multiply-add units: the weights, whose exponents would
-// have to be clamped first, all take the exp unit. 3 keeps the default form at 1.25 operations a pair on the exp unit;
-// docs/GPU.md has the model's times for the others.
-#ifndef LAPAROFLOW_POLYNOMIAL_SHARE
-#define LAPAROFLOW_POLYNOMIAL_SHARE 3
-#endif
-
 constexpr int kMaxFlow = 8;
 constexpr int kFixedFlow = 2;  // flow components held in registers by the default options
 
@@ -137,19 +130,21 @@ template <class Engine>
 struct ColumnStage {
   static constexpr int kColumns = Engine::kColumns;
   typename Engine::Type* embedding;  // [kColumns, depth] by tile_offset
+  char* factors;                     // image of the factors of their weights (factors.cuh), where the engine has them
   float* flow;                       // [max(F, 2), kColumns] by place
   float* mark;                       // [kColumns] by place: 1, or 0 for a column that does not count
   float* coefficient;                // [kCoefficients, kColumns] by place
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int depth, int flow_width, int coefficients) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return Engine::tile_bytes(kColumns, depth) + kColumns * (flows + 1 + coefficients) * 4;
+    return Engine::tile_bytes(kColumns, depth) + Engine::kFactorBytes + kColumns * (flows + 1 + coefficients) * 4;
   }
 
   LAPAROFLOW_HOST_DEVICE ColumnStage(char* memory, int depth, int flow_width) {
     const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
-    flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(kColumns, depth));
+    factors = memory + Engine::tile_bytes(kColumns, depth);
+    flow = reinterpret_cast<float*>(factors + Engine::kFactorBytes);
     mark = flow + flows * kColumns;
     coefficient = mark + kColumns;
   }
@@ -175,6 +170,7 @@ struct ColumnStage {
 template <class Engine>
 struct RowTile {
   typename Engine::Type* embedding;  // [count, depth] by tile_offset
+  const char* factors = nullptr;     // as of a column tile
   float* flow;                       // [max(F, 2), count] by place
   float* mark;                       // [count] by place: 1, or 0 for a row that does not count
   int count;
@@ -222,8 +218,10 @@ LAPAROFLOW_DEVICE float bias_of(float mark) { return DeviceMath::fma(mark, -kExc
 
 /// e^s of pair p of row r in column tile n for the fixed options. A pair that does not count has zeros for an embedding, so
 /// s = 0 and the result is 1; what the sum makes of it is the mark's part. `polynomial` allows the multiply-add units.
+template <class Engine>
 LAPAROFLOW_DEVICE float fixed_exponential(float x, float scale, int r, int p, bool polynomial) {
-  return bounded_exponential(x, scale, polynomial && (2 * r + p) % 4 < LAPAROFLOW_POLYNOMIAL_SHARE);
+  constexpr int kShare = Engine::kPolynomialShare;
+  return bounded_exponential(x, scale, kShare == 4 || (polynomial && (2 * r + p) % 4 < kShare));
 }
 
 /// The row side of the pairs of one thread: 2 rows in each of its kRowTiles row tiles.
@@ -254,7 +252,7 @@ struct RowFlows {
     }
   }
 
-  /// What Weight::log2 of `weights` is to be multiplied with: the fixed options leave it as r2.
+  /// What Weight::log2 of `weights` is to be multiplied with: the fixed options leave r2 there.
   LAPAROFLOW_DEVICE float log2_unit() const { return Options::kFixed ? gain : 1.0f; }
 
   /// Squared flow differences to the two columns of column tile n; `flow` holds the thread's first kFixedFlow
@@ -301,6 +299,53 @@ struct RowFlows {
           w[r][p] = Weight{r2[r][p], DeviceMath::exp2(r2[r][p] * gain)};
         else
           w[r][p] = marked_weight(options.flow_kernel, r2[r][p], gain);
+  }
+};
+
+// The weights of a thread's pairs in a tile, for one column tile n after the other: of a tile of another frame, where all
+// are 0 ...
+struct NoWeights {
+  static constexpr bool kAny = false;
+  LAPAROFLOW_DEVICE float log2_unit() const { return 0.0f; }
+  template <int kRows>
+  LAPAROFLOW_DEVICE void get(Weight (&w)[kRows][2], int) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) w[r][0] = w[r][1] = Weight{0.0f, 0.0f};
+  }
+};
+
+/// ... from the flows, their difference first ...
+template <class Options, int kRowTiles, class Stage>
+struct FlowWeights {
+  static constexpr bool kAny = true;
+  const RowFlows<Options, kRowTiles>& flows;
+  const Options& options;
+  const Stage& stage;
+  FloatQuad flow[kFixedFlow];
+
+  LAPAROFLOW_DEVICE FlowWeights(const RowFlows<Options, kRowTiles>& flows_, const Options& options_, const Stage& stage_)
+      : flows(flows_), options(options_), stage(stage_) {}
+  LAPAROFLOW_DEVICE float log2_unit() const { return flows.log2_unit(); }
+  LAPAROFLOW_DEVICE void get(Weight (&w)[2 * kRowTiles][2], int n) {
+    if (n % 2 == 0)
+#pragma unroll
+      for (int f = 0; f < kFixedFlow; ++f) flow[f] = load_quad(stage.flow + f * Stage::kColumns + n * 8 + 4 * Lane().quad);
+    flows.weights(w, options, stage, n, flow);
+  }
+};
+
+/// ... or from their logarithms, which a product of factors has given (factors.cuh).
+template <int kColumnTiles>
+struct ProductWeights {
+  static constexpr bool kAny = true;
+  const float (&log2)[kColumnTiles][4];
+
+  LAPAROFLOW_DEVICE float log2_unit() const { return 1.0f; }
+  LAPAROFLOW_DEVICE void get(Weight (&w)[2][2], int n) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int p = 0; p < 2; ++p) w[r][p] = Weight{log2[n][2 * r + p], DeviceMath::exp2(log2[n][2 * r + p])};
   }
 };
 

@@ -31,6 +31,7 @@ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, 
 std::uint32_t shared_address(const void* pointer);
 std::uint16_t to_bfloat16(float x);
 std::uint16_t to_half(float x);
+float from_16_bits(std::uint16_t x, MmaType type);
 }  // namespace simulator
 
 struct DeviceMath {
@@ -101,6 +102,10 @@ inline std::uint32_t pack_pair(float low, float high, BFloat16) {
 }
 inline std::uint32_t pack_pair(float low, float high, Half) {
   return simulator::to_half(low) | static_cast<std::uint32_t>(simulator::to_half(high)) << 16;
+}
+
+inline float half_to_float(std::uint32_t low_half) {
+  return simulator::from_16_bits(static_cast<std::uint16_t>(low_half), simulator::MmaType::kHalf);
 }
 
 inline std::uint32_t pack_operands(float low, float high, BFloat16) { return pack_pair(low, high, BFloat16{}); }

@@ -35,6 +35,7 @@ bool run(void (*body)(const void*), const void* argument, std::int64_t blocks, i
 }  // namespace simulator
 
 inline int thread_index() { return simulator::thread; }
+inline int thread_index_again() { return thread_index(); }
 inline int thread_count() { return simulator::threads; }
 inline std::int64_t block_index() { return simulator::block; }
 inline void block_barrier() { simulator::barrier(); }

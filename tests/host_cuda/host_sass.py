@@ -6,8 +6,8 @@
 
 The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one column
 tile. What runs once a tile is counted from the first block with exponentials to the end of the loop; of the copies of that
-code (tiles with and without weights, with and without the sums for a learned temperature), the shortest with weights,
-which are known by the polynomial's rounding down. Loops inside it that hold products are counted as often as the shapes say.
+code (tiles with and without weights, with and without the sums for a learned temperature), the shortest of those with the
+most exponentials, which are those with weights. Loops inside it that hold products are counted as often as the shapes say.
 What comes before, the copies of the next tile and the wait for them, is not counted.
 
 Model: pairs = N x N; time of a unit = operations per pair x pairs / rate of the unit. The floor is the slowest
@@ -180,6 +180,8 @@ def read_cubin(cubin: Path) -> list[Kernel]:
     for match in re.finditer(r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage):
         name, body = match[1], bodies[match[1]]
         numbers = [int(x) for x in re.findall(r"Li(\d+)E", name)]
+        if "Warpgroup" in name:  # one row tile a warp; the forward counts 64s of the depth
+            numbers = [1, *(8 * n if "forward" in name else n for n in numbers)]
         kernels.append(
             Kernel(
                 name,
@@ -219,7 +221,8 @@ def _main_loop(body: str) -> Loop | None:
     leaders = sorted({main[0], main[1] + 1, *(i + 1 for i in jumps), *jumps.values()})
     blocks = [(s, e - 1) for s, e in itertools.pairwise(leaders) if main[0] <= s and e - 1 <= main[1]]
     copies = [(s, e) for s, e in blocks if has(s, e, "MUFU.EX2")]
-    weighted = [(s, e) for s, e in copies if any(op.endswith(".RM") for op in ops(s, e))] or copies
+    exponentials = lambda block: sum(op == "MUFU.EX2" for op in ops(*block))
+    weighted = [block for block in copies if exponentials(block) == max(map(exponentials, copies))]
     plain = min(weighted, key=lambda block: block[1] - block[0])
     once: Counter[str] = Counter()
     for s, e in blocks:
@@ -237,7 +240,7 @@ def _main_loop(body: str) -> Loop | None:
 def warps_of(kernel: Kernel) -> int:
     """Warps that compute, in a block."""
     if kernel.warpgroup:
-        return 12 if kernel.forward else 8
+        return 12 if kernel.forward or kernel.depth_tiles == 8 else 8
     return 4 if kernel.forward or kernel.row_tiles == 2 else 8
 
 

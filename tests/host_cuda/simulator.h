@@ -46,7 +46,7 @@ bool copies_in_flight();
 void begin_warpgroups();
 void end_warpgroups_of_thread();
 /// This thread has written shared memory that wgmma cannot see before it is published.
-void written_for_products();
+void written_for_products(const void* at);
 
 // What ThreadSanitizer is told; nothing without it.
 inline void annotate_read([[maybe_unused]] const void* at, [[maybe_unused]] std::size_t bytes) {

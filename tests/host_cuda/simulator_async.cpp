@@ -150,9 +150,9 @@ void copy_async_wait(int pending) {
       } else {
         std::memset(copy.to, 0, 16);
       }
+      written_for_products(copy.to);
     }
     self.committed.erase(self.committed.begin());
-    written_for_products();
   }
 }
 

@@ -38,7 +38,7 @@ struct Product {
 };
 
 struct ThreadState {
-  bool unpublished = false;  // shared memory was written that wgmma cannot see yet
+  std::vector<int> unpublished;  // pieces of 16 bytes of shared memory that it wrote and wgmma cannot see yet
   bool fenced = false;
   std::vector<Product> products;
 };
@@ -57,19 +57,24 @@ struct Group {
 };
 
 ThreadState states[kMaxThreads];
+std::uint8_t unpublished[256 * 1024 / 16];
 Group groups[kMaxThreads / kLanes];
 bool registers_are_free;
 
-/// Element of an operand in 128-byte swizzle: `k` along the summed index, `i` along the other.
+bool is_plain(std::uint64_t descriptor) { return descriptor >> 62 == 0; }
+
+/// Element of an operand, in 128-byte swizzle or plain: `k` along the summed index, `i` along the other.
 std::uint16_t operand_element(std::uint64_t descriptor, int k, int i, bool k_contiguous) {
   const int start = static_cast<int>(descriptor & 0x3fff) << 4;
   const int leading = static_cast<int>(descriptor >> 16 & 0x3fff) << 4;
   const int stride = static_cast<int>(descriptor >> 32 & 0x3fff) << 4;
+  const int plain = i / 8 * stride + i % 8 * 16 + k / 8 * leading + k % 8 * 2;
   const int logical =
       k_contiguous ? i / 8 * stride + i % 8 * 128 + k * 2 : i / 64 * leading + k / 8 * stride + k % 8 * 128 + i % 64 * 2;
-  const int address = start + logical;
-  const char* at = shared + (address ^ ((address >> 7 & 7) << 4));
+  const int address = start + (is_plain(descriptor) ? plain : logical);
+  const char* at = shared + (is_plain(descriptor) ? address : address ^ ((address >> 7 & 7) << 4));
   check_shared(at, 2, 2, "wgmma operand");
+  if (unpublished[(at - shared) / 16]) fail("wgmma reads shared memory that was written without a proxy fence");
   annotate_read(at, 2);
   std::uint16_t bits;
   std::memcpy(&bits, at, 2);
@@ -77,7 +82,8 @@ std::uint16_t operand_element(std::uint64_t descriptor, int k, int i, bool k_con
 }
 
 void check_descriptor(std::uint64_t descriptor, bool k_contiguous) {
-  if (descriptor >> 62 != 1) fail("wgmma operand: not in 128-byte swizzle");
+  if (is_plain(descriptor) && k_contiguous) return;
+  if (descriptor >> 62 != 1) fail("wgmma operand: neither plain along k nor in 128-byte swizzle");
   if (descriptor >> 49 & 7) fail("wgmma operand: a base offset, which no operand here needs");
   const int in_group = static_cast<int>(descriptor & 0x3fff) << 4 & 1023;
   if (in_group != 0 && !(k_contiguous && in_group < 128 && in_group % 32 == 0))
@@ -93,8 +99,6 @@ void read_operands(const Issue& issue, Operands& to) {
 }
 
 void run_product(const void* const* in, void* const*) {
-  for (int l = 0; l < threads; ++l)
-    if (states[l].unpublished) fail("wgmma reads shared memory that was written without a proxy fence");
   const Issue& first = *static_cast<const Issue*>(in[0]);
   check_descriptor(first.b_descriptor, first.k_contiguous);
   if (first.a == nullptr) check_descriptor(first.a_descriptor, first.k_contiguous);
@@ -141,6 +145,7 @@ void end_reads(Group& group) {
 
 void begin_warpgroups() {
   for (ThreadState& state : states) state = ThreadState();
+  std::memset(unpublished, 0, sizeof unpublished);
   for (Group& group : groups) group.count = 0, group.changed = false;
   registers_are_free = false;
 }
@@ -149,13 +154,32 @@ void end_warpgroups_of_thread() {
   if (!states[thread].products.empty()) fail("a thread ended with products in flight");
 }
 
-void written_for_products() { states[thread].unpublished = true; }
-void publish() { states[thread].unpublished = false; }
-void store_for_products(void* to, std::uint32_t value) {
-  check_shared(to, 4, 4, "store");
-  annotate_write(to, 4);
-  std::memcpy(to, &value, 4);
-  written_for_products();
+void written_for_products(const void* at) {
+  const int piece = static_cast<int>((static_cast<const char*>(at) - shared) / 16);
+  unpublished[piece] = 1;
+  states[thread].unpublished.push_back(piece);
+}
+void publish() {
+  for (const int piece : states[thread].unpublished) unpublished[piece] = 0;
+  states[thread].unpublished.clear();
+}
+
+struct MatricesIn {
+  char* row;
+  const std::uint32_t* r;
+};
+void store_matrices(void* row, const std::uint32_t (&r)[4]) {
+  check_shared(row, 16, 16, "stmatrix");
+  annotate_write(row, 16);
+  const MatricesIn in{static_cast<char*>(row), r};
+  const auto run = [](const void* const* lanes, void* const*) {
+    for (int m = 0; m < 4; ++m)
+      for (int lane = 0; lane < 32; ++lane)
+        std::memcpy(static_cast<const MatricesIn*>(lanes[m * 8 + lane / 4])->row + lane % 4 * 4,
+                    &static_cast<const MatricesIn*>(lanes[lane])->r[m], 4);
+  };
+  collective(18, &in, nullptr, run);
+  written_for_products(row);
 }
 void warpgroup_fence() { states[thread].fenced = true; }
 void warpgroup_commit() {

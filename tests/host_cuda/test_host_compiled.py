@@ -39,12 +39,16 @@ def test_all_kernels_are_there(library: list[tuple[str, Kernel]]) -> None:
         engines = Counter(kernel.engine for kernel in kernels if is_product(kernel))
         assert len(engines) == 5, engines
         for engine, count in engines.items():
-            # one pass: row, both and the general form at two depths; sm_90a is compiled for one depth more
-            depths, one_pass = (4 if "Warpgroup" in engine else 3), (0 if engine == "EngineFloat" else 6)
-            assert count == 4 + depths * per_depth + one_pass, (architecture, engine)
+            # one pass: row, both and the general form at two depths; sm_90a is compiled for one depth more, in the forward
+            # too, which has no symmetric form there
+            warpgroup = "Warpgroup" in engine
+            forwards, depths = (5, 4) if warpgroup else (4, 3)
+            one_pass = 0 if engine == "EngineFloat" else 6
+            assert count == forwards + depths * per_depth + one_pass, (architecture, engine)
         for name in ("merge", "scale", "coefficient", "clear", "temperature", "weighted_sum"):
             assert any(f"{name}_kernel" in kernel.name for kernel in kernels), (architecture, name)
         assert sum("record_kernel" in kernel.name for kernel in kernels) == 2
+        assert sum("origin_kernel" in kernel.name for kernel in kernels) == 2
         assert sum("finish_kernel" in kernel.name for kernel in kernels) == 5
 
 
@@ -64,7 +68,8 @@ def test_tensor_cores_and_wide_loads(library: list[tuple[str, Kernel]]) -> None:
         seen += 1
         where = f"{architecture} {kernel.name}"
         if kernel.warpgroup:  # bulk copies, mbarriers, the producer's registers for the others, no copies by the threads
-            for op in ("HGMMA.64x64x16.F32", "UBLKCP", "USETMAXREG", "SYNCS"):
+            ops = ["HGMMA.64x64x16.F32", "UBLKCP", "USETMAXREG", "SYNCS"]
+            for op in ops + ["STSM.16.M88.4"] * kernel.one_pass:
                 assert kernel.has(op), f"{where}: no {op}"
             assert not kernel.has("LDGSTS"), where
             assert not kernel.has("HMMA"), where
@@ -100,16 +105,29 @@ def test_registers_of_the_warpgroups(library: list[tuple[str, Kernel]]) -> None:
     """A block starts with what its launch bounds allow; the kernels move those registers and no more."""
     for architecture, kernel in library:
         if kernel.warpgroup and is_product(kernel) and architecture == "sm_90a":
-            assert kernel.registers == (128 if kernel.forward else 168), kernel.name
+            three_groups = kernel.forward or kernel.depth_tiles == 8
+            assert kernel.registers == (128 if three_groups else 168), kernel.name
 
 
 def test_exponential_budget(library: list[tuple[str, Kernel]]) -> None:
-    """At most 1.25 operations per pair on the exp unit in the default form, forward and backward."""
+    """Operations on the exp unit per pair of the default form: at most 1.25 on the sm_80 path, where three of four e^s take
+    the polynomial; two on the sm_90a path, where an H200 was the faster for it (docs/GPU.md)."""
     seen = 0
     for architecture, kernel in library:
         if kernel.fixed and is_product(kernel) and not (kernel.warpgroup and architecture != "sm_90a"):
             assert kernel.loop, f"{architecture} {kernel.name}: no main loop found"
             per_pair = kernel.per_pair("MUFU")
-            assert 1.0 <= per_pair <= 1.25, f"{architecture} {kernel.name}: {per_pair}"
+            least, most = (2.0, 2.0) if kernel.warpgroup else (1.0, 1.25)
+            assert least <= per_pair <= most, f"{architecture} {kernel.name}: {per_pair}"
             seen += 1
     assert seen > 0
+
+
+def test_weights_of_factors_take_no_arithmetic(library: list[tuple[str, Kernel]]) -> None:
+    """On the sm_90a path a pair takes 8 instructions in the forward: two exponentials, a scaling, four sums, and a bit."""
+    seen = 0
+    for architecture, kernel in library:
+        if kernel.warpgroup and kernel.fixed and kernel.forward and architecture == "sm_90a":
+            assert sum(kernel.loop.once.values()) / kernel.pairs <= 8, kernel.name
+            seen += 1
+    assert seen == 0 or seen == 8

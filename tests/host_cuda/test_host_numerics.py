@@ -294,7 +294,7 @@ def test_warpgroup_many_small_frames(warpgroup_host: Host, scope: str) -> None:
                                     symmetric=True, bounded=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("limit_kib", [227, 100, 60])
+@pytest.mark.parametrize("limit_kib", [227, 100, 80])
 def test_warpgroup_shared_memory(built: Path, limit_kib: int) -> None:
     """Fewer stages, then fewer warpgroups; keys over several blocks; row tiles one after another in a block."""
     host = Host(built / "libhost.so", multiprocessors=1, shared_memory=limit_kib * 1024, path=1)
@@ -337,6 +337,48 @@ def test_warpgroup_options(warpgroup_host: Host, flow_kernel, positives, negativ
         bounded=bounded,
     )
     check(warpgroup_host, case)
+
+
+@pytest.mark.parametrize("far", ["rows", "columns", "some", "outliers"])
+@pytest.mark.parametrize("scope", ["frame", "batch"])
+def test_warpgroup_flows_beyond_the_reach_of_their_factors(warpgroup_host: Host, far: str, scope: str) -> None:
+    """Weights come from a product of factors near the frame's origin alone; tiles beyond take the difference of the flows."""
+    case = make_case([200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope)
+    rng = np.random.default_rng(5)
+    if far == "rows":
+        case.query_flow[:64] += np.float32(1e3)
+    elif far == "columns":
+        case.key_flow[64:130] -= np.float32(1e3)
+    elif far == "some":  # near each other and far from the origin, beside others: w of 0, 1 and in between
+        case.query_flow[100:110] += np.float32(25)
+        case.key_flow[20:30] += np.float32(25)
+    else:
+        case.query_flow[::50] = np.float32(3e9)
+        case.key_flow[::60] = np.float32(3e9)
+    check(warpgroup_host, case)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.25, 1e4, -7e6])
+def test_warpgroup_equal_flows_have_weights_of_one(warpgroup_host: Host, offset: float) -> None:
+    """Wherever the frame's flows lie: the origin of the factors is one of them."""
+    case = make_case([65, 30], [70, 40], 16, bounded=True)
+    case.query_flow[:] = np.float32(offset)
+    case.key_flow[:] = np.float32(offset)
+    rows, _ = warpgroup_host.forward(case)
+    assert np.array_equal(rows[1], np.repeat(np.float32([70, 40]), [65, 30]))
+    assert (rows[3] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 4.0])
+def test_warpgroup_weights_from_factors(warpgroup_host: Host, scale: float) -> None:
+    """log2 w of a product misses by no more than a few 2^-22 of |u|^2, u the flow in units of the weight."""
+    case = make_case([130], [150], 16, bounded=True, flow_scale=scale)
+    truth, got = reference.forward(case)[0], warpgroup_host.forward(case)[0]
+    largest = 0.7213 * max((flow**2).sum(1).max() for flow in (case.query_flow, case.key_flow))
+    assert largest < 256
+    seen = truth[1] > 1e-30
+    error = np.abs(got[1] - truth[1])[seen] / truth[1][seen]
+    assert error.max() <= 2.0**-22 * 4 * (1 + largest)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 63), (63, 1), (64, 64), (127, 65), (129, 127), (5, 0)])

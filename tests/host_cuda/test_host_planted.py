@@ -50,13 +50,13 @@ MISTAKES = {
         "cuda/engines_sm80.cuh", "{p[m][n][0], p[m][n][2], p[m][n][1], p[m][n][3]}",
         "{p[m][n][0], p[m][n][1], p[m][n][2], p[m][n][3]}",
     ),
-    "tf32 without its low part": Mistake("cuda/engines_sm80.cuh", "if (full_float) {", "if (false) {"),
+    "tf32 without its low part": Mistake("cuda/engines_sm80.cuh", "if (!full_float) return", "if (true) return"),
     "off by one at the end of a frame": Mistake("cuda/tiles.cuh", "i < end", "i <= end"),
     "key mask ignored": Mistake("cuda/tiles.cuh", "side.mask[i] != 0", "true"),
     "masked rows in the column sums": Mistake("cuda/forward.cuh", "fma(e[r][p], row_mark[r], l)",
         "fma(e[r][p], row_mark[r] >= 0.0f ? 1.0f : 0.0f, l)",
    ),
-    "masked rows in the unbounded column sums": Mistake("cuda/forward.cuh", "kSymmetric ? b + row_mark[r] : b", "b"),
+    "masked rows in the unbounded column sums": Mistake("cuda/forward.cuh", "kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"),
     "a key without weight looks like a query without": Mistake(
         "cuda/feed_sm80.cuh", "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
     ),
@@ -96,12 +96,12 @@ MISTAKES = {
         "cuda/feed_sm90a.cuh", "barrier_wait(full(stage_), phase_)", "barrier_wait(full(stage_), phase_ ^ 1)"
     ),
     "wrong parity of an empty stage": Mistake(
-        "cuda/feed_sm90a.cuh", "barrier_wait(empty(stage_), phase_ ^ 1)", "barrier_wait(empty(stage_), phase_)"
+        "cuda/feed_sm90a.cuh", "barrier_wait_asleep(empty(stage_), phase_ ^ 1)", "barrier_wait_asleep(empty(stage_), phase_)"
     ),
     "phase kept after the ring": Mistake("cuda/feed_sm90a.cuh", "phase_ ^= 1;", ""),
     "an empty stage that nobody reports": Mistake("cuda/feed_sm90a.cuh", "barrier_arrive(empty(stage_));", ""),
     "producer that waits for no empty stage": Mistake(
-        "cuda/feed_sm90a.cuh", "barrier_wait(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
+        "cuda/feed_sm90a.cuh", "barrier_wait_asleep(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
     ),
     "image without its swizzle": Mistake(
         "cuda/engine_sm90a.cuh", "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
@@ -111,20 +111,50 @@ MISTAKES = {
         "cuda/instructions_sm90a.cuh", "offset ^ ((offset >> 7 & 7) << 4)", "offset ^ ((offset >> 8 & 7) << 4)"
     ),
     "scores not published to wgmma": Mistake("cuda/engine_sm90a.cuh", "publish_shared_writes();", ""),
-    "scores of another buffer": Mistake(
-        "cuda/engine_sm90a.cuh", "kScoreBuffers = 2", "kScoreBuffers = 1", sanitizer="thread"
+    "one buffer of scores for two tiles": Mistake("cuda/engine_sm90a.cuh", "kScoreBuffers = 2", "kScoreBuffers = 1"),
+    "scores used before all have left theirs": Mistake(
+        "cuda/engine_sm90a.cuh", "barrier_wait(full, phase);", "", sanitizer="thread"
+    ),
+    "scores overwritten while they are used": Mistake(
+        "cuda/backward_sm90a.cuh", "barrier_wait(scores.used(tile), scores.phase(tile) ^ 1);", "", sanitizer="thread"
+    ),
+    "scores that nobody is told of": Mistake("cuda/backward_sm90a.cuh", "barrier_arrive(scores.full(tile));", ""),
+    "a piece of the columns' gradient that is nobody's turn": Mistake(
+        "cuda/engine_sm90a.cuh", "if (++turn == groups) turn = 0;", "if (++turn == groups) turn = 1;"
+    ),
+    "stmatrix rows of the wrong lane": Mistake(
+        "cuda/engine_sm90a.cuh", "row * kSwizzleRow + lane / 16 * 16", "row * kSwizzleRow + lane / 8 % 2 * 16"
+    ),
+    "stage given back while dS k reads it": Mistake(
+        "cuda/feed_sm90a.cuh", "empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)", "empty(stage_)"
+    ),
+    "factors of a row for a column": Mistake(
+        "cuda/factors.cuh", "own = of_columns ? 11 : 8", "own = of_columns ? 8 : 11", unit=WARPGROUP
+    ),
+    "factors of one half alone": Mistake(
+        "cuda/factors.cuh", "split(split(components[i], high), low);", "split(components[i], high); low = 0.0f;",
+        unit=WARPGROUP,
+    ),
+    "a squared length in two parts": Mistake("cuda/factors.cuh", "i < 3", "i < 2", unit=WARPGROUP),
+    "factors beyond their reach": Mistake("cuda/forward_sm90a.cuh", "rows_within_reach && feed.within_reach()", "true"),
+    "the reach of the columns not asked for": Mistake(
+        "cuda/backward_sm90a.cuh", "rows_within_reach && feed.within_reach()", "rows_within_reach"
+    ),
+    "the reach of another warpgroup's rows": Mistake(
+        "cuda/feed_sm90a.cuh", "thread_index() / 128 * record_space_).within_reach", "0 * record_space_).within_reach"
     ),
     "wgmma step along the wrong index": Mistake(
-        "cuda/engine_sm90a.cuh", "(d / 8 * kColumns + n * 8)", "(d / 8 * kColumns + n)"
+        "cuda/engine_sm90a.cuh", "(d / 8 * kColumns + i * 16)", "(d / 8 * kColumns + i)"
     ),
-    "wgmma result not waited for": Mistake("cuda/engine_sm90a.cuh", "warpgroup_wait();", ""),
+    "wgmma result not waited for": Mistake("cuda/forward_sm90a.cuh", "warpgroup_wait();", ""),
     "gradient read before its products are done": Mistake(
-        "cuda/engine_sm90a.cuh", "warpgroup_wait();\n    hold_accumulators(g[0]);", ""
+        "cuda/backward_sm90a.cuh", "warpgroup_wait();\n  hold_accumulators(g[0]);\n  if constexpr (kOnePass)",
+        "if constexpr (kOnePass)",
     ),
     "products that nobody commits": Mistake("cuda/engine_sm90a.cuh", "warpgroup_commit();", ""),
-    "wgmma without a fence": Mistake("cuda/engine_sm90a.cuh", "warpgroup_fence();", ""),
+    "wgmma without a fence": Mistake("cuda/forward_sm90a.cuh", "warpgroup_fence();", ""),
     "what the accumulators held before is added": Mistake(
-        "cuda/engine_sm90a.cuh", "warpgroup_multiply(c[0], a, b, T{});", "warpgroup_multiply_add(c[0], a, b, T{});"
+        "cuda/engine_sm90a.cuh", "warpgroup_multiply(c, a, b, T{});", "warpgroup_multiply_add(c, a, b, T{});"
     ),
     "scores released while wgmma reads them": Mistake(
         "cuda/engine_sm90a.cuh",
@@ -134,13 +164,13 @@ MISTAKES = {
     "wgmma step of half its size": Mistake("cuda/engine_sm90a.cuh", "kStep = 32", "kStep = 16"),
     "every step from the first image of the depth": Mistake("cuda/engine_sm90a.cuh", "a = a.further(kImage);", ""),
     "rows of the first warpgroup for all": Mistake(
-        "cuda/feed_sm90a.cuh", "thread_index() / 128 * record_space_", "0 * record_space_"
+        "cuda/feed_sm90a.cuh", "record(memory_ + thread_index() / 128 * record_space_", "record(memory_"
     ),
     "scores at any address": Mistake(
         "cuda/launch.cuh", "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP
     ),
     "row tile replaced without waiting for its readers": Mistake(
-        "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", ""
+        "cuda/feed_sm90a.cuh", "barrier_wait_asleep(row_empty(), (row_uses_ & 1) ^ 1);", ""
     ),
     "row tile replaced while another thread reads it": Mistake(
         "cuda/feed_sm90a.cuh", "barrier_wait(row_empty(), (row_uses_ & 1) ^ 1);", "", sanitizer="thread"

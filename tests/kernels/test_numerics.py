@@ -60,7 +60,8 @@ def test_half_precision(backend: str, device: str, dtype: torch.dtype, options: 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 129), (63, 64), (64, 63), (65, 127), (129, 1000), (1000, 65)])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_tile_edges(backend: str, device: str, n: int, m: int, symmetric: bool) -> None:
-    assert_within_rule(make_case(n, m, 31, frames=1, symmetric=symmetric), torch.float32, backend, device)
+    case = make_case(n, m, 31, frames=1, symmetric=symmetric)
+    assert_within_rule(case, torch.float32, backend, device, cancels=(n, m) == (1, 1))
 
 
 @pytest.mark.parametrize("d", [1, 3, 31, 64, 96, 128, 200, 256])
@@ -96,7 +97,7 @@ def test_equal_flows(backend: str, device: str, positives: str) -> None:
     case = make_case(40, 70, 16, positives=positives)
     case.query_flow.fill_(3.25)
     case.key_flow.fill_(3.25)
-    assert_within_rule(case, torch.float32, backend, device)
+    assert_within_rule(case, torch.float32, backend, device, cancels=positives == "inside")
 
 
 @pytest.mark.parametrize("flow_kernel", ["gaussian", "laplace", "cauchy", "tophat"])
