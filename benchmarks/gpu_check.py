@@ -12,6 +12,7 @@ Exit status: 0 every stage passed or was skipped with a reason, 1 a stage failed
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -134,21 +135,43 @@ def stages() -> Iterator[Stage]:
     yield Stage("backends", [python, "-m", "laparoflow_kernels"], 30)
     usable = available_backends()
     none = None if usable else "no backend but the reference can run on this GPU"
-    chosen = {"LAPAROFLOW_TEST_BACKENDS": ",".join(f"{name}:cuda" for name in usable)}
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     folder = ROOT / "tests" / "kernels"
+    suite = [*pytest, "-rf", *in_parallel(), *(str(path) for path in sorted(folder.glob("test_*.py")))]
     this = [python, str(Path(__file__).resolve()), "--stage"]
     untuned = {"LAPAROFLOW_TRITON_AUTOTUNE": "0"}
+    # a Hopper GPU takes the kernels of sm_90a; those of sm_80, which serve every other GPU, run there too
+    sm80 = {"LAPAROFLOW_CUDA_PATH": "sm80"}
+    one_path = None if "native" in usable and is_hopper() else "the sm_80 kernels are the only ones here, or there are none"
     yield Stage("speed", [*this, "speed"], 90, none, untuned)
-    yield Stage("tests", [*pytest, *(str(path) for path in sorted(folder.glob("test_*.py")))], 150, none, chosen)
-    yield Stage("tune", [*this, "tune"], 60, none)
-    yield Stage("speed_after_tuning", [*this, "speed"], 60, none)
-    yield Stage("limits", [*this, "limits"], 60, none)
+    yield Stage("speed_of_sm80_kernels", [*this, "speed_of_native"], 40, one_path, sm80)
+    yield Stage("tests", suite, 200, none, tested_with(usable))
+    yield Stage("tests_of_sm80_kernels", suite, 90, one_path, {**tested_with(["native"]), **sm80})
+    yield Stage("limits", [*this, "limits"], 60, none, untuned)
     sanitizer = shutil.which("compute-sanitizer")
     # a sanitized process is some fifty times slower: one small file
     subset = [*pytest, str(folder / "test_identities.py")]
     missing = None if sanitizer else "compute-sanitizer is not installed"
-    yield Stage("sanitizer", [sanitizer or "", "--error-exitcode", "9", *subset], 60, none or missing, chosen)
+    yield Stage("sanitizer", [sanitizer or "", "--error-exitcode", "9", *subset], 60, none or missing, tested_with(usable))
+    yield Stage("tune", [*this, "tune"], 60, none)
+    yield Stage("speed_after_tuning", [*this, "speed"], 60, none)
+
+
+def tested_with(backends: list[str]) -> dict[str, str]:
+    """Environment of a test run of these backends on the GPU; the truth is computed beside it, one thread a process."""
+    return {"LAPAROFLOW_TEST_BACKENDS": ",".join(f"{name}:cuda" for name in backends), "OMP_NUM_THREADS": "1"}
+
+
+def in_parallel() -> list[str]:
+    """pytest-xdist's options where it is installed."""
+    processes = min(14, os.cpu_count() or 1)
+    return ["-n", str(processes)] if importlib.util.find_spec("xdist") and processes > 1 else []
+
+
+def is_hopper() -> bool:
+    import torch
+
+    return torch.cuda.get_device_capability() == (9, 0)
 
 
 def available_backends() -> list[str]:
@@ -270,6 +293,7 @@ def measure(backend: str, problem: Any, repeats: int) -> Iterator[Row]:
     upstream = torch.zeros_like(rows)
     upstream[0], upstream[2] = 1 / rows.shape[1], -1 / rows.shape[1]
     torch.autograd.grad(rows, wrt, upstream, retain_graph=True)
+    torch.cuda.synchronize()
     extra = torch.cuda.max_memory_allocated() - before
     common = {
         "backend": backend, "N": problem.query.shape[0], "D": problem.query.shape[1], "dtype": "bfloat16",
@@ -312,6 +336,12 @@ def speed() -> Iterator[Row]:
             yield from measure(backend, problem, repeats=10)
 
 
+def speed_of_native() -> Iterator[Row]:
+    """The same of the native backend alone."""
+    for dim in SIZES:
+        yield from measure("native", make_problem(PIXELS, dim), repeats=10)
+
+
 def tune() -> Iterator[Row]:
     """Fill the tile cache of the Triton backend and list what it holds."""
     if "triton" not in available_backends():
@@ -319,25 +349,28 @@ def tune() -> Iterator[Row]:
     from laparoflow_kernels.backends.triton import tiles
 
     for dim in SIZES:
-        for symmetric in (False, True):
-            yield from measure("triton", make_problem(PIXELS, dim, symmetric=symmetric), repeats=3)
+        yield from measure("triton", make_problem(PIXELS, dim), repeats=3)
     for key, entries in tiles._memory.items():
         yield {"tiles": key, "entries": entries}
 
 
 def limits() -> Iterator[Row]:
-    """Deterministic mode, a million pixels, and the training size (8 frames of 56 x 56)."""
+    """Deterministic mode, the symmetric loss, a million pixels, and the training size (8 frames of 56 x 56)."""
     import torch
 
     for backend in available_backends():
         yield from measure(backend, make_problem(8 * 3136, 64), repeats=10)
+        yield from measure(backend, make_problem(PIXELS, 64, symmetric=True), repeats=5)
         torch.use_deterministic_algorithms(True)
-        yield from measure(backend, make_problem(PIXELS, 256), repeats=5)
+        for dim in SIZES:
+            yield from measure(backend, make_problem(PIXELS, dim), repeats=5)
         torch.use_deterministic_algorithms(False)
         yield from measure(backend, make_problem(1_000_000, 64), repeats=1)
 
 
-MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {"speed": speed, "tune": tune, "limits": limits}
+MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "speed": speed, "speed_of_native": speed_of_native, "tune": tune, "limits": limits,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))

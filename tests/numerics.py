@@ -152,7 +152,7 @@ def redrawn(case: Case, draw: int) -> Case:
 
 
 def sizes_of_cancelling_terms(case: Case) -> dict[str, float]:
-    """Of lse and positive, about a logit; of their gradients, a unit vector over the temperature and the pixels of the mean."""
+    """Of lse and positive, about a logit; of their gradients, a unit vector over temperature and pixels of the mean."""
     sharpness, pixels = 1 / case.options.get("temperature", 0.1), case.query.shape[0] * case.query.shape[1]
     return {
         "loss": sharpness,

@@ -33,7 +33,8 @@ def main(library: str) -> int:
             host.library.laparoflow_host_set_order(order)
             check(warpgroup, make_case([70, 33], [130, 65], 72, masked=0.2, symmetric=True, bounded=True))
         check(warpgroup, make_case([390, 70], [300, 70], 40, masked=0.2, bounded=True))
-        far = make_case([200], [130], 8, bounded=True, temperature=1.0)  # of some tiles the flows lie beyond their factors' reach
+        # of some tiles the flows lie beyond their factors' reach
+        far = make_case([200], [130], 8, bounded=True, temperature=1.0)
         for flow in (far.query_flow[64:128], far.key_flow[64:]):
             flow += np.float32(3e3)
         check(warpgroup, far)

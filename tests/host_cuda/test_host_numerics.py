@@ -342,9 +342,8 @@ def test_warpgroup_options(warpgroup_host: Host, flow_kernel, positives, negativ
 @pytest.mark.parametrize("far", ["rows", "columns", "some", "outliers"])
 @pytest.mark.parametrize("scope", ["frame", "batch"])
 def test_warpgroup_flows_beyond_the_reach_of_their_factors(warpgroup_host: Host, far: str, scope: str) -> None:
-    """Weights come from a product of factors near the frame's origin alone; tiles beyond take the difference of the flows."""
+    """Weights come from a product of factors near the frame's origin alone; tiles beyond take the flows' difference."""
     case = make_case([200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope)
-    rng = np.random.default_rng(5)
     if far == "rows":
         case.query_flow[:64] += np.float32(1e3)
     elif far == "columns":

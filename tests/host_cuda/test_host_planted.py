@@ -56,7 +56,9 @@ MISTAKES = {
     "masked rows in the column sums": Mistake("cuda/forward.cuh", "fma(e[r][p], row_mark[r], l)",
         "fma(e[r][p], row_mark[r] >= 0.0f ? 1.0f : 0.0f, l)",
    ),
-    "masked rows in the unbounded column sums": Mistake("cuda/forward.cuh", "kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"),
+    "masked rows in the unbounded column sums": Mistake(
+        "cuda/forward.cuh", "kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"
+    ),
     "a key without weight looks like a query without": Mistake(
         "cuda/feed_sm80.cuh", "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
     ),
