@@ -28,7 +28,6 @@ LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
 SMALLEST_EXPONENT = tl.constexpr(-126.0)
-CLAMPED_EXPONENT = tl.constexpr(-127.0)
 
 # 2^f on [-1/2, 1/2] as 1 + f (c1 + f (c2 + ...)): relative error 9e-8 (1.7e-7 evaluated in float32), exact at 0.
 EXP2_COEFFICIENTS = (0.6931469776, 0.2402224208, 0.0555073374, 0.0096715127, 0.0013264727)
@@ -217,14 +216,17 @@ def squared_distance(row_flow, column_flow, F: tl.constexpr):
 
 @triton.jit
 def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr):
-    """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar."""
+    """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar.
+
+    The clamp is at an exponent of -127, written out: Triton 3.8's interpreter keeps constant / tensor wrapped as a constant.
+    """
     if FLOW_KERNEL == "gaussian":
         factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
-        distance = tl.minimum(squared, CLAMPED_EXPONENT / factor)
+        distance = tl.minimum(squared, -127.0 / factor)
         weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "laplace":
         factor = inverse_bandwidth * (-LOG2_E)
-        distance = tl.minimum(tl.sqrt(squared), CLAMPED_EXPONENT / factor)
+        distance = tl.minimum(tl.sqrt(squared), -127.0 / factor)
         weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "cauchy":
         factor = inverse_bandwidth * 0.0 - 1.0
