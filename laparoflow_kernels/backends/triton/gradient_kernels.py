@@ -172,6 +172,38 @@ def load_coefficients(
 
 
 @triton.jit
+def load_streamed_coefficients(coefficients, total, valid, BLOCK: tl.constexpr):
+    """c0, c2, c3 and c4 of a tile of streamed rows, as ``load_coefficients`` gives them (bounded, not RELATIVE: no c1, c5).
+
+    One load of at least 256 numbers, at BLOCK = 32 of each line twice: Triton 3.6 loads a vector of fewer numbers than
+    there are threads in the layout of the product, once for every thread that holds a copy.
+    """
+    LINES: tl.constexpr = 8 if BLOCK < 64 else 4
+    line = tl.arange(0, LINES) % 4
+    line = tl.where(line == 0, 0, line + 1).to(tl.int64) * total
+    pointers = coefficients + line[:, None] + tl.arange(0, BLOCK)[None, :]
+    if valid is None:
+        block = tl.load(pointers)
+    else:
+        block = tl.load(pointers, mask=valid[None, :], other=0.0)
+    # axes of the result: row, copy, lower and upper bit of the line
+    low, high = tl.split(tl.permute(tl.reshape(block, [LINES // 4, 2, 2, BLOCK]), [3, 0, 2, 1]))
+    c0, c2 = tl.split(low)
+    c3, c4 = tl.split(high)
+    if LINES == 8:
+        c0, _ = tl.split(c0)
+        c2, _ = tl.split(c2)
+        c3, _ = tl.split(c3)
+        c4, _ = tl.split(c4)
+    else:
+        c0 = tl.reshape(c0, [BLOCK])
+        c2 = tl.reshape(c2, [BLOCK])
+        c3 = tl.reshape(c3, [BLOCK])
+        c4 = tl.reshape(c4, [BLOCK])
+    return c0, c0, c2, c3, c4, c0
+
+
+@triton.jit
 def side_terms(
     z, scale, weight, distance, factor, coefficients,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
@@ -312,7 +344,11 @@ def backward_tile(
             inverse_bandwidth, F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
         )  # fmt: skip
     other_coefficients = own_coefficients
-    if OTHER_TERMS:
+    if OTHER_TERMS and own_operand is not None and BLOCK_N >= 32:
+        other_coefficients = load_streamed_coefficients(
+            other_coefficient_base + start.to(tl.int64), total_other, other_valid, BLOCK_N
+        )
+    elif OTHER_TERMS:
         other_coefficients = load_coefficients(
             other_coefficient_base + start.to(tl.int64), total_other, tl.arange(0, BLOCK_N), other_valid, INSIDE,
             BOUNDED, TEMPERATURE, RELATIVE and not OWN_TERMS,

@@ -7,7 +7,8 @@ import torch
 from problems import assert_right, problem
 from torch import Tensor
 
-from laparoflow_kernels.backends.triton import launch
+from laparoflow_kernels.backends.triton import launch, tiles
+from laparoflow_kernels.backends.triton.tiles import Tile
 from laparoflow_kernels.backends.triton.weight_operands_kernel import REACH
 from laparoflow_kernels.problem import PairProblem
 
@@ -104,6 +105,12 @@ def common_motion(flow: Tensor) -> None:
 @pytest.mark.parametrize("change", [one_pixel, second_tiles, everything, clusters, common_motion])
 def test_flows_out_of_reach(change: Callable[[Tensor], None], positives: str) -> None:
     assert_right(moved(change, positives=positives, symmetric=positives == "inside", masked=change is one_pixel))
+
+
+@pytest.mark.parametrize("tile", [Tile(128, 32, 4, 1), Tile(32, 128, 4, 1), Tile(64, 16, 4, 1)], ids=str)
+def test_tiles_of_other_sizes(tile: Tile) -> None:
+    with tiles.forced(forward=tile, backward=tile):
+        assert_right(moved(second_tiles, masked=True))
 
 
 def test_other_frames_do_not_move_the_origin() -> None:
