@@ -182,7 +182,7 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
     if variant.kernel not in SMALL_KERNELS:
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
     if variant.kernel in ("forward", "symmetric"):
-        constants["LANES"] = launch.lanes(tile, variant.product_class, capability, variant.bounded)
+        constants["LANES"] = launch.lanes(tile, capability, variant.has_operands(capability))
     if "STAGES" in kernel.arg_names:
         constants["STAGES"] = tile.stages
     if not variant.has_operands(capability) and variant.kernel != "operands":

@@ -101,7 +101,7 @@ def one_pass(
         kernel = forward_kernel[(frames * row_groups, splits)](
             query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, *operands, *near, row_partial, column_partial,
             total_query, total_key, row_groups, splits, *chunks, STAGES=tile.stages,
-            LANES=lanes(tile, product_class(query), tiles.capability_of(query.device), bounded), **meta(tile), **constants,
+            LANES=lanes(tile, tiles.capability_of(query.device), operands[0] is not None), **meta(tile), **constants,
         )  # fmt: skip
         return kernel, (row_partial, column_partial)
 
@@ -325,14 +325,14 @@ def meta(tile: Tile) -> dict[str, int]:
     )  # fmt: skip
 
 
-def lanes(tile: Tile, products: str, capability: int, bounded: bool) -> int:
+def lanes(tile: Tile, capability: int, operands: bool) -> int:
     """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
 
-    The threads of wgmma's layout have 8 columns of a row between them, the next 8 are theirs again; where several warps, or
-    the units of ieee products, share a row, keeping its sums apart would move every pair through shared memory.
+    The threads of wgmma's layout have 8 columns of a row between them, the next 8 are theirs again; where several warps
+    share a row, keeping its sums apart would move every pair through shared memory. Weights that are no product have no
+    layout of their own and would be formed in another one: 37 instructions per pair instead of 24 ("dissimilar", D = 64).
     """
-    wgmma = tiles.generation(capability) in (0, 90) and products != "ieee" and tile.block_m >= 16 * tile.warps
-    return 8 if bounded and wgmma else 0
+    return 8 if operands and tiles.generation(capability) in (0, 90) and tile.block_m >= 16 * tile.warps else 0
 
 
 def exponents_by_product(

@@ -136,9 +136,10 @@ def shares() -> list[str]:
         "| of four on the special unit | special ops per pair | instructions per pair | predicted ms |",
         "|---|---|---|---|",
     ]
+    variant = Variant("forward")
+    tile = compile_variant(variant, 90).tile
     for special in (1, 2, 4):
-        variant = Variant("forward")
-        facts = compile_variant(replace(variant, tile=replace(variant.default_tile(90), special=special)), 90)
+        facts = compile_variant(replace(variant, tile=replace(tile, special=special)), 90)
         seconds = predicted_seconds(facts)
         lines.append(f"| {special} | {facts.main.special:.2f} | {facts.main.instructions:.1f} | {seconds * 1e3:.1f} |")
     return lines

@@ -71,7 +71,6 @@ EXCEPTIONS = {
     (80, "forward", True, 128): Tile(64, 32, 4, 2),
     (80, "forward", True, 256): Tile(128, 32, 8, 2),
     # one block of eight warps on a multiprocessor, all waiting for the same product, ran at half the predicted speed
-    (90, "forward", False, 64): Tile(128, 32, 4, 3),
     (90, "forward", False, 128): Tile(64, 64, 4, 2),
     (90, "backward", False, 128): Tile(64, 64, 4, 2),
     (90, "backward", False, 256): Tile(64, 32, 4, 2),
