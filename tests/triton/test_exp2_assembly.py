@@ -37,6 +37,10 @@ def execute(assembly: str, operands: list[np.ndarray]) -> dict[str, np.ndarray]:
         if name == "shl.b32":
             values[target] = (values[sources[0]].view(np.uint32) << int(sources[1])).view(F32)
             continue
+        if name == "add.s32":
+            with np.errstate(over="ignore"):
+                values[target] = sum(values[source].view(np.uint32) for source in sources).astype(np.uint32).view(F32)
+            continue
         a = [get(source) for source in sources]
         double = [x.astype(np.float64) for x in a]
         with np.errstate(all="ignore"):
@@ -75,6 +79,20 @@ def test_the_assembly_is_the_exponential(special: int) -> None:
         assert relative.max() < (3e-7 if index >= special else 6e-6)
         assert (got[(got > 0)] >= SMALLEST).all()
         assert got[distance == 0] == pytest.approx(1.0, abs=0)
+
+
+@pytest.mark.parametrize("special", [1, 2])
+def test_the_bounded_assembly_is_the_exponential_over_its_range(special: int) -> None:
+    exponent = np.concatenate([np.linspace(-100, 100, 200_001), np.geomspace(1e-9, 1e-3, 1000), [0.0]])
+    factor = F32(14.426950)
+    product = (exponent / factor).astype(F32)
+    exact = np.exp2(product.astype(np.float64) * np.float64(factor))
+    operands = [product] * 4 + [np.full(product.shape, factor)] * 4
+    values = execute(exp2_assembly(4, special, bounded=True), operands)
+    for index in range(4):
+        relative = np.abs(values[f"${index}"] / exact - 1)
+        assert relative.max() < (3e-7 if index >= special else 5e-6)
+        assert values[f"${index}"][product == 0] == pytest.approx(1.0, abs=0)
 
 
 def test_the_share_of_the_special_unit_is_what_the_name_says() -> None:

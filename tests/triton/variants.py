@@ -80,6 +80,16 @@ def covering(seed: int = 0) -> list[tuple[Variant, int]]:
             missing -= features(best)
             together |= pairs(best)
             result.append((best, capability))
+    # pairs that chance has left out: some options meet on few architectures
+    values = sorted({(name, value) for name, choices in CHOICES.items() for value in choices}, key=str)
+    wanted = {pair for pair in itertools.combinations(values, 2) if pair[0][0] != pair[1][0] and possible(dict(pair))}
+    while wanted - together:
+        places = [(generator.choice(DTYPES), generator.choice(CAPABILITIES)) for _ in range(DRAWS)]
+        tried = [(drawn(generator, *dtype, capability), capability) for dtype, capability in places]
+        best_case = max(tried, key=lambda case: len(pairs(case[0])))
+        if pairs(best_case[0]):
+            together |= pairs(best_case[0])
+            result.append(best_case)
     return result
 
 
@@ -123,6 +133,7 @@ def small_kernels() -> Iterator[tuple[Variant, int]]:
             yield Variant("weighted_sum", dtype="fp32", precision=precision, flow_kernel=flow_kernel), capability
         yield Variant("finish", positives="inside", bounded=False, masked=True), capability
         yield Variant("coefficients", positives="inside"), capability
+        yield Variant("operands", F=1 + capability % 20 // 10, masked=True), capability
 
 
 def every() -> list[tuple[Variant, int]]:

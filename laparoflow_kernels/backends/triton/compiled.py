@@ -21,11 +21,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import tiles
+from . import launch, tiles
 from .gradient_kernels import backward_kernel, coefficients_kernel
 from .launch import INSIDE_LIFT, ROW_BLOCK, padded
 from .statistics_kernels import finish_kernel, forward_kernel
 from .tiles import Tile
+from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
 
 KERNELS = {
@@ -35,9 +36,14 @@ KERNELS = {
     "weighted_sum": weighted_sum_kernel,
     "finish": finish_kernel,
     "coefficients": coefficients_kernel,
+    "operands": weight_operands_kernel,
 }
+SMALL_KERNELS = ("finish", "coefficients", "operands")
 INPUT_POINTERS = ("query", "key", "own", "other", "own_gradient", "values")
-OFFSET_POINTERS = ("query_offsets", "key_offsets", "own_offsets", "other_offsets")
+OFFSET_POINTERS = ("offsets", "query_offsets", "key_offsets", "own_offsets", "other_offsets")
+OPERAND_POINTERS = ("query_operands", "key_operands", "own_operands", "other_operands", "operands")
+NEAR_POINTERS = ("query_near", "key_near", "own_near", "other_near", "near")
+FEW = 64
 MASK_POINTERS = ("query_mask", "key_mask", "own_mask", "other_mask", "mask")
 
 
@@ -59,6 +65,11 @@ class Variant:
     temperature: bool = False
     precision: str = "tf32"
     tile: Tile | None = None
+
+    def has_operands(self, capability: int) -> bool:
+        """Whether tensor cores form the exponents of the weights."""
+        options = self.flow_kernel, self.F, self.bounded, self.negatives == "dissimilar"
+        return launch.exponents_by_product(self.product_class, capability, *options)
 
     @property
     def products(self) -> int:
@@ -83,6 +94,8 @@ class Variant:
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift, QUANTITIES=quantities)
         if self.kernel == "coefficients":
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded)
+        if self.kernel == "operands":
+            return dict(F=self.F)
         if self.kernel == "weighted_sum":
             return dict(F=self.F, FLOW_KERNEL=self.flow_kernel, BLOCK_C=min(64, padded(self.D)), PRECISION=self.precision)
         shared = dict(
@@ -102,7 +115,7 @@ class Variant:
         if self.tile is not None:
             return self.tile
         constants = self.constants()
-        if self.kernel in ("finish", "coefficients"):
+        if self.kernel in SMALL_KERNELS:
             return Tile(ROW_BLOCK, 1, 4, 1)
         width = int(constants["BLOCK_C" if self.kernel == "weighted_sum" else "BLOCK_D"])
         return tiles.candidates(self.kernel, self.product_class, width, capability, tiles.is_heavy(constants))[0]
@@ -157,7 +170,7 @@ def compile_variant(variant: Variant, capability: int) -> Facts:
         return tried[tile].misfit
 
     tile = variant.default_tile(capability)
-    if variant.tile is None and variant.kernel not in ("finish", "coefficients"):
+    if variant.tile is None and variant.kernel not in SMALL_KERNELS:
         tile = tiles.fitting(tile, capability, misfit)
     return tried[tile] if tile in tried else compile_tile(variant, tile, capability)
 
@@ -166,10 +179,14 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
     """Compile with one tile and read the facts."""
     kernel = KERNELS[variant.kernel]
     constants = variant.constants()
-    if variant.kernel not in ("finish", "coefficients"):
+    if variant.kernel not in SMALL_KERNELS:
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
+    if variant.kernel in ("forward", "symmetric"):
+        constants["LANES"] = launch.lanes(tile, capability, variant.has_operands(capability))
     if "STAGES" in kernel.arg_names:
         constants["STAGES"] = tile.stages
+    if not variant.has_operands(capability) and variant.kernel != "operands":
+        constants |= {name: None for name in (*OPERAND_POINTERS, *NEAR_POINTERS) if name in kernel.arg_names}
     if not variant.masked:
         constants |= {name: None for name in MASK_POINTERS if name in kernel.arg_names}
     signature, attributes = {}, {}
@@ -182,6 +199,8 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    if tile.registers:
+        options["maxnreg"] = tile.registers
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     usage, sass = disassemble(binary.asm["cubin"])
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
@@ -203,8 +222,12 @@ def argument_type(name: str, dtype: str) -> str:
         return "*i64"
     if name in MASK_POINTERS:
         return "*i1"
+    if name in OPERAND_POINTERS:
+        return "*fp16"
+    if name in NEAR_POINTERS:
+        return "*i32"
     if name.startswith(("total_", "row_groups", "own_tiles", "query_tiles")) or name in (
-        "total", "slots", "splits", "channels",
+        "total", "slots", "splits", "channels", "chunks", "query_chunks", "key_chunks", "own_chunks", "other_chunks",
     ):  # fmt: skip
         return "i32"
     return "*fp32"
@@ -228,7 +251,8 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
 def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
     """Innermost loops that use the special function unit: the loops over tiles of pairs.
 
-    What lies behind the last EXIT are waits moved out of line, whose jump back is no loop.
+    Of a tile whose weights have their exponents from a product or, where flows are far, from differences, the product is
+    counted. What lies behind the last EXIT are waits moved out of line, whose jump back is no loop.
     """
     code = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
     last_exit = max(address for address, text in code if operation(text) == "EXIT")
@@ -238,7 +262,7 @@ def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
         target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
         if target and int(target[1], 16) < address:
             first = int(target[1], 16)
-            counts = Counter(operation(body) for at, body in code if first <= at <= address)
+            counts = Counter(operation(text) for text in near_path([line for line in code if first <= line[0] <= address]))
             if any(name.startswith("MUFU") for name in counts):
                 spans.append((first, address, counts))
     loops = []
@@ -256,6 +280,23 @@ def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
             )
         )
     return loops
+
+
+def near_path(loop: list[tuple[int, str]]) -> list[str]:
+    """Instructions of a loop without the arm of a branch that takes the place of a product.
+
+    Such an arm has no tensor-core instruction; what is jumped over otherwise (at most FEW instructions) stays.
+    """
+    jumps = {at: int(m[1], 16) for at, text in loop if (m := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text))}
+    forward = {at: to for at, to in jumps.items() if at < to <= loop[-1][0]}
+    edges = sorted({loop[0][0], *forward.values(), *(at + 16 for at in forward)})
+    kept: list[str] = []
+    for start, end in zip(edges, [*edges[1:], loop[-1][0] + 16], strict=True):
+        block = [text for at, text in loop if start <= at < end]
+        names = {operation(text).split(".")[0] for text in block}
+        arm = len(block) > FEW and not any(name.endswith("MMA") or name == "MUFU" for name in names) and "LDG" in names
+        kept += [] if arm else block
+    return kept
 
 
 def operation(text: str) -> str:

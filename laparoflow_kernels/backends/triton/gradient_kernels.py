@@ -46,19 +46,19 @@ from .pairs import (
     LN_2_REST,
     LOG2_E,
     exact_product,
+    exp2_bounded,
     fused,
     load_flow,
     load_or,
     load_rows,
     other_frame_tile,
-    pair_weight,
     power_of_two,
     product,
     rounded_to,
     scale_error,
-    squared_distance,
     valid_rows,
 )
+from .weight_operands_kernel import load_near, load_own_operand, tile_weight
 
 
 @triton.jit
@@ -172,6 +172,38 @@ def load_coefficients(
 
 
 @triton.jit
+def load_streamed_coefficients(coefficients, total, valid, BLOCK: tl.constexpr):
+    """c0, c2, c3 and c4 of a tile of streamed rows, as ``load_coefficients`` gives them (bounded, not RELATIVE: no c1, c5).
+
+    One load of at least 256 numbers, at BLOCK = 32 of each line twice: Triton 3.6 loads a vector of fewer numbers than
+    there are threads in the layout of the product, once for every thread that holds a copy.
+    """
+    LINES: tl.constexpr = 8 if BLOCK < 64 else 4
+    line = tl.arange(0, LINES) % 4
+    line = tl.where(line == 0, 0, line + 1).to(tl.int64) * total
+    pointers = coefficients + line[:, None] + tl.arange(0, BLOCK)[None, :]
+    if valid is None:
+        block = tl.load(pointers)
+    else:
+        block = tl.load(pointers, mask=valid[None, :], other=0.0)
+    # axes of the result: row, copy, lower and upper bit of the line
+    low, high = tl.split(tl.permute(tl.reshape(block, [LINES // 4, 2, 2, BLOCK]), [3, 0, 2, 1]))
+    c0, c2 = tl.split(low)
+    c3, c4 = tl.split(high)
+    if LINES == 8:
+        c0, _ = tl.split(c0)
+        c2, _ = tl.split(c2)
+        c3, _ = tl.split(c3)
+        c4, _ = tl.split(c4)
+    else:
+        c0 = tl.reshape(c0, [BLOCK])
+        c2 = tl.reshape(c2, [BLOCK])
+        c3 = tl.reshape(c3, [BLOCK])
+        c4 = tl.reshape(c4, [BLOCK])
+    return c0, c0, c2, c3, c4, c0
+
+
+@triton.jit
 def side_terms(
     z, scale, weight, distance, factor, coefficients,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
@@ -244,9 +276,12 @@ def terms_of_tile(
     WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
     RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
 ):  # fmt: skip
-    """dS, and (with TEMPERATURE) dS (q.k - c) with the c of the row that each term belongs to."""
+    """dS, and (with TEMPERATURE) dS (q.k - c) with the c of the row that each term belongs to.
+
+    z holds the exponentials themselves where BOUNDED.
+    """
     LIFT_OTHER: tl.constexpr = RELATIVE and OWN_TERMS
-    power = tl.exp2(z) if BOUNDED else z
+    power = z
     if BOUNDED and not (TEMPERATURE and OWN_TERMS and OTHER_TERMS):
         ds = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS, LIFT_OTHER)
         spread = ds
@@ -276,8 +311,8 @@ def terms_of_tile(
 
 @triton.jit
 def backward_tile(
-    own, own_flow, own_coefficients, other, other_flow_base, other_mask, other_coefficient_base, total_other,
-    start, end, scale, inverse_bandwidth, gradient, temperature_sum,
+    own, own_flow, own_flow_at, own_operand, near, own_valid, own_coefficients, other, other_flow_base, other_operands,
+    other_mask, other_coefficient_base, total_other, start, end, scale, inverse_bandwidth, gradient, temperature_sum,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
@@ -289,28 +324,38 @@ def backward_tile(
     y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
     # formed before the weights: behind them, the same code takes more registers and spills
-    z = s * scale if BOUNDED else s
-    if other_valid is not None:
+    z = s
+    if own_operand is not None:
+        # of the two exponentials of a pair, the special unit takes that of the weight
+        z = exp2_bounded(s, scale, SPECIAL)
+        if other_valid is not None:
+            z = tl.where(other_valid[None, :], z, 0.0)
+    elif other_valid is not None:
         bias = tl.where(other_valid, 0.0, float("-inf"))[None, :]
-        z = s * scale + bias if BOUNDED else s + bias
+        z = tl.exp2(s * scale + bias) if BOUNDED and not RELATIVE else s + bias
+    elif BOUNDED and not RELATIVE:
+        z = tl.exp2(s * scale)
     weight = s
     distance = s
     factor = scale
     if WEIGHTED:
-        other_flow = load_flow(
-            other_flow_base + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), other_valid, float("inf"), F
-        )
-        squared = squared_distance(own_flow, other_flow, F)
-        weight, distance, factor = pair_weight(squared, inverse_bandwidth, FLOW_KERNEL, SPECIAL)
+        weight, distance, factor = tile_weight(
+            own_flow, own_flow_at, own_valid, own_operand, near, other_flow_base, other_operands, start, other_valid,
+            inverse_bandwidth, F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
+        )  # fmt: skip
     other_coefficients = own_coefficients
-    if OTHER_TERMS:
+    if OTHER_TERMS and own_operand is not None and BLOCK_N >= 32:
+        other_coefficients = load_streamed_coefficients(
+            other_coefficient_base + start.to(tl.int64), total_other, other_valid, BLOCK_N
+        )
+    elif OTHER_TERMS:
         other_coefficients = load_coefficients(
             other_coefficient_base + start.to(tl.int64), total_other, tl.arange(0, BLOCK_N), other_valid, INSIDE,
             BOUNDED, TEMPERATURE, RELATIVE and not OWN_TERMS,
         )  # fmt: skip
     if RELATIVE:
         offset = -own_coefficients[1][:, None] if OWN_TERMS else -other_coefficients[1][None, :]
-        z = fused(s, scale, offset if other_valid is None else offset + bias)
+        z = tl.exp2(fused(s, scale, offset if other_valid is None else offset + bias))
     ds, spread = terms_of_tile(
         z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
         WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
@@ -322,11 +367,12 @@ def backward_tile(
     return gradient, temperature_sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["own_chunks", "other_chunks"])
 def backward_kernel(
     own, other, own_flow, other_flow, temperature, inverse_bandwidth, own_offsets, other_offsets, own_mask, other_mask,
-    own_coefficients, other_coefficients, gradient_scale, own_gradient, temperature_rows,
-    total_own: tl.int32, total_other: tl.int32, own_tiles: tl.int32,
+    own_operands, other_operands, own_near, other_near, own_coefficients, other_coefficients, gradient_scale,
+    own_gradient, temperature_rows, total_own: tl.int32, total_other: tl.int32, own_tiles: tl.int32,
+    own_chunks: tl.int32, other_chunks: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, ROWS: tl.constexpr,
@@ -348,7 +394,13 @@ def backward_kernel(
         rows = tl.arange(0, BLOCK_M)
         own_valid = valid_rows(own_mask, first, own_end, BLOCK_M, True)
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
-        x_flow = load_flow(own_flow + first.to(tl.int64) * F, rows, own_valid, float("-inf"), F)
+        x_flow_at = own_flow + first.to(tl.int64) * F
+        x_flow = load_flow(x_flow_at, rows, own_valid, float("-inf"), F)
+        x_operand = None
+        x_near = 1
+        if own_operands is not None:
+            x_operand = load_own_operand(own_operands, first, own_valid, BLOCK_M)
+            x_near = load_near(own_near, frame, own_chunks, tile * BLOCK_M, BLOCK_M)
         nothing = tl.zeros([BLOCK_M], dtype=scale.dtype)
         x_coefficients = (nothing, nothing, nothing, nothing, nothing, nothing)
         if OWN_TERMS:
@@ -369,9 +421,12 @@ def backward_kernel(
                 end = other_end
                 if PART == 2:
                     start, end = other_frame_tile(t, other_start, other_end, total_other, BLOCK_N)
+                near = x_near
+                if own_operands is not None and PART < 2:
+                    near = x_near & load_near(other_near, frame, other_chunks, t * BLOCK_N, BLOCK_N)
                 gradient, temperature_sum = backward_tile(
-                    x, x_flow, x_coefficients, other, other_flow, other_mask, other_coefficients, total_other,
-                    start, end, scale, inv_bandwidth, gradient, temperature_sum,
+                    x, x_flow, x_flow_at, x_operand, near, own_valid, x_coefficients, other, other_flow, other_operands,
+                    other_mask, other_coefficients, total_other, start, end, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS,
                     OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, SPECIAL, PART > 0,
                 )  # fmt: skip

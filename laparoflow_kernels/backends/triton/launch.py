@@ -21,9 +21,12 @@ from . import tiles
 from .gradient_kernels import backward_kernel, coefficients_kernel
 from .statistics_kernels import finish_kernel, forward_kernel
 from .tiles import Tile
+from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
 
 Pair = tuple[Tensor, Tensor]
+Optionals = tuple[Tensor | None, Tensor | None]
+Operands = tuple[Optionals, Optionals, tuple[int, int]]
 
 MAX_DIMENSIONS = 256
 MAX_FLOW = 8
@@ -32,6 +35,7 @@ MAX_SPLITS = 16
 INSIDE_LIFT = 48.0
 ROW_BLOCK = 256
 HALF_LOG2_RANGE = 12
+OPERAND_CHUNK = 256  # rows of a chunk of weight_operands_kernel
 
 
 def forward(
@@ -53,22 +57,26 @@ def forward(
         temperature=temperature, inv_bandwidth=inv_bandwidth, flow_kernel=flow_kernel, inside=positives == "inside",
         dissimilar=negatives == "dissimilar", batch=scope == "batch", bounded=bounded, symmetric=together,
     )  # fmt: skip
+    operands, near, chunks = weight_operands(
+        query, (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
+        inv_bandwidth, flow_kernel, bounded, negatives == "dissimilar",
+    )  # fmt: skip
     rows, columns = one_pass(
         (query, key), (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
-        **options,
+        (operands, near, chunks), **options,
     )  # fmt: skip
     if symmetric and not together:
         columns, _ = one_pass(
             (key, query), (key_flow, query_flow), (key_offsets, query_offsets), (key_mask, query_mask),
-            (max_key, max_query), **options,
+            (max_key, max_query), (operands[::-1], near[::-1], chunks[::-1]), **options,
         )  # fmt: skip
     return rows, columns
 
 
 def one_pass(
-    embeddings: Pair, flows: Pair, offsets: Pair, masks: tuple[Tensor | None, Tensor | None], largest: tuple[int, int],
-    temperature: Tensor, inv_bandwidth: Tensor, flow_kernel: str, inside: bool, dissimilar: bool, batch: bool,
-    bounded: bool, symmetric: bool,
+    embeddings: Pair, flows: Pair, offsets: Pair, masks: Optionals, largest: tuple[int, int],
+    exponent_operands: Operands, temperature: Tensor, inv_bandwidth: Tensor, flow_kernel: str, inside: bool,
+    dissimilar: bool, batch: bool, bounded: bool, symmetric: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Statistics of the first of each pair against the second, and with symmetric of the second against the first."""
     query, key = embeddings
@@ -79,6 +87,7 @@ def one_pass(
         LIFT=INSIDE_LIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
         PRECISION=input_precision(query),
     )  # fmt: skip
+    operands, near, chunks = exponent_operands
     columns = total_key if symmetric else 0
     reach = total_key if batch else largest[1]
 
@@ -90,8 +99,9 @@ def one_pass(
         )
         column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
         kernel = forward_kernel[(frames * row_groups, splits)](
-            query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, row_partial, column_partial,
-            total_query, total_key, row_groups, splits, STAGES=tile.stages, **meta(tile), **constants,
+            query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, *operands, *near, row_partial, column_partial,
+            total_query, total_key, row_groups, splits, *chunks, STAGES=tile.stages,
+            LANES=lanes(tile, tiles.capability_of(query.device), operands[0] is not None), **meta(tile), **constants,
         )  # fmt: skip
         return kernel, (row_partial, column_partial)
 
@@ -104,6 +114,29 @@ def one_pass(
             finish(partial, mask, temperature, constants) for partial, mask in zip(partials, masks, strict=True)
         )
     return row_stats, column_stats
+
+
+def weight_operands(
+    query: Tensor, flows: Pair, offsets: Pair, masks: Optionals, largest: tuple[int, int], inv_bandwidth: Tensor,
+    flow_kernel: str, bounded: bool, dissimilar: bool,
+) -> Operands:  # fmt: skip
+    """Operands [T, 16] of both sides, their flags [frames, chunks, 32], and chunks; None and 0 where exponents need none."""
+    frames = offsets[0].numel() - 1
+    capability = tiles.capability_of(query.device)
+    options = flow_kernel, flows[0].shape[1], bounded, dissimilar
+    if frames == 0 or not exponents_by_product(product_class(query), capability, *options):
+        return (None, None), (None, None), (0, 0)
+    chunks = triton.cdiv(largest[0], OPERAND_CHUNK), triton.cdiv(largest[1], OPERAND_CHUNK)
+    with on_device(query):
+        operands = tuple(torch.empty((f.shape[0], 16), dtype=torch.float16, device=f.device) for f in flows)
+        near = tuple(torch.empty((frames, n, 32), dtype=torch.int32, device=query.device) for n in chunks)
+        for side in (0, 1):
+            if chunks[side]:
+                weight_operands_kernel[(frames * chunks[side],)](
+                    flows[0], offsets[0], masks[0], flows[side], offsets[side], masks[side], inv_bandwidth, operands[side],
+                    near[side], chunks[side], F=flows[0].shape[1],
+                )  # fmt: skip
+    return operands, near, chunks  # type: ignore[return-value]
 
 
 def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants: dict[str, Any]) -> Tensor:
@@ -170,8 +203,12 @@ def backward(
         key_coefficients = query_coefficients
         if symmetric:
             key_coefficients = coefficients(column_stats, column_grad, temperature, scale, constants)
-        rows = (query, query_flow, query_offsets, query_mask, query_coefficients, max_query)
-        columns = (key, key_flow, key_offsets, key_mask, key_coefficients, max_key)
+        operands, near, chunks = weight_operands(
+            query, (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
+            inv_bandwidth, flow_kernel, bounded, negatives == "dissimilar",
+        )  # fmt: skip
+        rows = (query, query_flow, query_offsets, query_mask, query_coefficients, max_query, operands[0], near[0], chunks[0])
+        columns = (key, key_flow, key_offsets, key_mask, key_coefficients, max_key, operands[1], near[1], chunks[1])
 
         def side(own: tuple, other: tuple, is_query: bool, gradient: bool, temperature_too: bool) -> tuple[Tensor, Tensor]:
             own_gradient = torch.empty_like(own[0]) if gradient else empty(0, dtype=query.dtype)
@@ -187,8 +224,8 @@ def backward(
                 own_tiles = triton.cdiv(own[5], tile.block_m)
                 kernel = backward_kernel[(frames * own_tiles,)](
                     own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
-                    own[4], other[4], scale, own_gradient, by_row, own[0].shape[0], other[0].shape[0], own_tiles,
-                    **meta(tile), **options,
+                    own[6], other[6], own[7], other[7], own[4], other[4], scale, own_gradient, by_row,
+                    own[0].shape[0], other[0].shape[0], own_tiles, own[8], other[8], **meta(tile), **options,
                 )  # fmt: skip
                 return kernel, None
 
@@ -281,9 +318,34 @@ def check_sizes(rows: Tensor, columns: Tensor, flow: Tensor) -> None:
 
 def meta(tile: Tile) -> dict[str, int]:
     """A tile as the keyword arguments of a launch."""
+    limit = dict(maxnreg=tile.registers) if tile.registers else {}
     return dict(
-        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages,
+        **limit,
     )  # fmt: skip
+
+
+def lanes(tile: Tile, capability: int, operands: bool) -> int:
+    """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
+
+    The threads of wgmma's layout have 8 columns of a row between them, the next 8 are theirs again; where several warps
+    share a row, keeping its sums apart would move every pair through shared memory. Weights that are no product have no
+    layout of their own and would be formed in another one: 37 instructions per pair instead of 24 ("dissimilar", D = 64).
+    """
+    return 8 if operands and tiles.generation(capability) in (0, 90) and tile.block_m >= 16 * tile.warps else 0
+
+
+def exponents_by_product(
+    products: str, capability: int, flow_kernel: str, flow_dim: int, bounded: bool, dissimilar: bool
+) -> bool:
+    """Whether tensor cores form the exponents of the weights.
+
+    Embeddings of 16 bits only: the weights of float32 inputs are held to float32. Not for "dissimilar" negatives: 1 - w of
+    equal flows must be exactly 0. Not with mma.sync, which lays the two products of a narrow tile out in different ways, so
+    that each weight would be formed several times.
+    """
+    layouts_agree = products == "half" and tiles.generation(capability) != 80
+    return layouts_agree and flow_kernel == "gaussian" and flow_dim <= 2 and bounded and not dissimilar
 
 
 def padded(size: int) -> int:

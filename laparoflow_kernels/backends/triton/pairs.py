@@ -28,7 +28,6 @@ LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
 SMALLEST_EXPONENT = tl.constexpr(-126.0)
-CLAMPED_EXPONENT = tl.constexpr(-127.0)
 
 # 2^f on [-1/2, 1/2] as 1 + f (c1 + f (c2 + ...)): relative error 9e-8 (1.7e-7 evaluated in float32), exact at 0.
 EXP2_COEFFICIENTS = (0.6931469776, 0.2402224208, 0.0555073374, 0.0096715127, 0.0013264727)
@@ -40,13 +39,14 @@ def _hexadecimal(value: float) -> str:
     return "0f{:08X}".format(struct.unpack("<I", struct.pack("<f", value))[0])
 
 
-def _polynomial_assembly(index: int, result: int, base: int, factor: int) -> str:
+def _polynomial_assembly(index: int, result: int, base: int, factor: int, bounded: bool) -> str:
     """2^(x c) on the FMA units: round to an integer n by a magic constant, polynomial of the rest, times 2^n.
 
     The magic constant is 1.5 * 2^23 + 127, so the low bits of the rounded sum are the biased exponent n + 127 and
-    one shift makes the float 2^n (which is 0 for n = -127); the last product flushes what is under 2^-126.
+    one shift makes the float 2^n (which is 0 for n = -127); the last product flushes what is under 2^-126. Where neither
+    end of the range is near (``bounded``), n is added to the exponent of the polynomial: one instruction less.
     """
-    magic = _hexadecimal(1.5 * 2**23 + 127)
+    magic = _hexadecimal(1.5 * 2**23 + (0 if bounded else 127))
     t, n, f, p, s = (f"{name}{index}" for name in "tnfps")
     lines = [
         f".reg .f32 {t}, {n}, {f}, {p}, {s};",
@@ -61,16 +61,23 @@ def _polynomial_assembly(index: int, result: int, base: int, factor: int) -> str
         f".reg .b32 b{index};",
         f"mov.b32 b{index}, {t};",
         f"shl.b32 b{index}, b{index}, 23;",
-        f"mov.b32 {s}, b{index};",
-        f"mul.ftz.f32 ${result}, {p}, {s};",
     ]
+    if bounded:
+        lines += [
+            f".reg .b32 r{index};",
+            f"mov.b32 r{index}, {p};",
+            f"add.s32 r{index}, r{index}, b{index};",
+            f"mov.b32 ${result}, r{index};",
+        ]
+    else:
+        lines += [f"mov.b32 {s}, b{index};", f"mul.ftz.f32 ${result}, {p}, {s};"]
     return "\n".join(lines)
 
 
-def exp2_assembly(pack: int, on_special_unit: int) -> str:
+def exp2_assembly(pack: int, on_special_unit: int, bounded: bool = False) -> str:
     """PTX for ``pack`` elements of 2^(x c): the first ``on_special_unit`` by ex2, the others by the polynomial.
 
-    Operands: results $0..pack-1, x $pack..2 pack-1, c $2 pack..3 pack-1.
+    Operands: results $0..pack-1, x $pack..2 pack-1, c $2 pack..3 pack-1. ``bounded``: x c lies within +-100.
     """
     blocks = []
     for index in range(pack):
@@ -81,7 +88,7 @@ def exp2_assembly(pack: int, on_special_unit: int) -> str:
                 f"ex2.approx.ftz.f32 ${result}, e{index};"
             )
         else:
-            blocks.append(_polynomial_assembly(index, result, base, factor))
+            blocks.append(_polynomial_assembly(index, result, base, factor, bounded))
     return "{\n" + "\n".join(blocks) + "\n}"
 
 
@@ -94,6 +101,8 @@ EXP2_PACK = tl.constexpr(4)
 EXP2_QUARTER = tl.constexpr(exp2_assembly(4, 1))
 EXP2_HALF = tl.constexpr(exp2_assembly(4, 2))
 EXP2_ALL = tl.constexpr(exp2_assembly(4, 4))
+BOUNDED_QUARTER = tl.constexpr(exp2_assembly(4, 1, bounded=True))
+BOUNDED_HALF = tl.constexpr(exp2_assembly(4, 2, bounded=True))
 EXP2_CONSTRAINTS = tl.constexpr(exp2_constraints(4))
 
 
@@ -117,6 +126,38 @@ def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
             assembly,
             EXP2_CONSTRAINTS,
             [distance, tl.broadcast_to(factor, distance.shape)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=EXP2_PACK,
+        )
+    return result
+
+
+@triton.jit
+def weight_of(exponent):
+    """2^exponent of an exponent under 1, on the special function unit; results below 2^-126 are exactly 0."""
+    result = tl.exp2(exponent)
+    if INTERPRETED:
+        result = tl.where(exponent >= SMALLEST_EXPONENT, result, 0.0)
+    return result
+
+
+@triton.jit
+def exp2_bounded(product, factor, SPECIAL: tl.constexpr):
+    """2^(product * factor) of an exponent within +-100: SPECIAL of every four elements on the special function unit."""
+    if INTERPRETED:
+        result = tl.exp2(product * factor)
+    else:
+        if SPECIAL == 1:
+            assembly: tl.constexpr = BOUNDED_QUARTER
+        elif SPECIAL == 2:
+            assembly: tl.constexpr = BOUNDED_HALF
+        else:
+            assembly: tl.constexpr = EXP2_ALL
+        result = tl.inline_asm_elementwise(
+            assembly,
+            EXP2_CONSTRAINTS,
+            [product, tl.broadcast_to(factor, product.shape)],
             dtype=tl.float32,
             is_pure=True,
             pack=EXP2_PACK,
@@ -217,14 +258,17 @@ def squared_distance(row_flow, column_flow, F: tl.constexpr):
 
 @triton.jit
 def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr):
-    """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar."""
+    """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar.
+
+    The clamp is at an exponent of -127, written out: Triton 3.8's interpreter keeps constant / tensor wrapped as a constant.
+    """
     if FLOW_KERNEL == "gaussian":
         factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
-        distance = tl.minimum(squared, CLAMPED_EXPONENT / factor)
+        distance = tl.minimum(squared, -127.0 / factor)
         weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "laplace":
         factor = inverse_bandwidth * (-LOG2_E)
-        distance = tl.minimum(tl.sqrt(squared), CLAMPED_EXPONENT / factor)
+        distance = tl.minimum(tl.sqrt(squared), -127.0 / factor)
         weight = exp2_clamped(distance, factor, SPECIAL)
     elif FLOW_KERNEL == "cauchy":
         factor = inverse_bandwidth * 0.0 - 1.0

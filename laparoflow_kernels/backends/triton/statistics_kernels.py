@@ -32,16 +32,16 @@ from .pairs import (
     LN_2,
     LOG2_E,
     exact_product,
+    exp2_bounded,
     load_flow,
     load_or,
     load_rows,
     other_frame_tile,
-    pair_weight,
     product,
     scale_error,
-    squared_distance,
     valid_rows,
 )
+from .weight_operands_kernel import load_near, load_own_operand, tile_weight
 
 
 @triton.jit
@@ -76,6 +76,44 @@ def sums(a, b, c, d, AXIS: tl.constexpr):
 
 
 @triton.jit
+def halves(x):
+    """The left and the right half of the columns."""
+    return tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2]), [0, 2, 1]))
+
+
+@triton.jit
+def add_lanes(
+    den, w, h, x, s, power, weight, exponent,
+    LANES: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, LIFT: tl.constexpr,
+):  # fmt: skip
+    """Sums (den, W, H, X), each [rows, LANES], after one more tile: columns that are LANES apart are added.
+
+    The columns of a lane lie in one thread, so that no sum crosses threads before the end, and each of H and X takes one
+    fused multiply-add per pair.
+    """
+    if power.shape[1] == LANES:
+        term = power
+        if WEIGHTED:
+            if DISSIMILAR:
+                term = power * (1.0 - weight)
+            w += weight
+            h += weight * exponent
+            x += (weight * (2.0**LIFT)) * power if INSIDE else weight * s
+        return den + term, w, h, x
+    else:
+        s_left, s_right = halves(s)
+        power_left, power_right = halves(power)
+        weight_left, weight_right = halves(weight)
+        exponent_left, exponent_right = halves(exponent)
+        den, w, h, x = add_lanes(
+            den, w, h, x, s_left, power_left, weight_left, exponent_left, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+        )
+        return add_lanes(
+            den, w, h, x, s_right, power_right, weight_right, exponent_right, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+        )
+
+
+@triton.jit
 def tile_sums(
     s, z, scale, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
@@ -83,12 +121,14 @@ def tile_sums(
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
 
+    z holds the exponentials themselves where BOUNDED.
+
     ``valid`` marks the lines summed over where z alone does not (rows, for column sums; BOUNDED only), or is None.
     """
     OTHER: tl.constexpr = 1 - AXIS
     if BOUNDED:
         m = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
-        power = tl.exp2(z)
+        power = z
     else:
         # z is not scaled yet: the difference of two large logits comes before the rounding of a product
         kept = z
@@ -150,39 +190,53 @@ def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constex
 
 @triton.jit
 def forward_tile(
-    q, q_flow, q_valid, key, key_flow, key_mask, column_partial, total_key, start, end, scale, inverse_bandwidth,
-    den, m, w, h, x, mp,
+    q, q_flow, q_flow_at, q_operand, near, q_valid, key, key_flow, key_operands, key_mask, column_partial, total_key,
+    start, end, scale, inverse_bandwidth, den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
+    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
-    z = s * scale if BOUNDED else s
-    if k_valid is not None:
+    z = s
+    if q_operand is not None:
+        # of the two exponentials of a pair, the special unit takes that of the weight
+        z = exp2_bounded(s, scale, SPECIAL)
+        if k_valid is not None:
+            z = tl.where(k_valid[None, :], z, 0.0)
+    elif k_valid is not None:
         bias = tl.where(k_valid, 0.0, float("-inf"))[None, :]
-        z = s * scale + bias if BOUNDED else s + bias
+        z = tl.exp2(s * scale + bias) if BOUNDED else s + bias
+    elif BOUNDED:
+        z = tl.exp2(s * scale)
     weight = s
     distance = s
     factor = scale
     if WEIGHTED:
-        k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
-        weight, distance, factor = pair_weight(squared_distance(q_flow, k_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
-    tile_den, tm, tw, th, tx, tmp = tile_sums(
-        s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
-    )
-    den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
-    if not BOUNDED and not INSIDE:
-        x = merge_centred(x, w, m, tx, tw, tm, new_m)
-    elif WEIGHTED:
-        x, mp = merge(x, mp, tx, tmp, scale, BOUNDED)
-    m = new_m
-    if WEIGHTED:
-        w += tw
-        h += th
+        weight, distance, factor = tile_weight(
+            q_flow, q_flow_at, q_valid, q_operand, near, key_flow, key_operands, start, k_valid, inverse_bandwidth,
+            F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
+        )  # fmt: skip
+    if LANES:
+        den, w, h, x = add_lanes(
+            den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+        )
+    else:
+        tile_den, tm, tw, th, tx, tmp = tile_sums(
+            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
+        )
+        den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
+        if not BOUNDED and not INSIDE:
+            x = merge_centred(x, w, m, tx, tw, tm, new_m)
+        elif WEIGHTED:
+            x, mp = merge(x, mp, tx, tmp, scale, BOUNDED)
+        m = new_m
+        if WEIGHTED:
+            w += tw
+            h += th
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
             s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
@@ -194,14 +248,16 @@ def forward_tile(
     return den, m, w, h, x, mp
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["query_chunks", "key_chunks"])
 def forward_kernel(
     query, key, query_flow, key_flow, temperature, inverse_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
-    row_partial, column_partial, total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
+    query_operands, key_operands, query_near, key_near, row_partial, column_partial,
+    total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
+    query_chunks: tl.int32, key_chunks: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
     group = tl.program_id(0) % row_groups
@@ -237,13 +293,19 @@ def forward_kernel(
         q_first = q_start + row_tile * BLOCK_M
         q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M, True)
         q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
-        q_flow = load_flow(query_flow + q_first.to(tl.int64) * F, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)
-        den = tl.zeros([BLOCK_M], dtype=scale.dtype)
+        q_flow_at = query_flow + q_first.to(tl.int64) * F
+        q_flow = load_flow(q_flow_at, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)
+        q_operand = None
+        q_near = 1
+        if query_operands is not None:
+            q_operand = load_own_operand(query_operands, q_first, q_valid, BLOCK_M)
+            q_near = load_near(query_near, frame, query_chunks, row_tile * BLOCK_M, BLOCK_M)
+        m = tl.zeros([BLOCK_M], dtype=scale.dtype)
+        mp = m
+        den = tl.zeros([BLOCK_M, LANES], dtype=scale.dtype) if LANES else m
         w = den
         h = den
         x = den
-        m = den
-        mp = den
         if not BOUNDED:
             m = den - float("inf")
             if INSIDE:
@@ -257,12 +319,17 @@ def forward_kernel(
                 end = k_end
                 if PART == 2:
                     start, end = other_frame_tile(tile, k_start, k_end, total_key, BLOCK_N)
+                both_near = q_near
+                if query_operands is not None and PART < 2:
+                    both_near = q_near & load_near(key_near, frame, key_chunks, tile * BLOCK_N, BLOCK_N)
                 den, m, w, h, x, mp = forward_tile(
-                    q, q_flow, q_valid, key, key_flow, key_mask, column_slot, total_key, start, end,
-                    scale, inv_bandwidth, den, m, w, h, x, mp,
+                    q, q_flow, q_flow_at, q_operand, both_near, q_valid, key, key_flow, key_operands, key_mask,
+                    column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
-                    PRECISION, SPECIAL, PART > 0,
+                    PRECISION, SPECIAL, LANES, PART > 0,
                 )  # fmt: skip
+        if LANES:
+            den, w, h, x = sums(den, w, h, x, 1)
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
         stride = total_query.to(tl.int64)

@@ -86,7 +86,10 @@ def spilling(facts: dict[int, Facts]) -> str:
 
 
 def rows(compiled: dict[Variant, dict[int, Facts]]) -> list[str]:
-    """One row per variant: registers, blocks and spills on each architecture that launches it, the rest as for sm_90."""
+    """One row per variant: registers, blocks and spills on each architecture that launches it, the rest as for sm_90.
+
+    What is never launched on sm_90 is described as on the first architecture that does, without a prediction.
+    """
     lines = [
         "| kernel | dtype | D | options | tile (rows x columns, warps, stages) | registers sm_80 / 90 / 100 | spills"
         " | shared KB | blocks per SM sm_80 / 90 / 100 | products per pair | special ops per pair | instructions per pair"
@@ -94,8 +97,9 @@ def rows(compiled: dict[Variant, dict[int, Facts]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for variant, facts in compiled.items():
-        hopper = facts[90]
+        hopper = facts.get(90, next(iter(facts.values())))
         tile = hopper.tile
+        predicted = f"{predicted_seconds(hopper) * 1e3:.1f}" if 90 in facts else "-"
         registers, blocks = (
             " / ".join(str(getattr(facts[c], name)) if c in facts else "-" for c in CAPABILITIES)
             for name in ("registers", "blocks_per_multiprocessor")
@@ -104,7 +108,7 @@ def rows(compiled: dict[Variant, dict[int, Facts]]) -> list[str]:
             f"| {variant.kernel} | {variant.dtype} | {variant.D} | {describe(variant)} "
             f"| {tile.block_m} x {tile.block_n}, {tile.warps}, {tile.stages} | {registers} | {spilling(facts)} "
             f"| {hopper.shared / 1024:.0f} | {blocks} | {variant.products} | {hopper.main.special:.2f} "
-            f"| {hopper.main.instructions:.1f} | {predicted_seconds(hopper) * 1e3:.1f} |"
+            f"| {hopper.main.instructions:.1f} | {predicted} |"
         )
     return lines
 
@@ -127,14 +131,15 @@ def goals(compiled: dict[Variant, dict[int, Facts]]) -> list[str]:
 
 
 def shares() -> list[str]:
-    """What moving weight exponentials to the special unit does to the forward at D = 64."""
+    """What moving exponentials to the special unit does to the forward at D = 64."""
     lines = [
-        "| of four weights on the special unit | special ops per pair | instructions per pair | predicted ms |",
+        "| of four on the special unit | special ops per pair | instructions per pair | predicted ms |",
         "|---|---|---|---|",
     ]
+    variant = Variant("forward")
+    tile = compile_variant(variant, 90).tile
     for special in (1, 2, 4):
-        variant = Variant("forward")
-        facts = compile_variant(replace(variant, tile=replace(variant.default_tile(90), special=special)), 90)
+        facts = compile_variant(replace(variant, tile=replace(tile, special=special)), 90)
         seconds = predicted_seconds(facts)
         lines.append(f"| {special} | {facts.main.special:.2f} | {facts.main.instructions:.1f} | {seconds * 1e3:.1f} |")
     return lines

@@ -34,14 +34,16 @@ REUSE_FACTOR_LOG2 = 4.0
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline, and how many of every four
-    weight exponentials go to the special function unit."""
+    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline, how many of every four
+    exponentials that may go either way go to the special function unit, and the most registers of a thread (0: the
+    compiler's choice)."""
 
     block_m: int
     block_n: int
     warps: int
     stages: int
     special: int = 1
+    registers: int = 0
 
 
 # by kernel and need: tiles for D up to 64, 128, 256
@@ -68,6 +70,10 @@ EXCEPTIONS = {
     (80, "forward", True, 64): Tile(128, 32, 4, 3),
     (80, "forward", True, 128): Tile(64, 32, 4, 2),
     (80, "forward", True, 256): Tile(128, 32, 8, 2),
+    # one block of eight warps on a multiprocessor, all waiting for the same product, ran at half the predicted speed
+    (90, "forward", False, 128): Tile(64, 64, 4, 2),
+    (90, "backward", False, 128): Tile(64, 64, 4, 2),
+    (90, "backward", False, 256): Tile(64, 32, 4, 2),
     (100, "forward", False, 64): Tile(128, 64, 8, 2),
     (100, "forward", False, 256): Tile(128, 32, 8, 2),
     (100, "backward", True, 64): Tile(64, 32, 4, 1),
@@ -124,10 +130,12 @@ def generation(capability: int) -> int:
 def one_pass_pays(precision: str, capability: int) -> bool:
     """Whether the statistics of rows and columns cost less in one pass over the pairs than in two of one direction.
 
-    tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and each of four numbers:
-    89 to 99 instructions a pair at D = 64, where two passes take 43 (16-bit inputs) to 48 (tf32).
+    On sm_90 one pass took 48.2 ms where two of one direction took 2 x 9.9 (measured on an H200: bf16, D = 64,
+    N = M = 100,000). tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and
+    each of four numbers: 89 to 99 instructions a pair at D = 64, where two passes took 43 (16-bit inputs) to 48 (tf32).
+    mma.sync: by its compiled code alone, never measured.
     """
-    return precision == "ieee" or generation(capability) != 100
+    return precision == "ieee" or generation(capability) in (0, 80)
 
 
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
@@ -155,7 +163,7 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     tiles = [first]
     if precision == "half" and not heavy:
         # instruction issue, not the special function unit, may be the bound: see docs/TRITON.md
-        tiles.append(replace(first, special=4))
+        tiles += [replace(first, special=2), replace(first, special=4)]
     smaller = table.get((kind, True), ())[width : width + 1]
     tiles += [tile for tile in smaller if not heavy and tile != first]
     return tiles
@@ -170,7 +178,8 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
     columns each, and four of them would share 16.
     """
     served = generation(capability)
-    narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
+    freed = [replace(tile, registers=0)] if tile.registers else []
+    narrower = [replace(tile, block_n=tile.block_n // 2, registers=0)] if tile.block_n > 32 else []
     middle = ((32, 32), (64, 16)) if served == 80 else ((64, 16), (32, 32))
     shapes = ((64, 32), *middle)
     small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if served == 100 and m == 64 else (4,))]
@@ -181,7 +190,7 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
         return t.block_m * t.block_n, t.stages, t.warps
 
     smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
-    return narrower + smaller + wide + least
+    return freed + narrower + smaller + wide + least
 
 
 def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
