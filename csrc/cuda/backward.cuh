@@ -109,7 +109,18 @@ struct TileGradient {
           const int h = n % 2 * 2 + p;
           const float x = c[r / 2][n][(r & 1) * 2 + p];
           float& d = ds[r][p];
-          if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
+          if constexpr (Options::kFixedInside) {
+            d = DeviceMath::exp2(x * scale) * both(kDenominator, r, column, h);
+            if constexpr (kWeights) {
+              const float log2 = w[r][p].log2 * weights.log2_unit();
+              const Exponent t{x, 0.0f, log2 < -126.0f ? kExcluded : log2};
+              if (row_terms())
+                d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t.above(row[kPositiveLog][r], scale)), d);
+              if (column_terms())
+                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t.above(column[kPositiveLog].at[h], scale)),
+                                    d);
+            }
+          } else if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
             const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
             d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
           } else if (options.bounded) {

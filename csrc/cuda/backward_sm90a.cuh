@@ -43,7 +43,8 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
   if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   const Problem& problem = arguments.problem;
   const BackwardPlan& plan = arguments.plan;
-  constexpr int kImages = Engine::row_images(kDepthTiles, kOnePass && Options::kFixed && kTerms == Terms::kRow);
+  constexpr int kImages =
+      Engine::row_images(kDepthTiles, kOnePass && Options::kFixed && !Options::kFixedInside && kTerms == Terms::kRow);
   const int row_count = plan.warps * 16 * kImages;
   const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
   const Range row_range = frame_range(problem.row, frame);
@@ -107,7 +108,7 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
     for (int m = 0; m < kImages; ++m) {
       float c[1][Engine::kColumnTiles][4], log2_weights[Engine::kColumnTiles][4];
       // Two times 64 rows have no registers for what is at hand elsewhere.
-      const int thread = kImages > 1 ? thread_index_again() : thread_index();
+      const int thread = kImages > 1 || kDepthTiles == 32 ? thread_index_again() : thread_index();
       if constexpr (kImages > 1) tile_gradient[m].reread_rows(feed.row_record(m), row_of(0, thread % 128));
       const typename Engine::RowOperands operands =
           kImages > 1 ? typename Engine::RowOperands(feed.rows(m)) : first_operands;

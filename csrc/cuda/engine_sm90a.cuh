@@ -38,8 +38,8 @@ struct EngineWarpgroup {
   // The backward: three warpgroups where the gradient of 64 rows takes 32 registers, else two.
   static constexpr bool three_groups(int depth_tiles) { return depth_tiles <= 8; }
   /// 64s of rows that a warpgroup owns in the backward. Two where the sums of dcolumn in memory are the bound, which are
-  /// added to once for every row tile, and the registers last: one pass over rows' terms alone (`plain`), in the default
-  /// form.
+  /// added to once for every row tile, and the registers last: one pass over rows' terms alone, positives outside
+  /// (`plain`).
   static constexpr int row_images(int depth_tiles, bool plain) { return plain && depth_tiles == 16 ? 2 : 1; }
   static constexpr int backward_warps(int depth_tiles) { return three_groups(depth_tiles) ? 12 : 8; }
   static constexpr int backward_threads(int depth_tiles) { return backward_warps(depth_tiles) * 32 + 128; }

@@ -98,7 +98,8 @@ struct TileStatistics {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
           const float m = mark.at[n % 2 * 2 + p], b = bias_of(m);
           if constexpr (Options::kFixed) {
-            e[r][p] = fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
+            e[r][p] = Options::kFixedInside ? DeviceMath::exp2(DeviceMath::fma(x[p], scale, kInsideOffset))
+                                            : fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
             tile[r].l = DeviceMath::fma(e[r][p], m, tile[r].l);
           } else {
             t[r][p] = {x[p], kSymmetric && !options.bounded ? b + row_mark[r] : b,
@@ -113,7 +114,9 @@ struct TileStatistics {
         else if (!options.bounded)
           add_exponents(sums[r].l, tile[r].l, sums[r].m, t[r][0], t[r][1], scale);
         if constexpr (kWeights) {
-          if (options.inside)
+          if constexpr (Options::kFixedInside)
+            tile[r].a = DeviceMath::fma(w[r][0].value, e[r][0], DeviceMath::fma(w[r][1].value, e[r][1], tile[r].a));
+          else if (options.inside)
             add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1], scale);
           else
             tile[r].a = DeviceMath::fma(w[r][0].value, x[0], DeviceMath::fma(w[r][1].value, x[1], tile[r].a));
@@ -127,9 +130,43 @@ struct TileStatistics {
     for (int r = 0; r < kRows; ++r) {
       sums[r].l += tile[r].l;
       sums[r].W += tile[r].W;
-      sums[r].a += tile[r].a;
+      if constexpr (!(Options::kFixedInside))
+        sums[r].a += tile[r].a;
+      else if constexpr (kWeights)
+        add_inside(c, weights, r, tile[r].a, tile[r].W, scale);
       sums[r].h = DeviceMath::fma(tile[r].h, weights.log2_unit(), sums[r].h);
     }
+  }
+
+  /// Adds a tile's sum of w e^s, 2^kInsideOffset times as large, to that of row r; a tiny one is formed anew from exponents.
+  template <class Weights>
+  LAPAROFLOW_DEVICE void add_inside(const float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights& weights, int r,
+                                    float tile_sum, float tile_weights, float scale) {
+    Partial& sum = sums[r];
+    float held = sum.a;
+    if (sum.m_in != -kInsideOffset) held *= DeviceMath::exp2(sum.m_in + kInsideOffset);
+    if (tile_weights == 0.0f) return;
+    if (held + tile_sum >= kTinyInside) {
+      sum.a = held + tile_sum;
+      sum.m_in = -kInsideOffset;
+      return;
+    }
+    sum.m_in = sum.a > 0.0f ? sum.m_in + DeviceMath::log2(sum.a) : kEmptyMaximum;
+    sum.a = sum.a > 0.0f ? 1.0f : 0.0f;
+    float added = 0.0f;
+#pragma unroll
+    for (int n = 0; n < Engine::kColumnTiles; ++n) {
+      Weight w[kRows][2];
+      weights.get(w, n);
+      Exponent t[2];
+#pragma unroll
+      for (int p = 0; p < 2; ++p) {
+        w[r][p].log2 *= weights.log2_unit();
+        t[p] = {c[r / 2][n][(r & 1) * 2 + p], 0.0f, inside_factor(w[r][p])};
+      }
+      add_exponents(sum.a, added, sum.m_in, t[0], t[1], scale);
+    }
+    sum.a += added;
   }
 
   /// Writes the sums of the warp's rows, from `first` on, over all its threads.
@@ -139,6 +176,7 @@ struct TileStatistics {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       Partial sum = sums[r];
+      if constexpr (Options::kFixedInside) sum.l *= DeviceMath::exp2(-kInsideOffset);
       sum.merge(sum.across(1, options.bounded, options.inside), options.bounded, options.inside);
       sum.merge(sum.across(2, options.bounded, options.inside), options.bounded, options.inside);
       const std::int64_t i = first + at.group + r * 8;

@@ -123,15 +123,26 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   return plan;
 }
 
+/// A name for options that are chosen by value.
+template <class Options>
+struct Form {
+  using Type = Options;
+};
+
 template <class Engine>
 auto forward_kernel_of(const Problem& p) -> void (*)(ForwardArguments) {
   const bool fixed = FixedOptions::serves(p);
   if constexpr (Engine::kWarpgroups) {
-    if (!fixed) return warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
-    return p.depth <= 64    ? warpgroup_forward_kernel<Engine, 1, FixedOptions>
-           : p.depth <= 128 ? warpgroup_forward_kernel<Engine, 2, FixedOptions>
-           : p.depth <= 192 ? warpgroup_forward_kernel<Engine, 3, FixedOptions>
-                            : warpgroup_forward_kernel<Engine, 4, FixedOptions>;
+    const auto of_form = [&](auto options) {
+      using Options = typename decltype(options)::Type;
+      return p.depth <= 64    ? warpgroup_forward_kernel<Engine, 1, Options>
+             : p.depth <= 128 ? warpgroup_forward_kernel<Engine, 2, Options>
+             : p.depth <= 192 ? warpgroup_forward_kernel<Engine, 3, Options>
+                              : warpgroup_forward_kernel<Engine, 4, Options>;
+    };
+    return fixed                      ? of_form(Form<FixedOptions>{})
+           : InsideOptions::serves(p) ? of_form(Form<InsideOptions>{})
+                                      : warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
   } else {
     constexpr int kTiles = Engine::kForwardRowTiles;
     if (fixed)
@@ -157,7 +168,7 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
   const int tiles = depth_tiles<Engine>(p.depth);
   int row_tiles = backward_row_tiles<Engine>(p.depth);
   if constexpr (Engine::kWarpgroups)
-    row_tiles = Engine::row_images(tiles, one_pass && FixedOptions::serves(p) && !p.symmetric);
+    row_tiles = Engine::row_images(tiles, one_pass && !p.symmetric && FixedOptions::serves(p));
   plan.warps = Engine::backward_warps(Engine::kWarpgroups ? tiles : row_tiles);
   const auto scores_bytes = [&](int warps) {
     if constexpr (Engine::kWarpgroups) return one_pass ? ScoreBuffers<Engine>::bytes(warps * 16 * row_tiles) : 0;
@@ -186,21 +197,27 @@ auto backward_kernel_for() -> void (*)(BackwardArguments) {
     return backward_kernel<Engine, backward_row_tiles<Engine>(kDepthTiles * 8), kDepthTiles, Options, kTerms, kOnePass>;
 }
 
+/// Of a default form: which sides have terms is compiled in.
+template <class Engine, int kDepthTiles, class Options>
+auto backward_kernel_of_form(const BackwardArguments& a) -> void (*)(BackwardArguments) {
+  if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth) {
+    if (a.column_sums != nullptr)
+      return a.column_coefficients == nullptr ? backward_kernel_for<Engine, kDepthTiles, Options, Terms::kRow, true>()
+                                              : backward_kernel_for<Engine, kDepthTiles, Options, Terms::kBoth, true>();
+  }
+  if (a.column_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, Options, Terms::kRow, false>();
+  if (a.row_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, Options, Terms::kColumn, false>();
+  return backward_kernel_for<Engine, kDepthTiles, Options, Terms::kBoth, false>();
+}
+
 template <class Engine, int kDepthTiles>
 auto backward_kernel_of(const BackwardArguments& a) -> void (*)(BackwardArguments) {
-  const bool fixed = FixedOptions::serves(a.problem);
-  if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth) {
-    if (a.column_sums != nullptr) {
-      if (!fixed) return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, true>();
-      if (a.column_coefficients == nullptr)
-        return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kRow, true>();
-      return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kBoth, true>();
-    }
-  }
-  if (!fixed) return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, false>();
-  if (a.column_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kRow, false>();
-  if (a.row_coefficients == nullptr) return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kColumn, false>();
-  return backward_kernel_for<Engine, kDepthTiles, FixedOptions, Terms::kBoth, false>();
+  if (FixedOptions::serves(a.problem)) return backward_kernel_of_form<Engine, kDepthTiles, FixedOptions>(a);
+  if constexpr (Engine::kWarpgroups)
+    if (InsideOptions::serves(a.problem)) return backward_kernel_of_form<Engine, kDepthTiles, InsideOptions>(a);
+  if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth)
+    if (a.column_sums != nullptr) return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, true>();
+  return backward_kernel_for<Engine, kDepthTiles, GeneralOptions, Terms::kAny, false>();
 }
 
 template <class Engine>

@@ -15,6 +15,12 @@ namespace laparoflow::cuda {
 constexpr int kMaxFlow = 8;
 constexpr int kFixedFlow = 2;  // flow components held in registers by the default options
 
+// In the default form with positives inside, w e^s is a product of the two, taken 2^40 times as large: bounded logits leave
+// room for that above, and below it holds what is lost, under 2^-126, to rows whose sum is tiny (kTinyInside), which are
+// summed anew.
+constexpr float kInsideOffset = 40.0f;
+constexpr float kTinyInside = 8.271806125530277e-25f;  // 2^-80
+
 /// What one thread needs of 16 columns: those of its fragment in the even tile of 8 (at[0], at[1]) and the odd one.
 struct alignas(16) FloatQuad {
   float at[4];
@@ -187,23 +193,26 @@ struct RowTile {
   }
 };
 
-/// The options of the loss as compile-time constants for the default form ...
-struct FixedOptions {
-  static constexpr bool kFixed = true;
+/// The options of the loss as compile-time constants for the default form, positives outside or inside ...
+template <bool kInside>
+struct DefaultForm {
+  static constexpr bool kFixed = true, kFixedInside = kInside;
   static constexpr FlowKernel flow_kernel = FlowKernel::kGaussian;
-  static constexpr bool inside = false;
+  static constexpr bool inside = kInside;
   static constexpr bool dissimilar = false;
   static constexpr bool bounded = true;
-  LAPAROFLOW_DEVICE explicit FixedOptions(const Problem&) {}
+  LAPAROFLOW_DEVICE explicit DefaultForm(const Problem&) {}
   LAPAROFLOW_HOST_DEVICE static bool serves(const Problem& p) {
-    return p.flow_kernel == FlowKernel::kGaussian && p.positives == Positives::kOutside && p.negatives == Negatives::kAll &&
-           p.bounded && p.flow_width <= kFixedFlow;
+    return p.flow_kernel == FlowKernel::kGaussian && p.positives == (kInside ? Positives::kInside : Positives::kOutside) &&
+           p.negatives == Negatives::kAll && p.bounded && p.flow_width <= kFixedFlow;
   }
 };
+using FixedOptions = DefaultForm<false>;
+using InsideOptions = DefaultForm<true>;
 
 /// ... and read at run time for all others; the kernels are written once over both.
 struct GeneralOptions {
-  static constexpr bool kFixed = false;
+  static constexpr bool kFixed = false, kFixedInside = false;
   FlowKernel flow_kernel;
   bool inside, dissimilar, bounded;
   LAPAROFLOW_DEVICE explicit GeneralOptions(const Problem& p)

@@ -38,6 +38,10 @@ def main(library: str) -> int:
         for flow in (far.query_flow[64:128], far.key_flow[64:]):
             flow += np.float32(3e3)
         check(warpgroup, far)
+        check(warpgroup, make_case([70], [130], 40, masked=0.2, symmetric=True, positives="inside", bounded=True))
+        tiny = make_case([70], [130], 16, positives="inside", bounded=True, flow_scale=0.01, temperature=0.03)
+        tiny.key_flow[:, 0] += np.float32(12.8)  # weights near 2^-118
+        assert np.allclose(warpgroup.forward(tiny)[0][2], reference.forward(tiny)[0][2], atol=2e-4), "inside, far"
         # frames that end where a tile does leave gaps between their records
         check(warpgroup, make_case([20, 1, 0, 65], [64, 0, 64, 10], 16, scope="batch", symmetric=True, positives="inside"))
         check(warpgroup, make_case([20, 65], [64, 10], 16, scope="batch", bounded=True))

@@ -78,7 +78,17 @@ class Kernel:
 
     @property
     def fixed(self) -> bool:
-        return "FixedOptions" in self.name
+        return "DefaultForm" in self.name
+
+    @property
+    def inside(self) -> bool:
+        """The default form with positives inside."""
+        return "DefaultFormILb1E" in self.name
+
+    @property
+    def last_flag(self) -> bool:
+        """The last template argument: symmetric of a forward, in one pass of a backward."""
+        return "Lb1E" in re.sub(r"DefaultFormILb[01]E", "", self.name)
 
     @property
     def warpgroup(self) -> bool:
@@ -100,11 +110,11 @@ class Kernel:
 
     @property
     def symmetric(self) -> bool:
-        return ("Lb1E" in self.name) if self.forward else "TermsE3" in self.name
+        return self.last_flag if self.forward else "TermsE3" in self.name
 
     @property
     def one_pass(self) -> bool:
-        return self.backward and "Lb1E" in self.name
+        return self.backward and self.last_flag
 
     def per_pair(self, pattern: str) -> float:
         """Of what runs once a tile."""
@@ -283,7 +293,7 @@ def main() -> None:
     for depth in (64, 128, 256):
         for kernel in kernels:
             shown = kernel.forward or (kernel.backward and kernel.depth_tiles * 8 == depth and "TermsE2" not in kernel.name)
-            if kernel.fixed and shown:
+            if kernel.fixed and shown and not kernel.inside:
                 print("| " + " | ".join(row_of(kernel, device, depth)) + " |")
 
 

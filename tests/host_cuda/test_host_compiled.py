@@ -33,18 +33,19 @@ def is_product(kernel: Kernel) -> bool:
 
 def test_all_kernels_are_there(library: list[tuple[str, Kernel]]) -> None:
     """Of each architecture: forward and backward of each engine and form, and the small kernels."""
-    per_depth = 4  # the default form for row, column and both terms, and the general form
     for architecture in {name for name, _ in library}:
         kernels = [kernel for name, kernel in library if name == architecture]
         engines = Counter(kernel.engine for kernel in kernels if is_product(kernel))
         assert len(engines) == 5, engines
         for engine, count in engines.items():
-            # one pass: row, both and the general form at two depths; sm_90a is compiled for one depth more, in the forward
-            # too, which has no symmetric form there
-            warpgroup = "Warpgroup" in engine
-            forwards, depths = (5, 4) if warpgroup else (4, 3)
-            one_pass = 0 if engine == "EngineFloat" else 6
-            assert count == forwards + depths * per_depth + one_pass, (architecture, engine)
+            # Forwards: the default form and the general one, symmetric or not; on sm_90a the default form, positives outside
+            # and inside, for each depth. Backwards, of each depth: the default forms for row, column and both terms, and the
+            # general form; in one pass, at two depths, without column terms alone.
+            if "Warpgroup" in engine:
+                expected = (2 * 4 + 1) + 4 * (2 * 3 + 1) + 2 * (2 * 2 + 1)
+            else:
+                expected = 4 + 3 * 4 + (0 if engine == "EngineFloat" else 2 * 3)
+            assert count == expected, (architecture, engine)
         for name in ("merge", "scale", "coefficient", "clear", "temperature", "weighted_sum"):
             assert any(f"{name}_kernel" in kernel.name for kernel in kernels), (architecture, name)
         assert sum("record_kernel" in kernel.name for kernel in kernels) == 2
@@ -117,17 +118,19 @@ def test_exponential_budget(library: list[tuple[str, Kernel]]) -> None:
         if kernel.fixed and is_product(kernel) and not (kernel.warpgroup and architecture != "sm_90a"):
             assert kernel.loop, f"{architecture} {kernel.name}: no main loop found"
             per_pair = kernel.per_pair("MUFU")
-            least, most = (2.0, 2.0) if kernel.warpgroup else (1.0, 1.25)
+            # inside, the backward has the exponential of w e^s for each side's terms in place of that of w
+            least, most = (1.0, 1.25) if not kernel.warpgroup else (2.0, 3.0 if kernel.inside and kernel.symmetric else 2.1)
             assert least <= per_pair <= most, f"{architecture} {kernel.name}: {per_pair}"
             seen += 1
     assert seen > 0
 
 
 def test_weights_of_factors_take_no_arithmetic(library: list[tuple[str, Kernel]]) -> None:
-    """On the sm_90a path a pair takes 8 instructions in the forward: two exponentials, a scaling, four sums, and a bit."""
+    """On the sm_90a path a pair takes 8 instructions in the forward: two exponentials, a scaling, four sums, and a bit; inside,
+    some more once a tile."""
     seen = 0
     for architecture, kernel in library:
         if kernel.warpgroup and kernel.fixed and kernel.forward and architecture == "sm_90a":
-            assert sum(kernel.loop.once.values()) / kernel.pairs <= 8, kernel.name
+            assert sum(kernel.loop.once.values()) / kernel.pairs <= (10 if kernel.inside else 8), kernel.name
             seen += 1
-    assert seen == 0 or seen == 8
+    assert seen in (0, 16)

@@ -341,9 +341,14 @@ def test_warpgroup_options(warpgroup_host: Host, flow_kernel, positives, negativ
 
 @pytest.mark.parametrize("far", ["rows", "columns", "some", "outliers"])
 @pytest.mark.parametrize("scope", ["frame", "batch"])
-def test_warpgroup_flows_beyond_the_reach_of_their_factors(warpgroup_host: Host, far: str, scope: str) -> None:
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+def test_warpgroup_flows_beyond_the_reach_of_their_factors(
+    warpgroup_host: Host, far: str, scope: str, positives: str
+) -> None:
     """Weights come from a product of factors near the frame's origin alone; tiles beyond take the flows' difference."""
-    case = make_case([200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope)
+    case = make_case(
+        [200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope, positives=positives
+    )
     if far == "rows":
         case.query_flow[:64] += np.float32(1e3)
     elif far == "columns":
@@ -366,6 +371,41 @@ def test_warpgroup_equal_flows_have_weights_of_one(warpgroup_host: Host, offset:
     rows, _ = warpgroup_host.forward(case)
     assert np.array_equal(rows[1], np.repeat(np.float32([70, 40]), [65, 30]))
     assert (rows[3] == 0).all()
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("depth", "symmetric"), [(40, False), (64, True), (128, False), (72, True), (200, False), (256, True)]
+)
+def test_warpgroup_positives_inside(warpgroup_host: Host, depth: int, symmetric: bool, element: str) -> None:
+    case = make_case(
+        [130, 0, 65], [70, 5, 140], depth, masked=0.2, bounded=True, positives="inside", symmetric=symmetric, element=element
+    )
+    check(warpgroup_host, case)
+
+
+@pytest.mark.parametrize("temperature", [0.025, 0.1])
+@pytest.mark.parametrize("distance", [9.0, 11.0, 12.8, 13.15])
+@pytest.mark.parametrize("near", [0, 1, 70])
+def test_warpgroup_inside_weights_near_the_smallest_float(
+    warpgroup_host: Host, distance: float, near: int, temperature: float
+) -> None:
+    """Weights down to 2^-126 beside e^s down to 2^-57: their product underflows. Where no nearer keys (``near`` of them) hold
+    the sum it must be found in log space. So far from the origin the factors miss log2 w by up to 1e-4."""
+    case = make_case(
+        [70], [200], 16, temperature=temperature, positives="inside", bounded=True, flow_scale=0.01, symmetric=True
+    )
+    case.key_flow[:, 0] += np.float32(distance)
+    case.key_flow[64 : 64 + near, 0] -= np.float32(distance / 2)
+    truth, got = reference.forward(case), warpgroup_host.forward(case)
+    for right, mine in zip(truth, got, strict=True):
+        np.testing.assert_allclose(mine[2], right[2], atol=2e-4)  # finite, or -inf where no key has a weight
+        np.testing.assert_allclose(mine[1], right[1], rtol=2e-4, atol=2.0**-126)
+    rng = np.random.default_rng(1)
+    arguments = (*map(np.float32, truth), rng.normal(size=(2, 70)), rng.normal(size=(2, 200)))
+    gradients = (x.backward(case, *arguments)[:2] for x in (reference, warpgroup_host))
+    for right, mine in zip(*gradients, strict=True):
+        assert np.linalg.norm(mine - right) <= 4e-3 * np.linalg.norm(right)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 4.0])

@@ -138,6 +138,9 @@ MISTAKES = {
         unit=WARPGROUP,
     ),
     "a squared length in two parts": Mistake("cuda/factors.cuh", "i < 3", "i < 2", unit=WARPGROUP),
+    "tiny sums of w e^s taken as they are": Mistake(
+        "cuda/tiles.cuh", "kTinyInside = 8.271806125530277e-25f", "kTinyInside = 0.0f", unit=WARPGROUP
+    ),
     "factors beyond their reach": Mistake("cuda/forward_sm90a.cuh", "rows_within_reach && feed.within_reach()", "true"),
     "the reach of the columns not asked for": Mistake(
         "cuda/backward_sm90a.cuh", "rows_within_reach && feed.within_reach()", "rows_within_reach"

@@ -1,0 +1,91 @@
+"""The table of docs/GPU.md, written from the results file of ``make gpu-check``.
+
+    python -m benchmarks.gpu_table [--check]
+
+Beside each time stands its floor on an H200: the slower of the matrix products at 780 TFLOP/s and of the exponentials at 16
+per clock and multiprocessor (132 of them, 1.8 GHz). One pass forms S, dq and dk (6 N^2 D FLOPs), two passes form S twice (8
+N^2 D).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.files import write_atomically
+from benchmarks.machine import ROOT
+from benchmarks.readme import difference, insert
+
+RESULTS = ROOT / "benchmarks" / "results" / "gpu_check.json"
+PAGE = ROOT / "docs" / "GPU.md"
+PRODUCTS, EXPONENTIALS = 780e12, 16 * 132 * 1.8e9  # a second
+ONE_PASS_DEPTH = 128
+# stages of the check that measure, and what their rows of the native or triton backend are
+STAGES = {
+    "speed": {"native": "native", "triton": "triton, default tiles"},
+    "speed_of_sm80_kernels": {"native": "native, the sm_80 kernels"},
+    "limits": {"native": "native", "triton": "triton, default tiles"},
+    "speed_after_tuning": {"triton": "triton, tuned"},
+}
+
+
+def floor(row: dict[str, Any], label: str) -> float:
+    """Seconds that products or exponentials alone take; the exponentials as many as the kernels form, one or two a pair."""
+    pairs, dim = float(row["N"]) ** 2 * (2 if row["symmetric"] and row["part"] == "forward" else 1), row["D"]
+    forward, native = row["part"] == "forward", label.startswith("native")
+    one_pass = native and dim <= ONE_PASS_DEPTH and not row["deterministic"]
+    products = 2 if forward else 6 if one_pass else 8
+    exponentials = (2.0 if label == "native" else 1.25) * (1 if forward or one_pass else 2)
+    return max(products * pairs * dim / PRODUCTS, exponentials * pairs / EXPONENTIALS)
+
+
+def block(results: dict[str, Any]) -> str:
+    """Forward and backward of every measured case: milliseconds, goal, floor, memory."""
+    lines = []
+    for stage, labels in STAGES.items():
+        rows = results["stages"].get(stage, {}).get("rows", [])
+        for forward, backward in zip(rows[::2], rows[1::2], strict=False):
+            label = labels.get(forward["backend"])
+            if label is None:
+                continue
+            assert (forward["part"], backward["part"]) == ("forward", "backward")
+            case = [name for name in ("symmetric", "deterministic") if forward[name]]
+            lines.append([
+                ", ".join([label, *case]), f"{forward['N']:,}", str(forward["D"]), *_times(forward, label),
+                *_times(backward, label), f"{forward['extra_bytes'] / 2**20:,.0f}",
+            ])  # fmt: skip
+    header = ["kernels", "N = M", "D", "forward, ms", "floor", "goal", "backward, ms", "floor", "goal", "extra MB"]
+    about = results["about"]
+    caption = (
+        f"bfloat16, gaussian, positives outside, one frame; medians of device events. {about['device']}, driver "
+        f"{about['nvidia_smi']['driver_version']}, torch {about['torch']}, triton {about['triton']}, commit "
+        f"{about['commit'][:10]}, {about['date'][:10]}."
+    )
+    return "\n".join([*tables.markdown(header, lines), "", caption])
+
+
+def _times(row: dict[str, Any], label: str) -> list[str]:
+    goal = row["goal_seconds"]
+    if goal is not None and label.startswith("triton"):
+        goal /= 0.75  # three quarters of the speed asked of CUDA C++
+    return [f"{row['seconds'] * 1e3:.2f}", f"{floor(row, label) * 1e3:.1f}", "" if goal is None else f"{goal * 1e3:.1f}"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 when they differ")
+    options = parser.parse_args(arguments)
+    if options.check:
+        wrong = difference(PAGE, RESULTS, block)
+        print(wrong or f"{PAGE} agrees with {RESULTS}")
+        return 1 if wrong else 0
+    write_atomically(PAGE, insert(PAGE.read_text(), block(json.loads(RESULTS.read_text()))))
+    print(f"{PAGE}: table of {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
