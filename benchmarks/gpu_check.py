@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu_check.json")
     parser.add_argument("--limit", type=float, default=570.0, help="seconds for the whole check")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages alone")
+    parser.add_argument("--commit", default="", help="of this tree, where it has come without its repository")
     parser.add_argument("--stage", choices=sorted(MEASUREMENTS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.stage:
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"gpu-check: {reason}; nothing was built, tested or measured", file=sys.stderr)
         return NO_GPU_STATUS
     selected = (stage for stage in stages() if not options.only or stage.name in options.only)
-    return run_stages(selected, options.out, options.limit, about())
+    return run_stages(selected, options.out, options.limit, about(options.commit))
 
 
 def run_stages(selected: Iterable[Stage], out: Path, limit: float, facts: Row) -> int:
@@ -140,26 +141,31 @@ def stages() -> Iterator[Stage]:
     suite = [*pytest, "-rf", *in_parallel(), *(str(path) for path in sorted(folder.glob("test_*.py")))]
     this = [python, str(Path(__file__).resolve()), "--stage"]
     untuned = {"LAPAROFLOW_TRITON_AUTOTUNE": "0"}
+    no_native, no_triton = (None if name in usable else f"{name} cannot run here" for name in ("native", "triton"))
     # a Hopper GPU takes the kernels of sm_90a; those of sm_80, which serve every other GPU, run there too
     sm80 = {"LAPAROFLOW_CUDA_PATH": "sm80"}
-    one_path = None if "native" in usable and is_hopper() else "the sm_80 kernels are the only ones here, or there are none"
+    one_path = no_native or (None if is_hopper() else "the sm_80 kernels are the only ones here")
     yield Stage("speed", [*this, "speed"], 90, none, untuned)
-    yield Stage("speed_of_sm80_kernels", [*this, "speed_of_native"], 40, one_path, sm80)
-    yield Stage("tests", suite, 200, none, tested_with(usable))
-    yield Stage("tests_of_sm80_kernels", suite, 90, one_path, {**tested_with(["native"]), **sm80})
-    yield Stage("limits", [*this, "limits"], 60, none, untuned)
+    yield Stage("tests", suite, 90, no_native, tested_with("native"))
     sanitizer = shutil.which("compute-sanitizer")
     # a sanitized process is some fifty times slower: one small file
     subset = [*pytest, str(folder / "test_identities.py")]
     missing = None if sanitizer else "compute-sanitizer is not installed"
-    yield Stage("sanitizer", [sanitizer or "", "--error-exitcode", "9", *subset], 60, none or missing, tested_with(usable))
-    yield Stage("tune", [*this, "tune"], 60, none)
-    yield Stage("speed_after_tuning", [*this, "speed"], 60, none)
+    checked = [sanitizer or "", "--error-exitcode", "9", *subset]
+    yield Stage("sanitizer", checked, 45, missing or no_native, tested_with("native"))
+    # each variant of a Triton kernel compiles for seconds: the part of the suite that its interpreter runs, which covers it
+    thinned = [*suite, "-p", "tests.triton.thinned"]
+    yield Stage("tests_of_triton", thinned, 150, no_triton, {**tested_with("triton"), "LAPAROFLOW_TEST_DRAWS": "3"})
+    yield Stage("limits", [*this, "limits"], 60, none, untuned)
+    yield Stage("speed_of_sm80_kernels", [*this, "speed_of_native"], 40, one_path, sm80)
+    yield Stage("tests_of_sm80_kernels", suite, 90, one_path, {**tested_with("native"), **sm80})
+    yield Stage("tune", [*this, "tune"], 60, no_triton)
+    yield Stage("speed_after_tuning", [*this, "speed"], 60, no_triton)
 
 
-def tested_with(backends: list[str]) -> dict[str, str]:
-    """Environment of a test run of these backends on the GPU; the truth is computed beside it, one thread a process."""
-    return {"LAPAROFLOW_TEST_BACKENDS": ",".join(f"{name}:cuda" for name in backends), "OMP_NUM_THREADS": "1"}
+def tested_with(backend: str) -> dict[str, str]:
+    """Environment of a test run of this backend on the GPU; the truth is computed beside it, one thread a process."""
+    return {"LAPAROFLOW_TEST_BACKENDS": f"{backend}:cuda", "OMP_NUM_THREADS": "1"}
 
 
 def in_parallel() -> list[str]:
@@ -198,8 +204,8 @@ def why_no_gpu() -> str | None:
     return None
 
 
-def about() -> Row:
-    """Device, driver, clocks, versions and commit."""
+def about(commit: str) -> Row:
+    """Device, driver, clocks, versions and commit (``commit`` where git does not know)."""
     import torch
 
     query = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
@@ -215,7 +221,7 @@ def about() -> Row:
         "triton": output([sys.executable, "-c", "import triton; print(triton.__version__)"]),
         "nvcc": output(["nvcc", "--version"]).splitlines()[-1:],
         "python": platform.python_version(),
-        "commit": output(["git", "rev-parse", "HEAD"]),
+        "commit": output(["git", "rev-parse", "HEAD"]) or commit,
         "uncommitted_changes": bool(output(["git", "status", "--porcelain", "--untracked-files=no"])),
     }
 
@@ -297,7 +303,7 @@ def measure(backend: str, problem: Any, repeats: int) -> Iterator[Row]:
     extra = torch.cuda.max_memory_allocated() - before
     common = {
         "backend": backend, "N": problem.query.shape[0], "D": problem.query.shape[1], "dtype": "bfloat16",
-        "flow_kernel": problem.flow_kernel, "symmetric": problem.symmetric,
+        "flow_kernel": problem.flow_kernel, "positives": problem.positives, "symmetric": problem.symmetric,
         "deterministic": torch.are_deterministic_algorithms_enabled(), "extra_bytes": extra,
         "relative_error_of_lse_and_positive": sample_error(problem, rows.detach()),
     }  # fmt: skip
@@ -306,7 +312,8 @@ def measure(backend: str, problem: Any, repeats: int) -> Iterator[Row]:
         ("backward", lambda: torch.autograd.grad(rows, wrt, upstream, retain_graph=True)),
     ):
         seconds = timed(run, repeats)
-        goal = GOALS[part].get(common["D"]) if common["N"] == PIXELS and not problem.symmetric else None
+        plain = common["N"] == PIXELS and not problem.symmetric and problem.positives == "outside"
+        goal = GOALS[part].get(common["D"]) if plain else None
         yield {
             **common, "part": part, "seconds": seconds[len(seconds) // 2], "fastest": seconds[0], "slowest": seconds[-1],
             "goal_seconds": goal,
@@ -323,7 +330,8 @@ def sample_error(problem: Any, rows: Any) -> list[float]:
     s = problem.query[picked].detach().double() @ problem.key.detach().double().T / problem.temperature.double()
     flow, key_flow = problem.query_frames.flow[picked].double(), problem.key_frames.flow.double()
     w = flow_weights(flow[None], key_flow[None], problem.inv_bandwidth.double(), problem.flow_kernel)[0]
-    truth = torch.stack([s.logsumexp(1), (w * s).sum(1) / w.sum(1)])
+    inside = problem.positives == "inside"
+    truth = torch.stack([s.logsumexp(1), (s + w.log()).logsumexp(1) if inside else (w * s).sum(1) / w.sum(1)])
     got = rows[[0, 2]][:, picked].double()
     return ((got - truth).abs().amax(1) / truth.abs().amax(1)).tolist()
 
@@ -355,12 +363,13 @@ def tune() -> Iterator[Row]:
 
 
 def limits() -> Iterator[Row]:
-    """Deterministic mode, the symmetric loss, a million pixels, and the training size (8 frames of 56 x 56)."""
+    """The training size (8 frames of 56 x 56), other forms, the deterministic mode, a million pixels."""
     import torch
 
     for backend in available_backends():
         yield from measure(backend, make_problem(8 * 3136, 64), repeats=10)
-        yield from measure(backend, make_problem(PIXELS, 64, symmetric=True), repeats=5)
+        for options in (dict(symmetric=True), dict(positives="inside"), dict(positives="inside", symmetric=True)):
+            yield from measure(backend, make_problem(PIXELS, 64, **options), repeats=5)
         torch.use_deterministic_algorithms(True)
         for dim in SIZES:
             yield from measure(backend, make_problem(PIXELS, dim), repeats=5)

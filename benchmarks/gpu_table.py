@@ -52,7 +52,8 @@ def block(results: dict[str, Any]) -> str:
             if label is None:
                 continue
             assert (forward["part"], backward["part"]) == ("forward", "backward")
-            case = [name for name in ("symmetric", "deterministic") if forward[name]]
+            case = ["inside"] * (forward["positives"] == "inside")
+            case += [name for name in ("symmetric", "deterministic") if forward[name]]
             lines.append([
                 ", ".join([label, *case]), f"{forward['N']:,}", str(forward["D"]), *_times(forward, label),
                 *_times(backward, label), f"{forward['extra_bytes'] / 2**20:,.0f}",

@@ -390,8 +390,8 @@ def test_warpgroup_positives_inside(warpgroup_host: Host, depth: int, symmetric:
 def test_warpgroup_inside_weights_near_the_smallest_float(
     warpgroup_host: Host, distance: float, near: int, temperature: float
 ) -> None:
-    """Weights down to 2^-126 beside e^s down to 2^-57: their product underflows. Where no nearer keys (``near`` of them) hold
-    the sum it must be found in log space. So far from the origin the factors miss log2 w by up to 1e-4."""
+    """Weights down to 2^-126 beside e^s down to 2^-57: their product underflows. Where no nearer keys (``near`` of them)
+    hold the sum it must be found in log space. So far from the origin the factors miss log2 w by up to 1e-4."""
     case = make_case(
         [70], [200], 16, temperature=temperature, positives="inside", bounded=True, flow_scale=0.01, symmetric=True
     )
