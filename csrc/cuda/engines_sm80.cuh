@@ -199,8 +199,8 @@ struct EngineHalf : EngineRows<T, 8> {
   }
 };
 
-/// float32: one tf32 product, or with `full_float` three of them on x = high + low, which drops only
-/// low * low (2^-24 of the product) and so keeps float32 accuracy.
+/// float32: one tf32 product, or with `full_float` five of them on x = high + low + rest. Two parts, of 11 bits each, are
+/// not enough: at a temperature of 0.01 what they leave out, 2^-23 of a factor, is twice the rounding of a logit.
 struct EngineFloat : EngineRows<float, 4> {
   static constexpr int kPolynomialShare = 4;  // the exp unit would round the exponent before
   static constexpr int kColumns = 32;
@@ -213,31 +213,35 @@ struct EngineFloat : EngineRows<float, 4> {
   static constexpr int kScoreBuffers = 1;
   static constexpr int scores_bytes(int) { return 0; }
 
+  /// Numbers as the sum of three of tf32.
   template <int kCount>
-  LAPAROFLOW_DEVICE static void split(const float (&x)[kCount], std::uint32_t (&high)[kCount],
-                                      std::uint32_t (&low)[kCount]) {
+  struct Parts {
+    std::uint32_t high[kCount], low[kCount], rest[kCount];
+    LAPAROFLOW_DEVICE Parts() {}
+    LAPAROFLOW_DEVICE explicit Parts(const float (&x)[kCount]) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      high[i] = round_to_tf32(x[i]);
-      low[i] = round_to_tf32(x[i] - DeviceMath::from_bits(high[i]));
+      for (int i = 0; i < kCount; ++i) {
+        high[i] = round_to_tf32(x[i]);
+        const float after_high = x[i] - DeviceMath::from_bits(high[i]);
+        low[i] = round_to_tf32(after_high);
+        rest[i] = round_to_tf32(after_high - DeviceMath::from_bits(low[i]));
+      }
     }
-  }
+  };
 
   /// c += a b. The tensor core cuts off what it adds to an accumulator, always toward zero. With `full_float` it therefore
-  /// adds to zero alone, the sums over the depth or the columns are rounded to nearest, as float32 is, and what a product of
-  /// high parts has lost on average is given back.
-  LAPAROFLOW_DEVICE void product(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&a_low)[4],
-                                 const float (&b)[2]) const {
-    std::uint32_t b_high[2], b_low[2];
-    split(b, b_high, b_low);
-    if (!full_float) return multiply_add_tf32(c, a, b_high[0], b_high[1]);
+  /// adds small parts alone, and the sums over the depth or the columns are rounded to nearest, as float32 is.
+  LAPAROFLOW_DEVICE void product(float (&c)[4], const Parts<4>& a, const float (&x)[2]) const {
+    const Parts<2> b(x);
+    if (!full_float) return multiply_add_tf32(c, a.high, b.high[0], b.high[1]);
     float high[4] = {0.0f, 0.0f, 0.0f, 0.0f}, low[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    multiply_add_tf32(low, a_low, b_high[0], b_high[1]);
-    multiply_add_tf32(low, a, b_low[0], b_low[1]);
-    multiply_add_tf32(high, a, b_high[0], b_high[1]);
-    constexpr float kCutOff = 4.2e-8f;  // 2^-24.5, half a unit in the last place
+    multiply_add_tf32(low, a.rest, b.high[0], b.high[1]);
+    multiply_add_tf32(low, a.high, b.rest[0], b.rest[1]);
+    multiply_add_tf32(low, a.low, b.high[0], b.high[1]);
+    multiply_add_tf32(low, a.high, b.low[0], b.low[1]);
+    multiply_add_tf32(high, a.high, b.high[0], b.high[1]);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) c[e] += high[e] + DeviceMath::fma(high[e], kCutOff, low[e]);
+    for (int e = 0; e < 4; ++e) c[e] += high[e] + low[e];
   }
 
   template <int kRowTiles>
@@ -250,19 +254,19 @@ struct EngineFloat : EngineRows<float, 4> {
       for (int n = 0; n < kColumnTiles; ++n)
         for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
     for (int k = 0; k < depth; k += 8) {
-      std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];
+      Parts<4> a[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         const float* from = rows + (m * 16 + at.group) * stride + k + at.quad;
         const float x[4] = {from[0], from[8 * stride], from[4], from[8 * stride + 4]};
-        split(x, a[m], a_low[m]);
+        a[m] = Parts<4>(x);
       }
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
         const float* from = cols + (n * 8 + at.group) * stride + k + at.quad;
         const float b[2] = {from[0], from[4]};
 #pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) product(c[m][n], a[m], a_low[m], b);
+        for (int m = 0; m < kRowTiles; ++m) product(c[m][n], a[m], b);
       }
     }
   }
@@ -276,11 +280,11 @@ struct EngineFloat : EngineRows<float, 4> {
     const int stride = this->stride(depth);
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
-      std::uint32_t a[kRowTiles][4], a_low[kRowTiles][4];
+      Parts<4> a[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         const float x[4] = {p[m][n][0], p[m][n][2], p[m][n][1], p[m][n][3]};
-        split(x, a[m], a_low[m]);
+        a[m] = Parts<4>(x);
       }
       const float* from = cols + (n * 8 + 2 * at.quad) * stride + at.group;
 #pragma unroll
@@ -288,7 +292,7 @@ struct EngineFloat : EngineRows<float, 4> {
         if (d * 8 < depth) {
           const float b[2] = {from[d * 8], from[stride + d * 8]};
 #pragma unroll
-          for (int m = 0; m < kRowTiles; ++m) product(g[m][d], a[m], a_low[m], b);
+          for (int m = 0; m < kRowTiles; ++m) product(g[m][d], a[m], b);
         }
       }
     }

@@ -36,6 +36,8 @@ void collective(int operation, const void* in, void* out, void (*run)(const void
 
 void check_shared(const void* at, int bytes, int alignment, const char* what);
 float from_16_bits(std::uint16_t x, MmaType type);
+/// A sum as the tensor core leaves it in an accumulator: what does not fit is cut off, toward zero.
+float cut_off(double x);
 
 /// Copies, products, registers and barriers of the block that begins; of a thread that ends (an error if any are in flight).
 void begin_async();

@@ -59,17 +59,14 @@ void run_mma(const void* const* in, void* const* out) {
       }
     }
   }
-  float sums[16][8];
-  for (int i = 0; i < 16; ++i) {
-    double row[8] = {};
+  double sums[16][8] = {};
+  for (int i = 0; i < 16; ++i)
     for (int k = 0; k < depth; ++k)
-      for (int j = 0; j < 8; ++j) row[j] += static_cast<double>(a[i][k]) * b[k][j];
-    for (int j = 0; j < 8; ++j) sums[i][j] = static_cast<float>(row[j]);
-  }
+      for (int j = 0; j < 8; ++j) sums[i][j] += static_cast<double>(a[i][k]) * b[k][j];
   for (int lane = 0; lane < 32; ++lane) {
     const float* c = static_cast<const MmaIn*>(in[lane])->c;
     float* to = static_cast<float*>(out[lane]);
-    for (int e = 0; e < 4; ++e) to[e] = c[e] + sums[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2];
+    for (int e = 0; e < 4; ++e) to[e] = cut_off(c[e] + sums[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2]);
   }
 }
 
@@ -123,6 +120,11 @@ void load_matrices(std::uint32_t (&r)[4], const void* row, bool transposed) {
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, MmaType type) {
   const MmaIn in{a, {b0, b1}, c, type};
   collective(4 + static_cast<int>(type), &in, c, run_mma);
+}
+
+float cut_off(double x) {
+  const float y = static_cast<float>(x);
+  return std::fabs(static_cast<double>(y)) > std::fabs(x) ? std::nextafter(y, 0.0f) : y;
 }
 
 std::uint16_t to_bfloat16(float x) {

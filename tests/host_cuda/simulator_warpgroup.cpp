@@ -126,7 +126,7 @@ void run_product(const void* const* in, void* const*) {
       const int i = lane / 32 * 16 + lane % 32 / 4 + e % 4 / 2 * 8, j = e / 4 * 8 + lane % 4 * 2 + e % 2;
       double sum = 0;
       for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[i][k]) * b[k][j];
-      x.value[e] = (x.accumulate ? x.value[e] : 0.0f) + static_cast<float>(sum);
+      x.value[e] = cut_off((x.accumulate ? x.value[e] : 0.0f) + sum);
     }
   }
 }

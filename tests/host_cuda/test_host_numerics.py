@@ -75,6 +75,33 @@ def test_all_negative_logits(host: Host, element: str) -> None:
         check(host, case)
 
 
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_logits_of_minus_a_hundred(host: Host, seed: int, positives: str) -> None:
+    """What tf32 parts leave out and accumulators cut off is multiplied by 1 / temperature."""
+    case = make_case([65], [67], 16, temperature=0.01, positives=positives, element="float32", bandwidth=2.0, seed=seed)
+    for x, direction in ((case.query, 0.25), (case.key, -0.25)):
+        x[:] = np.float32(direction + 0.05 * x)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    grad = np.random.default_rng(seed).normal(size=(2, 65))
+    truth, same, got = (
+        module.backward(case, np.float32(stats), None, grad, None, **precision)
+        for module, stats, precision in (
+            (reference, reference.forward(case)[0], {}),
+            (reference, reference.forward(case, np.float32)[0], {"dtype": np.float32}),
+            (host, host.forward(case)[0], {}),  # each with its own statistics: what is common to a row's logits cancels
+        )
+    )
+    for name, right, dense, mine in zip(("dquery", "dkey"), truth, same, got, strict=False):
+        assert_right(name, mine, right, dense)
+
+
+@pytest.mark.parametrize("keys", [40, 1000])
+def test_float32_gradients_of_many_keys(host: Host, keys: int) -> None:
+    """A sum that is cut off at each addition would be short by more the longer it is."""
+    check(host, make_case([20], [keys], 31, element="float32", bounded=True))
+
+
 def test_flows_equal_and_flows_far(host: Host) -> None:
     for flow_kernel in FLOW_KERNELS:
         equal = make_case([65], [66], 16, flow_kernel=flow_kernel)
