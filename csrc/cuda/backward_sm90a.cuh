@@ -43,8 +43,7 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
   if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   const Problem& problem = arguments.problem;
   const BackwardPlan& plan = arguments.plan;
-  constexpr int kImages =
-      Engine::row_images(kDepthTiles, kOnePass && Options::kFixed && !Options::kFixedInside && kTerms == Terms::kRow);
+  constexpr int kImages = Engine::row_images(kDepthTiles, kOnePass && Options::kPlain && kTerms == Terms::kRow);
   const int row_count = plan.warps * 16 * kImages;
   const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
   const Range row_range = frame_range(problem.row, frame);

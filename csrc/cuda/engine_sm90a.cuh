@@ -33,8 +33,11 @@ struct EngineWarpgroup {
   static constexpr int kFactorBytes = laparoflow::cuda::kFactorBytes;
   // Registers: what the computing warpgroups and the producer have is all that a multiprocessor has. A block starts with as
   // many for each thread as its launch bounds allow, and they only move within it.
-  static constexpr int kForwardWarps = 12, kForwardThreads = kForwardWarps * 32 + 128;
-  static constexpr int kForwardRegisters = 160, kForwardFeedRegisters = 32;
+  // The forward: four warpgroups in the default form with positives outside (`plain`), else three, who have more registers.
+  static constexpr int forward_warps(bool plain) { return plain ? 16 : 12; }
+  static constexpr int forward_threads(bool plain) { return forward_warps(plain) * 32 + 128; }
+  static constexpr int forward_registers(bool plain) { return plain ? 112 : 160; }
+  static constexpr int kForwardFeedRegisters = 32;
   // The backward: three warpgroups where the gradient of 64 rows takes 32 registers, else two.
   static constexpr bool three_groups(int depth_tiles) { return depth_tiles <= 8; }
   /// 64s of rows that a warpgroup owns in the backward. Two where the sums of dcolumn in memory are the bound, which are
@@ -45,7 +48,8 @@ struct EngineWarpgroup {
   static constexpr int backward_threads(int depth_tiles) { return backward_warps(depth_tiles) * 32 + 128; }
   static constexpr int backward_registers(int depth_tiles) { return three_groups(depth_tiles) ? 160 : 240; }
   static constexpr int backward_feed_registers(int depth_tiles) { return three_groups(depth_tiles) ? 32 : 24; }
-  static_assert(registers_suffice(kForwardWarps, kForwardRegisters, kForwardFeedRegisters));
+  static_assert(registers_suffice(forward_warps(true), forward_registers(true), kForwardFeedRegisters));
+  static_assert(registers_suffice(forward_warps(false), forward_registers(false), kForwardFeedRegisters));
   static_assert(registers_suffice(backward_warps(8), backward_registers(8), backward_feed_registers(8)));
   static_assert(registers_suffice(backward_warps(16), backward_registers(16), backward_feed_registers(16)));
 

@@ -53,7 +53,8 @@ struct EngineRows {
   // have to be clamped first, all take the exp unit. So the default form has 1.25 operations a pair there.
   static constexpr int kPolynomialShare = 3;
   static constexpr int kFactorBytes = 0;  // of a tile's factors of weights: none here
-  static constexpr int kForwardWarps = 4, kForwardThreads = 128, kForwardBlocks = 2;
+  static constexpr int kForwardThreads = 128, kForwardBlocks = 2;
+  static constexpr int forward_warps(bool) { return kForwardThreads / 32; }
 
   LAPAROFLOW_HOST_DEVICE static int stride(int depth) { return depth + kPad; }
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {

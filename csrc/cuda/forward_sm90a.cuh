@@ -13,7 +13,7 @@ namespace laparoflow::cuda {
 
 /// `kImages`: 64s of the depth, 0 for any.
 template <class Engine, int kImages, class Options>
-LAPAROFLOW_KERNEL(Engine::kForwardThreads, 1)
+LAPAROFLOW_KERNEL(Engine::forward_threads(Options::kPlain), 1)
 warpgroup_forward_kernel(ForwardArguments arguments) {
   if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
   const Problem& problem = arguments.problem;
@@ -33,7 +33,7 @@ warpgroup_forward_kernel(ForwardArguments arguments) {
                             [&](int frame, std::int64_t first_row, std::int64_t) { feed.send(frame, first_row); });
     return;
   }
-  feed.template take_registers<Engine::kForwardRegisters>();
+  feed.template take_registers<Engine::forward_registers(Options::kPlain)>();
 
   float* row_partials = arguments.row_partials + rectangle.column_slot * components * problem.row.total;
   const Options options(problem);

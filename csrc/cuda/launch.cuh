@@ -93,7 +93,7 @@ Status write_records(const Problem& p, const Records& rows, const Records& colum
 template <class Engine>
 ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   ForwardPlan plan;
-  plan.warps = Engine::kForwardWarps;
+  plan.warps = Engine::forward_warps(FixedOptions::serves(p));
   fit_shared_memory<Engine>(plan, p, device, Engine::kForwardRowTiles, 0, [&](int warps) {
     return p.symmetric ? warps * partial_components(p) * Engine::kColumns * 4 : 0;
   });

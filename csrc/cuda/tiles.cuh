@@ -196,7 +196,7 @@ struct RowTile {
 /// The options of the loss as compile-time constants for the default form, positives outside or inside ...
 template <bool kInside>
 struct DefaultForm {
-  static constexpr bool kFixed = true, kFixedInside = kInside;
+  static constexpr bool kFixed = true, kFixedInside = kInside, kPlain = !kInside;
   static constexpr FlowKernel flow_kernel = FlowKernel::kGaussian;
   static constexpr bool inside = kInside;
   static constexpr bool dissimilar = false;
@@ -212,7 +212,7 @@ using InsideOptions = DefaultForm<true>;
 
 /// ... and read at run time for all others; the kernels are written once over both.
 struct GeneralOptions {
-  static constexpr bool kFixed = false, kFixedInside = false;
+  static constexpr bool kFixed = false, kFixedInside = false, kPlain = false;
   FlowKernel flow_kernel;
   bool inside, dissimilar, bounded;
   LAPAROFLOW_DEVICE explicit GeneralOptions(const Problem& p)

@@ -250,7 +250,9 @@ def _main_loop(body: str) -> Loop | None:
 def warps_of(kernel: Kernel) -> int:
     """Warps that compute, in a block."""
     if kernel.warpgroup:
-        return 12 if kernel.forward or kernel.depth_tiles == 8 else 8
+        if kernel.forward:
+            return 16 if kernel.fixed and not kernel.inside else 12
+        return 12 if kernel.depth_tiles == 8 else 8
     return 4 if kernel.forward or kernel.row_tiles == 2 else 8
 
 
