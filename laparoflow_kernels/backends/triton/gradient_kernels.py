@@ -331,8 +331,11 @@ def backward_tile(
         if other_valid is not None:
             z = tl.where(other_valid[None, :], z, 0.0)
     elif other_valid is not None:
-        bias = tl.where(other_valid, 0.0, float("-inf"))[None, :]
+        # a finite bias where s - c, times a probability of 0, is summed: s itself then need not be kept beside z
+        bias = tl.where(other_valid, 0.0, float("-inf") if BOUNDED else -(2.0**126))[None, :]
         z = tl.exp2(s * scale + bias) if BOUNDED and not RELATIVE else s + bias
+        if not BOUNDED:
+            s = z
     elif BOUNDED and not RELATIVE:
         z = tl.exp2(s * scale)
     weight = s
@@ -431,15 +434,19 @@ def backward_kernel(
                     OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, SPECIAL, PART > 0,
                 )  # fmt: skip
         in_frame = first + rows < own_end
+        kept = own_valid
+        if own_mask is not None and F > 2:
+            # loaded again rather than held through the loops, where wide flows leave no register for it
+            kept = in_frame & (tl.load(own_mask + first.to(tl.int64) + rows, mask=in_frame, other=0) != 0)
         unscale = inv_temperature / tl.load(gradient_scale)
         if ROWS:
             d = tl.arange(0, BLOCK_D)
-            gradient = tl.where(own_valid[:, None], gradient * unscale, 0.0)
+            gradient = tl.where(kept[:, None], gradient * unscale, 0.0)
             tl.store(
                 own_gradient + first.to(tl.int64) * D + rows[:, None] * D + d[None, :],
                 rounded_to(gradient, own.dtype.element_ty),
                 mask=in_frame[:, None] & (d < D)[None, :],
             )
         if TEMPERATURE:
-            temperature_sum = tl.where(own_valid, temperature_sum * (-unscale * inv_temperature), 0.0)
+            temperature_sum = tl.where(kept, temperature_sum * (-unscale * inv_temperature), 0.0)
             tl.store(temperature_rows + first.to(tl.int64) + rows, temperature_sum, mask=in_frame)

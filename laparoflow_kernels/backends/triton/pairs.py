@@ -257,6 +257,18 @@ def squared_distance(row_flow, column_flow, F: tl.constexpr):
 
 
 @triton.jit
+def distance_to(row_flow, column_flow_at, valid, F: tl.constexpr, BLOCK: tl.constexpr):
+    """``squared_distance`` to the columns at a pointer, whose components are loaded one at a time: fewer registers."""
+    columns = column_flow_at + tl.arange(0, BLOCK) * F
+    difference = row_flow[0][:, None] - load_or(columns, valid, float("inf"))[None, :]
+    total = difference * difference
+    for c in tl.static_range(1, F):
+        component = row_flow[c][:, None] - load_or(columns + c, valid, 0.0)[None, :]
+        total += component * component
+    return total
+
+
+@triton.jit
 def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr):
     """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar.
 

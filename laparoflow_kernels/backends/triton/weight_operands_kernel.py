@@ -26,7 +26,7 @@ Memory: 32.125 bytes per row of either side.
 import triton
 import triton.language as tl
 
-from .pairs import LOG2_E, exact_product, load_flow, pair_weight, product, squared_distance, weight_of
+from .pairs import LOG2_E, distance_to, exact_product, load_flow, pair_weight, product, squared_distance, weight_of
 
 CHUNK = tl.constexpr(256)
 FLAGS = tl.constexpr(32)
@@ -186,8 +186,8 @@ def tile_weight(
     """
     BLOCK_M: tl.constexpr = own_operand.shape[0] if own_operand is not None else 0
     if own_operand is None:
-        other_flow = load_flow(flow + start.to(tl.int64) * F, tl.arange(0, BLOCK), valid, float("inf"), F)
-        return pair_weight(squared_distance(own_flow, other_flow, F), inverse_bandwidth, FLOW_KERNEL, SPECIAL)
+        squared = distance_to(own_flow, flow + start.to(tl.int64) * F, valid, F, BLOCK)
+        return pair_weight(squared, inverse_bandwidth, FLOW_KERNEL, SPECIAL)
     else:
         flow_at = flow + start.to(tl.int64) * F
         operand = load_streamed_operand(operands, start, valid, BLOCK, RAGGED)
