@@ -159,7 +159,6 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
   for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);
   if constexpr (kOnePass)
     if (feed.tiles() > 0) column_gradient(feed.tiles() - 1);
-  feed.end();
   write_gradient<kImages>(
       arguments, row_count, g, [&](int r) { return tile_gradient[r / 2].temperature[r % 2]; }, feed,
       [&](int r) { return row_of(r / 2, thread_index()) + r % 2 * 8; });

@@ -147,7 +147,7 @@ struct EngineWarpgroup {
                                                 int row_pitch, int images, int groups, int pieces, int& turn, int depth,
                                                 const ColumnSums& sums, std::int64_t slot) {
     constexpr int kStep = 16 * kSwizzleRow;
-    const int mine = static_cast<int>(same_in_warp(thread_index() / 128));
+    const int thread = thread_index_again(), mine = static_cast<int>(same_in_warp(thread / 128));
 #pragma unroll 1
     for (int piece = 0; piece < pieces; ++piece) {
       const bool my_turn = turn == mine;
@@ -171,7 +171,7 @@ struct EngineWarpgroup {
       warpgroup_commit();
       warpgroup_wait();
       hold_accumulators(h);
-      float* to = sums.fragments(slot, thread_index() % 128 / 32 * 16) + ColumnSums::place(Lane().lane, 0);
+      float* to = sums.fragments(slot, thread % 128 / 32 * 16) + ColumnSums::place(Lane(thread).lane, 0);
 #pragma unroll
       for (int d = 0; d < 8; ++d)
         if (piece * 64 + d * 8 < depth) add_to_global(to + (piece * 8 + d) * 128, h[d]);

@@ -107,7 +107,7 @@ class Feed<EngineWarpgroup<T>> {
 
   static int bytes(int, int row_count, int stages, int depth, int flow_width, int coefficients) {
     const int record = to_multiple(record_bytes<Engine>(depth, flow_width, coefficients), kSwizzleGroup);
-    return (row_count / kSlotRows + stages) * record + 2 * (1 + kMostStages) * static_cast<int>(sizeof(Barrier));
+    return (row_count / kSlotRows + stages) * record + (1 + 2 * kMostStages) * static_cast<int>(sizeof(Barrier));
   }
   static std::int64_t column_tiles_of_batch(const Side& side, int frames) { return slot_count(side, frames); }
 
@@ -117,7 +117,6 @@ class Feed<EngineWarpgroup<T>> {
     barriers_ = reinterpret_cast<Barrier*>(memory + (row_images() + a_.stages) * record_space_);
     if (thread_index() == 0) {
       barrier_init(row_full(), 1);
-      barrier_init(row_empty(), computing());
       for (int s = 0; s < a_.stages; ++s) {
         barrier_init(full(s), 1);
         barrier_init(empty(s), computing());
@@ -149,13 +148,11 @@ class Feed<EngineWarpgroup<T>> {
   LAPAROFLOW_DEVICE int tiles() const { return tiles_; }
   LAPAROFLOW_DEVICE std::int64_t slot(int tile) const { return first_slot_ + tile; }
 
-  /// The producer's side of begin .. end. One thread of the warpgroup does the work.
+  /// The producer's side of begin and of all tiles. One thread of the warpgroup does the work. A block has one row tile.
   LAPAROFLOW_DEVICE void send(int frame, std::int64_t first_row) {
     if (thread_index() != computing()) return;
     const Range own = frame_slots(problem().row, frame);
     const std::int64_t slot = own.begin + (first_row - problem().row.offsets[frame]) / kSlotRows;
-    barrier_wait_asleep(row_empty(), (row_uses_ & 1) ^ 1);
-    ++row_uses_;
     barrier_arrive_expect(row_full(), row_images() * a_.row_records.bytes);
     for (int i = 0; i < row_images(); ++i) {
       const std::int64_t from = slot + i < own.end ? slot + i : a_.row_records.slots;
@@ -178,8 +175,7 @@ class Feed<EngineWarpgroup<T>> {
     };
     first_weights_ = held(own.begin);
     last_weights_ = held(own.end);
-    barrier_wait(row_full(), row_uses_ & 1);
-    ++row_uses_;
+    barrier_wait(row_full(), 0);
   }
   LAPAROFLOW_DEVICE ColumnStage<Engine> acquire() {
     barrier_wait(full(stage_), phase_);
@@ -192,7 +188,6 @@ class Feed<EngineWarpgroup<T>> {
   /// In place of release: on to the next tile, while products still read this one; release_previous when they are done.
   LAPAROFLOW_DEVICE void advance() { next_stage(); }
   LAPAROFLOW_DEVICE void release_previous() { barrier_arrive(empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)); }
-  LAPAROFLOW_DEVICE void end() { barrier_arrive(row_empty()); }
   LAPAROFLOW_DEVICE void barrier() const { named_barrier(1, computing()); }
 
   LAPAROFLOW_DEVICE bool holds_weights(int tile) const { return tile >= first_weights_ && tile < last_weights_; }
@@ -223,9 +218,8 @@ class Feed<EngineWarpgroup<T>> {
   }
   LAPAROFLOW_DEVICE int computing() const { return a_.warps * 32; }
   LAPAROFLOW_DEVICE Barrier* row_full() const { return barriers_; }
-  LAPAROFLOW_DEVICE Barrier* row_empty() const { return barriers_ + 1; }
-  LAPAROFLOW_DEVICE Barrier* full(int stage) const { return barriers_ + 2 + 2 * stage; }
-  LAPAROFLOW_DEVICE Barrier* empty(int stage) const { return barriers_ + 3 + 2 * stage; }
+  LAPAROFLOW_DEVICE Barrier* full(int stage) const { return barriers_ + 1 + 2 * stage; }
+  LAPAROFLOW_DEVICE Barrier* empty(int stage) const { return barriers_ + 2 + 2 * stage; }
   LAPAROFLOW_DEVICE char* at_stage() const { return memory_ + (row_images() + stage_) * record_space_; }
   /// Of the record at this place in shared memory; those of both sides are equally long.
   LAPAROFLOW_DEVICE const RecordRows& rows_of(const char* record) const {
@@ -245,7 +239,7 @@ class Feed<EngineWarpgroup<T>> {
   int record_space_;
   std::int64_t first_slot_ = 0;
   int tiles_ = 0, first_weights_ = 0, last_weights_ = 0, stage_ = 0;
-  unsigned phase_ = 0, row_uses_ = 0;
+  unsigned phase_ = 0;
 };
 
 }  // namespace laparoflow::cuda

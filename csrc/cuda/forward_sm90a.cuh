@@ -68,7 +68,6 @@ warpgroup_forward_kernel(ForwardArguments arguments) {
         add(FlowWeights<Options, 1, ColumnStage<Engine>>(flows, options, stage));
       feed.release();
     }
-    feed.end();
     statistics.write_rows(row_partials, problem.row.total, components, first_row + warp * 16, end_of_rows, options);
   });
 }

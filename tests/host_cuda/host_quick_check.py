@@ -39,15 +39,17 @@ def main(library: str) -> int:
             flow += np.float32(3e3)
         check(warpgroup, far)
         check(warpgroup, make_case([70], [130], 40, masked=0.2, symmetric=True, positives="inside", bounded=True))
-        tiny = make_case([70], [130], 16, positives="inside", bounded=True, flow_scale=0.01, temperature=0.03)
-        tiny.key_flow[:, 0] += np.float32(12.8)  # weights near 2^-118
+        # logits of -57 in base 2, all, and weights near 2^-118
+        tiny = make_case([70], [130], 16, positives="inside", bounded=True, flow_scale=0.01, temperature=0.025)
+        tiny.query[:], tiny.key[:] = np.eye(16)[0], -np.eye(16)[0]
+        tiny.key_flow[:, 0] += np.float32(12.8)
         assert np.allclose(warpgroup.forward(tiny)[0][2], reference.forward(tiny)[0][2], atol=2e-4), "inside, far"
         # frames that end where a tile does leave gaps between their records
         check(warpgroup, make_case([20, 1, 0, 65], [64, 0, 64, 10], 16, scope="batch", symmetric=True, positives="inside"))
         check(warpgroup, make_case([20, 65], [64, 10], 16, scope="batch", bounded=True))
-        # two row tiles one after the other in a block
+        # one warpgroup, two stages
         small = Host(Path(library), multiprocessors=1, shared_memory=48 * 1024, path=1, deterministic=True)
-        check(small, make_case([1030], [70], 16, symmetric=True, bounded=True))
+        check(small, make_case([130], [70], 16, symmetric=True, bounded=True))
         case = make_case([70], [65], 8, masked=0.2)
         values = np.ones((65, 3), np.float32)
         truth, same = (reference.weighted_sum(case, values, t)[0] for t in (np.float64, np.float32))
