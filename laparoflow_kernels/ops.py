@@ -123,7 +123,7 @@ def _register_autograd(namespace: str, library: torch.library.Library) -> None:
     def forward_backward(ctx: Any, row_grad: Tensor, column_grad: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, row_stats, column_stats = ctx.saved_tensors
         need_query, need_key, need_temperature = (ctx.needs_input_grad[i] for i in (0, 1, 4))
-        # Weight sums depend on the flow alone. Not indexed by a list: that copies indices to the GPU, and no graph captures it.
+        # Weight sums depend on the flow alone. No index by a list: that copies indices to the GPU, and no graph captures it.
         grads = (torch.stack((grad[STAT_LSE], grad[STAT_POSITIVE])) for grad in (row_grad, column_grad))
         dquery, dkey, dtemperature = ops.flow_infonce_backward(
             *tensors, *ctx.options, row_stats, column_stats, *grads, need_query, need_key, need_temperature,
