@@ -51,7 +51,8 @@ struct DeviceMath {
   static float log2(float x) { return std::log2(flush(x)); }
   static float sqrt(float x) { return std::sqrt(x); }
   static float reciprocal(float x) { return 1.0f / x; }
-  static float fma(float a, float b, float c) { return std::fma(a, b, c); }
+  /// As the files are compiled, --ftz=true.
+  static float fma(float a, float b, float c) { return flush(std::fma(flush(a), flush(b), flush(c))); }
   static float abs(float a) { return std::fabs(a); }
   static float max(float a, float b) { return std::fmax(a, b); }
   static float min(float a, float b) { return std::fmin(a, b); }

@@ -124,7 +124,7 @@ MISTAKES = {
         "cuda/backward_sm90a.cuh", "if (m == kImages - 1) barrier_arrive(scores.full(tile));", ""
     ),
     "a piece of the columns' gradient that is nobody's turn": Mistake(
-        "cuda/engine_sm90a.cuh", "if (++turn == groups) turn = 0;", "++turn;"
+        "cuda/engine_sm90a.cuh", "if (++turn == groups) turn = 0;", "++turn; (void)groups;"
     ),
     "stmatrix rows of the wrong lane": Mistake(
         "cuda/engine_sm90a.cuh", "at.lane % 16 * kSwizzleRow + at.lane / 16 * 16",
@@ -158,8 +158,8 @@ MISTAKES = {
     ),
     "wgmma result not waited for": Mistake("cuda/forward_sm90a.cuh", "warpgroup_wait();", ""),
     "gradient read before its products are done": Mistake(
-        "cuda/backward_sm90a.cuh", "warpgroup_wait();\n  hold_accumulators(g[0]);\n  if constexpr (kOnePass)",
-        "if constexpr (kOnePass)",
+        "cuda/backward_sm90a.cuh", "warpgroup_wait();\n#pragma unroll\n  for (int m = 0; m < kImages; ++m) hold",
+        "for (int m = 0; m < kImages; ++m) hold",
     ),
     "products that nobody commits": Mistake("cuda/engine_sm90a.cuh", "warpgroup_commit();", ""),
     "wgmma without a fence": Mistake("cuda/forward_sm90a.cuh", "warpgroup_fence();", ""),
