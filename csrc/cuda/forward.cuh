@@ -98,8 +98,7 @@ struct TileStatistics {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
           const float m = mark.at[n % 2 * 2 + p], b = bias_of(m);
           if constexpr (Options::kFixed) {
-            e[r][p] = Options::kFixedInside ? DeviceMath::exp2(DeviceMath::fma(x[p], scale, kInsideOffset))
-                                            : fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
+            e[r][p] = fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
             tile[r].l = DeviceMath::fma(e[r][p], m, tile[r].l);
           } else {
             t[r][p] = {x[p], kSymmetric && !options.bounded ? b + row_mark[r] : b,
@@ -138,17 +137,17 @@ struct TileStatistics {
     }
   }
 
-  /// Adds a tile's sum of w e^s, 2^kInsideOffset times as large, to that of row r; a tiny one is formed anew from exponents.
+  /// Adds a tile's sum of w e^s to that of row r; a tiny one is formed anew from exponents, relative to a maximum.
   template <class Weights>
   LAPAROFLOW_DEVICE void add_inside(const float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights& weights, int r,
                                     float tile_sum, float tile_weights, float scale) {
     Partial& sum = sums[r];
     float held = sum.a;
-    if (sum.m_in != -kInsideOffset) held *= DeviceMath::exp2(sum.m_in + kInsideOffset);
+    if (sum.m_in != 0.0f) held *= DeviceMath::exp2(sum.m_in);
     if (tile_weights == 0.0f) return;
     if (held + tile_sum >= kTinyInside) {
       sum.a = held + tile_sum;
-      sum.m_in = -kInsideOffset;
+      sum.m_in = 0.0f;
       return;
     }
     sum.m_in = sum.a > 0.0f ? sum.m_in + DeviceMath::log2(sum.a) : kEmptyMaximum;
@@ -176,7 +175,6 @@ struct TileStatistics {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       Partial sum = sums[r];
-      if constexpr (Options::kFixedInside) sum.l *= DeviceMath::exp2(-kInsideOffset);
       sum.merge(sum.across(1, options.bounded, options.inside), options.bounded, options.inside);
       sum.merge(sum.across(2, options.bounded, options.inside), options.bounded, options.inside);
       const std::int64_t i = first + at.group + r * 8;

@@ -15,10 +15,8 @@ namespace laparoflow::cuda {
 constexpr int kMaxFlow = 8;
 constexpr int kFixedFlow = 2;  // flow components held in registers by the default options
 
-// In the default form with positives inside, w e^s is a product of the two, taken 2^40 times as large: bounded logits leave
-// room for that above, and below it holds what is lost, under 2^-126, to rows whose sum is tiny (kTinyInside), which are
-// summed anew.
-constexpr float kInsideOffset = 40.0f;
+// In the default form with positives inside, w e^s is the product of the two. What it loses under 2^-126 counts only in rows
+// whose sum is tiny; those are summed anew, from exponents.
 constexpr float kTinyInside = 8.271806125530277e-25f;  // 2^-80
 
 /// What one thread needs of 16 columns: those of its fragment in the even tile of 8 (at[0], at[1]) and the odd one.

@@ -140,9 +140,9 @@ int main() {
       {{65, 1}, {65, 1}, 200, 2, 0, 0, 0, 0, 0, 1, 1, 56, 0, 0},
       {{65, 1}, {70, 65}, 72, 2, 0, 0, 0, 0, 0, 1, 1, 227, 1, 0},
       {{30, 1}, {40, 65}, 31, 3, 1, 1, 1, 1, 1, 0, 0, 227, 1, 0},
-      // the ring of stages goes round; two row tiles one after the other in a block
+      // the ring of stages goes round; one warpgroup with two stages
       {{70, 1}, {400, 65}, 16, 2, 0, 0, 0, 0, 0, 0, 1, 227, 1, 0},
-      {{1030, 1}, {70, 3}, 16, 2, 0, 0, 0, 0, 0, 1, 1, 35, 1, 1},
+      {{130, 1}, {270, 3}, 16, 2, 0, 0, 0, 0, 0, 1, 1, 48, 1, 1},
   };
   int index = 0;
   for (const Option& option : options) {

@@ -179,9 +179,6 @@ MISTAKES = {
     "scores at any address": Mistake(
         "cuda/launch.cuh", "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP
     ),
-    "row tile replaced without waiting for its readers": Mistake(
-        "cuda/feed_sm90a.cuh", "barrier_wait_asleep(row_empty(), (row_uses_ & 1) ^ 1);", ""
-    ),
     "row tile read before it has come": Mistake("cuda/feed_sm90a.cuh", "barrier_wait(row_full(), 0);", ""),
     "readers of a stage miscounted": Mistake(
         "cuda/feed_sm90a.cuh", "barrier_init(empty(s), computing());", "barrier_init(empty(s), computing() / 2);"
@@ -202,7 +199,7 @@ MISTAKES = {
         "cuda/feed_sm90a.cuh", "lower_registers<kCount>();", "if (thread_index() == computing()) lower_registers<kCount>();"
     ),
     "rows of the next frame in a row tile": Mistake(
-        "cuda/feed_sm90a.cuh", "slot + g < own.end ? slot + g : a_.row_records.slots", "slot + g"
+        "cuda/feed_sm90a.cuh", "slot + i < own.end ? slot + i : a_.row_records.slots", "slot + i"
     ),
     "weighted sum without a barrier": Mistake(
         "cuda/weighted_sum.cuh", "value;\n    }\n    block_barrier();", "value;\n    }"
