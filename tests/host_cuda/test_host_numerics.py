@@ -96,6 +96,17 @@ def test_float32_logits_of_minus_a_hundred(host: Host, seed: int, positives: str
         assert_right(name, mine, right, dense)
 
 
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("element", ["bfloat16", "float32"])
+def test_nan_in_a_valid_row_stays_in_its_statistics(host: Host, element: str, positives: str) -> None:
+    """A comparison must not take it for an empty sum, whose row would not count."""
+    case = make_case([20], [30], 16, element=element, positives=positives)
+    case.query[3] = np.nan
+    rows = host.forward(case)[0]
+    assert np.isnan(rows[0, 3])
+    assert np.isfinite(np.delete(rows, 3, axis=1)).all()
+
+
 @pytest.mark.parametrize("keys", [40, 1000])
 def test_float32_gradients_of_many_keys(host: Host, keys: int) -> None:
     """A sum that is cut off at each addition would be short by more the longer it is."""

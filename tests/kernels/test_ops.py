@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
 from laparoflow_kernels.ops import N_PAIR_TENSORS
@@ -43,6 +44,22 @@ def test_opcheck_forward_and_backward(backend: str, device: str, symmetric: bool
     grads = [torch.ones_like(s[:2]) for s in stats]
     for needs in ((True, True, True), (True, False, False), (False, True, False)):
         opcheck(ops(backend).flow_infonce_backward.default, (*plain, *stats, *grads, *needs))
+
+
+def test_the_backward_indexes_by_no_tensor(backend: str, device: str) -> None:
+    """An index by a list or a tensor is a copy to the GPU or a wait for it, and no CUDA graph captures it."""
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            assert function.overloadpacket is not torch.ops.aten.index
+            return function(*args, **(kwargs or {}))
+
+    q, k = (unit(1, 9, 4, seed=seed).float().to(device).requires_grad_() for seed in (1, 2))
+    flow = torch.zeros(1, 9, 2, device=device)
+    loss = flow_infonce(q, k, flow, flow, reduction="none", backend=backend).sum()
+    with Watched():
+        loss.backward()
+    assert q.grad is not None
 
 
 def test_opcheck_fused(backend: str, device: str) -> None:
