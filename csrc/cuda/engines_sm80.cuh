@@ -231,7 +231,7 @@ struct EngineFloat : EngineRows<float, 4> {
   };
 
   /// c += a b. The tensor core cuts off what it adds to an accumulator, always toward zero. With `full_float` it therefore
-  /// adds small parts alone, and the sums over the depth or the columns are rounded to nearest, as float32 is.
+  /// starts from zero each time, and the sums over the depth or the columns are rounded to nearest, as float32 is.
   LAPAROFLOW_DEVICE void product(float (&c)[4], const Parts<4>& a, const float (&x)[2]) const {
     const Parts<2> b(x);
     if (!full_float) return multiply_add_tf32(c, a.high, b.high[0], b.high[1]);

@@ -38,6 +38,9 @@ void fit_shared_memory(Plan& plan, const Problem& p, const DeviceLimits& device,
   plan.warps = 0;
 }
 
+/// Bytes of the origins of the frames, two floats each, before the records: a multiple of 16.
+constexpr std::size_t origins_space(int frames) { return (static_cast<std::size_t>(frames) * 8 + 15) / 16 * 16; }
+
 /// The records of both sides in the workspace at `memory`, rows first; none where the feed copies from the inputs.
 template <class Engine>
 void place_records(const Problem& p, int coefficients, char* memory, Records& rows, Records& columns) {
@@ -47,7 +50,7 @@ void place_records(const Problem& p, int coefficients, char* memory, Records& ro
   rows.slots = slot_count(p.row, p.frames);
   columns.slots = slot_count(p.column, p.frames);
   rows.origins = columns.origins = reinterpret_cast<float*>(memory);
-  rows.data = memory + to_multiple(p.frames * 8, 16);
+  rows.data = memory + origins_space(p.frames);
   columns.data = rows.data + (rows.slots + 1) * rows.bytes;
 }
 template <class Engine>
@@ -55,7 +58,7 @@ std::size_t records_space(const Problem& p, int coefficients) {
   Records rows, columns;
   place_records<Engine>(p, coefficients, nullptr, rows, columns);
   if (rows.bytes == 0) return 0;
-  return to_multiple(p.frames * 8, 16) +
+  return origins_space(p.frames) +
          static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
 }
 

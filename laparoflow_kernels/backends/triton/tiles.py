@@ -130,7 +130,7 @@ def generation(capability: int) -> int:
 def one_pass_pays(precision: str, capability: int) -> bool:
     """Whether the statistics of rows and columns cost less in one pass over the pairs than in two of one direction.
 
-    On sm_90 one pass took 48.2 ms where two of one direction took 2 x 9.9 (measured on an H200: bf16, D = 64,
+    On sm_90 one pass took 48.7 ms where two of one direction took 2 x 10.7 (medians measured on an H200: bf16, D = 64,
     N = M = 100,000). tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and
     each of four numbers: 89 to 99 instructions a pair at D = 64, where two passes took 43 (16-bit inputs) to 48 (tf32).
     mma.sync: by its compiled code alone, never measured.
