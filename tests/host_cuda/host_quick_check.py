@@ -39,6 +39,13 @@ def main(library: str) -> int:
             flow += np.float32(3e3)
         check(warpgroup, far)
         check(warpgroup, make_case([70], [130], 40, masked=0.2, symmetric=True, positives="inside", bounded=True))
+        # equal flows at |u|^2 = 233: all that keeps w from 1 is its rounding to float32, twice on either side, which is
+        # 2 (2^-18 + 2^-17) ln 2 = 1.6e-5 at most, where its first two halves alone leave 3e-5
+        level = make_case([200], [130], 8, bounded=True, flow_scale=0.0)
+        for flow in (level.query_flow[110:], level.key_flow[70:]):
+            flow += np.float32([13.1, 12.3])
+        truth, same = (reference.forward(level, t)[0][1] for t in (np.float64, np.float32))
+        assert_right("weight sum of equal flows", warpgroup.forward(level)[0][1], truth, same, slack=1.6e-5)
         # logits of -57 in base 2, all, and weights near 2^-118
         tiny = make_case([70], [130], 16, positives="inside", bounded=True, flow_scale=0.01, temperature=0.025)
         tiny.query[:], tiny.key[:] = np.eye(16)[0], -np.eye(16)[0]

@@ -140,7 +140,9 @@ MISTAKES = {
         "cuda/factors.cuh", "split(split(components[i], high), low);", "split(components[i], high); low = 0.0f;",
         unit=WARPGROUP,
     ),
-    "a squared length in two parts": Mistake("cuda/factors.cuh", "i < 3", "i < 2", unit=WARPGROUP),
+    "a squared length in two parts": Mistake(
+        "cuda/factors.cuh", "at[own + i] = -part", "at[own + i] = i < 2 ? -part : 0.0f", unit=WARPGROUP
+    ),
     "tiny sums of w e^s taken as they are": Mistake(
         "cuda/tiles.cuh", "kTinyInside = 8.271806125530277e-25f", "kTinyInside = 0.0f", unit=WARPGROUP
     ),
