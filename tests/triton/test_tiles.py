@@ -140,6 +140,8 @@ def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch:
 @pytest.mark.parametrize("precision", ["half", "tf32", "ieee"])
 def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int, precision: str) -> None:
     for kind, heavy in (("forward", True), ("symmetric", False), ("backward", True)):
+        if kind == "symmetric" and not tiles.one_pass_pays(precision, capability):
+            continue
         for width in (64, 128, 256):
             first = tiles.candidates(kind, precision, width, capability, heavy)[0]
             tried = [first, *tiles.retreats(first, capability)]
@@ -148,7 +150,8 @@ def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int
             pairs = {t: t.block_m * t.block_n for t in tried}
             assert all(pairs[t] <= pairs[first] or pairs[t] / t.warps <= pairs[first] / first.warps for t in tried)
             assert all(t.block_n >= 8 * t.warps for t in tried[:-2] if t.block_m < 32)
-            assert tried[-1] == Tile(16, 16, 4, 1)
+            assert tried[-1] == Tile(16, 16, 4, 1, special=first.special)
+            assert {t.special for t in tried} == {first.special}, "a retreat keeps the share of the special unit"
 
 
 def test_a_generation_is_named_by_its_tensor_core_instructions() -> None:
@@ -157,6 +160,15 @@ def test_a_generation_is_named_by_its_tensor_core_instructions() -> None:
     for kind, heavy, width in (("forward", False, 256), ("symmetric", False, 64), ("backward", True, 128)):
         ampere, blackwell = (tiles.candidates(kind, "half", width, c, heavy) for c in (80, 120))
         assert ampere == blackwell
+
+
+def test_the_share_of_the_special_unit_is_the_generation_s_and_the_others_are_timed() -> None:
+    for capability, share in ((80, 1), (90, 4), (100, 1)):
+        for kind, width in (("forward", 64), ("backward", 256)):
+            light = tiles.candidates(kind, "half", width, capability, False)
+            assert light[0].special == share == tiles.candidates(kind, "half", width, capability, True)[0].special
+            assert {t.special for t in light if replace(t, special=share) == light[0]} == {1, 2, 4}
+        assert tiles.candidates("forward", "tf32", 64, capability, False)[0].special == 1
 
 
 def test_one_pass_for_both_directions_except_where_wgmma_or_tcgen05_lay_out_the_products() -> None:

@@ -9,10 +9,10 @@ For rows x and columns y of a tile, with flows f_x and g_y (F components, pixels
 A masked or padded row carries the flow -inf and such a column +inf, so that their distance is infinite and
 every flow kernel gives 0 without a further select; the finite flows of a pair are never touched by this.
 
-Exponentials are base 2 throughout. ``exp2_clamped`` is the exponential of a weight: of every four elements one
-goes to the special function unit (16 per clock and multiprocessor) and three to a polynomial on the FMA units
-(128 per clock), because the softmax alone already takes one operation per pair there. Another share is a choice of
-the tile (``tiles.Tile.special``), for devices on which instruction issue is the tighter bound.
+Exponentials are base 2 throughout. ``exp2_clamped`` is the exponential of a weight: of every four elements 1, 2 or 4 (the
+tile's choice, ``tiles.Tile.special``) go to the special function unit, 16 per clock and multiprocessor, and the others to a
+polynomial on the FMA units, 128 per clock. The softmax alone takes one operation per pair of the special unit, so that
+weights there double the load; a polynomial takes seven instructions, so that weights there load the issue of instructions.
 """
 
 import os

@@ -46,13 +46,32 @@ class Tile:
     registers: int = 0
 
 
-# by kernel and need: tiles for D up to 64, 128, 256
+# of every four exponentials that may go either way, how many go to the special function unit by default; on an H200 all four
+# made the CUDA kernels fastest (docs/GPU.md): a polynomial costs seven instructions, and those are the scarcer there
+SHARE = {80: 1, 90: 4, 100: 1}
+
+# 16-bit inputs, by generation, by kernel and need (``is_heavy``): tiles for D up to 64, 128, 256
 HALF_TILES = {
-    ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 2)),
-    ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 8, 2), Tile(128, 32, 8, 2)),
-    ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
-    ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
-    ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 32, 4, 1)),
+    80: {
+        ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+        ("forward", True): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+        ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+        ("backward", False): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 1)),
+        ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1)),
+    },
+    # two blocks of four warps, where they find room: one of eight, all waiting for the same product, took 1.3 times as long
+    90: {
+        ("forward", False): (Tile(128, 32, 4, 3), Tile(128, 32, 4, 3), Tile(128, 64, 8, 2)),
+        ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 8, 2), Tile(128, 32, 4, 1)),
+        ("backward", False): (Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
+        ("backward", True): (Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 1)),
+    },
+    100: {
+        ("forward", False): (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+        ("forward", True): (Tile(64, 64, 4, 3), Tile(128, 32, 8, 2), Tile(64, 64, 4, 1)),
+        ("backward", False): (Tile(128, 64, 4, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+        ("backward", True): (Tile(64, 32, 4, 1), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
+    },
 }
 TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
@@ -60,25 +79,6 @@ TF32_TILES = {
     ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
-}
-# where another generation needs another tile: (generation, kernel, heavy, padded D up to)
-EXCEPTIONS = {
-    (80, "backward", False, 64): Tile(128, 32, 4, 2),
-    (80, "backward", False, 256): Tile(64, 32, 4, 1),
-    (80, "backward", True, 256): Tile(32, 32, 4, 1),
-    (80, "forward", False, 256): Tile(128, 32, 8, 2),
-    (80, "forward", True, 64): Tile(128, 32, 4, 3),
-    (80, "forward", True, 128): Tile(64, 32, 4, 2),
-    (80, "forward", True, 256): Tile(128, 32, 8, 2),
-    # one block of eight warps on a multiprocessor, all waiting for the same product, ran at half the predicted speed
-    (90, "forward", False, 128): Tile(64, 64, 4, 2),
-    (90, "backward", False, 128): Tile(64, 64, 4, 2),
-    (90, "backward", False, 256): Tile(64, 32, 4, 2),
-    (100, "forward", False, 64): Tile(128, 64, 8, 2),
-    (100, "forward", False, 256): Tile(128, 32, 8, 2),
-    (100, "backward", True, 64): Tile(64, 32, 4, 1),
-    (100, "backward", True, 128): Tile(64, 32, 4, 1),
-    (100, "forward", True, 256): Tile(64, 64, 4, 1),
 }
 
 
@@ -156,15 +156,13 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     if precision == "ieee":
         return [Tile(32, 32, 8, 1)]
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
-    table = TF32_TILES if precision == "tf32" else HALF_TILES
-    first = table[kind, heavy][width]
-    if precision == "half":
-        first = EXCEPTIONS.get((served, kind, heavy, (64, 128, 256)[width]), first)
+    table = TF32_TILES if precision == "tf32" else HALF_TILES[served]
+    share = SHARE[served] if precision == "half" else 1
+    first = replace(table[kind, heavy][width], special=share)
     tiles = [first]
     if precision == "half" and not heavy:
-        # instruction issue, not the special function unit, may be the bound: see docs/TRITON.md
-        tiles += [replace(first, special=2), replace(first, special=4)]
-    smaller = table.get((kind, True), ())[width : width + 1]
+        tiles += [replace(first, special=special) for special in (1, 2, 4) if special != share]
+    smaller = [replace(tile, special=share) for tile in table.get((kind, True), ())[width : width + 1]]
     tiles += [tile for tile in smaller if not heavy and tile != first]
     return tiles
 
@@ -190,7 +188,7 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
         return t.block_m * t.block_n, t.stages, t.warps
 
     smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
-    return freed + narrower + smaller + wide + least
+    return [replace(t, special=tile.special) for t in freed + narrower + smaller + wide + least]
 
 
 def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
