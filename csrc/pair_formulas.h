@@ -8,6 +8,8 @@
 // the target of each instruction set, and Math is local to it, so that nothing of one set reaches another.
 #pragma once
 
+#include <limits>
+
 #include "pair_math.h"
 
 namespace laparoflow {
@@ -19,11 +21,14 @@ struct PairWeight {
 };
 
 /// The factor of r2 (of its root for laplace) in the weight's exponent, or in its argument; `Scalar` is float or double.
+/// That of tophat is smaller by four roundings, so that r = 1 itself counts, however r2 is rounded.
 template <class Scalar>
 LAPAROFLOW_HOST_DEVICE constexpr Scalar pair_gain(FlowKernel kernel, Scalar inv_bandwidth) {
-  return kernel == FlowKernel::kGaussian ? inv_bandwidth * inv_bandwidth * static_cast<Scalar>(-0.5 * 1.44269504088896340736)
+  const Scalar square = inv_bandwidth * inv_bandwidth;
+  return kernel == FlowKernel::kGaussian  ? square * static_cast<Scalar>(-0.5 * 1.44269504088896340736)
          : kernel == FlowKernel::kLaplace ? inv_bandwidth * static_cast<Scalar>(-1.44269504088896340736)
-                                          : inv_bandwidth * inv_bandwidth;
+         : kernel == FlowKernel::kTophat  ? square * (1 - 4 * std::numeric_limits<Scalar>::epsilon())
+                                          : square;
 }
 
 template <class Math, class Scalar>

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from laparoflow_kernels.problem import MAX_FLOW_CHANNELS
+from laparoflow_kernels.problem import FLOW_KERNELS, MAX_FLOW_CHANNELS, NEGATIVES, POSITIVES, REDUCTIONS, SCOPES
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -20,6 +20,15 @@ FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def check_option(name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_loss_options(**given: object) -> None:
+    """The options of the loss that are names: flow_kernel, positives, negatives, scope, reduction."""
+    allowed = dict(
+        flow_kernel=FLOW_KERNELS, positives=POSITIVES, negatives=NEGATIVES, scope=SCOPES, reduction=REDUCTIONS
+    )  # fmt: skip
+    for name, value in given.items():
+        check_option(name, value, allowed[name])
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -31,10 +31,6 @@ from laparoflow_kernels.functional import LossResult, flow_infonce
 from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
 from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
 from laparoflow_kernels.problem import (
-    FLOW_KERNELS,
-    NEGATIVES,
-    POSITIVES,
-    REDUCTIONS,
     PackedFrames,
     PairProblem,
     accumulator_dtype,
@@ -93,11 +89,8 @@ def distributed_flow_infonce(
         >>> distributed_flow_infonce(q, q, flow, flow).ndim  # one process
         0
     """
-    for name, value, allowed in (
-        ("method", method, METHODS), ("flow_kernel", flow_kernel, FLOW_KERNELS), ("positives", positives, POSITIVES),
-        ("negatives", negatives, NEGATIVES), ("reduction", reduction, REDUCTIONS),
-    ):  # fmt: skip
-        checks.check_option(name, value, allowed)
+    checks.check_option("method", method, METHODS)
+    checks.check_loss_options(flow_kernel=flow_kernel, positives=positives, negatives=negatives, reduction=reduction)
     options: dict[str, Any] = dict(
         temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
         normalized=normalized,

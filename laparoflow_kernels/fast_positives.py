@@ -254,6 +254,12 @@ class _Sums(torch.autograd.Function):
         return ctx.direction.transposed(gradient, ctx.total), None
 
 
+def check_eps(eps: float) -> None:
+    checks.check_positive("positives_eps", eps)
+    if not eps < 1:
+        raise ValueError(f"positives_eps: expected a number between 0 and 1, got {eps}")
+
+
 def statistics(problem: PairProblem, backend: Any, eps: float) -> tuple[Tensor, Tensor]:
     """What ``backend.statistics`` returns, the positives and weight sums within the bound of ``eps``; exact by fall-back.
 
@@ -265,9 +271,7 @@ def statistics(problem: PairProblem, backend: Any, eps: float) -> tuple[Tensor, 
     Raises:
         ValueError: eps outside (0, 1).
     """
-    checks.check_positive("positives_eps", eps)
-    if not eps < 1:
-        raise ValueError(f"positives_eps: expected a number between 0 and 1, got {eps}")
+    check_eps(eps)
     directions, _ = plan(problem, eps)
     if not directions:
         return backend.statistics(problem)

@@ -27,10 +27,6 @@ from laparoflow_kernels.packing import (
 )
 from laparoflow_kernels.problem import (
     FLOW_KERNELS,
-    NEGATIVES,
-    POSITIVES,
-    REDUCTIONS,
-    SCOPES,
     accumulator_dtype,
 )
 
@@ -78,12 +74,13 @@ def flow_infonce(
         key_flow: [B, M, F].
         temperature: a float or a 0-d tensor > 0; a tensor may require a gradient.
         bandwidth: a float or a [B] tensor > 0, in the unit of the flow. No gradient.
-        flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1].
+        flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1], to a few
+            roundings.
             Weights below 2^-126 count as 0.
         positives: "outside" or "inside" the logarithm.
         negatives: "all", or "dissimilar": denominator weights n_ij = 1 - w_ij.
         scope: denominator over the keys of the query's own "frame", or of the whole "batch".
-        symmetric: the mean of both directions, from one pass over the pairs.
+        symmetric: the mean of both directions, from one pass over the pairs where that costs less than two.
         query_mask: [B, N] bool, True = keep. Masked pixels may hold anything, NaN included.
         key_mask: [B, M] bool.
         reduction: "mean" over the valid queries, "sum" over them, or "none": [B, N] with 0 where not valid (a list for list
@@ -113,11 +110,9 @@ def flow_infonce(
         >>> loss.backward(); stats.rows.weight_sum.shape
         torch.Size([1, 100])
     """
-    for name, value, allowed in (
-        ("flow_kernel", flow_kernel, FLOW_KERNELS), ("positives", positives, POSITIVES), ("negatives", negatives, NEGATIVES),
-        ("scope", scope, SCOPES), ("reduction", reduction, REDUCTIONS),
-    ):  # fmt: skip
-        checks.check_option(name, value, allowed)
+    checks.check_loss_options(
+        flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
+    )  # fmt: skip
     problem, query_sizes, key_sizes = pack_pairs(
         query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
         bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
@@ -226,7 +221,7 @@ def pairwise_flow_weights(
     key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, True)
     check_guides(query_frames, key_frames)
     batch = len(query_sizes)
-    f, g = (frames.flow.reshape(batch, frames.max_size, -1) for frames in (query_frames, key_frames))
+    f, g = (frames.flow.reshape(batch, frames.max_size, frames.flow.shape[1]) for frames in (query_frames, key_frames))
     if key_mask is not None:
         g = g.masked_fill(~key_mask[..., None], 0)
     w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, batch, dtype, device), flow_kernel)

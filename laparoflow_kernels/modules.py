@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from laparoflow_kernels import checks
+from laparoflow_kernels import checks, fast_positives
+from laparoflow_kernels.backends import load_backend
 from laparoflow_kernels.distributed import METHODS, distributed_flow_infonce
 from laparoflow_kernels.functional import flow_infonce
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats
-from laparoflow_kernels.packing import TensorOrList
+from laparoflow_kernels.packing import TensorOrList, check_alike, check_frames, frame_sizes
+from laparoflow_kernels.problem import accumulator_dtype
 
 MAD_TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution is sigma / 1.4826
 
@@ -96,19 +97,26 @@ class FlowInfoNCELoss(nn.Module):
         positives_eps: float | None = None,
     ) -> None:
         super().__init__()
+        checks.check_loss_options(
+            flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
+        )  # fmt: skip
+        if backend != "auto":
+            load_backend(backend)
         if isinstance(skip_tokens, bool) or not isinstance(skip_tokens, int) or skip_tokens < 0:
             raise ValueError(f"skip_tokens: expected a whole number of at least 0, got {skip_tokens!r}")
         if over_processes is not None:
             checks.check_option("over_processes", over_processes, METHODS)
             if scope != "batch":
                 raise ValueError(f"scope: expected 'batch' with over_processes={over_processes!r}, got {scope!r}")
-        if warn_share is not None and not 0 <= warn_share <= 1:
+        if warn_share is not None and not (isinstance(warn_share, int | float) and 0 <= warn_share <= 1):
             raise ValueError(f"warn_share: expected a share from 0 to 1, or None, got {warn_share!r}")
         if isinstance(bandwidth, str) and bandwidth != "auto":
             raise ValueError(f"bandwidth: expected a number or 'auto', got {bandwidth!r}")
         if not isinstance(bandwidth, str):
             checks.check_positive("bandwidth", bandwidth)
         checks.check_positive("temperature", temperature)
+        if isinstance(temperature, Tensor) and temperature.ndim != 0:
+            raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
         checks.check_positive("auto_scale", auto_scale)
         checks.check_positive("auto_floor", auto_floor)
         self.temperature = temperature
@@ -122,6 +130,7 @@ class FlowInfoNCELoss(nn.Module):
             reduction=reduction, return_stats=return_stats, backend=backend,
         )  # fmt: skip
         if positives_eps is not None:
+            fast_positives.check_eps(positives_eps)
             if over_processes is not None:
                 raise ValueError(f"positives_eps: expected None with over_processes, got {positives_eps!r}")
             self.options["positives_eps"] = positives_eps
@@ -141,16 +150,21 @@ class FlowInfoNCELoss(nn.Module):
         key_mask: TensorOrList | None = None,
     ) -> Any:
         """The loss; with ``return_stats`` the pair (loss, statistics). Raises as ``flow_infonce``."""
+        _check_maps("query", query, query_flow, query_mask)
+        _check_maps("key", key, key_flow, key_mask)
         query, key = _tokens("query", query, self.skip_tokens), _tokens("key", key, self.skip_tokens)
-        query, key = (_each(lambda x: F.normalize(x, dim=-1), side) for side in (query, key))
+        query, key = (_each(_normalized, side) for side in (query, key))
         query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
-        query_mask, key_mask = (
-            None if m is None else m.flatten(1) if isinstance(m, Tensor) else [x.flatten() for x in m]
-            for m in (query_mask, key_mask)
-        )
+        query_mask, key_mask = _pixels("query_mask", query_mask), _pixels("key_mask", key_mask)
         bandwidth: float | Tensor
         if isinstance(self.bandwidth, str):
-            bandwidth = self.auto_scale * _spread(self.auto_floor, query_flow, key_flow, query_mask, key_mask)
+            for side, embedding, flow, mask in (
+                ("query", query, query_flow, query_mask), ("key", key, key_flow, key_mask),
+            ):  # fmt: skip
+                check_frames(side, flow, mask, frame_sizes(side, embedding), isinstance(embedding, Tensor))
+            check_alike(query_flow, key_flow)
+            spread = _spread(0.0, query_flow, key_flow, query_mask, key_mask)
+            bandwidth = (self.auto_scale * spread).clamp(min=self.auto_floor)
         else:
             bandwidth = self.bandwidth
         look = not torch.compiler.is_compiling() and self._look_at(query)
@@ -220,9 +234,61 @@ def _joined(value: TensorOrList) -> Tensor:
     return value.flatten() if isinstance(value, Tensor) else torch.cat([x.flatten() for x in value])
 
 
+def _normalized(x: Tensor) -> Tensor:
+    """Rows of length 1, in the dtype of x; a row without a direction becomes 0, and so does its gradient.
+
+    The length is taken in float32: float16 has no room for squares.
+    """
+    if not x.is_floating_point():
+        return x  # refused by name where all dtypes are
+    wide = x.to(accumulator_dtype(x.dtype))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    least = max(1e-12, torch.finfo(x.dtype).tiny)
+    return (wide / length.masked_fill(length < least, torch.inf)).to(x.dtype)
+
+
+def _check_maps(side: str, embedding: Any, flow: Any, mask: Any) -> None:
+    """Flow and mask maps have the height and width of the embedding map: their product alone would hide a transposed one."""
+    if isinstance(embedding, Sequence) and not isinstance(embedding, str):
+        if all(isinstance(x, Sequence) and not isinstance(x, str) for x in (flow, mask) if x is not None):
+            masks = [None] * len(embedding) if mask is None else mask
+            for b, (x, f, m) in enumerate(zip(embedding, flow, masks, strict=False)):
+                _check_map(side, f"[{b}]", x, f, m, 3)
+        return
+    _check_map(side, "", embedding, flow, mask, 4)
+
+
+def _check_map(side: str, which: str, embedding: Any, flow: Any, mask: Any, dimensions: int) -> None:
+    if not isinstance(embedding, Tensor) or embedding.ndim != dimensions:
+        return
+    for name, value, form in ((f"{side}_flow", flow, dimensions), (f"{side}_mask", mask, dimensions - 1)):
+        if isinstance(value, Tensor) and value.ndim == form and value.shape[-2:] != embedding.shape[-2:]:
+            (h, w), (other_h, other_w) = embedding.shape[-2:], value.shape[-2:]
+            raise ValueError(f"{name}{which}: expected H x W = {h} x {w} like its embeddings, got {other_h} x {other_w}")
+
+
+def _pixels(name: str, mask: TensorOrList | None) -> TensorOrList | None:
+    """[B, H, W] or [B, N] -> [B, N]; lists: [H, W] or [N] -> [N]."""
+    if mask is None:
+        return None
+    if isinstance(mask, Tensor):
+        if mask.ndim not in (2, 3):
+            raise ValueError(f"{name}: expected [B, H, W] or [B, N], got shape {list(mask.shape)}")
+        return mask.flatten(1)
+    if not isinstance(mask, Sequence) or isinstance(mask, str):
+        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(mask).__name__}")
+    for b, item in enumerate(mask):
+        checks.check_tensor(f"{name}[{b}]", item)
+        if item.ndim not in (1, 2):
+            raise ValueError(f"{name}[{b}]: expected [H, W] or [N], got shape {list(item.shape)}")
+    return [item.flatten() for item in mask]
+
+
 def _tokens(name: str, value: TensorOrList, skip: int = 0) -> TensorOrList:
     """[B, C, H, W] -> [B, H W, C] (a view); [B, N, C] stays, less its first ``skip`` tokens; lists: the same per frame."""
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ValueError(f"{name}: expected at least one frame, got an empty list")
         for b, item in enumerate(value):
             checks.check_tensor(f"{name}[{b}]", item)
             if item.ndim not in (2, 3):

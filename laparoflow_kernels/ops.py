@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from laparoflow_kernels.loss_forms import STAT_LSE, STAT_POSITIVE
 from laparoflow_kernels.problem import accumulator_dtype
@@ -165,15 +167,40 @@ def _register_autograd(namespace: str, library: torch.library.Library) -> None:
         dvalues, _ = ops.flow_weighted_sum(key_flow, query_flow, grad_sums.contiguous(), *rest, *ctx.options)
         return (None, None, dvalues.to(ctx.dtype), *(None,) * 8)
 
-    _differentiable(library, "flow_weighted_sum", ops.flow_weighted_sum, sum_setup, sum_backward)
+    _differentiable(library, "flow_weighted_sum", ops.flow_weighted_sum, sum_setup, sum_backward, twice=True)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient whose own gradient nobody has written: asking for it is an error, where a constant would be a silent 0."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(f"{ctx.name}: this backend has no second derivatives; backend='reference' has")
+
+
+def _refuse_transforms(name: str, inputs: tuple[Any, ...]) -> None:
+    """Raises NotImplementedError where derivatives are wanted that the kernels do not have: they would be 0, silently."""
+    if forward_ad._current_level >= 0 and any(
+        isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs
+    ):  # fmt: skip
+        raise NotImplementedError(f"{name}: this backend has no forward-mode derivatives; backend='reference' has")
+    if torch._C._are_functorch_transforms_active() and peek_interpreter_stack().key() == TransformType.Grad:
+        raise NotImplementedError(f"{name}: this backend is not made for torch.func.grad and vjp; backend='reference' is")
 
 
 def _differentiable(
-    library: torch.library.Library, name: str, op: Any, setup: Callable[..., None], backward: Callable[..., Any]
-) -> None:
+    library: torch.library.Library, name: str, op: Any, setup: Callable[..., None], backward: Callable[..., Any],
+    twice: bool = False,
+) -> None:  # fmt: skip
     """Register autograd for ``op``: what torch.library.register_autograd does, without its per-call cost.
 
     That one walks the schema at every call, in time quadratic in the number of arguments, of which there are 22 here.
+    ``twice``: ``backward`` is made of differentiable operators; otherwise its results refuse to be differentiated.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -182,11 +209,18 @@ def _differentiable(
         setup(ctx, inputs, output)
         return output
 
+    def backward_once(ctx: Any, *grads: Any) -> Any:
+        gradients = backward(ctx, *grads)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return gradients
+        return tuple(None if x is None else _Once.apply(x.detach().requires_grad_(), name) for x in gradients)
+
     function = type(f"{name}_autograd", (torch.autograd.Function,), {
-        "forward": staticmethod(forward), "backward": staticmethod(backward),
+        "forward": staticmethod(forward), "backward": staticmethod(backward if twice else backward_once),
     })  # fmt: skip
 
     def kernel(*inputs: Any) -> Any:
+        _refuse_transforms(name, inputs)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
             return function.apply(*inputs)  # type: ignore[attr-defined]
         with torch._C._AutoDispatchBelowAutograd():

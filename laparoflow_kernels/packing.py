@@ -50,12 +50,12 @@ def pack_pairs(
     return PackedPairs(problem, query_sizes, key_sizes)
 
 
-def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
-    """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
+def frame_sizes(name: str, value: TensorOrList) -> tuple[int, ...]:
+    """Pixels of each frame of [B, N, X] or a list of [N_b, X], whose form is checked."""
     if isinstance(value, Tensor):
         if value.ndim != 3:
             raise ValueError(f"{name}: expected 3 dimensions [B, N, channels], got shape {list(value.shape)}")
-        return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), (value.shape[1],) * value.shape[0]
+        return (value.shape[1],) * value.shape[0]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
     if not value:
@@ -66,7 +66,15 @@ def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
         if item.dtype != value[0].dtype:
             raise TypeError(f"{name}[{b}]: expected dtype {value[0].dtype} like {name}[0], got {item.dtype}")
     checks.check_same_device(**{f"{name}[{b}]": item for b, item in enumerate(value)})
-    return torch.cat(list(value)), tuple(item.shape[0] for item in value)
+    return tuple(item.shape[0] for item in value)
+
+
+def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
+    """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
+    sizes = frame_sizes(name, value)
+    if isinstance(value, Tensor):
+        return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), sizes
+    return torch.cat(list(value)), sizes
 
 
 def unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
@@ -94,28 +102,41 @@ def _check_embeddings(query: Tensor, key: Tensor, query_sizes: tuple[int, ...], 
         raise ValueError(f"key: expected B={len(query_sizes)} frames like query, got {len(key_sizes)}")
 
 
+def check_frames(
+    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], batched: bool
+) -> None:
+    """Flow and mask of one side against the frame sizes of its embeddings; ``batched``: those are one tensor [B, N, D]."""
+    flow_sizes = frame_sizes(f"{side}_flow", flow)
+    for part in (flow,) if isinstance(flow, Tensor) else flow[:1]:  # of a list all have the same channels and dtype
+        checks.check_float(f"{side}_flow", part)
+        checks.check_flow_channels(f"{side}_flow", part)
+    if flow_sizes != sizes:
+        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
+    if mask is None:
+        return
+    if isinstance(mask, Tensor):
+        if not batched and len(set(sizes)) > 1:
+            raise TypeError(f"{side}_mask: expected a list of masks, one for each of its {_sizes_text(sizes)}, got a tensor")
+        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), "N": sizes[0] if sizes else 0})
+        return
+    if not isinstance(mask, Sequence) or isinstance(mask, str):
+        raise TypeError(f"{side}_mask: expected a torch.Tensor or a list of them, got {type(mask).__name__}")
+    if len(mask) != len(sizes):
+        raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
+    for b, item in enumerate(mask):
+        checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes[b]})
+
+
 def pack_frames(
     side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], dtype: torch.dtype,
     device: torch.device, batched: bool,
 ) -> PackedFrames:  # fmt: skip
-    """Flow and mask of one side, checked against the frame sizes of its embeddings, packed, in the accumulator dtype."""
-    packed, flow_sizes = pack(f"{side}_flow", flow)
-    checks.check_float(f"{side}_flow", packed)
-    checks.check_flow_channels(f"{side}_flow", packed)
-    if flow_sizes != sizes:
-        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
+    """Flow and mask of one side, checked (``check_frames``), packed, in the accumulator dtype."""
+    check_frames(side, flow, mask, sizes, batched)
+    packed, _ = pack(f"{side}_flow", flow)
     packed_mask = None
     if mask is not None:
-        if isinstance(mask, Tensor):
-            checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), "N": sizes[0] if sizes else 0})
-            packed_mask = mask.reshape(-1)
-        else:
-            for b, item in enumerate(mask):
-                checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes[b] if b < len(sizes) else -1})
-            if len(mask) != len(sizes):
-                raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
-            packed_mask = torch.cat(list(mask))
-        packed_mask = packed_mask.contiguous()
+        packed_mask = (mask.reshape(-1) if isinstance(mask, Tensor) else torch.cat(list(mask))).contiguous()
     checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
     packed = packed.detach().to(dtype).contiguous()
     checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
@@ -133,10 +154,20 @@ def _sizes_text(sizes: tuple[int, ...]) -> str:
 
 
 def check_guides(query: PackedFrames, key: PackedFrames) -> None:
-    if query.flow.shape[1] != key.flow.shape[1]:
-        raise ValueError(f"key_flow: expected F={query.flow.shape[1]} channels like query_flow, got {key.flow.shape[1]}")
-    if len(query.sizes) != len(key.sizes):
-        raise ValueError(f"key_flow: expected B={len(query.sizes)} frames like query_flow, got {len(key.sizes)}")
+    _check_alike(query.flow.shape[1], key.flow.shape[1], len(query.sizes), len(key.sizes))
+
+
+def check_alike(query_flow: TensorOrList, key_flow: TensorOrList) -> None:
+    """Flows of both sides, whose form is checked, have as many frames and channels."""
+    channels = [flow.shape[-1] if isinstance(flow, Tensor) else flow[0].shape[-1] for flow in (query_flow, key_flow)]
+    _check_alike(channels[0], channels[1], len(query_flow), len(key_flow))
+
+
+def _check_alike(query_channels: int, key_channels: int, query_frames: int, key_frames: int) -> None:
+    if query_channels != key_channels:
+        raise ValueError(f"key_flow: expected F={query_channels} channels like query_flow, got {key_channels}")
+    if query_frames != key_frames:
+        raise ValueError(f"key_flow: expected B={query_frames} frames like query_flow, got {key_frames}")
 
 
 def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,13 +191,18 @@ def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.
 
 def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     checks.check_positive("bandwidth", bandwidth)
+    least = 2.0 * torch.finfo(dtype).tiny ** 0.5  # the square of its inverse must be a number
     if isinstance(bandwidth, Tensor):
+        if checks.values_readable(bandwidth) and bool((bandwidth < least).any()):
+            raise ValueError(f"bandwidth: expected at least {least:.2g}, got {bandwidth.min().item():.2g}")
         if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
             raise ValueError(
                 f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
             )
         checks.check_on(device, "query", bandwidth=bandwidth)
         return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
+    if bandwidth < least:
+        raise ValueError(f"bandwidth: expected at least {least:.2g}, got {bandwidth:.2g}")
     return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
 
 

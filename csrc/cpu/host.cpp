@@ -19,6 +19,11 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
   side.offsets.assign(edge, edge + edges.numel());
   TORCH_CHECK_VALUE(!side.offsets.empty() && side.offsets.front() == 0 && side.offsets.back() == side.total, name,
                     "_offsets: expected to run from 0 to ", side.total);
+  for (std::size_t b = 1; b < side.offsets.size(); ++b)
+    TORCH_CHECK_VALUE(side.offsets[b - 1] <= side.offsets[b], name, "_offsets: expected to rise, got ", side.offsets[b],
+                      " after ", side.offsets[b - 1]);
+  TORCH_CHECK_VALUE(!mask || (mask->dim() == 1 && mask->size(0) == side.total), name, "_mask: expected [", side.total,
+                    "], got ", mask ? mask->sizes() : at::IntArrayRef{});
   if (mask && !mask->all().item<bool>()) {
     const Tensor keep = mask->contiguous();
     side.kept = keep.nonzero().view(-1);

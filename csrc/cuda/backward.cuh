@@ -39,6 +39,20 @@ struct BackwardArguments {
   Records row_records, column_records;
 };
 
+LAPAROFLOW_DEVICE FeedArguments feed_arguments(const BackwardArguments& a, int row_count) {
+  return {&a.problem,    a.plan.warps,  a.plan.stages,   row_count, a.column_coefficients,
+          kCoefficients, a.row_records, a.column_records};
+}
+
+/// From this block's first row to the end of its frame. A block that has none takes no part in the temperature's gradient.
+LAPAROFLOW_DEVICE Range rows_of_block(const BackwardArguments& a, int frame, int row_count) {
+  Range rows = frame_range(a.problem.row, frame);
+  rows.begin += block_index() % a.plan.tiles_per_frame * row_count;
+  if (rows.begin >= rows.end && a.temperature_partials != nullptr && thread_index() == 0)
+    a.temperature_partials[block_index()] = 0.0f;
+  return rows;
+}
+
 /// Which sides have coefficients: the default form is compiled for each, the others ask at run time.
 enum class Terms : int { kAny = 0, kRow = 1, kColumn = 2, kBoth = 3 };
 
@@ -218,24 +232,11 @@ backward_kernel(BackwardArguments arguments) {
   const int warp = thread_index() / 32;
   const Lane at;
   const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
-  const Range row_range = frame_range(problem.row, frame);
-  const std::int64_t end_of_rows = row_range.end;
-  const std::int64_t first_row = row_range.begin + block_index() % plan.tiles_per_frame * row_count;
-  if (first_row >= end_of_rows) {
-    if (arguments.temperature_partials != nullptr && thread_index() == 0)
-      arguments.temperature_partials[block_index()] = 0.0f;
-    return;
-  }
+  const Range range = rows_of_block(arguments, frame, row_count);
+  const std::int64_t first_row = range.begin, end_of_rows = range.end;
+  if (first_row >= end_of_rows) return;
   const DepthLayout<Engine> layout(problem.depth);
-  const FeedArguments feed_arguments{&problem,
-                                     plan.warps,
-                                     plan.stages,
-                                     row_count,
-                                     arguments.column_coefficients,
-                                     kCoefficients,
-                                     arguments.row_records,
-                                     arguments.column_records};
-  Feed<Engine> feed(feed_arguments, shared_memory());
+  Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(frame, 0, std::int64_t{1} << 40);
   const Options options(problem);
   const Engine engine{problem.full_float};

@@ -46,25 +46,12 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
   constexpr int kImages = Engine::row_images(kDepthTiles, kOnePass && Options::kPlain && kTerms == Terms::kRow);
   const int row_count = plan.warps * 16 * kImages;
   const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
-  const Range row_range = frame_range(problem.row, frame);
-  const std::int64_t end_of_rows = row_range.end;
-  const std::int64_t first_row = row_range.begin + block_index() % plan.tiles_per_frame * row_count;
-  if (first_row >= end_of_rows) {
-    if (arguments.temperature_partials != nullptr && thread_index() == 0)
-      arguments.temperature_partials[block_index()] = 0.0f;
-    return;
-  }
+  const Range range = rows_of_block(arguments, frame, row_count);
+  const std::int64_t first_row = range.begin, end_of_rows = range.end;
+  if (first_row >= end_of_rows) return;
   const ScoreBuffers<Engine> scores(shared_memory() + plan.scores_at, row_count);
   if (kOnePass && thread_index() == 0) scores.begin(plan.warps * 32);
-  const FeedArguments feed_arguments{&problem,
-                                     plan.warps,
-                                     plan.stages,
-                                     row_count,
-                                     arguments.column_coefficients,
-                                     kCoefficients,
-                                     arguments.row_records,
-                                     arguments.column_records};
-  Feed<Engine> feed(feed_arguments, shared_memory());
+  Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(frame, 0, std::int64_t{1} << 40);
   if (feed.feeds_only()) {
     feed.template give_registers<Engine::backward_feed_registers(kDepthTiles)>();

@@ -145,7 +145,7 @@ class Feed {
     copy_async_commit();
   }
 
-  const FeedArguments& a_;
+  const FeedArguments a_;
   DepthLayout<Engine> layout_;
   char* memory_;
   Range columns_{0, 0};

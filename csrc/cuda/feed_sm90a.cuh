@@ -232,7 +232,7 @@ class Feed<EngineWarpgroup<T>> {
     }
   }
 
-  const FeedArguments& a_;
+  const FeedArguments a_;
   DepthLayout<Engine> depth_;
   char* memory_;
   Barrier* barriers_;

@@ -34,6 +34,10 @@ struct ForwardArguments {
   Records row_records, column_records;
 };
 
+LAPAROFLOW_DEVICE FeedArguments feed_arguments(const ForwardArguments& a, int row_count) {
+  return {&a.problem, a.plan.warps, a.plan.stages, row_count, nullptr, 0, a.row_records, a.column_records};
+}
+
 /// Adds two exponents to a sum of 2^(t - m), moving the maximum when it rises.
 LAPAROFLOW_DEVICE void add_exponents(float& sum, float& tile_sum, float& m, Exponent t0, Exponent t1, float scale) {
   const float top = DeviceMath::max(t0.value(scale), t1.value(scale));
@@ -268,9 +272,7 @@ forward_kernel(ForwardArguments arguments) {
   const Rectangle rectangle(problem, plan);
   const DepthLayout<Engine> layout(problem.depth);
 
-  const FeedArguments feed_arguments{&problem, plan.warps, plan.stages,           row_count,
-                                     nullptr,  0,          arguments.row_records, arguments.column_records};
-  Feed<Engine> feed(feed_arguments, shared_memory());
+  Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
             rectangle.column_slot * plan.column_chunk, plan.column_chunk);
   float* row_partials = arguments.row_partials + rectangle.column_slot * components * problem.row.total;

@@ -22,9 +22,7 @@ warpgroup_forward_kernel(ForwardArguments arguments) {
   const int row_count = plan.warps * 16;
   const Rectangle rectangle(problem, plan);
   const DepthLayout<Engine> layout(problem.depth);
-  const FeedArguments feed_arguments{&problem, plan.warps, plan.stages,           row_count,
-                                     nullptr,  0,          arguments.row_records, arguments.column_records};
-  Feed<Engine> feed(feed_arguments, shared_memory());
+  Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
             rectangle.column_slot * plan.column_chunk, plan.column_chunk);
   if (feed.feeds_only()) {

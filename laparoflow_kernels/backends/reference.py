@@ -26,12 +26,13 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def flow_weights(query_flow: Tensor, key_flow: Tensor, inv_bandwidth: Tensor, flow_kernel: str) -> Tensor:
-    """w [B, N, M] from flows [B, N, F] and [B, M, F] and 1 / bandwidth [B]."""
+    """w [B, N, M] from flows [B, N, F] and [B, M, F] and 1 / bandwidth [B], or [B, N] where queries differ in it."""
     # one channel at a time: the sum of squares needs no [B, N, M, F] tensor, and the difference comes before the square
     r2 = torch.zeros((), dtype=query_flow.dtype, device=query_flow.device)
     for q, k in zip(query_flow.unbind(-1), key_flow.unbind(-1), strict=True):
         r2 = r2 + (q[:, :, None] - k[:, None, :]).square()
-    r2 = r2 * inv_bandwidth.square()[:, None, None]
+    per_query = inv_bandwidth[:, None, None] if inv_bandwidth.ndim == 1 else inv_bandwidth[:, :, None]
+    r2 = r2 * per_query.square()
     if flow_kernel == "gaussian":
         w = torch.exp(-0.5 * r2)
     elif flow_kernel == "laplace":
@@ -39,7 +40,7 @@ def flow_weights(query_flow: Tensor, key_flow: Tensor, inv_bandwidth: Tensor, fl
     elif flow_kernel == "cauchy":
         w = 1 / (1 + r2)
     else:
-        w = (r2 <= 1).to(r2.dtype)
+        w = (r2 <= 1 + 4 * torch.finfo(r2.dtype).eps).to(r2.dtype)  # r = 1 itself counts, however r2 is rounded
     return torch.where(w < TINY_WEIGHT, torch.zeros_like(w), w)
 
 
@@ -93,7 +94,7 @@ def _batch_stats(
 def _frame_ids(frames: PackedFrames) -> Tensor:
     return torch.repeat_interleave(
         torch.arange(len(frames.sizes), device=frames.flow.device),
-        torch.tensor(frames.sizes, device=frames.flow.device),
+        torch.tensor(frames.sizes, device=frames.flow.device, dtype=torch.int64),
         output_size=frames.flow.shape[0],
     )
 
@@ -109,10 +110,9 @@ def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
 def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
     q, k = problem.query_frames, problem.key_frames
     q_ids, k_ids = _frame_ids(q), _frame_ids(k)
-    # each frame's bandwidth: scale the flows here, so that one [1, Tq, Tk] problem serves all frames
-    f, g = (x.flow * problem.inv_bandwidth[ids][:, None] for x, ids in ((q, q_ids), (k, k_ids)))
+    # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, which is its key's too
     rows, columns = _batch_stats(
-        problem, problem.query[None], problem.key[None], f[None], g[None], torch.ones_like(problem.inv_bandwidth[:1]),
+        problem, problem.query[None], problem.key[None], q.flow[None], k.flow[None], problem.inv_bandwidth[q_ids][None],
         None if q.mask is None else q.mask[None], None if k.mask is None else k.mask[None],
         (q_ids[:, None] == k_ids[None, :])[None],
     )  # fmt: skip

@@ -58,7 +58,7 @@ def flow_weights(case: Case, dtype: type) -> tuple[np.ndarray, np.ndarray, np.nd
             "gaussian": lambda: -scaled / 2,
             "laplace": lambda: -np.sqrt(scaled),
             "cauchy": lambda: -np.log1p(scaled),
-            "tophat": lambda: np.where(scaled <= 1, 0.0, -np.inf).astype(dtype),
+            "tophat": lambda: np.where(scaled <= 1 + 2.0**-21, 0.0, -np.inf).astype(dtype),
         }[case.flow_kernel]()
         w = np.where(same & counted, np.exp(log_w), 0).astype(dtype)
     w = np.where(w < SMALLEST, 0, w)

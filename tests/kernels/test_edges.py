@@ -243,3 +243,50 @@ def test_backends_reports_available_or_the_reason() -> None:
 def test_the_build_uses_more_than_one_thread() -> None:
     """at::parallel_for is a template: compiled without OpenMP it silently runs on one thread."""
     assert build_facts()["cpu_threads"] == "openmp"
+
+
+def test_a_mask_tensor_for_frames_of_several_sizes_is_refused(backend: str, device: str) -> None:
+    """Padded masks would be read as if they were packed."""
+    sizes = (6, 4, 6)
+    q = [unit(1, n, 4, seed=n)[0].float().to(device) for n in sizes]
+    f = [torch.randn(n, 2).to(device) for n in sizes]
+    padded = torch.ones(3, 6, dtype=torch.bool, device=device)
+    for side in ("query_mask", "key_mask"):
+        with pytest.raises(TypeError, match=rf"{side}: expected a list of masks, one for each of its frames of \[6, 4, 6\]"):
+            flow_infonce(q, q, f, f, backend=backend, **{side: padded})
+    same, flows = [q[0], q[2]], [f[0], f[2]]  # of one size a tensor is as good as a list
+    mask = torch.rand(2, 6, device=device) > 0.3
+    torch.testing.assert_close(
+        flow_infonce(same, same, flows, flows, query_mask=mask, backend=backend),
+        flow_infonce(same, same, flows, flows, query_mask=list(mask), backend=backend),
+    )
+
+
+def test_the_operator_itself_refuses_a_mask_of_another_length() -> None:
+    flow = torch.zeros(6, 2)
+    offsets, one = torch.tensor([0, 6]), torch.ones(1)
+    with pytest.raises(ValueError, match=r"mask: expected \[6\], got \[4\]"):
+        torch.ops.laparoflow.flow_weighted_sum(
+            flow, flow, flow, one, offsets, offsets, None, torch.zeros(4, dtype=torch.bool), 6, 6, "gaussian"
+        )
+    falling = torch.tensor([0, 9, 6])
+    with pytest.raises(ValueError, match="offsets: expected to rise"):
+        torch.ops.laparoflow.flow_weighted_sum(
+            flow, flow, flow, torch.ones(2), falling, falling, None, None, 9, 9, "gaussian"
+        )  # fmt: skip
+
+
+def test_bandwidths_whose_inverse_square_is_no_number() -> None:
+    q, k, f, g = data()
+    for bandwidth in (1e-20, 1e-45, torch.full((2,), 1e-20)):
+        with pytest.raises(ValueError, match=r"bandwidth: expected at least 2\.2e-19, got"):
+            flow_infonce(q, k, f, g, bandwidth=bandwidth)
+    assert torch.isfinite(flow_infonce(q, q, f, f, bandwidth=1e-18))
+    assert torch.isfinite(flow_infonce(q.double(), q.double(), f, f, bandwidth=1e-20))
+
+
+def test_nothing_at_all_in_the_reference() -> None:
+    assert pairwise_flow_weights(torch.zeros(2, 0, 2), torch.zeros(2, 3, 2)).shape == (2, 0, 3)
+    empty = torch.zeros(0, 5, 2)
+    with pytest.warns(RuntimeWarning, match="no valid query"):
+        assert flow_infonce(empty, empty, empty, empty, scope="batch", backend="reference") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -44,6 +45,33 @@ def test_coordinates_as_guide_are_pixcontrast(backend: str, device: str) -> None
     e = torch.exp(q @ k.transpose(1, 2) / 0.3)
     expected = -torch.log((e * near).sum(-1) / e.sum(-1)).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tophat_counts_pixels_at_exactly_its_radius(backend: str, device: str, dtype: torch.dtype) -> None:
+    """On a grid of whole pixels many pairs lie at r = 1, where r^2 (1 / bandwidth)^2 may round to more than 1."""
+    if dtype == torch.float64 and device != "cpu":
+        dtype = torch.float32  # the GPU kernels refuse float64
+    x = torch.arange(45, dtype=dtype, device=device)[None, :, None]
+    ones = torch.ones_like(x)
+    for bandwidth in range(1, 41):
+        expected = (torch.cdist(x, x) <= bandwidth + 0.1).sum(-1, keepdim=True).to(dtype)
+        given = flow_weighted_sum(x, x, ones, bandwidth=bandwidth, flow_kernel="tophat", backend=backend)
+        assert torch.equal(given, expected), bandwidth
+        reference = flow_weighted_sum(x, x, ones, bandwidth=bandwidth, flow_kernel="tophat", backend="reference")
+        assert torch.equal(reference, expected), bandwidth
+
+
+@pytest.mark.parametrize("scope", ["frame", "batch"])
+def test_tophat_weights_of_the_loss_at_exactly_its_radius(backend: str, device: str, scope: str) -> None:
+    q = inputs(64)[0][:1].to(device)
+    grid = 900 + torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))[None].to(device)
+    expected = (torch.cdist(grid, grid) <= 5.01).sum(-1).to(q.dtype)
+    for name in (backend, "reference"):
+        _, stats = flow_infonce(
+            q, q, grid, grid, bandwidth=5, flow_kernel="tophat", scope=scope, return_stats=True, backend=name
+        )  # fmt: skip
+        assert torch.equal(stats.rows.weight_sum, expected), name
 
 
 def test_weighted_sum_is_the_dense_product(backend: str, device: str) -> None:

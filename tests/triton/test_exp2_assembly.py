@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from laparoflow_kernels.backends.triton.pairs import exp2_assembly
+from laparoflow_kernels.backends.triton.exponentials import exp2_assembly
 
 F32 = np.float32
 SMALLEST = F32(2.0**-126)

@@ -3,13 +3,17 @@
 Importing this package needs torch alone; triton and the kernels are imported at the first call. Under
 ``TRITON_INTERPRET=1`` (set before the first call) the same kernels run on CPU tensors, slowly.
 
-    pairs.py                mathematics of one tile: distances, weights, loads
-    statistics_kernels.py   forward: row and column statistics
-    gradient_kernels.py     backward: dq, dk, dtemperature
-    weighted_sum_kernel.py  sum_j w_ij v_j
-    launch.py               host code of each operator
-    tiles.py                tile sizes and their tuning
-    availability.py         where this backend can run
+    pairs.py                   mathematics of one tile: distances, weights, loads
+    exponentials.py            2^x on the special function unit and on the FMA units
+    weight_operands_kernel.py  exponents of weights as a product of tensor cores
+    statistics_kernels.py      forward: row and column sums
+    finish_kernel.py           forward: the statistics that those sums make
+    coefficients_kernel.py     backward: what dS needs of a row
+    gradient_kernels.py        backward: dq, dk, dtemperature
+    weighted_sum_kernel.py     sum_j w_ij v_j
+    launch.py                  host code of each operator
+    tiles.py                   tile sizes and their tuning
+    availability.py            where this backend can run
 """
 
 from __future__ import annotations

@@ -22,9 +22,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import launch, tiles
-from .gradient_kernels import backward_kernel, coefficients_kernel
+from .coefficients_kernel import coefficients_kernel
+from .finish_kernel import finish_kernel
+from .gradient_kernels import backward_kernel
 from .launch import INSIDE_LIFT, ROW_BLOCK, padded
-from .statistics_kernels import finish_kernel, forward_kernel
+from .statistics_kernels import forward_kernel
 from .tiles import Tile
 from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel

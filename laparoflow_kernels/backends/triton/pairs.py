@@ -9,160 +9,20 @@ For rows x and columns y of a tile, with flows f_x and g_y (F components, pixels
 A masked or padded row carries the flow -inf and such a column +inf, so that their distance is infinite and
 every flow kernel gives 0 without a further select; the finite flows of a pair are never touched by this.
 
-Exponentials are base 2 throughout. ``exp2_clamped`` is the exponential of a weight: of every four elements 1, 2 or 4 (the
-tile's choice, ``tiles.Tile.special``) go to the special function unit, 16 per clock and multiprocessor, and the others to a
-polynomial on the FMA units, 128 per clock. The softmax alone takes one operation per pair of the special unit, so that
-weights there double the load; a polynomial takes seven instructions, so that weights there load the issue of instructions.
+Exponentials are those of ``exponentials``.
 """
-
-import os
 
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+from .exponentials import INTERPRETED, exp2_shared
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2_REST = tl.constexpr(-1.904654e-9)  # ln 2 less its float32
 LOG2_E_REST = tl.constexpr(1.925963e-8)  # log2(e) less its float32
 LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
-SMALLEST_EXPONENT = tl.constexpr(-126.0)
-
-# 2^f on [-1/2, 1/2] as 1 + f (c1 + f (c2 + ...)): relative error 9e-8 (1.7e-7 evaluated in float32), exact at 0.
-EXP2_COEFFICIENTS = (0.6931469776, 0.2402224208, 0.0555073374, 0.0096715127, 0.0013264727)
-
-
-def _hexadecimal(value: float) -> str:
-    import struct
-
-    return "0f{:08X}".format(struct.unpack("<I", struct.pack("<f", value))[0])
-
-
-def _polynomial_assembly(index: int, result: int, base: int, factor: int, bounded: bool) -> str:
-    """2^(x c) on the FMA units: round to an integer n by a magic constant, polynomial of the rest, times 2^n.
-
-    The magic constant is 1.5 * 2^23 + 127, so the low bits of the rounded sum are the biased exponent n + 127 and
-    one shift makes the float 2^n (which is 0 for n = -127); the last product flushes what is under 2^-126. Where neither
-    end of the range is near (``bounded``), n is added to the exponent of the polynomial: one instruction less.
-    """
-    magic = _hexadecimal(1.5 * 2**23 + (0 if bounded else 127))
-    t, n, f, p, s = (f"{name}{index}" for name in "tnfps")
-    lines = [
-        f".reg .f32 {t}, {n}, {f}, {p}, {s};",
-        f"fma.rn.f32 {t}, ${base}, ${factor}, {magic};",
-        f"sub.rn.f32 {n}, {magic}, {t};",
-        f"fma.rn.f32 {f}, ${base}, ${factor}, {n};",
-        f"mov.f32 {p}, {_hexadecimal(EXP2_COEFFICIENTS[-1])};",
-    ]
-    lines += [f"fma.rn.f32 {p}, {p}, {f}, {_hexadecimal(c)};" for c in EXP2_COEFFICIENTS[-2::-1]]
-    lines += [
-        f"fma.rn.f32 {p}, {p}, {f}, {_hexadecimal(1.0)};",
-        f".reg .b32 b{index};",
-        f"mov.b32 b{index}, {t};",
-        f"shl.b32 b{index}, b{index}, 23;",
-    ]
-    if bounded:
-        lines += [
-            f".reg .b32 r{index};",
-            f"mov.b32 r{index}, {p};",
-            f"add.s32 r{index}, r{index}, b{index};",
-            f"mov.b32 ${result}, r{index};",
-        ]
-    else:
-        lines += [f"mov.b32 {s}, b{index};", f"mul.ftz.f32 ${result}, {p}, {s};"]
-    return "\n".join(lines)
-
-
-def exp2_assembly(pack: int, on_special_unit: int, bounded: bool = False) -> str:
-    """PTX for ``pack`` elements of 2^(x c): the first ``on_special_unit`` by ex2, the others by the polynomial.
-
-    Operands: results $0..pack-1, x $pack..2 pack-1, c $2 pack..3 pack-1. ``bounded``: x c lies within +-100.
-    """
-    blocks = []
-    for index in range(pack):
-        result, base, factor = index, pack + index, 2 * pack + index
-        if index < on_special_unit:
-            blocks.append(
-                f".reg .f32 e{index};\nmul.rn.f32 e{index}, ${base}, ${factor};\n"
-                f"ex2.approx.ftz.f32 ${result}, e{index};"
-            )
-        else:
-            blocks.append(_polynomial_assembly(index, result, base, factor, bounded))
-    return "{\n" + "\n".join(blocks) + "\n}"
-
-
-def exp2_constraints(pack: int) -> str:
-    """Register constraints of ``exp2_assembly``."""
-    return ",".join(["=&f"] * pack + ["f"] * (2 * pack))
-
-
-EXP2_PACK = tl.constexpr(4)
-EXP2_QUARTER = tl.constexpr(exp2_assembly(4, 1))
-EXP2_HALF = tl.constexpr(exp2_assembly(4, 2))
-EXP2_ALL = tl.constexpr(exp2_assembly(4, 4))
-BOUNDED_QUARTER = tl.constexpr(exp2_assembly(4, 1, bounded=True))
-BOUNDED_HALF = tl.constexpr(exp2_assembly(4, 2, bounded=True))
-EXP2_CONSTRAINTS = tl.constexpr(exp2_constraints(4))
-
-
-@triton.jit
-def exp2_clamped(distance, factor, SPECIAL: tl.constexpr):
-    """2^(distance * factor) of a product in [-127, 0]; results below 2^-126 are exactly 0.
-
-    SPECIAL of every four elements go to the special function unit (1, 2 or 4).
-    """
-    if INTERPRETED or distance.dtype == tl.float64:
-        exponent = distance * factor
-        result = tl.where(exponent >= SMALLEST_EXPONENT, tl.exp2(exponent), 0.0)
-    else:
-        if SPECIAL == 1:
-            assembly: tl.constexpr = EXP2_QUARTER
-        elif SPECIAL == 2:
-            assembly: tl.constexpr = EXP2_HALF
-        else:
-            assembly: tl.constexpr = EXP2_ALL
-        result = tl.inline_asm_elementwise(
-            assembly,
-            EXP2_CONSTRAINTS,
-            [distance, tl.broadcast_to(factor, distance.shape)],
-            dtype=tl.float32,
-            is_pure=True,
-            pack=EXP2_PACK,
-        )
-    return result
-
-
-@triton.jit
-def weight_of(exponent):
-    """2^exponent of an exponent under 1, on the special function unit; results below 2^-126 are exactly 0."""
-    result = tl.exp2(exponent)
-    if INTERPRETED:
-        result = tl.where(exponent >= SMALLEST_EXPONENT, result, 0.0)
-    return result
-
-
-@triton.jit
-def exp2_bounded(product, factor, SPECIAL: tl.constexpr):
-    """2^(product * factor) of an exponent within +-100: SPECIAL of every four elements on the special function unit."""
-    if INTERPRETED:
-        result = tl.exp2(product * factor)
-    else:
-        if SPECIAL == 1:
-            assembly: tl.constexpr = BOUNDED_QUARTER
-        elif SPECIAL == 2:
-            assembly: tl.constexpr = BOUNDED_HALF
-        else:
-            assembly: tl.constexpr = EXP2_ALL
-        result = tl.inline_asm_elementwise(
-            assembly,
-            EXP2_CONSTRAINTS,
-            [product, tl.broadcast_to(factor, product.shape)],
-            dtype=tl.float32,
-            is_pure=True,
-            pack=EXP2_PACK,
-        )
-    return result
 
 
 @triton.jit
@@ -277,11 +137,11 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
     if FLOW_KERNEL == "gaussian":
         factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
         distance = tl.minimum(squared, -127.0 / factor)
-        weight = exp2_clamped(distance, factor, SPECIAL)
+        weight = exp2_shared(distance, factor, SPECIAL, False)
     elif FLOW_KERNEL == "laplace":
         factor = inverse_bandwidth * (-LOG2_E)
         distance = tl.minimum(tl.sqrt(squared), -127.0 / factor)
-        weight = exp2_clamped(distance, factor, SPECIAL)
+        weight = exp2_shared(distance, factor, SPECIAL, False)
     elif FLOW_KERNEL == "cauchy":
         factor = inverse_bandwidth * 0.0 - 1.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
@@ -291,7 +151,9 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
     else:
         factor = inverse_bandwidth * 0.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
-        weight = tl.where(scaled <= 1.0, 1.0, 0.0).to(squared.dtype)
+        # r = 1 itself counts, however r2 is rounded: up to four roundings more
+        edge = 1.0 + 2.0**-21 if squared.dtype == tl.float32 else 1.0 + 2.0**-50
+        weight = tl.where(scaled <= edge, 1.0, 0.0).to(squared.dtype)
         distance = tl.zeros_like(squared)
     return weight, distance, factor
 

@@ -26,7 +26,8 @@ Memory: 32.125 bytes per row of either side.
 import triton
 import triton.language as tl
 
-from .pairs import LOG2_E, distance_to, exact_product, load_flow, pair_weight, product, squared_distance, weight_of
+from .exponentials import weight_of
+from .pairs import LOG2_E, distance_to, exact_product, load_flow, pair_weight, product, squared_distance
 
 CHUNK = tl.constexpr(256)
 FLAGS = tl.constexpr(32)
