@@ -56,6 +56,8 @@ def run_prepare(command: PrepareCommand) -> None:
         print(f"built again: {shard}")
     for source, reason in report.unreadable.items():
         print(f"left out {source}: {reason}")
+    for source, first in report.duplicates.items():
+        print(f"left out {source}: the same content as {first}")
 
 
 def run_pretrain(settings: PretrainSettings) -> None:

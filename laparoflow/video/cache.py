@@ -3,8 +3,9 @@
 Layout::
 
     cache.json                  format, version, settings
-    clips/NAME/clip.json        the finished clip: source, sizes, content hash, report; absent while it is
-    prepared clips/NAME/00000.*          its shards, see ``laparoflow.video.shards``
+    clips/NAME/plan.json        what the clip is made of and how, from the beginning of the work on it
+    clips/NAME/clip.json        the finished clip: source, sizes, content hash, report; absent while it is prepared
+    clips/NAME/00000.*          its shards, see ``laparoflow.video.shards``
 
 There is no central list, so several processes or machines can write clips side by side, and one that dies
 leaves the others' work whole. Reading needs numpy alone.
@@ -44,7 +45,7 @@ class CachedFrame:
         valid: bool [H, W], True where the flow is consistent and the pixel visible.
         clip: index into ``FrameCache.clips``.
         frame: index in the source file.
-        time: seconds in the source file.
+        time: seconds in the source file; where its timestamps start again, seconds that go on from there.
         gap: distance to the flow's target in source frames.
     """
 
@@ -149,9 +150,11 @@ def find_damage(
 
 
 class FrameCache(Sequence[CachedFrame]):
-    """Random access to a cache; arrays are memory-mapped, so many processes share one copy.
+    """Random access to a cache.
 
-    Open it with ``FrameCache.open``. It can be pickled and sent to data loader workers.
+    Only the bytes of the frame that is asked for are read, and no file stays open, so a cache may have any number of
+    shards; the system keeps what was read in memory, one copy for all processes. Open it with ``FrameCache.open``. It can
+    be pickled and sent to data loader workers.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], clips: list[ClipRecord], shards: list[list[ShardRecord]]):
@@ -160,7 +163,6 @@ class FrameCache(Sequence[CachedFrame]):
         self.clips = clips
         self._shards = [(index, record) for index, records in enumerate(shards) for record in records if record.samples]
         self._ends = list(np.cumsum([len(record.samples) for _, record in self._shards], dtype=int).tolist())
-        self._maps: dict[int, dict[str, NDArray[Any]]] = {}
 
     @classmethod
     def open(
@@ -228,15 +230,21 @@ class FrameCache(Sequence[CachedFrame]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends else 0
 
-    def _arrays(self, shard: int) -> dict[str, NDArray[Any]]:
-        if shard not in self._maps:
-            index, record = self._shards[shard]
-            stem = self.path / "clips" / self.clips[index].name / shard_name(record.number)
-            self._maps[shard] = {
-                part: np.load(f"{stem}.{part}.npy", mmap_mode="r", allow_pickle=False)
-                for part in ("frames", "flow", "valid")
-            }
-        return self._maps[shard]
+    def _row(self, shard: int, row: int, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """One row of a shard's array, read from its place in the file: rows end where the file ends."""
+        index, record = self._shards[shard]
+        name = f"{shard_name(record.number)}.{part}.npy"
+        path = f"{self.path}/clips/{self.clips[index].name}/{name}"
+        values = np.empty(shape, dtype)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                file.seek(record.files[name]["bytes"] - (len(record.samples) - row) * values.nbytes)
+                read = file.readinto(values.data)
+        except OSError as error:
+            raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
+        if read != values.nbytes:
+            raise CacheError(f"{path} has become shorter; run the same prepare command again to rebuild what is damaged")
+        return values
 
     def __getitem__(self, index: int) -> CachedFrame:  # type: ignore[override]
         length = len(self)
@@ -246,17 +254,15 @@ class FrameCache(Sequence[CachedFrame]):
         shard = bisect.bisect_right(self._ends, index)
         clip, record = self._shards[shard]
         row = index - (self._ends[shard - 1] if shard else 0)
-        arrays, sample = self._arrays(shard), record.samples[row]
-        width = self.clips[clip].width
+        sample = record.samples[row]
+        height, width = self.clips[clip].height, self.clips[clip].width
+        bits = self._row(shard, row, "valid", "u1", (height, (width + 7) // 8))
         return CachedFrame(
-            image=np.array(arrays["frames"][row]),
-            flow=arrays["flow"][row].astype(np.float32),
-            valid=np.unpackbits(arrays["valid"][row], axis=-1, count=width).astype(bool),
+            image=self._row(shard, row, "frames", "u1", (height, width, 3)),
+            flow=self._row(shard, row, "flow", "<f2", (2, height, width)).astype(np.float32),
+            valid=np.unpackbits(bits, axis=-1, count=width).astype(bool),
             clip=clip,
             frame=sample.frame,
             time=sample.time,
             gap=sample.gap,
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}

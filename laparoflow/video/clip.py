@@ -26,7 +26,7 @@ from laparoflow.video.decode import DecodeReport, Frame, Source, VideoError
 from laparoflow.video.flow import DISFlow, Flow, FlowEstimator, Mask, consistency_mask
 from laparoflow.video.motion import relative_motion, without_camera_motion
 from laparoflow.video.pictures import write_overview
-from laparoflow.video.plan import ClipPlan
+from laparoflow.video.plan import ClipPlan, read_plan
 from laparoflow.video.precomputed import PrecomputedFlow
 from laparoflow.video.quality import is_black, is_frozen, pair_problem
 from laparoflow.video.settings import PrepareSettings
@@ -143,10 +143,13 @@ class ClipWriter:
         return number % self.part[1] == self.part[0]
 
     def _remember_plan(self) -> None:
-        """Shards of another plan (the source or how its border was found changed) are of no use: start again."""
+        """Shards of another plan (the source or how its border was found changed) are of no use: start again.
+
+        Where the source lies is written down, to know what the clip is of, but makes no other plan.
+        """
         path = self.folder / "plan.json"
-        mine = json.loads(json.dumps({**asdict(self.plan), "source": None}))
-        if path.exists() and json.loads(path.read_text()) != mine:
+        mine = json.loads(json.dumps(asdict(self.plan)))
+        if path.exists() and {**(read_plan(self.folder) or {}), "source": None} != {**mine, "source": None}:
             for file in self.folder.iterdir():
                 file.unlink(missing_ok=True)
         if not path.exists():
@@ -189,11 +192,11 @@ class ClipWriter:
         return shard.number + 1
 
     def _windows(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, dict[int, Frame]]]:
-        """Each sampled frame with the frames after it, by index, as far as the largest gap."""
+        """Each sampled frame with the frames of its part after it, by index, as far as the largest gap."""
         reach = max(self.settings.gaps)
         rate = self.settings.frame_rate
         window: deque[Frame] = deque()
-        slot = -1
+        slot = -np.inf  # the first timestamps may be negative
         ended = False
         while not ended or window:
             frame = None if ended else next(frames, None)
@@ -205,7 +208,7 @@ class ClipWriter:
                 place = oldest.index if rate is None else int(np.floor(oldest.time * rate + 1e-6))
                 if place > slot:
                     slot = place
-                    yield oldest, {other.index: other for other in window}
+                    yield oldest, {other.index: other for other in window if other.part == oldest.part}
                 self._pixels.pop(oldest.index, None)
                 self.advance()
 

@@ -1,13 +1,16 @@
 """Frames from video files (PyAV) and from folders of images (OpenCV), with a report of what could not be read.
 
 A frame's index is its place in the file, also when frames before it are damaged: a packet that cannot be
-decoded uses up an index, so that the distance between two frames is never mistaken.
+decoded uses up an index, so that the distance between two frames is never mistaken. Its time always grows: where the
+file's timestamps start again (joined chapters, a recorder's reset) it goes on from the last frame. Pictures stand
+upright: a rotation by quarter turns that the file asks for is done.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +29,17 @@ class VideoError(ValueError):
     """A video or image sequence that cannot be read; the message names the file and what is wrong."""
 
 
+@contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Turn what PyAV raises about a file, whatever its kind, into a VideoError with the file's name."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"cannot {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 @dataclass
 class DecodeReport:
     """What was read.
@@ -34,12 +48,14 @@ class DecodeReport:
         frames: frames that were decoded.
         expected: frames that the file announces, None if it does not.
         damaged: indices of frames that could not be decoded.
-        problem: why reading ended early, or None.
+        restarts: indices of frames at which the file's timestamps start again.
+        problem: why reading ended early, or that timestamps restart, or None.
     """
 
     frames: int = 0
     expected: int | None = None
     damaged: list[int] = field(default_factory=list)
+    restarts: list[int] = field(default_factory=list)
     problem: str | None = None
 
 
@@ -56,21 +72,67 @@ class SourceInfo:
 
 @dataclass
 class Frame:
-    """A decoded frame; pixels are converted when they are first asked for."""
+    """A decoded frame; pixels are converted when they are first asked for.
+
+    Attributes:
+        index: place in the source.
+        time: seconds, larger than that of the frame before.
+        raw: what was decoded, or the image file.
+        source: the video or image folder.
+        part: number of times that timestamps started again up to here; frames of different parts are no neighbours.
+    """
 
     index: int
     time: float
     raw: av.VideoFrame | Path
+    source: Path
+    part: int = 0
 
     def rgb(self) -> Image:
-        """Pixels uint8 [H, W, 3]."""
+        """Pixels uint8 [H, W, 3].
+
+        Raises:
+            VideoError: if they cannot be converted or the image cannot be read.
+        """
         if isinstance(self.raw, Path):
             return _read_image(self.raw)
-        return _rgb(self.raw)
+        with _named(self.source, f"convert frame {self.index} of"):
+            return _rgb(self.raw)
+
+
+class _Clock:
+    """Times that grow from frame to frame, whatever the timestamps do.
+
+    Args:
+        period: seconds from frame to frame, for frames without a usable timestamp.
+    """
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self.offset = 0.0
+        self.index, self.last = -1, -period
+
+    def __call__(self, index: int, stamp: float | None) -> tuple[float, bool]:
+        """Time of a frame, and whether timestamps start again with it: a step back by more than a repeated stamp."""
+        after_last = self.last + self.period * (index - self.index)
+        time = after_last if stamp is None else stamp + self.offset
+        again = self.index >= 0 and time <= self.last - self.period
+        if self.index >= 0 and time <= self.last:
+            self.offset += after_last - time
+            time = after_last
+        self.index, self.last = index, time
+        return time, again
+
+
+def _quarter_turns(raw: av.VideoFrame) -> int:
+    """Quarter turns counterclockwise that bring a frame upright; 0 for a rotation by anything else."""
+    turns, rest = divmod(getattr(raw, "rotation", 0), 90)  # the first releases of PyAV 14 do not tell
+    return 0 if rest else turns % 4
 
 
 def _rgb(raw: av.VideoFrame) -> Image:
-    return np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
+    """Upright pixels uint8 [H, W, 3]."""
+    return np.ascontiguousarray(np.rot90(raw.to_ndarray(format="rgb24"), _quarter_turns(raw)), np.uint8)
 
 
 def _announced(container: av.container.InputContainer, rate: float) -> tuple[int | None, int]:
@@ -157,10 +219,8 @@ class Source:
         return SourceInfo(height, width, self.image_rate, len(self.images), f"opencv {cv2.__version__}")
 
     def _open(self) -> av.container.InputContainer:
-        try:
-            container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(f"cannot open video {self.path}: {error.strerror or error}") from error
+        with _named(self.path, "open video"):
+            container = av.open(str(self.path), metadata_errors="replace")
         if not container.streams.video:
             container.close()
             raise VideoError(f"cannot read {self.path}: it has no video stream")
@@ -176,21 +236,29 @@ class Source:
         first = next(self.frames(), None)
         if first is None or isinstance(first.raw, Path):
             raise VideoError(f"no frames in {self.path}: not one frame can be decoded")
-        return SourceInfo(first.raw.height, first.raw.width, rate, expected, f"PyAV {av.__version__} {codec}")
+        height, width = first.raw.height, first.raw.width
+        if _quarter_turns(first.raw) % 2:
+            height, width = width, height
+        return SourceInfo(height, width, rate, expected, f"PyAV {av.__version__} {codec}")
 
     def frames(self, report: DecodeReport | None = None) -> Iterator[Frame]:
-        """Decode from the first frame on; what goes wrong on the way is written into ``report``, not raised."""
+        """Decode from the first frame on; what is damaged on the way is written into ``report``, not raised.
+
+        Raises:
+            VideoError: if the file cannot be opened, or what PyAV says of it is no damage that it knows.
+        """
         report = report if report is not None else DecodeReport()
         if self.images:
             report.expected = len(self.images)
             for index, path in enumerate(self.images):
                 report.frames += 1
-                yield Frame(index, index / self.image_rate, path)
+                yield Frame(index, index / self.image_rate, path, self.path)
             return
-        with self._open() as container:
+        with _named(self.path, "decode video"), self._open() as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             report.expected, slack = _announced(container, rate)
+            clock = _Clock(1 / rate)
             index = 0
             packets = container.demux(stream)
             while True:
@@ -214,10 +282,17 @@ class Source:
                         report.damaged.append(index)
                     else:
                         report.frames += 1
-                        yield Frame(index, float(raw.time) if raw.time is not None else index / rate, raw)
+                        time, again = clock(index, raw.time)
+                        if again:
+                            report.restarts.append(index)
+                        yield Frame(index, time, raw, self.path, len(report.restarts))
                     index += 1
         if report.problem is None and report.expected and index < report.expected - slack:
             report.problem = f"truncated: {report.frames} of {report.expected} announced frames could be read"
+        if report.restarts:
+            places = ", ".join(str(place) for place in report.restarts[:5]) + (", ..." if len(report.restarts) > 5 else "")
+            text = f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it"
+            report.problem = f"{report.problem}; {text}" if report.problem else text
 
     def spread(self, count: int) -> list[Image]:
         """Up to ``count`` frames spread over the source (or its first ones where it cannot be searched)."""
@@ -225,7 +300,7 @@ class Source:
             step = max(1, len(self.images) // count)
             return [_read_image(path) for path in self.images[::step][:count]]
         result: list[Image] = []
-        with self._open() as container:
+        with _named(self.path, "decode video"), self._open() as container:
             stream = container.streams.video[0]
             duration = container.duration or 0
             for number in range(count if duration else 0):

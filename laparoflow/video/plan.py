@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from laparoflow.video.border import Border, detect_border
-from laparoflow.video.decode import Source
+from laparoflow.video.decode import Source, VideoError
 from laparoflow.video.settings import PrepareSettings
 
 BORDER_FRAMES = 16
@@ -50,19 +52,37 @@ class ClipPlan:
 
 
 def fingerprint(path: Path) -> str:
-    """Hash of a source's sizes and of samples of its content; a folder's images count by name and size."""
+    """Hash of a source's sizes and of samples of its content.
+
+    A folder's files count by name and size, and the first, the middle and the last one by their content: uncompressed
+    images of different videos may have the same names and sizes.
+    """
     digest = hashlib.sha256()
+    block = 1 << 20
     if path.is_dir():
-        for file in sorted(p for p in path.iterdir() if p.is_file()):
+        files = sorted(p for p in path.iterdir() if p.is_file())
+        for file in files:
             digest.update(f"{file.name}:{file.stat().st_size};".encode())
+        for number in sorted({0, len(files) // 2, len(files) - 1}) if files else ():
+            with open(files[number], "rb") as content:
+                digest.update(content.read(block))
         return digest.hexdigest()
-    size, block = path.stat().st_size, 1 << 20
+    size = path.stat().st_size
     digest.update(str(size).encode())
     with open(path, "rb") as content:
         for start in (0, max(0, size // 2 - block // 2), max(0, size - block)):
             content.seek(start)
             digest.update(content.read(block))
     return digest.hexdigest()
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The plan that work on a clip began with, as plain values; None where none began or its file is damaged."""
+    try:
+        plan = json.loads((folder / "plan.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return plan if isinstance(plan, dict) else None
 
 
 def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
@@ -72,6 +92,10 @@ def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
         VideoError: if the source cannot be read or has no frame.
     """
     source = Source(path, settings.image_rate)
+    try:
+        content = fingerprint(path)
+    except OSError as error:
+        raise VideoError(f"cannot read {path}: {error.strerror or error}") from error
     info = source.info
     border = Border((0, 0, info.width, info.height))
     if settings.find_border:
@@ -82,7 +106,7 @@ def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
     return ClipPlan(
         name=name,
         source=str(path),
-        fingerprint=fingerprint(path),
+        fingerprint=content,
         source_height=info.height,
         source_width=info.width,
         border=border,

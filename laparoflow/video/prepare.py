@@ -27,8 +27,9 @@ from laparoflow.video.cache import (
     read_header,
 )
 from laparoflow.video.decode import VideoError, find_sources
+from laparoflow.video.names import identify
 from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, split_tasks, units_of
-from laparoflow.video.plan import ClipPlan, fingerprint, plan_clip
+from laparoflow.video.plan import ClipPlan, plan_clip
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import sha256
 
@@ -45,6 +46,7 @@ class PrepareReport:
         kept: names of the clips that an earlier run had finished.
         rebuilt: damaged shards that were built again, with what was wrong.
         unreadable: sources that were skipped, with the reason.
+        duplicates: sources whose content another source has too, with the clip that holds it.
     """
 
     cache: str
@@ -55,6 +57,7 @@ class PrepareReport:
     kept: list[str] = field(default_factory=list)
     rebuilt: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -63,7 +66,7 @@ class PrepareReport:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Clips whose source could not be read to its end, with what happened."""
+        """Clips whose source could not be read to its end, or whose timestamps restart, with what happened."""
         return {clip.name: clip.report["problem"] for clip in self.clips if clip.report.get("problem")}
 
     @property
@@ -79,29 +82,6 @@ class PrepareReport:
         """Plain JSON values."""
         summary = {"frames": self.frames, "excluded": self.excluded, "problems": self.problems}
         return {**summary, **asdict(self)}
-
-
-def clip_names(sources: list[Path]) -> list[str]:
-    """A folder name for every source: its stem, with as many parent folders as it takes to be unique."""
-
-    def name(source: Path, depth: int) -> str:
-        parts = (
-            *source.parent.parts[1:],
-            source.stem if source.suffix and not source.is_dir() else source.name,
-        )
-        return "__".join(parts[-depth:])
-
-    names = []
-    deepest = max(len(source.parts) for source in sources)
-    for source in sources:
-        for depth in range(1, deepest + 1):
-            chosen = name(source, depth)
-            if sum(name(other, depth) == chosen for other in sources) == 1:
-                break
-        else:
-            chosen += source.suffix.replace(".", "_")
-        names.append(chosen)
-    return names
 
 
 def _identity(settings: PrepareSettings) -> dict[str, Any]:
@@ -148,19 +128,11 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
         )
 
 
-def _intact(out: Path, source: Path, name: str) -> ClipRecord | None:
-    """The record of a clip that is finished and undamaged.
-
-    Raises:
-        CacheError: if the clip of this name was made from another file.
-    """
+def _intact(out: Path, name: str) -> ClipRecord | None:
+    """The record of a clip that is finished and undamaged."""
     clip = read_clip(out / "clips" / name)
     if clip is None:
         return None
-    if clip.fingerprint != fingerprint(source):
-        raise CacheError(
-            f"{out} already holds a clip {name!r} of another file ({clip.source}); rename {source} or choose another folder"
-        )
     _, damaged = find_damage(out / "clips" / name, clip, hashes=True)
     return None if damaged else clip
 
@@ -200,7 +172,8 @@ def prepare(
 
     Args:
         inputs: video files, or folders of videos or of image sequences.
-        out: folder of the cache; new, empty, or a cache with the same settings, which is then completed.
+        out: folder of the cache; new, empty, or a cache with the same settings, which is then completed. A source whose
+            content it holds keeps its clip, wherever the source lies now.
         settings: what is cached.
         workers: processes on this machine; 0 means one per available core. What is written does not depend on
             it.
@@ -213,7 +186,8 @@ def prepare(
 
     Raises:
         VideoError: for inputs that do not exist, hold nothing, or cannot be read.
-        CacheError: for an ``out`` that is something else, or a cache of other settings or another version.
+        CacheError: for an ``out`` that is something else, or a cache of other settings or another version, or that holds
+            a clip of another file that lay where one of the sources is.
         DiskFullError: when the space does not suffice; finished work is kept.
         ValueError: for a rank outside the world, or negative workers.
         RuntimeError: if a worker process was killed; finished work is kept.
@@ -231,16 +205,17 @@ def prepare(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
 
-    sources = find_sources(inputs)
-    names = clip_names(sources)
+    found = find_sources(inputs)
     identity = _identity(settings)
     _check_folder(out, identity)
-    report = PrepareReport(str(out), rank, world_size)
+    identified = identify(found, out)
+    sources, names = identified.sources, identified.names
+    report = PrepareReport(str(out), rank, world_size, duplicates=dict(identified.duplicates))
     units = units_of(len(sources), rank, world_size)
     missing: list[tuple[Path, str]] = []
     mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
     with _progress(progress, "clips") as bar, ThreadPoolExecutor() as pool:
-        verified = pool.map(lambda item: _intact(out, item[0], item[1]), mine)
+        verified = pool.map(lambda item: _intact(out, item[1]), mine)
         for item, clip in zip(mine, bar.track(verified, len(mine), description="verifying"), strict=True):
             if clip is None:
                 missing.append(item)
@@ -255,6 +230,11 @@ def prepare(
         for (source, _), outcome in zip(missing, outcomes, strict=True)
         if isinstance(outcome, VideoError)
     }
+    for source, name in identified.duplicates.items():
+        original = str(sources[names.index(name)])
+        if original in report.unreadable:  # a copy of what cannot be read, as empty files are of one another
+            report.unreadable[source] = f"{source} is a copy: {report.unreadable[original]}"
+            del report.duplicates[source]
     if report.unreadable and not skip_unreadable:
         raise VideoError("; ".join(report.unreadable.values()))
 

@@ -1,10 +1,10 @@
 """Shards: the unit in which a cache is written, verified and resumed.
 
-A shard holds the kept frames of a fixed range of a clip's sampled frames, as three arrays that numpy maps::
+A shard holds the kept frames of a fixed range of a clip's sampled frames, as three C-ordered arrays::
 
     00000.frames.npy   uint8   [n, H, W, 3]            RGB
-    00000.flow.npy     float16 [n, 2, H, W]            (dx, dy) in pixels, source to target, 0 where not
-    finite 00000.valid.npy    uint8   [n, H, ceil(W / 8)]     bits, first pixel in the highest bit
+    00000.flow.npy     float16 [n, 2, H, W]            (dx, dy) in pixels, source to target, 0 where not finite
+    00000.valid.npy    uint8   [n, H, ceil(W / 8)]     bits, first pixel in the highest bit
     00000.json         samples, what was left out and why, size and SHA-256 of each array
 
 The JSON is written last and everything is written atomically, so a shard that has its JSON is complete. A
@@ -90,7 +90,7 @@ def write_shard(
         for part in PARTS:
             path = folder / f"{shard_name(record.number)}.{part}.npy"
             with write_atomically(path) as file:
-                np.save(file, arrays[part], allow_pickle=False)
+                np.save(file, np.ascontiguousarray(arrays[part]), allow_pickle=False)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     record.files = files
     write_json(folder / f"{shard_name(record.number)}.json", asdict(record))

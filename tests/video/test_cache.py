@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +66,38 @@ def test_travels_to_workers(made):
     again = pickle.loads(pickle.dumps(cache))
     assert np.array_equal(again[0].flow, first)
     assert len(pickle.dumps(cache)) < 20_000  # arrays do not travel
+
+
+READ_ALL = """
+import resource, sys
+from laparoflow.video.cache import FrameCache
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+cache = FrameCache.open(sys.argv[1])
+assert sum(clip.shards for clip in cache.clips) > 128
+print(sum(cache[index].image.shape == (32, 43, 3) for index in range(len(cache))))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit of open files is POSIX")
+def test_more_shards_than_files_may_be_open(tmp_path):
+    settings = replace(SMALL_SHARDS, short_side=32, shard_megabytes=0.001, min_motion=0.0, find_border=False)
+    report = prepare([video(tmp_path / "a.mp4", 135)], tmp_path / "cache", settings, progress=False)
+    command = [sys.executable, "-c", READ_ALL, str(tmp_path / "cache")]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, f"{report.frames}\n"), done.stderr
+    assert report.frames > 128
+
+
+def test_a_shard_that_shrinks_or_goes_while_the_cache_is_open_is_named(copy):
+    cache = FrameCache.open(copy)
+    path = copy / "clips" / "a" / "00001.flow.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CacheError, match=r"00001\.flow\.npy has become shorter"):
+        cache[9]
+    path.unlink()
+    with pytest.raises(CacheError, match=r"cannot read .*00001\.flow\.npy"):
+        cache[9]
+    assert cache[0].image.any()
 
 
 def test_a_shard_gives_back_what_was_put_in(tmp_path):

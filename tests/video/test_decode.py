@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import av
 import cv2
 import numpy as np
 import pytest
-from footage import frames_of, video
+from footage import frames_of, joined_video, latin_titled_video, video
 
+from laparoflow.video import decode
 from laparoflow.video.decode import DecodeReport, Source, VideoError, find_sources
 
 
@@ -92,6 +95,81 @@ def test_a_hole_in_the_middle_does_not_shift_what_follows(tmp_path):
     for frame in frames:
         errors = np.abs(frame.rgb().astype(np.float32) - truth).mean(axis=(1, 2, 3))
         assert errors.argmin() == frame.index
+
+
+def test_time_goes_on_where_timestamps_restart(tmp_path):
+    path = joined_video(tmp_path / "joined.mpg", [frames_of(15, 0), frames_of(10, 1), frames_of(10, 2)])
+    report = DecodeReport()
+    frames = list(Source(path).frames(report))
+    assert [frame.index for frame in frames] == list(range(35))
+    assert np.diff([frame.time for frame in frames]) == pytest.approx(np.full(34, 0.04), abs=2e-3)
+    assert report.restarts == [15, 25]
+    assert [frame.part for frame in frames] == [0] * 15 + [1] * 10 + [2] * 10
+    assert "timestamps restart at frame 15, 25" in str(report.problem)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "times", "restarts"),
+    [
+        ([0.0, 0.1, 0.2, 0.3], [0.0, 0.1, 0.2, 0.3], []),
+        ([5.0, 5.1, 9.0, 9.1], [5.0, 5.1, 9.0, 9.1], []),  # a gap is a gap
+        ([0.5, 0.6, 0.5, 0.6], [0.5, 0.6, 0.7, 0.8], [2]),
+        ([2.0, 2.1, -1.0, -0.9, -1.0], [2.0, 2.1, 2.2, 2.3, 2.4], [2, 4]),
+        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.1, 0.2, 0.3], []),  # repeated, not started again
+        ([None, None, None, None], [0.0, 0.1, 0.2, 0.3], []),
+        ([0.5, None, 0.7, None], [0.5, 0.6, 0.7, 0.8], []),
+    ],
+)
+def test_times_grow_whatever_the_timestamps_do(stamps, times, restarts):
+    clock = decode._Clock(0.1)
+    got = [clock(index, stamp) for index, stamp in enumerate(stamps)]
+    assert [time for time, _ in got] == pytest.approx(times)
+    assert [index for index, (_, again) in enumerate(got) if again] == restarts
+
+
+def test_metadata_in_another_encoding_is_no_matter(tmp_path):
+    assert len(list(Source(latin_titled_video(tmp_path / "latin.avi")).frames())) == 6
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "invalid"), ValueError("strange")])
+def test_whatever_goes_wrong_the_file_is_named(tmp_path, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    path = video(tmp_path / "odd.mp4", 4)
+    source = Source(path)
+    frame = next(source.frames())
+    monkeypatch.setattr(decode, "_rgb", fail)
+    for read in (frame.rgb, lambda: source.spread(2)):
+        with pytest.raises(VideoError, match=r"odd\.mp4"):
+            read()
+    monkeypatch.setattr(decode, "_announced", fail)
+    with pytest.raises(VideoError, match=r"odd\.mp4"):
+        next(source.frames())
+    monkeypatch.setattr(decode.av, "open", fail)
+    with pytest.raises(VideoError, match=r"odd\.mp4"):
+        Source(path)
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_pictures_stand_upright(tmp_path, matrix, turns):
+    """The display matrix (a, b, c, d) in the track header of an MP4; turns are quarter turns counterclockwise."""
+    path = video(tmp_path / "a.mp4", 4)
+    lying = [frame.rgb() for frame in Source(path).frames()]
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    data[(start := data.index(b"tkhd") + 44) : start + 24] = struct.pack(">6i", a, b, 0, c, d, 0)
+    path.write_bytes(data)
+    source = Source(path)
+    frames = list(source.frames())
+    if not hasattr(frames[0].raw, "rotation"):
+        pytest.skip(f"PyAV {av.__version__} does not tell a frame's rotation")
+    upright = [np.rot90(image, turns) for image in lying]
+    assert (source.info.height, source.info.width) == upright[0].shape[:2]
+    assert all(np.array_equal(frame.rgb(), image) for frame, image in zip(frames, upright, strict=True))
+    assert all(image.shape == upright[0].shape for image in source.spread(2))
+    _, seen = cv2.VideoCapture(str(path)).read()
+    assert np.abs(seen[..., ::-1].astype(np.float32) - frames[0].rgb()).mean() < 3
 
 
 def test_unreadable_sources_are_named(tmp_path):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from footage import SCENE, SMALL_SHARDS, frames_of, tree, video
+from footage import SCENE, SMALL_SHARDS, frames_of, joined_video, latin_titled_video, tree, video
 from torchvision.models.optical_flow import raft_small
 
 from laparoflow.synthetic import render_clip
@@ -22,7 +22,7 @@ from laparoflow.video.atomic import DiskFullError
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.decode import VideoError
 from laparoflow.video.precomputed import write_flo
-from laparoflow.video.prepare import clip_names, prepare
+from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
 
@@ -176,6 +176,32 @@ def test_truncated_video_yields_the_readable_part_and_a_report(tmp_path):
     assert len(FrameCache.open(tmp_path / "cache")) == report.frames
 
 
+def test_nothing_is_lost_where_timestamps_restart(tmp_path):
+    """Two chapters of 60 frames joined: at half the rate half of each, and no pair from one into the other."""
+    path = joined_video(tmp_path / "joined.mpg", [frames_of(60, 0), frames_of(60, 1)])
+    settings = replace(
+        SMALL_SHARDS, short_side=48, frame_rate=12.5, min_motion=0.0, gaps=(1, 2), gap_choice="all", drop_bad_frames=False
+    )
+    report = run(path, tmp_path / "cache", settings)
+    cache = FrameCache.open(tmp_path / "cache")
+    pairs = [(frame.frame, frame.gap) for frame in cache]
+    kept = sorted({frame for frame, _ in pairs})
+    assert 58 <= len(kept) <= 62
+    assert len([frame for frame in kept if frame >= 60]) >= 29
+    assert not [(frame, gap) for frame, gap in pairs if frame < 60 <= frame + gap]
+    assert all(np.diff([frame.time for frame in cache]) >= 0)
+    assert "timestamps restart at frame 60" in report.problems["joined"]
+    written = json.loads((tmp_path / "cache" / "report.json").read_text())
+    assert written["problems"] == report.problems
+    assert written["clips"][0]["report"]["restarts"] == [60]
+
+
+def test_metadata_in_another_encoding_stops_nothing(tmp_path):
+    inputs = [latin_titled_video(tmp_path / "latin.avi", 4), video(tmp_path / "good.mp4", 4)]
+    report = run(inputs, tmp_path / "cache", skip_unreadable=True)
+    assert (report.prepared, report.unreadable) == (["good", "latin"], {})
+
+
 def test_unreadable_sources_stop_before_any_work_or_are_skipped(tmp_path):
     good = video(tmp_path / "good.mp4", 4)
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
@@ -203,9 +229,6 @@ def test_second_run_keeps_extends_and_refuses_other_settings(tmp_path):
     assert (more.kept, more.prepared) == (["a"], ["b"])
     with pytest.raises(CacheError, match=r"gaps is \[1\], asked \[2\]"):
         run(tmp_path / "a.mp4", tmp_path / "cache", replace(SMALL_SHARDS, gaps=(2,)))
-    video(tmp_path / "other" / "a.mp4", 6, seed=9)
-    with pytest.raises(CacheError, match="of another file"):
-        run(tmp_path / "other" / "a.mp4", tmp_path / "cache")
 
 
 def test_cache_of_another_version_and_foreign_folders_are_refused(tmp_path):
@@ -272,13 +295,6 @@ def test_too_little_space_is_known_before_work(tmp_path, monkeypatch):
     with pytest.raises(DiskFullError, match="not enough space"):
         run(path, tmp_path / "cache")
     assert not (tmp_path / "cache" / "clips").exists()
-
-
-def test_names_are_unique(tmp_path):
-    paths = [tmp_path / name for name in ("x/a.mp4", "y/a.mp4", "b.mp4")]
-    assert clip_names(paths) == ["x__a", "y__a", "b"]
-    twins = clip_names([tmp_path / "a.mp4", tmp_path / "a.avi"])
-    assert len(set(twins)) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,172 @@
+"""Which clip of a cache a source is: the one that was made of the same content, or else a new one with a name of its own.
+
+A source that moved, or comes with other inputs than before, keeps its clip, and one content is one clip. Processes that
+start one after the other come to the same names: what one of them has written by then names the same sources alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from laparoflow.video.cache import CacheError, read_clip
+from laparoflow.video.plan import fingerprint, read_plan
+
+
+@dataclass(frozen=True)
+class KnownClip:
+    """A clip that a cache holds or has begun.
+
+    Attributes:
+        name: folder under ``clips``.
+        fingerprint: hash that recognises its source.
+        source: path of the source when the clip was begun, None if it was not recorded.
+        finished: whether all of it is there.
+    """
+
+    name: str
+    fingerprint: str
+    source: str | None
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Sources and the clips that they are.
+
+    Attributes:
+        sources: one source for every clip, in the order in which they were given.
+        names: the clips' names.
+        duplicates: sources that were left out as copies of another one, with the name of the clip that has their content.
+    """
+
+    sources: list[Path]
+    names: list[str]
+    duplicates: dict[str, str]
+
+
+def known_clips(cache: Path) -> list[KnownClip]:
+    """The clips that a cache holds or has begun, by name.
+
+    Raises:
+        CacheError: if the record of a finished clip is damaged.
+    """
+    known = []
+    for folder in sorted((cache / "clips").glob("*")):
+        clip = read_clip(folder)
+        plan = read_plan(folder) or {} if clip is None else {}
+        if clip is not None:
+            known.append(KnownClip(folder.name, clip.fingerprint, clip.source, True))
+        elif "fingerprint" in plan:
+            known.append(KnownClip(folder.name, plan["fingerprint"], plan.get("source"), False))
+    return known
+
+
+def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequence[str] = ()) -> list[str]:
+    """A name for every source: its stem, with as many parent folders as it takes to be unique.
+
+    Args:
+        sources: different paths.
+        beside: paths of other sources, whose names have to differ as well.
+        taken: names that cannot be had.
+    """
+    everything = list({*sources, *beside})
+
+    def name(source: Path, depth: int) -> str:
+        parts = (*source.parent.parts[1:], source.stem if source.suffix and not source.is_dir() else source.name)
+        return "__".join(parts[-depth:])
+
+    deepest = max((len(source.parts) for source in everything), default=0)
+    counts: dict[int, Counter[str]] = {}
+    names: list[str] = []
+    used = set(taken)
+    for source in sources:
+        for depth in range(1, deepest + 1):
+            chosen = name(source, depth)
+            if depth not in counts:
+                counts[depth] = Counter(name(other, depth) for other in everything)
+            if counts[depth][chosen] == 1 and chosen not in used:
+                break
+        else:
+            stem = chosen = chosen + source.suffix.replace(".", "_")
+            number = 2
+            while chosen in used:
+                chosen, number = f"{stem}_{number}", number + 1
+        used.add(chosen)
+        names.append(chosen)
+    return names
+
+
+def _fingerprint(source: Path) -> str | None:
+    try:
+        return fingerprint(source)
+    except OSError:  # what is wrong with it is said when it is opened
+        return None
+
+
+def identify(sources: Sequence[Path], cache: Path) -> Identified:
+    """Find the clips that sources are in a cache, which need not exist yet.
+
+    Args:
+        sources: different absolute paths of videos and image folders.
+        cache: folder of the cache.
+
+    Raises:
+        CacheError: if the cache holds a clip of what lay at a source's path before, or a damaged record.
+    """
+    known = known_clips(cache)
+    with ThreadPoolExecutor() as pool:
+        prints = dict(zip(sources, pool.map(_fingerprint, sources), strict=True))
+    names: dict[Path, str] = {}
+    claimed: set[str] = set()
+
+    def claim(source: Path, clip: KnownClip) -> None:
+        names[source] = clip.name
+        claimed.add(clip.name)
+
+    for source in sources:  # where it was before
+        for clip in known:
+            if clip.name not in claimed and (clip.source, clip.fingerprint) == (str(source), prints[source]):
+                claim(source, clip)
+                break
+    holders = {prints[source]: name for source, name in names.items()}
+    duplicates: dict[str, str] = {}
+    fresh: list[Path] = []
+    copies: list[Path] = []
+    for source in sources:
+        if source in names:
+            continue
+        content = prints[source]
+        moved = next((clip for clip in known if clip.name not in claimed and clip.fingerprint == content), None)
+        if moved is not None:
+            claim(source, moved)
+            holders.setdefault(content, moved.name)
+        elif content in holders and content is not None:
+            copies.append(source)
+        else:
+            holders[content] = ""  # named below
+            fresh.append(source)
+
+    replaced = {clip.source: clip for clip in known if clip.name not in claimed and clip.source is not None}
+    fresh_names: list[Path] = []
+    for source in fresh:
+        clip_before = replaced.get(str(source)) if prints[source] is not None else None
+        if clip_before is None:
+            fresh_names.append(source)
+        elif clip_before.finished:
+            raise CacheError(
+                f"{cache} already holds a clip {clip_before.name!r} of another file that lay at {source}; rename the file "
+                "or choose another folder"
+            )
+        else:
+            claim(source, clip_before)
+    beside = [*names, *(Path(clip.source) for clip in known if clip.source is not None)]
+    names.update(zip(fresh_names, clip_names(fresh_names, beside, [clip.name for clip in known]), strict=True))
+    holders.update({prints[source]: names[source] for source in fresh})
+    for source in copies:
+        duplicates[str(source)] = holders[prints[source]]
+    kept = [source for source in sources if source in names]
+    return Identified(kept, [names[source] for source in kept], duplicates)
