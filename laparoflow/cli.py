@@ -2,11 +2,13 @@
 
 Every setting of a command is an option (``--trainer.log_every 5``) and a YAML key (``--config FILE``); an unknown
 one is an error.  Dashes and underscores in option names are the same; a list takes its values one after the other
-(``--seeds 0 1 2``); ``--resume false`` means false.
+(``--seeds 0 1 2``), and ``--seeds=0`` is a list of one; a list of text takes each word as it stands
+(``--test_videos 01 no "OR1, left"``); ``--resume false`` means false.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -168,7 +170,10 @@ def parse_settings(parser: ArgumentParser, settings_class: type, words: list[str
         SystemExit: the options are wrong (the parser has said why), or help was asked for.
         ValueError: a value is out of range.
     """
-    values = parser.parse_args(plain_words(parser, words))
+    words = plain_words(parser, words)
+    values = parser.parse_args(words)
+    if values.get("resume") and values.get("out") and (record := Path(values.out) / "config.yaml").is_file():
+        values = parser.parse_args(["--config", str(record), *words])  # what is not given is as the run has it
     values.pop("config", None)
     built = parser.instantiate_classes(values)
     return settings_class(**{key: built[key] for key in built.__dict__})
@@ -193,18 +198,28 @@ def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
             value = value if equals else words[position] if position < len(words) else ""
             position += not equals
             result += [option, find_config(value)]
-        elif option in lists and not equals:
-            taken = []
-            while position < len(words) and not words[position].startswith("--"):
+        elif option in lists:
+            taken = [value] if equals else []
+            while not equals and position < len(words) and not words[position].startswith("--"):
                 taken.append(words[position])
                 position += 1
-            bare = len(taken) == 1 and (taken[0].startswith("[") or taken[0] == "null")
-            result += [option, taken[0] if bare else "[" + ",".join(taken) + "]"]
+            result += [option, list_word(taken, kinds[option])]
         elif option in switches and not equals and (position == len(words) or words[position].startswith("--")):
             result += [option, "true"]
         else:
             result.append(option + equals + value)
     return result
+
+
+def list_word(taken: list[str], kind: str) -> str:
+    """The words of a list option of one type (``list[str]``, ...) as the one word that the parser reads as that list."""
+    if len(taken) == 1:
+        word = taken[0]
+        if (word.startswith("[") and word.endswith("]")) or (word == "null" and "Optional" in kind):
+            return word
+    if "list[str]" in kind or "tuple[str" in kind:
+        taken = [json.dumps(word, ensure_ascii=False) for word in taken]
+    return "[" + ",".join(taken) + "]"
 
 
 def find_config(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from laparoflow.training.clock import RateMeter, Stopwatch
 from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.training.optim import build_optimiser
 from laparoflow.training.pairs import two_views
+from laparoflow.training.resume import DATA_KEY, RUN_KEY
 from laparoflow.training.settings import PretrainSettings, plain
 from laparoflow.views import TwoViews
 
@@ -36,17 +38,20 @@ class PretrainModule(pl.LightningModule):
 
     Args:
         settings: of the run.
+        data_hash: content hash of its cache, for its checkpoints; None where none is written.
 
     Attributes:
         method: network and loss.
     """
 
-    def __init__(self, settings: PretrainSettings) -> None:
+    def __init__(self, settings: PretrainSettings, data_hash: str | None = None) -> None:
         super().__init__()
         self.settings = settings
+        self.data_hash = data_hash
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(settings.seed, 0))
-            encoder = build_encoder(settings.encoder)
+            # a run that goes on takes its checkpoint's weights; the file that it once started from may be gone
+            encoder = build_encoder(replace(settings.encoder, weights=None) if settings.resume else settings.encoder)
             self.method = build_method(encoder, settings.method)
         self.views = TwoViews(settings.views)
         self.watch = Stopwatch()
@@ -90,18 +95,16 @@ class PretrainModule(pl.LightningModule):
         self.watch.batch_arrived()
 
     def on_train_batch_end(self, outputs: Any, batch: FrameBatch, batch_index: int) -> None:
-        """Move the teacher after each optimiser step; log speed and waiting."""
-        if self._stepped(int(batch.number[0])):
-            self.method.after_step(self.global_step, self.settings.max_steps)
-            if self.global_step % self.settings.trainer.log_every == 0:
-                seconds, share = self.watch.read()
-                frames = len(batch.image) * self.settings.trainer.log_every * self.settings.trainer.accumulate
-                self.log("frames_per_second", frames * self.trainer.world_size / seconds)
-                self.log("views_per_second", self.view_rate.read())
-                self.log("data_wait_share", share)
-                self.log("process_memory_mb", process_memory())
-                if self.device.type == "cuda":
-                    self.log("memory_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
+        """Log speed and waiting."""
+        if self._stepped(int(batch.number[0])) and self.global_step % self.settings.trainer.log_every == 0:
+            seconds, share = self.watch.read()
+            frames = len(batch.image) * self.settings.trainer.log_every * self.settings.trainer.accumulate
+            self.log("frames_per_second", frames * self.trainer.world_size / seconds)
+            self.log("views_per_second", self.view_rate.read())
+            self.log("data_wait_share", share)
+            self.log("process_memory_mb", process_memory())
+            if self.device.type == "cuda":
+                self.log("memory_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
         self.watch.batch_done()
 
     def _stepped(self, number: int) -> bool:
@@ -118,31 +121,24 @@ class PretrainModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its per-step schedule."""
+        """AdamW, which moves the teacher after each step that it takes, and its per-step schedule."""
         blocks = len(self.method.encoder.backbone.model.blocks)
         total = self.settings.max_steps
         optimiser, schedule = build_optimiser(self.method, blocks, total, self.settings.optimiser)
+        # checkpoints are written before on_train_batch_end is called; the trainer counts the step after this hook
+        optimiser.register_step_post_hook(lambda *_: self.method.after_step(self.global_step + 1, total))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another network than the one that was saved.
+        """Refuse to go on with another network than the one that was saved, as another version may build it.
 
         Raises:
-            ValueError: the names or shapes of the tensors differ; names the settings that do.
+            ValueError: the names or shapes of the tensors differ.
         """
-        before = checkpoint.get("laparoflow_settings", {})
-        now = plain(self.settings)
-        changed = [
-            f"{key}.{name} was {before[key].get(name)!r}, now {value!r}"
-            for key in ("encoder", "method")
-            if key in before
-            for name, value in now[key].items()
-            if before[key].get(name) != value
-        ]
-        source = f"{self.settings.out}, from which to resume ({'; '.join(changed) or 'settings unchanged'}),"
-        check_fit(checkpoint["state_dict"], self.state_dict(), source)
+        check_fit(checkpoint["state_dict"], self.state_dict(), f"of {self.settings.out}, from which to resume,")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to build the network again."""
+        """Add what is needed to build the network again and to go on with the run."""
         checkpoint[SETTINGS_KEY] = self.settings.encoder.plain()
-        checkpoint["laparoflow_settings"] = plain(self.settings)
+        checkpoint[RUN_KEY] = plain(self.settings)
+        checkpoint[DATA_KEY] = self.data_hash

@@ -1,6 +1,6 @@
 """``laparoflow pretrain``: from a cache and settings to a run folder.
 
-    RUN/config.yaml                    every setting
+    RUN/config.yaml                    every setting; where it resumed, those that it goes on with
     RUN/checkpoints/last.ckpt          and the newest step_*.ckpt
     RUN/logs/csv/from_step_N/metrics.csv, RUN/logs/tensorboard/
     RUN/run.json                       what came out: steps, last loss, speed, hash of the data, versions
@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, Ste
 from laparoflow.training.frames import FrameModule
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
+from laparoflow.training.resume import check_same_run
 from laparoflow.training.settings import PretrainSettings, TrainerSettings, plain
 from laparoflow.video.cache import FrameCache
 
@@ -58,22 +61,22 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     Raises:
         FileExistsError: ``out`` holds files and ``resume`` is not set.
         FileNotFoundError: no cache, or nothing to resume from.
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or with ``resume`` another one than the run was begun with.
         NonFiniteLossError: the loss became NaN or infinite; the batch is saved.
         Interrupted: SIGTERM came; the run is saved and can be resumed.
     """
     check_machine(settings.trainer)
     launch = find_launch(settings.trainer.devices)
     out = Path(settings.out)
-    start = _check_folder(out, settings.resume, launch.rank)
     if not Path(settings.data).is_dir():
         raise FileNotFoundError(f"data: no cache at {settings.data}; write one with `laparoflow prepare`")
+    start = _check_folder(settings, launch.rank)
     cache = FrameCache.open(Path(settings.data), settings.trainer.verify, (launch.rank, launch.world))
-    module = PretrainModule(settings)
+    module = PretrainModule(settings, cache.content_hash)
     frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers)
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+        write_text(out / "config.yaml", yaml.safe_dump(plain(replace(settings, resume=False)), sort_keys=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     stopper = SaveOnSignal(out / "checkpoints")
     trainer = build_trainer(settings, launch, start, [stopper])
@@ -91,7 +94,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         trainer.fit(module, datamodule=frames, ckpt_path=resume, weights_only=True)
     if stopper.stopped is not None:
         if launch.rank == 0:
-            print(f"stopped by signal {stopper.stopped}; saved. Go on with --resume true --out {out}", file=sys.stderr)
+            command = shlex.join(["--data", str(settings.data), "--out", str(out), "--resume", "true"])
+            print(f"stopped by signal {stopper.stopped}; saved. Go on: laparoflow pretrain {command}", file=sys.stderr)
         raise Interrupted(128 + stopper.stopped)
     trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -154,7 +158,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         *extra,
     ]
     if options.average is not None:
-        callbacks.append(AveragedEncoder(options.average))
+        callbacks.insert(0, AveragedEncoder(options.average))  # before `extra`, which may save
     if settings.online.every:
         from laparoflow.training.online import OnlineProbe
 
@@ -183,10 +187,13 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
     )
 
 
-def _check_folder(out: Path, resume: bool, rank: int) -> int:
-    """Step to start from; refuse to write over a run."""
-    if resume:
-        return int(read_state(find_checkpoint(out))["global_step"])
+def _check_folder(settings: PretrainSettings, rank: int) -> int:
+    """Step to start from; refuse to write over a run, or to go on with another than the one that is there."""
+    out = Path(settings.out)
+    if settings.resume:
+        checkpoint = read_state(find_checkpoint(out))
+        check_same_run(checkpoint, settings, FrameCache.open(Path(settings.data), "sizes").content_hash)
+        return int(checkpoint["global_step"])
     if rank == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(
             f"out: {out} exists and is not empty; name another folder, or set resume to go on from its last checkpoint"

@@ -108,7 +108,8 @@ class PretrainSettings:
         max_steps: optimiser steps.
         batch_size: frames per process and batch.
         seed: of weights, order and views.
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``; on the command line, what is not given is taken from its
+            ``config.yaml``.
         method: what is learned, and its options.
         encoder: the network.
         views: the two views.

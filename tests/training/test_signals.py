@@ -1,6 +1,7 @@
 """A run that is told to stop in mid-epoch goes on as if nothing had happened, bit for bit."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +12,13 @@ import torch
 import yaml
 from run_logs import logged
 
+from laparoflow.cli import main
+from laparoflow.methods.flow import FlowSettings
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import load_encoder
-from laparoflow.training.run import pretrain
+from laparoflow.models.loading import AVERAGED_KEY
+from laparoflow.training import module as module_file
+from laparoflow.training.run import Interrupted, pretrain
 from laparoflow.training.settings import plain
 
 LIMIT = 180
@@ -49,16 +55,41 @@ def test_terminated_run_resumes_bit_for_bit(make_settings, tmp_path):
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + signal.SIGTERM, text
-    assert "--resume true" in text
+    command = next(line for line in text.splitlines() if "Go on: " in line).partition("Go on: ")[2]
+    assert command == f"laparoflow pretrain --data {cut.data} --out {cut.out} --resume true"
     stopped = torch.load(cut.out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 5 <= stopped < steps - 5
-    pretrain(make_settings("cut", trainer, max_steps=steps, resume=True))
+    assert main(shlex.split(command)[1:]) == 0
     after, expected = logged(cut.out), logged(whole.out)
     assert [after[step] for step in range(stopped, stopped + 5)] == [
         expected[step] for step in range(stopped, stopped + 5)
     ]
     one, two = (load_encoder(settings.out).state_dict() for settings in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_sigterm_saves_is_all_of_one_step(make_settings, monkeypatch):
+    method = MethodSettings(flow=FlowSettings(momentum=0.9))
+    options = {"trainer": {"average": 0.9, "checkpoint_every": 2}, "max_steps": 5, "method": method}
+    whole = make_settings("whole", **options)
+    pretrain(whole)
+    plain_views = module_file.two_views
+
+    def told(batch, *rest):
+        if int(batch.number[0]) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_views(batch, *rest)
+
+    monkeypatch.setattr(module_file, "two_views", told)
+    with pytest.raises(Interrupted):
+        pretrain(make_settings("cut", **options))
+    monkeypatch.undo()
+    cut = make_settings("cut", resume=True, **options)
+    assert pretrain(cut)["steps"] == 5
+    assert sorted(logged(cut.out)) == [0, 1, 2, 3, 4]
+    for part in ("state_dict", AVERAGED_KEY):
+        one, two = (torch.load(s.out / "checkpoints" / "last.ckpt", weights_only=True)[part] for s in (whole, cut))
+        assert [name for name in one if not torch.equal(one[name], two[name])] == [], part
 
 
 def test_torchrun_trains_on_two_processes(make_settings, tmp_path):
