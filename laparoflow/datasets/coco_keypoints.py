@@ -5,7 +5,8 @@
 
 Each annotation is one instrument: `keypoints` is [x1, y1, v1, x2, ...] with v 0 not labelled, 1 labelled but hidden,
 2 visible. Joint names come from the category. A picture without annotations is labelled and empty, as in COCO; crowds
-and annotations with `num_keypoints` 0 are left out. A file named *train*, *val* or *test* makes that part of the split.
+and annotations with `num_keypoints` 0 are left out. A file named *train*, *val* or *test* makes that part of the split;
+its pictures may lie in a folder of that name, or of the last word of the file's (`train2017`).
 An image's `video` (or `video_id`), else its folder, else the picture itself, is the video; `frame` (or `frame_id`) is
 its time.
 """
@@ -42,6 +43,7 @@ class CocoKeypoints(KeypointDataset):
     """
 
     name = "coco_keypoints"
+    video_hint = "give each image of the annotation file its `video`"
 
     def __init__(self, root: Path, annotations: str | None = None, category: str | None = None) -> None:
         root = require_folder(root, self.name)
@@ -102,13 +104,15 @@ def _frames(content: dict[str, Any], category: int, joints: int, root: Path, pat
             raise DatasetError(f"{path}: annotation {annotation.get('id')} has {values.size} numbers, not {3 * joints}")
         points[annotation["image_id"]].append(values.reshape(joints, 3))
     frames, prefix = [], f"{part}_" if part else ""
+    words = dict.fromkeys(("", part, path.stem.rpartition("_")[2]))
+    folders = [base / word for word in words for base in (root, root / "images")]
     for image in content["images"]:
         name = PurePosixPath(image["file_name"])
-        file = next((p for p in (root / name, root / "images" / name, root / part / name) if p.is_file()), None)
+        file = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if file is None:
             raise DatasetError(f"{path}: the picture {name} is not below {root}")
         folder = "" if str(name.parent) == "." else str(name.parent)
-        video = str(image.get("video", image.get("video_id", folder or name.stem)))
+        video = str(image.get("video", image.get("video_id", folder or f"{prefix}{name.stem}")))
         order = float(image.get("frame", image.get("frame_id", image["id"])))
         label = np.stack(points[image["id"]]) if points[image["id"]] else np.zeros((0, joints, 3), np.float32)
         unique = f"{prefix}{image['id']}_{name.stem}"

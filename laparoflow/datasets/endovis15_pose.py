@@ -6,8 +6,9 @@
 A label file is a list of {filename, class: "image", annotations: [{class, id, x, y, occluded?}]}. `filename` is a path
 on the annotators' machine, so frames are found by its last part (with or without "_raw", any picture format), and
 where several files have that name, by how many folders before it agree too. `annotations: []` means not labelled, not
-empty. `id` names the instrument and is missing from some points: such a point goes to the instrument that lacks that
-joint, the nearest of several. `TrackedPoint` exists in some sequences only and is left out unless asked for.
+empty, and so does a list in which no joint that is read occurs. `id` names the instrument and is missing from some
+points: such a point goes to the instrument that lacks that joint, the nearest of several. `TrackedPoint` exists in some
+sequences only and is left out unless asked for.
 Test sequences 1 to 4 continue training sequences 1 to 4, so the official split shares scenes.
 """
 
@@ -66,14 +67,14 @@ class Endovis15Pose(KeypointDataset):
             match = _LABELS.fullmatch(path.name)
             video = f"{part}{match.group(1)}" if match else path.stem
             for number, entry in enumerate(_entries(path)):
-                if not entry["annotations"]:
+                points = _instruments(entry["annotations"], self.joints, path, number)
+                if not len(points):
                     unlabelled += 1
                     continue
                 image = _find_picture(entry["filename"], index, part)
                 if image is None:
                     missing.append(entry["filename"])
                     continue
-                points = _instruments(entry["annotations"], self.joints, path, number)
                 frames.append(Frame(image, points, video, f"{video}_{number:06d}", number, part))
         if not frames:
             raise DatasetError(

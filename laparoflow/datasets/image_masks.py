@@ -6,7 +6,8 @@
 
     {"classes": ["tissue", "instrument"]}                                      masks hold class ids
     {"classes": [...], "colours": [[0, 0, 0], [255, 0, 0]]}                     masks are RGB
-    {"classes": [...], "ignore": [255]} or {..., "ignore": [[255, 255, 255]]}   what has no label, as in the masks
+    {"classes": [...], "ignore": [255]} or {..., "ignore": [[255, 255, 255]]}   what has no label, as in the masks;
+                                                                               a single one needs no outer brackets
 
 Ids and colours that the file does not name are ignored, counted and reported. Pictures that lie directly in `images`
 have no known video: each is its own, unless `video_pattern` finds one in the file's name.
@@ -50,19 +51,18 @@ class ImageMasks(SegmentationDataset):
     """
 
     name = "image_masks"
+    video_hint = "say by video_pattern which part of a picture's name is its video, or put each video into a folder"
 
     def __init__(self, root: Path, video_pattern: str | None = None) -> None:
         root = require_folder(root, self.name)
         description = _description(root / "classes.json")
         self.classes = tuple(str(name) for name in description["classes"])
-        ignored = description.get("ignore", [])
         self._table: ColourTable | None = None
         self._ignored_ids: list[int] = []
         if "colours" in description:
-            colours = [tuple(colour) for colour in [*description["colours"], *ignored]]
-            self._table = ColourTable(colours)
+            self._table = ColourTable([tuple(colour) for colour in (*description["colours"], *description["ignore"])])
         else:
-            self._ignored_ids = [int(value) for value in ignored]
+            self._ignored_ids = description["ignore"]
         self._unknown: Counter[int] = Counter()
         frames = []
         for part in ("", "train", "val", "test"):
@@ -113,12 +113,33 @@ def _description(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise DatasetError(f"image_masks: cannot read {path}: {error}") from error
-    unknown = set(content) - {"classes", "colours", "ignore"}
+    unknown = not isinstance(content, dict) or set(content) - {"classes", "colours", "ignore"}
     if unknown or not isinstance(content.get("classes"), list) or not 2 <= len(content["classes"]) < IGNORE_INDEX:
         raise DatasetError(f"{path} must hold classes (two or more names) and may hold colours and ignore")
-    if "colours" in content and len(content["colours"]) != len(content["classes"]):
-        raise DatasetError(f"{path} has {len(content['classes'])} classes and {len(content['colours'])} colours")
+    content["ignore"] = _ignored(content.get("ignore", []), "colours" in content, path)
+    if "colours" in content:
+        if not isinstance(content["colours"], list) or not all(map(_is_colour, content["colours"])):
+            raise DatasetError(f"{path}: colours must be a list of [red, green, blue], got {content['colours']!r}")
+        if len(content["colours"]) != len(content["classes"]):
+            raise DatasetError(f"{path} has {len(content['classes'])} classes and {len(content['colours'])} colours")
     return content
+
+
+def _ignored(given: Any, coloured: bool, path: Path) -> list[Any]:
+    """What has no label, as a list of ids or of colours."""
+    fits, expected = (_is_colour, "[red, green, blue]") if coloured else (_is_id, "a mask id")
+    values = [given] if fits(given) else given
+    if not isinstance(values, list) or not all(map(fits, values)):
+        raise DatasetError(f"{path}: ignore must be {expected} or a list of such, got {given!r}")
+    return values
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_id(part) and 0 <= part <= 255 for part in value)
 
 
 def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None) -> Frame:
@@ -126,11 +147,11 @@ def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None
     mask = masks / inside.with_suffix(".png")
     if not mask.is_file():
         raise DatasetError(f"image_masks: {path} has no mask {mask}")
-    video = str(inside.parent) if inside.parent != Path() else str(inside.with_suffix(""))
+    name = "_".join([*([part] if part else []), *inside.with_suffix("").parts])
+    video = str(inside.parent) if inside.parent != Path() else name
     if pattern is not None:
         match = re.search(pattern, path.stem)
         if match is None or not match.groups():
             raise DatasetError(f"image_masks: video_pattern {pattern!r} finds no group in {path.stem!r}")
         video = match.group(1)
-    name = "_".join([*([part] if part else []), *inside.with_suffix("").parts])
     return Frame(path, mask, video, name, 0, part)

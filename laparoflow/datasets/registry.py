@@ -56,7 +56,7 @@ def build_dataset(
     Args:
         name: one of `dataset_names()`.
         root: the data set's folder.
-        split: "all" frames, or one part.
+        split: "all" frames, or one part; of published train and val parts alone, "test" and "val" are the same.
         task: "segmentation" or "keypoints"; needed only for a data set that has both.
         split_settings: how the parts are made; see `splits.py`.
         **options: the reader's own options (for instance `classes=8`).
@@ -88,7 +88,7 @@ def build_dataset(
     if split == "all":
         return dataset
     parts = split_dataset(dataset, split_settings or SplitSettings())
-    indices = getattr(parts, split)
+    indices = parts.test if split == parts.record.get("test_part") else getattr(parts, split)
     if not indices:
         raise ValueError(f"{name}: the split by {parts.by} has no {split} part")
     chosen = dataset.select(indices)

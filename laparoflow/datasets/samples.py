@@ -79,9 +79,11 @@ class FrameDataset(Generic[SampleT]):
     Attributes:
         frames: in a fixed order (by video, then by time).
         name: the data set's name on the command line.
+        video_hint: how one says which video a picture is from, for sets whose files need not tell; else "".
     """
 
     name: str = ""
+    video_hint: str = ""
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         if not frames:
@@ -149,7 +151,7 @@ class KeypointDataset(FrameDataset[KeypointSample]):
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Reads a picture as RGB, uint8 [H, W, 3].
+    """Reads a picture as RGB, uint8 [H, W, 3]; of 16 bits the upper 8, as OpenCV takes them.
 
     Raises:
         DatasetError: the file is missing or is not a readable picture.
@@ -158,14 +160,15 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_ids(path: Path) -> NDArray[np.int64]:
-    """Reads a mask of ids, int64 [H, W]: one channel, a palette's indices, or several channels that are equal.
+    """Reads a mask of ids, int64 [H, W]: one channel, a palette's indices, or equal channels; alpha is left out.
 
     Raises:
         DatasetError: the file is missing or unreadable, or its colour channels differ.
     """
     pixels = _read(path, None).astype(np.int64)
     if pixels.ndim == 3:
-        if (pixels[..., :3] != pixels[..., :1]).any():
+        colours = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
+        if (colours != pixels[..., :1]).any():
             raise DatasetError(f"{path} is coloured; a mask of class ids has equal channels")
         pixels = pixels[..., 0]
     return pixels
@@ -174,9 +177,18 @@ def read_ids(path: Path) -> NDArray[np.int64]:
 def _read(path: Path, mode: str | None) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            return np.array(image if mode is None else image.convert(mode))
+            if mode is None:
+                return np.array(image)
+            if _has_16_bits(image):
+                return np.array(Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert(mode))
+            return np.array(image.convert(mode))
     except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
         raise DatasetError(f"cannot read the picture {path}: {error}") from error
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether it is a grey picture of 16 bits, whose values Pillow would cut off at 255; mode "I" in older versions."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def require_folder(root: Path, reader: str) -> Path:

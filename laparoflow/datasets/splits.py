@@ -3,10 +3,13 @@
 Neighbouring frames of a video are nearly the same picture, so a score means something only when no video is on both
 sides. The kinds of split, in the order in which "auto" tries them:
 
-    official   the parts that the data set's authors (or its users) published
+    official   the parts that the data set's authors (or its users) published; val is tested on where there is no test
     video      whole videos to either side
     time       within each video the end is the test part, and a gap before it belongs to neither
     frame      frames at random; only by name, since it measures memory and not generalisation
+
+Where (nearly) every picture is the only one of its video, as in a flat folder, nothing is known about videos, and what
+"auto" or "video" then makes is called by its name: a split by frame.
 
 A label budget is a prefix of one random order per seed, so the subsets of one seed are nested.
 """
@@ -14,6 +17,7 @@ A label budget is a prefix of one random order per seed, so the subsets of one s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -25,13 +29,17 @@ from laparoflow.datasets.samples import FrameDataset
 SplitBy = Literal["auto", "official", "video", "time", "frame"]
 Budget = int | float | Literal["all"]
 
+LONE_SHARE = 0.9
+"""Share of pictures that are alone in their video from which the videos count as unknown."""
+
 
 @dataclass(frozen=True)
 class SplitSettings:
     """How to divide a data set.
 
     Args:
-        by: the kind of split; "auto" takes official, else video, else (one video only) time, and says so.
+        by: the kind of split; "auto" takes official, else video, else (one video only) time, and says so. Of pictures
+            without known videos "auto" and "video" make a split by frame.
         test_fraction: share of the videos, of each video's frames, or of all frames that is tested on.
         gap_fraction: for "time", the share of each video's frames between the two sides that is left out.
         test_videos: these videos are the test part, whatever `by` says, and every other one trains.
@@ -64,7 +72,8 @@ class Split:
     Attributes:
         train: indices of the frames to learn from.
         test: indices of the frames to score on.
-        val: indices of the frames that a published split keeps for choosing settings; often empty.
+        val: indices of the frames that a published split keeps for choosing settings; often empty, and empty where
+            those are tested on for want of a published test part.
         by: what keeps the parts apart.
         warning: what a reader of the scores must know about this split, or "".
         record: counts, videos and settings as JSON values.
@@ -86,16 +95,16 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
         settings: how.
 
     Returns:
-        The split. Its `warning` is not empty when train and test share a video.
+        The split. Its `warning` is not empty when train and test share a video, or may do so unknown to the data set,
+        and when the published val part is tested on (`record["test_part"]` then is "val").
 
     Raises:
         ValueError: the split that was asked for by name cannot be made, or a side would be empty.
     """
-    by: str = settings.by
-    warning = ""
-    if by == "auto":
-        by, warning = _choose(dataset, settings)
+    by, warning, test_part = str(settings.by), "", ""
     val: list[int] = []
+    if by == "auto" and not settings.test_videos:
+        by, warning = _choose(dataset, settings)
     if settings.test_videos:
         by = "video"
         _require_videos(dataset, settings.test_videos, "test_videos")
@@ -105,8 +114,13 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
     elif by == "official":
         parts = {part: [i for i, f in enumerate(dataset.frames) if f.part == part] for part in ("train", "val", "test")}
         train, val, test = parts["train"], parts["val"], parts["test"]
+        if train and val and not test:
+            val, test, test_part = [], val, "val"
+            warning = f"{dataset.name} has parts train and val but no test, so val is tested on: choose no settings by it"
     elif by == "video":
         train, test = _by_video(dataset, settings)
+        if _videos_are_unknown(dataset):  # whatever groups there are stay whole
+            by = "frame"
     elif by == "time":
         train, test = _by_time(dataset, settings)
     else:
@@ -118,9 +132,12 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
         if not indices:
             raise ValueError(f"{dataset.name}: the split by {by} leaves no frame to {side} on ({len(dataset)} frames)")
     shared = {dataset.frames[i].video for i in train} & {dataset.frames[i].video for i in test}
-    if shared and not warning:
-        warning = _shared_warning(by, len(shared))
-    return Split(tuple(train), tuple(test), by, tuple(val), warning, _record(dataset, settings, by, train, test))
+    if by == "frame" and _videos_are_unknown(dataset):
+        warning = _unknown_warning(dataset)
+    elif shared and (not warning or by == "official"):
+        warning = "; ".join(filter(None, [warning, _shared_warning(by, len(shared))]))
+    record = _record(dataset, settings, by, train, test) | ({"test_part": test_part} if test_part else {})
+    return Split(tuple(train), tuple(test), by, tuple(val), warning, record)
 
 
 def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
@@ -138,26 +155,26 @@ def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])
 
 
-def budget_count(available: int, budget: Budget) -> int:
-    """Number of frames that a budget means; see `label_subset`."""
+def budget_count(available: int, budget: Budget, argument: str = "labels") -> int:
+    """Number of frames that a budget means; see `label_subset`. Errors name the `argument` that it came by."""
     if budget == "all":
         return available
     if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise TypeError(f'labels must be a count, a fraction in (0, 1) or "all", got {budget!r}')
+        raise TypeError(f'{argument} must be a count, a fraction in (0, 1) or "all", got {budget!r}')
     if isinstance(budget, float) and not budget.is_integer():
         if not 0 < budget < 1:
-            raise ValueError(f"a fractional label budget must lie in (0, 1), got {budget}")
+            raise ValueError(f"{argument}: a fractional label budget must lie in (0, 1), got {budget}")
         return max(1, round(budget * available))
     if budget < 1:
-        raise ValueError(f"a label budget must be at least 1, got {budget}")
+        raise ValueError(f"{argument}: a label budget must be at least 1, got {budget}")
     if budget > available:
-        raise ValueError(f"labels asks for {int(budget)} frames, the training part has {available}; use fewer, or all")
+        raise ValueError(f"{argument} asks for {int(budget)} frames, the training part has {available}; use fewer, or all")
     return int(budget)
 
 
 def _choose(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[str, str]:
     parts = {frame.part for frame in dataset.frames}
-    if {"train", "test"} <= parts:
+    if "train" in parts and parts & {"val", "test"}:
         return "official", ""
     if len(dataset.videos) >= 2:
         return "video", ""
@@ -165,6 +182,20 @@ def _choose(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[str, s
         f"{dataset.name} has one video only ({dataset.videos[0]}), so it is split in time with a gap of "
         f"{settings.gap_fraction:.0%} of its frames: the scores say nothing about other patients"
     )
+
+
+def _videos_are_unknown(dataset: FrameDataset[Any]) -> bool:
+    frames_of = Counter(frame.video for frame in dataset.frames)
+    alone = sum(1 for count in frames_of.values() if count == 1)
+    return len(frames_of) > 1 and alone >= LONE_SHARE * len(dataset)
+
+
+def _unknown_warning(dataset: FrameDataset[Any]) -> str:
+    text = (
+        f"split by frame: (nearly) every one of the {len(dataset)} pictures is the only one of its video, so, unless each "
+        "is of another operation, the scores measure memory, not generalisation"
+    )
+    return f"{text}; {dataset.video_hint}" if dataset.video_hint else text
 
 
 def _shared_warning(by: str, count: int) -> str:

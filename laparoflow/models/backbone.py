@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import get_pretrained_cfg
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class TokenBackbone(nn.Module):
     """Patch tokens of a timm ViT as a map.
 
     Args:
-        name: a name of ``timm.list_models()`` that is a vision transformer.
+        name: a name of ``timm.list_models()`` that is a vision transformer; with a tag behind a dot, as of
+            ``timm.list_pretrained()``, it also names the normalisation of those weights.
         image_size: size in pixels that the position embedding is laid out for; other sizes are interpolated.
         weights: local checkpoint (timm, DINO, or one of ours) to start from; nothing is ever fetched.
         blocks: how many of the last blocks' tokens to concatenate into the features.
@@ -48,6 +50,7 @@ class TokenBackbone(nn.Module):
         if not 1 <= blocks <= len(model.blocks):
             raise ValueError(f"encoder.feature_blocks: expected 1 to {len(model.blocks)}, got {blocks}")
         self.model = model
+        self.name = name
         self.blocks = blocks
         self.stride: int = model.patch_embed.patch_size[0]
         self.token_dim: int = model.num_features
@@ -60,6 +63,21 @@ class TokenBackbone(nn.Module):
         """Mean and standard deviation of RGB (0..1) that the model's configuration names."""
         config: dict[str, Any] = self.model.pretrained_cfg  # type: ignore[assignment]
         return tuple(config["mean"]), tuple(config["std"])
+
+    @property
+    def other_statistics(self) -> dict[str, tuple[float, ...]]:
+        """Published weights of this architecture, by timm name, that want another mean or deviation, with their mean.
+
+        Empty where the name says which weights are meant, as ``vit_small_patch16_224.dino`` does.
+        """
+        if "." in self.name:
+            return {}
+        configs = {name: get_pretrained_cfg(name) for name in timm.list_pretrained(f"{self.name}.*")}
+        return {
+            name: tuple(config.mean)
+            for name, config in configs.items()
+            if config is not None and (tuple(config.mean), tuple(config.std)) != self.pixel_statistics
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens after the last norm: [B, 3, H, W] normalised -> [B, C, H/p, W/p]."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,20 @@ from torch import Tensor, nn
 from laparoflow.models.backbone import TokenBackbone
 from laparoflow.models.pixel_head import PixelHead
 
+SHOWN = 4
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class EncoderSettings:
     """What the network is made of.
 
     Attributes:
-        backbone: name of a timm vision transformer; ``laparoflow_convvit_mini`` learns in minutes on a CPU.
+        backbone: name of a timm vision transformer; ``laparoflow_convvit_mini`` learns in minutes on a CPU. With timm's
+            tag (``vit_small_patch16_224.dino``) it takes the mean and deviation that weights of that kind want.
         image_size: side in pixels that the position embedding is laid out for (other sizes are interpolated).
-        weights: local checkpoint of the backbone to start from (timm, DINO or ours); never fetched.
+        weights: local checkpoint of the backbone to start from (timm, DINO or ours); never fetched. A file does not say
+            which mean and deviation it wants: where timm knows several for the backbone, a warning lists them.
         backbone_options: further arguments of ``timm.create_model`` (``depth``, ``drop_path_rate``, ...).
         feature_blocks: how many last blocks make up the frozen features.
         embed_stride: stride of the embeddings in pixels, the backbone's stride over a power of two; None
@@ -101,6 +107,18 @@ class PixelEncoder(nn.Module):
             if len(values) != 3 or (name == "image_std" and min(values) <= 0):
                 raise ValueError(f"encoder.{name}: expected three numbers (above 0 for the deviation), got {values}")
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        if settings.weights is not None and settings.image_mean is None and settings.image_std is None:
+            self._warn_of_statistics(settings.weights)
+
+    def _warn_of_statistics(self, weights: Path) -> None:
+        others = list(self.backbone.other_statistics.items())
+        if others:
+            mean, std = self.backbone.pixel_statistics
+            known = ", ".join(f"{name} (mean {own})" for name, own in others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
+            logger.warning(
+                f"weights: {weights} runs with mean {mean} and deviation {std}, the default of {self.backbone.name}; "
+                f"if it holds one of these, give its name as backbone, or set image_mean and image_std: {known}"
+            )
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless ``images`` is float [B, 3, H, W] with H and W multiples of the stride."""

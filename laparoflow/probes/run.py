@@ -1,6 +1,7 @@
 """`laparoflow probe`: a data set and a backbone in, a folder of scores and pictures out.
 
-out/metrics.json         settings, split, warnings, one entry per backbone, budget and seed, and a summary
+out/metrics.json         settings, split, warnings, one entry per backbone, budget and seed, and a summary;
+                         written before the network from scratch is trained, which is added when it is done
 out/predictions/*.png    picture | truth | prediction
 out/features/*.png       principal components of the features as colours
 """
@@ -20,7 +21,7 @@ from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
 from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
 from laparoflow.datasets.samples import FrameDataset
-from laparoflow.datasets.splits import Split, split_dataset
+from laparoflow.datasets.splits import Split, budget_count, split_dataset
 from laparoflow.models.encoder import PixelEncoder, build_encoder
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.probes.keypoints import probe_keypoints
@@ -36,6 +37,7 @@ HEADLINES = {
     "keypoints": ("pck/0.05", "pck/0.1", "rmse_px", "precision/20", "recall/20", "f1/20", "oks_ap"),
 }
 OPTIONAL = ("mean_nsd", "sar_rarp50/score")
+WITHOUT_SCRATCH = "scratch_labels: the network trained from scratch is not in these scores, it had not been trained yet"
 logger = logging.getLogger(__name__)
 
 
@@ -49,26 +51,36 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         What `out/metrics.json` holds.
 
     Raises:
-        ValueError: settings that do not fit together, or a data set that is not what its reader expects.
-        FileExistsError: `out` already holds a finished probe and `overwrite` is off.
+        ValueError: settings that do not fit together, a label budget above the training part, or a data set that is
+            not what its reader expects.
+        FileExistsError: `out` already holds the scores of a probe and `overwrite` is off.
         FileNotFoundError: no checkpoint.
     """
     finished = settings.out / RESULT_FILE
     if finished.exists() and not settings.overwrite:
         raise FileExistsError(f"out: {finished} is already there; choose another folder or set overwrite")
     train, test, split = probe_data(settings)
+    for budget in settings.scratch_labels:
+        budget_count(len(train), budget, "scratch_labels")
     encoders = probe_encoders(settings)
     warnings = [split.warning, *overlap_guard(settings, test)]
     for text in filter(None, warnings):
         logger.warning(text)
     probe: Callable[..., ProbeResult] = probe_segmentation if settings.task == "segmentation" else probe_keypoints
     result = probe(encoders, train, test, settings)
-    if settings.scratch_labels:
-        start = initial_encoder(settings.checkpoint).to(settings.device)
-        options = dataclasses.replace(settings, finetune=True, labels=settings.scratch_labels)
-        scratch = probe({SCRATCH: start}, train, test, options)
-        result.runs += scratch.runs
-        result.pictures |= scratch.pictures
+    if not settings.scratch_labels:
+        return _write(settings, split, warnings, result)
+    _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
+    start = initial_encoder(settings.checkpoint).to(settings.device)
+    options = dataclasses.replace(settings, finetune=True, labels=settings.scratch_labels)
+    scratch = probe({SCRATCH: start}, train, test, options)
+    result.runs += scratch.runs
+    result.pictures |= scratch.pictures
+    return _write(settings, split, warnings, result)
+
+
+def _write(settings: ProbeSettings, split: Split, warnings: Sequence[str], result: ProbeResult) -> dict[str, Any]:
+    """Writes what there is so far and returns the content of metrics.json."""
     metrics = result_document(result, settings.plain())
     metrics["split"] = split.record
     metrics["warnings"] = list(filter(None, [*warnings, *result.warnings]))
@@ -114,7 +126,7 @@ def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
     if settings.weights_control is not None:
         own = trained.settings
         name = settings.weights_backbone or own.backbone
-        options = own.backbone_options if name == own.backbone else {}
+        options = own.backbone_options if name.split(".")[0] == own.backbone.split(".")[0] else {}
         encoders[WEIGHTS] = build_encoder(
             dataclasses.replace(
                 own,
@@ -200,7 +212,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def write_result(out: Path, metrics: dict[str, Any], result: ProbeResult) -> None:
-    """Writes pictures first and metrics.json last, so that a metrics.json means a finished probe."""
+    """Writes pictures first and metrics.json last, so that a metrics.json means that its pictures are there."""
     for name, picture in result.pictures.items():
         folder = "features" if name.endswith("_features_pca") else "predictions"
         write_png(out / folder / f"{name}.png", picture)

@@ -103,8 +103,10 @@ class ProbeSettings(ProbeOptions):
         class_map, class_map_variant: the map between the two (a name or a YAML file) and its variant.
         random_control: probe a randomly initialised twin of the backbone beside it.
         weights_control: local weights file of a timm model (ImageNet, DINO) to probe beside it.
-        weights_backbone: that model's timm name; None takes the checkpoint's.
-        scratch_labels: label budgets of a third control, the same network trained with labels from scratch.
+        weights_backbone: that model's timm name, whose tag also says how its pictures are normalised
+            (``vit_small_patch16_224.dino``); None takes the checkpoint's.
+        scratch_labels: label budgets of a third control, the same network trained with labels from scratch, with head
+            "linear" or "conv".
         overwrite: replace an earlier result in `out`.
     """
 
@@ -135,6 +137,8 @@ class ProbeSettings(ProbeOptions):
         super().__post_init__()
         if self.task not in get_args(Task):
             raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {self.task!r}")
+        if self.scratch_labels and self.head not in ("linear", "conv"):
+            raise ValueError(f"scratch_labels: the network from scratch needs head linear or conv, got head {self.head!r}")
         if (self.test_dataset is None) != (self.test_root is None) or (self.test_dataset and not self.class_map):
             raise ValueError("test_dataset, test_root and class_map go together")
         if self.test_dataset and self.task != "segmentation":

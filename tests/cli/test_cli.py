@@ -68,6 +68,31 @@ def test_probe_short_form():
     assert settings.seeds == [0, 1, 2]
 
 
+PROBE = ["--task", "segmentation", "--dataset", "d", "--root", "d", "--checkpoint", "r", "--out", "o"]
+ODD_NAMES = ["01", "12", "1e3", "no", "null", "~", "2020-01-01", "OR1, left", "a: b", "#1", 'a"b\\c', "é", "[a] b"]
+
+
+def test_lists_of_text_take_words_as_they_stand():
+    for option in ("--test_videos", "--train-videos"):
+        settings = parse("probe", *PROBE, option, *ODD_NAMES)
+        assert getattr(settings, option[2:].replace("-", "_")) == ODD_NAMES
+    assert parse("demo", "--out", "o", "--recipe", "01", "no").recipe == ("01", "no")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_list_of_one_word_of_text(name):
+    assert parse("probe", *PROBE, "--test_videos", name).test_videos == [name]
+    assert parse("probe", *PROBE, f"--test-videos={name}").test_videos == [name]
+
+
+def test_an_option_with_an_equals_sign_is_a_list_of_one():
+    settings = parse("probe", *PROBE, "--labels=22", "--seeds=3", "--test_videos=video12", "--oks-sigmas=0.1")
+    assert (settings.labels, settings.seeds, settings.test_videos) == ([22], [3], ["video12"])
+    assert settings.oks_sigmas == [0.1]
+    settings = parse("probe", *PROBE, "--labels=[1, all]", '--test_videos=["01", "b"]', "--image-size=null")
+    assert (settings.labels, settings.test_videos, settings.image_size) == ([1, "all"], ["01", "b"], None)
+
+
 def test_prepare_takes_several_inputs_and_flat_options():
     settings = parse("prepare", "a.mp4", "folder", "--out", "c", "--short-side", "108", "--gaps", "1", "3")
     assert settings.inputs == [Path("a.mp4"), Path("folder")]

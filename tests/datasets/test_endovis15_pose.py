@@ -30,6 +30,20 @@ def test_empty_annotations_mean_unlabelled(tmp_path: Path) -> None:
     assert dataset.unlabelled == 1
 
 
+def test_a_frame_with_the_tracked_point_only_is_unlabelled(tmp_path: Path) -> None:
+    miniatures.endovis15_pose(tmp_path)
+    path = tmp_path / "train_labels" / "train1_labels.json"
+    entries = json.loads(path.read_text())
+    entries[0]["annotations"] = [{"class": "TrackedPoint", "id": "tool1", "x": 3, "y": 4}]
+    path.write_text(json.dumps(entries))
+    dataset = build_dataset("endovis15_pose", tmp_path)
+    assert [frame.name for frame in dataset.frames] == ["train1_000001", "test5_000000"]
+    assert dataset.unlabelled == 1
+    asked = build_dataset("endovis15_pose", tmp_path, tracked_point=True)
+    assert asked.frames[0].name == "train1_000000"
+    assert asked.frames[0].label[0, 5].tolist() == [3, 4, 2]
+
+
 def test_points_without_id_go_to_the_nearest_instrument_that_lacks_the_joint(tmp_path: Path) -> None:
     miniatures.endovis15_pose(tmp_path)
     points = build_dataset("endovis15_pose", tmp_path, "test")[0].keypoints

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import miniatures
 import numpy as np
 import pytest
+from PIL import Image
 
-from laparoflow.datasets import IGNORE_INDEX, DatasetError, build_dataset, split_dataset
+from laparoflow.datasets import IGNORE_INDEX, DatasetError, SplitSettings, build_dataset, split_dataset
+from laparoflow.datasets.samples import read_ids, read_rgb
+from laparoflow.datasets.splits import SplitBy
 
 
 def test_coco_instruments_crowds_and_empty_pictures(tmp_path: Path) -> None:
@@ -28,6 +32,43 @@ def test_coco_parts_by_file_name(tmp_path: Path) -> None:
     split = split_dataset(build_dataset("coco_keypoints", tmp_path))
     assert split.by == "official"
     assert (len(split.train), len(split.test)) == (3, 3)
+
+
+def test_coco_train_and_val_in_the_published_folders(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        miniatures.coco_keypoints(tmp_path / part)
+        content = json.loads((tmp_path / part / "annotations" / "keypoints.json").read_text())
+        for image in content["images"]:
+            picture = tmp_path / part / image["file_name"]
+            image["file_name"] = picture.name
+            (tmp_path / f"{part}2017").mkdir(exist_ok=True)
+            picture.rename(tmp_path / f"{part}2017" / picture.name)
+        path = tmp_path / "annotations" / f"person_keypoints_{part}2017.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    dataset = build_dataset("coco_keypoints", tmp_path)
+    split = split_dataset(dataset)
+    assert (split.by, len(split.train), len(split.test)) == ("official", 3, 3)
+    assert {dataset.frames[i].image.parent.name for i in split.test} == {"val2017"}
+    assert "val is tested on" in split.warning
+    assert "both sides" not in split.warning  # equal names in the two folders are no shared video
+    for part in ("val", "test"):
+        assert [frame.part for frame in build_dataset("coco_keypoints", tmp_path, part).frames] == ["val"] * 3
+
+
+def test_coco_pictures_without_videos_name_the_key_that_tells_them(tmp_path: Path) -> None:
+    miniatures.coco_keypoints(tmp_path)
+    path = tmp_path / "annotations" / "keypoints.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        picture = tmp_path / image["file_name"]
+        image["file_name"] = picture.name
+        picture.rename(tmp_path / picture.name)
+    path.write_text(json.dumps(content))
+    split = split_dataset(build_dataset("coco_keypoints", tmp_path))
+    assert split.by == "frame"
+    assert "memory" in split.warning
+    assert "`video`" in split.warning
 
 
 def test_coco_errors_name_the_file(tmp_path: Path) -> None:
@@ -81,6 +122,85 @@ def test_parts_of_a_plain_folder(tmp_path: Path) -> None:
     split = split_dataset(build_dataset("image_masks", tmp_path))
     assert split.by == "official"
     assert not split.warning
+
+
+def test_train_and_val_of_a_plain_folder(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        plain_folder(tmp_path / part, {}, np.zeros((2, 2)), ("1", "2"))
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
+    dataset = build_dataset("image_masks", tmp_path)
+    split = split_dataset(dataset)
+    assert split.by == "official"
+    assert {dataset.frames[i].part for i in split.test} == {"val"}
+    assert "val is tested on" in split.warning
+    assert "both sides" not in split.warning
+
+
+@pytest.mark.parametrize("by", ["auto", "video"])
+def test_flat_pictures_are_split_by_frame_and_told_of_video_pattern(tmp_path: Path, by: SplitBy) -> None:
+    names = tuple(f"p{k // 5}_{k}" for k in range(10))
+    plain_folder(tmp_path, {"classes": ["a", "b"]}, np.zeros((2, 2)), names)
+    split = split_dataset(build_dataset("image_masks", tmp_path), SplitSettings(by=by))
+    assert split.by == "frame"
+    assert "memory" in split.warning
+    assert "video_pattern" in split.warning
+    told = split_dataset(build_dataset("image_masks", tmp_path, video_pattern=r"(p\d)_"), SplitSettings(by=by))
+    assert (told.by, told.warning) == ("video", "")
+
+
+@pytest.mark.parametrize(
+    ("description", "mask"),
+    [
+        ({"ignore": 255}, [[0, 1, 255]]),
+        ({"colours": [[0, 0, 0], [9, 0, 0]], "ignore": [9, 9, 9]}, [[[0, 0, 0], [9, 0, 0], [9, 9, 9]]]),
+    ],
+)
+def test_a_single_ignored_value_needs_no_list(tmp_path: Path, description: dict[str, object], mask: list[object]) -> None:
+    plain_folder(tmp_path, {"classes": ["a", "b"]} | description, np.array(mask), ("x",))
+    dataset = build_dataset("image_masks", tmp_path)
+    assert dataset[0].mask.tolist() == [[0, 1, IGNORE_INDEX]]
+    assert not dataset.warnings
+
+
+@pytest.mark.parametrize(
+    ("description", "key"),
+    [
+        ({"ignore": "255"}, "ignore"),
+        ({"ignore": [[255, 255, 255]]}, "ignore"),
+        ({"ignore": None}, "ignore"),
+        ({"colours": [[0, 0, 0], [9, 0, 0]], "ignore": 255}, "ignore"),
+        ({"colours": [[0, 0, 0], [9, 0, 300]]}, "colours"),
+        ({"colours": [0, 9]}, "colours"),
+        ({"colours": 3}, "colours"),
+    ],
+)
+def test_wrong_values_in_classes_json_name_file_and_key(tmp_path: Path, description: dict[str, object], key: str) -> None:
+    plain_folder(tmp_path, {"classes": ["a", "b"]} | description, np.zeros((2, 2)), ("x",))
+    with pytest.raises(DatasetError, match=rf"classes\.json: {key} must be"):
+        build_dataset("image_masks", tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_grey_pictures_of_16_bits_are_scaled_as_opencv_does(tmp_path: Path, ending: str) -> None:
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    path = tmp_path / f"x.{ending}"
+    Image.fromarray(values).save(path)
+    read = read_rgb(path)
+    assert (read == cv2.imread(str(path))).all()
+    assert read[..., 0].tolist() == (values >> 8).tolist()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_grey_masks_with_alpha_are_ids(tmp_path: Path, channels: int) -> None:
+    ids = np.array([[0, 1, 5]], dtype=np.uint8)
+    path = tmp_path / "mask.png"
+    alpha = np.full_like(ids, 200)
+    Image.fromarray(np.stack([*[ids] * (channels - 1), alpha], axis=-1)).save(path)
+    assert read_ids(path).tolist() == ids.tolist()
+    if channels == 4:
+        Image.fromarray(np.stack([ids, ids, ids[:, ::-1], alpha], axis=-1)).save(path)
+        with pytest.raises(DatasetError, match="coloured"):
+            read_ids(path)
 
 
 def test_plain_folder_errors(tmp_path: Path) -> None:

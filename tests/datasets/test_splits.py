@@ -15,6 +15,7 @@ from laparoflow.datasets import (
     label_subset,
     split_dataset,
 )
+from laparoflow.datasets.splits import SplitBy, budget_count
 
 
 def frames(videos: int, each: int, parts: tuple[str, ...] = ("",)) -> SegmentationDataset:
@@ -46,6 +47,50 @@ def test_published_parts_come_first() -> None:
     dataset = frames(3, 2, ("train", "val", "test"))
     split = split_dataset(dataset)
     assert (split.by, split.train, split.val, split.test) == ("official", (0, 1), (2, 3), (4, 5))
+
+
+@pytest.mark.parametrize("by", ["auto", "official"])
+def test_published_val_is_tested_on_where_there_is_no_test_part(by: SplitBy) -> None:
+    dataset = frames(4, 3, ("train", "val"))
+    split = split_dataset(dataset, SplitSettings(by=by))
+    assert (split.by, split.record["test_part"]) == ("official", "val")
+    assert {dataset.frames[i].part for i in split.train} == {"train"}
+    assert {dataset.frames[i].part for i in split.test} == {"val"}
+    assert not split.val
+    assert len(split.train) + len(split.test) == 12
+    assert "val is tested on" in split.warning
+    assert "test_part" not in split_dataset(frames(3, 2, ("train", "val", "test"))).record
+
+
+def test_val_as_test_part_does_not_hide_shared_videos() -> None:
+    parts = [Frame(Path(f"{t}.png"), None, "v0", str(t), t, "train" if t < 3 else "val") for t in range(6)]
+    warning = split_dataset(SegmentationDataset(parts)).warning
+    assert "val is tested on" in warning
+    assert "1 videos are on both sides" in warning
+
+
+@pytest.mark.parametrize("by", ["auto", "video", "frame"])
+def test_pictures_without_known_videos_are_split_by_frame_with_a_warning(by: SplitBy) -> None:
+    split = split_dataset(frames(20, 1), SplitSettings(by=by))
+    assert (split.by, split.record["by"], split.record["asked_for"]) == ("frame", "frame", by)
+    assert "memory" in split.warning
+    assert (len(split.train), len(split.test)) == (14, 6)
+
+
+def test_the_few_videos_among_single_pictures_stay_whole() -> None:
+    lone = list(frames(45, 1).frames)
+    video = [Frame(Path(f"{t}.png"), None, "w", f"w_{t}", t) for t in range(5)]
+    dataset = SegmentationDataset(lone + video)
+    for seed in range(8):
+        split = split_dataset(dataset, SplitSettings(seed=seed))
+        assert split.by == "frame"
+        assert len({i in split.test for i in range(45, 50)}) == 1
+    assert split_dataset(SegmentationDataset(lone[:40] + video)).by == "video"
+
+
+def test_named_test_videos_need_no_warning_about_unknown_ones() -> None:
+    split = split_dataset(frames(20, 1), SplitSettings(test_videos=("v3",)))
+    assert (split.by, len(split.test), split.warning) == ("video", 1, "")
 
 
 def test_one_video_falls_back_to_time_with_a_gap_and_says_so() -> None:
@@ -109,6 +154,12 @@ def test_budgets_are_nested_and_seeds_differ(seed: int) -> None:
 def test_impossible_budgets(budget: float) -> None:
     with pytest.raises(ValueError, match=r"budget|labels"):
         label_subset(100, budget, 0)
+
+
+def test_budget_errors_name_the_setting_that_holds_it() -> None:
+    for budget in (0, 101, 1.5):
+        with pytest.raises(ValueError, match="scratch_labels"):
+            budget_count(100, budget, "scratch_labels")
 
 
 @pytest.mark.parametrize("budget", ["some", True, None])

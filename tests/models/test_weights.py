@@ -72,6 +72,27 @@ def test_dino_checkpoints_of_later_versions(tmp_path, name, patch):
     torch.testing.assert_close(encoder.features(images)[:, 48:], expected)
 
 
+def test_a_file_that_may_want_another_normalisation_is_told_of_it(tmp_path, caplog):
+    options = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    plain, tagged = "vit_small_patch16_224", "vit_small_patch16_224.dino"
+    torch.save(timm.create_model(plain, num_classes=0, img_size=32, **options).state_dict(), tmp_path / "w.pth")
+
+    def build(backbone, weights=tmp_path / "w.pth", **more):
+        caplog.clear()
+        encoder = build_encoder(EncoderSettings(backbone, 32, weights=weights, backbone_options=options, dim=8, **more))
+        return encoder.image_mean.flatten().tolist(), caplog.text
+
+    mean, text = build(plain)
+    assert mean == pytest.approx([0.5, 0.5, 0.5])
+    assert "w.pth runs with mean (0.5, 0.5, 0.5)" in text
+    assert f"{tagged} (mean (0.485, 0.456, 0.406))" in text
+    mean, text = build(tagged)
+    assert mean == pytest.approx([0.485, 0.456, 0.406])
+    assert not text
+    assert not build(plain, weights=None)[1]
+    assert not build(plain, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])[1]
+
+
 def test_position_embedding_of_another_size_is_resampled(tmp_path):
     torch.save(plain_model(64).state_dict(), tmp_path / "w.pth")
     encoder = build_encoder(settings(tmp_path / "w.pth", size=96))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from laparoflow.models import EncoderSettings, build_encoder
-from laparoflow.probes import ProbeSettings, run_probe
+from laparoflow.probes import ProbeSettings, run, run_probe
 from laparoflow.synthetic import SceneParameters, write_dataset
 
 
@@ -106,12 +106,56 @@ def test_controls_stand_beside_the_trained_network(folder: Path, tmp_path: Path)
             nsd_tolerance=2.0,
         )
     )
+    assert not any(text.startswith("scratch_labels") for text in metrics["warnings"])
+    assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
     found = {(r["backbone"], r["labels"]): r["metrics"] for r in metrics["runs"]}
     assert set(found) == {("trained", 3), ("random", 3), ("weights file", 3), ("from scratch", 4)}
     assert found["weights file", 3]["mean_iou"] == found["trained", 3]["mean_iou"]
     assert found["random", 3]["mean_iou"] != found["trained", 3]["mean_iou"]
     assert 0 < found["trained", 3]["mean_nsd"] <= 1
     assert "mean_nsd" in metrics["summary"][0]
+
+
+def test_scratch_labels_that_cannot_be_are_refused_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("work was done before the settings were checked")
+
+    monkeypatch.setattr(run, "probe_encoders", work)
+    monkeypatch.setattr(run, "probe_segmentation", work)
+    with pytest.raises(ValueError, match=r"scratch_labels.*head linear or conv, got head 'knn'"):
+        run_probe(settings(folder, tmp_path / "out", head="knn", scratch_labels=[2]))
+    with pytest.raises(ValueError, match=r"scratch_labels asks for 220 frames, the training part has \d"):
+        run_probe(settings(folder, tmp_path / "out", scratch_labels=[2, 220]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_kept_when_the_network_from_scratch_fails(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("laparoflow.probes.segmentation.finetune", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_probe(settings(folder, tmp_path, labels=[2], seeds=[0], random_control=False, scratch_labels=[2]))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [(r["backbone"], r["labels"]) for r in metrics["runs"]] == [("trained", 2)]
+    assert any(text.startswith("scratch_labels") for text in metrics["warnings"])
+    assert len(list((tmp_path / "predictions").glob("trained_*.png"))) == 2
+
+
+def test_weights_control_by_a_tagged_name_keeps_the_options(folder: Path, tmp_path: Path) -> None:
+    options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    own = build_encoder(EncoderSettings("vit_small_patch16_224", 32, backbone_options=options), seed=3)
+    state = {f"method.encoder.{name}": value for name, value in own.state_dict().items()}
+    torch.save({"laparoflow_encoder": own.settings.plain(), "state_dict": state}, tmp_path / "vit.ckpt")
+    torch.save(own.backbone.model.state_dict(), tmp_path / "dino.pth")
+    control = {"weights_control": tmp_path / "dino.pth", "weights_backbone": "vit_small_patch16_224.dino"}
+    encoders = run.probe_encoders(settings(folder, tmp_path, checkpoint=tmp_path / "vit.ckpt", **control))
+    assert encoders["trained"].image_mean.flatten().tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert encoders["weights file"].image_mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
 def test_unknown_pretraining_data_is_said(folder: Path, tmp_path: Path) -> None:
