@@ -241,10 +241,9 @@ def _normalized(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point():
         return x  # refused by name where all dtypes are
-    wide = x.to(accumulator_dtype(x.dtype))
-    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=accumulator_dtype(x.dtype))
     least = max(1e-12, torch.finfo(x.dtype).tiny)
-    return (wide / length.masked_fill(length < least, torch.inf)).to(x.dtype)
+    return (x / length.masked_fill(length < least, torch.inf)).to(x.dtype)
 
 
 def _check_maps(side: str, embedding: Any, flow: Any, mask: Any) -> None:
