@@ -74,6 +74,44 @@ def test_a_damaged_cache_costs_one_tuning_run(fake_gpu: Path) -> None:
     assert timer.asked and json.loads(fake_gpu.read_text())
 
 
+def test_an_answer_that_is_no_longer_offered_is_timed_once_and_replaced(fake_gpu: Path) -> None:
+    choose(10**10, Timer())
+    stored = json.loads(fake_gpu.read_text())
+    (key,) = stored
+    stored[key][0]["tile"]["block_m"] = 512
+    fake_gpu.write_text(json.dumps(stored))
+    tiles.forget()
+    timer = Timer()
+    best = choose(10**10, timer)
+    count = len(timer.asked)
+    assert count and [choose(10**10, timer) for _ in range(3)] == [best] * 3 and len(timer.asked) == count
+    assert len(json.loads(fake_gpu.read_text())[key]) == 1
+
+
+def test_processes_that_write_at_once_keep_each_other_s_answers(fake_gpu: Path) -> None:
+    choose(10**10, Timer(), options="F=2")
+    first = json.loads(fake_gpu.read_text())
+    fake_gpu.unlink()
+    tiles.forget()
+    choose(10**10, Timer(), options="F=3")  # read before the other process wrote
+    second = json.loads(fake_gpu.read_text())
+    fake_gpu.write_text(json.dumps(first))
+    choose(10**10, Timer(), options="F=4")
+    merged = json.loads(fake_gpu.read_text())
+    assert set(merged) > set(first) | set(second) and len(merged) == 3
+
+
+def test_without_a_home_the_answers_stay_in_memory(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LAPAROFLOW_TRITON_CACHE")
+    monkeypatch.setattr(Path, "home", nowhere)
+    timer = Timer()
+    best, count = choose(10**10, timer), len(timer.asked)
+    assert choose(10**10, timer) == best and len(timer.asked) == count
+
+
 def test_when_nothing_is_timed(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = tiles.candidates("forward", "half", 64, 90, False)[0]
     timer = Timer()

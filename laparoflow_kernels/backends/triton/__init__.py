@@ -13,6 +13,7 @@ Importing this package needs torch alone; triton and the kernels are imported at
     weighted_sum_kernel.py     sum_j w_ij v_j
     launch.py                  host code of each operator
     tiles.py                   tile sizes and their tuning
+    tile_cache.py              what won, in memory and on disk
     availability.py            where this backend can run
 """
 

@@ -1,35 +1,30 @@
-"""Tile sizes: defaults, the candidates worth timing, and a cache of what won.
+"""Tile sizes: defaults, and the candidates worth timing.
 
-A choice is keyed by kernel, device, versions, dtype class, D, and the options that change the register need;
-the number of pairs is not part of the key. An entry remembers the size it was timed at and serves every call whose
-number of pairs is within a factor of 16, so a run never tunes again because N changed by one. Small problems (under
-2^24 pairs), captured graphs and torch.use_deterministic_algorithms(True) take the default without timing anything.
+What won is kept by ``tile_cache``, keyed by kernel, device, versions, dtype class, D, and the options that change the
+register need; the number of pairs is not part of the key. Small problems (under 2^24 pairs), captured graphs and
+torch.use_deterministic_algorithms(True) take the default without timing anything.
 
 The options of a call (flow components, flow kernel, masks, ...) change how many registers it needs, and GPUs differ in
 shared memory (99 KB on sm_86, sm_89 and sm_120, 163 KB on sm_80, 227 KB on sm_90 and sm_100). A default that would spill
 registers to memory, or does not fit, gives way to the first of its ``retreats`` that does neither. A launch learns this from
 the compiled kernel at the first call of a variant, the tests from the cubin.
 
-Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off; LAPAROFLOW_TRITON_CACHE names the cache file
-(default ~/.cache/laparoflow/triton-tiles.json; an empty value keeps the cache in memory).
+Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import tile_cache
+
 SMALLEST_TUNED = 2**24
-REUSE_FACTOR_LOG2 = 4.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +79,6 @@ TF32_TILES = {
 
 _forced: dict[str, Tile] = {}
 _settled: dict[str, Tile] = {}
-_memory: dict[str, list[dict]] = {}
-_loaded_from: Path | None = None
 
 
 @contextlib.contextmanager
@@ -252,75 +245,16 @@ def choose(
         or capturing
     ):
         return tiles[0]
-    found = lookup(key, pairs)
-    if found is not None and found in tiles:
-        return found
+    remembered = tile_cache.lookup(key, pairs, [asdict(tile) for tile in tiles])
+    if remembered is not None:
+        return Tile(**remembered)
     seconds = {tile: time(tile) for tile in tiles}
     best = min(tiles, key=lambda tile: seconds[tile])
-    remember(key, pairs, best, seconds[best])
+    tile_cache.remember(key, pairs, asdict(best), seconds[best])
     return best
 
 
-def lookup(key: str, pairs: int) -> Tile | None:
-    """The remembered tile whose size is nearest to ``pairs``, None when none is within the reuse factor."""
-    _load()
-    size = math.log2(max(pairs, 1))
-    near = sorted(_memory.get(key, []), key=lambda entry: abs(entry["log2_pairs"] - size))
-    if near and abs(near[0]["log2_pairs"] - size) <= REUSE_FACTOR_LOG2:
-        return Tile(**near[0]["tile"])
-    return None
-
-
-def remember(key: str, pairs: int, tile: Tile, seconds: float) -> None:
-    """Add an entry to the cache in memory and, where a file is used, on disk."""
-    entry = {"log2_pairs": math.log2(max(pairs, 1)), "tile": asdict(tile), "seconds": seconds}
-    _memory.setdefault(key, []).append(entry)
-    path = cache_file()
-    if path is not None:
-        _write(path)
-
-
-def cache_file() -> Path | None:
-    """Where choices are kept, None for memory alone."""
-    named = os.environ.get("LAPAROFLOW_TRITON_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    return Path.home() / ".cache" / "laparoflow" / "triton-tiles.json"
-
-
 def forget() -> None:
-    """Drop the cache in memory; the next call reads the file again."""
-    global _loaded_from
-    _memory.clear()
+    """Drop what is known of this process's variants, and the cache in memory; the next call reads the file again."""
     _settled.clear()
-    _loaded_from = None
-
-
-def _load() -> None:
-    global _loaded_from
-    path = cache_file()
-    if path is None or path == _loaded_from:
-        return
-    _loaded_from = path
-    try:
-        stored = json.loads(path.read_text())
-        for key, entries in stored.items():
-            _memory[key] = [entry for entry in entries if Tile(**entry["tile"]) and entry["log2_pairs"] >= 0]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # an unreadable cache costs one tuning run and is then replaced
-        _memory.clear()
-
-
-def _write(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(_memory, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError:
-        # a read-only home directory: the choice stays in memory
-        return
+    tile_cache.forget()
