@@ -80,6 +80,10 @@ class EvidenceSettings:
         for name in ("seeds", "labels"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
+        for name in ("scenes", "methods", "seeds", "labels", "scratch_labels"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name} must differ from one another, got {given}")
         for name in ("pretrain_clips", "test_clips", "frames", "test_every", "probe_steps", "scratch_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -67,11 +67,20 @@ def _ours(encoder: PixelEncoder) -> bool:
 
 
 def _without_paths(config: str) -> str:
-    """Settings without the places on disk, which mean nothing elsewhere."""
+    """Settings without the places on disk, which mean nothing elsewhere and may name people; of files the name is kept."""
     values = yaml.safe_load(config)
     if not isinstance(values, dict):
         return config
-    return yaml.safe_dump({k: v for k, v in values.items() if k not in ("data", "out")}, sort_keys=False)
+    return yaml.safe_dump(_names({k: v for k, v in values.items() if k not in ("data", "out")}), sort_keys=False)
+
+
+def _names(value: Any) -> Any:
+    """Paths within settings as the last of their parts."""
+    if isinstance(value, dict):
+        return {key: _names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_names(item) for item in value]
+    return PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

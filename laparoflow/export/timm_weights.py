@@ -1,4 +1,4 @@
-"""The backbone as a safetensors file that ``timm.create_model(name, checkpoint_path=FILE)`` loads."""
+"""The backbone as a safetensors file that ``timm.create_model`` loads, with the arguments that its card names."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class TokenBackbone(nn.Module):
         self.model = model
         self.name = name
         self.blocks = blocks
-        self.stride: int = model.patch_embed.patch_size[0]
+        self.stride: int = model.patch_embed.feat_ratio()  # type: ignore[assignment]  # of a hybrid with its convolutions
         self.token_dim: int = model.num_features
         self.feature_dim = self.token_dim * blocks
         if weights is not None:

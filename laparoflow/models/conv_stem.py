@@ -4,7 +4,11 @@ A linear patch embedding of stride 4 or 8 learns very little in minutes; three s
 stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
 ``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
 
-    image [B, 3, H, W] -> (3x3 conv, stride 2 or 1, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+    image [B, 3, H, W] -> (conv, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
+
+A convolution is 4x4 where it has stride 2 and 3x3 where it has none: so the middle of what a token sees is the middle of its
+cell, (c + 1/2) s - 1/2, as with a linear patch embedding. Strided 3x3 convolutions look at the corner of the cell, half a
+cell away, and in a mirrored view at the opposite one.
 
 ``WindowStem`` puts a 7x7 depthwise convolution before the last one. It starts as the identity in one half of the
 channels and as the mean over its window in the other: tissue is told from tissue by the statistics of its texture,
@@ -37,7 +41,7 @@ WINDOW = 7
 
 
 def stem_strides(stride: int) -> tuple[int, ...]:
-    """Strides of the stem's 3x3 convolutions whose product is ``stride``.
+    """Strides of the stem's convolutions whose product is ``stride``.
 
     Args:
         stride: a power of two, 1 or more.
@@ -108,7 +112,7 @@ class ConvStem(PatchEmbed):
             remaining = len(strides) - 1 - i
             out = max(2 * GROUP, embed_dim // 2**remaining // GROUP * GROUP)
             layers += [
-                nn.Conv2d(width, out, 3, stride=step, padding=1, bias=False, device=device, dtype=dtype),
+                nn.Conv2d(width, out, 2 + step, stride=step, padding=1, bias=False, device=device, dtype=dtype),
                 nn.GroupNorm(max(1, out // GROUP), out, device=device, dtype=dtype),
                 nn.GELU(),
             ]

@@ -34,6 +34,7 @@ def fit_knn(features: Tensor, shares: Tensor, neighbours: int, seed: int) -> Cal
     """
     cells, labels = _labelled_cells(features, shares, seed)
     count = min(neighbours, len(cells))
+    votes_of = labels / labels.sum(1, keepdim=True)  # a cell that is ignored in part has a whole vote
 
     def predict(batch: Tensor) -> Tensor:
         rows = F.normalize(batch.flatten(2).transpose(1, 2), dim=-1)
@@ -41,7 +42,7 @@ def fit_knn(features: Tensor, shares: Tensor, neighbours: int, seed: int) -> Cal
         for picture in rows:
             similarity, nearest = (picture @ cells.T).topk(count, dim=1)
             weight = (similarity / KNN_TEMPERATURE).softmax(1)
-            votes.append((weight[..., None] * labels[nearest]).sum(1))
+            votes.append((weight[..., None] * votes_of[nearest]).sum(1))
         return torch.stack(votes).transpose(1, 2).unflatten(2, batch.shape[2:])
 
     return predict

@@ -9,6 +9,7 @@ features             principal components as colours
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from numpy.typing import NDArray
 from torch import Tensor
 
 from laparoflow.methods.spread import frame_spread
@@ -97,6 +97,7 @@ def weight_pictures(frame: CachedFrame, flow_settings: dict[str, Any]) -> Pictur
 
 def retrieval_picture(encoder: PixelEncoder, first: CachedFrame, second: CachedFrame) -> Picture:
     """The first frame with a query pixel, its similarities there and in the second frame."""
+    first, second = (_cut(frame, encoder.feature_stride) for frame in (first, second))
     y, x = query_pixels(first)[0]
     maps = [F.normalize(encoder(_input(frame, encoder.feature_stride)[None])[0], dim=0) for frame in (first, second)]
     row = min(y * maps[0].shape[1] // first.image.shape[0], maps[0].shape[1] - 1)
@@ -133,11 +134,20 @@ def query_pixels(frame: CachedFrame) -> list[tuple[int, int]]:
     return [(int(rows[i]), int(columns[i])) for i in chosen]
 
 
-def _input(frame: CachedFrame, stride: int) -> Tensor:
-    """RGB 0..1 [3, h, w], cut at the right and below to multiples of the stride."""
+def _cut(frame: CachedFrame, stride: int) -> CachedFrame:
+    """The frame cut at the right and below to multiples of the stride: what a network sees of it."""
     height, width = (side // stride * stride for side in frame.image.shape[:2])
-    image: NDArray[np.uint8] = np.ascontiguousarray(frame.image[:height, :width])
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
+    return replace(
+        frame,
+        image=frame.image[:height, :width].copy(),
+        flow=frame.flow[:, :height, :width],
+        valid=frame.valid[:height, :width],
+    )
+
+
+def _input(frame: CachedFrame, stride: int) -> Tensor:
+    """RGB 0..1 [3, h, w] of the frame, cut."""
+    return torch.from_numpy(_cut(frame, stride).image).permute(2, 0, 1).float() / 255
 
 
 def _heat(values: Tensor, image: Picture, place: tuple[int, int]) -> Picture:

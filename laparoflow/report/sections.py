@@ -113,21 +113,23 @@ def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str], where: str = "") -> Table:
-    """Per class or joint, mean over seeds at the largest budget, a column per backbone."""
+    """Per class or joint, mean over seeds, a column per backbone at its largest budget."""
     key, score = ("per_class_iou", None) if task == "segmentation" else ("per_joint", "0.05")
-    most = max(run["labels"] for run in content["runs"])
-    backbones = list(dict.fromkeys(run["backbone"] for run in content["runs"]))
+    most: dict[str, int] = {}
+    for run in content["runs"]:
+        most[run["backbone"]] = max(run["labels"], most.get(run["backbone"], 0))
     rows = []
     for name in names:
         row = [name]
-        for backbone in backbones:
-            runs = [run for run in content["runs"] if run["backbone"] == backbone and run["labels"] == most]
+        for backbone, budget in most.items():
+            runs = [run for run in content["runs"] if run["backbone"] == backbone and run["labels"] == budget]
             values = [run["metrics"][key][name] for run in runs]
             values = [value if score is None else value["pck"][score] for value in values]
             row.append(spread_text(_spread([value for value in values if value is not None])))
         rows.append(row)
     what = "IoU per class" if task == "segmentation" else "PCK at 5 % of the diagonal per joint"
-    return Table(f"{where}{what}, {most} labels", ["class" if score is None else "joint", *backbones], rows)
+    header = ["class" if score is None else "joint", *(f"{backbone}, {budget} labels" for backbone, budget in most.items())]
+    return Table(f"{where}{what}", header, rows)
 
 
 def pretrain_section(source: Source, figures: Sequence[Figure] = ()) -> Section:

@@ -36,7 +36,7 @@ from laparoflow.training.frames import FrameModule
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.resume import check_same_run
-from laparoflow.training.settings import PretrainSettings, TrainerSettings, plain
+from laparoflow.training.settings import PretrainSettings, TrainerSettings, check_batch, plain
 from laparoflow.video.cache import FrameCache
 
 
@@ -67,6 +67,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """
     check_machine(settings.trainer)
     launch = find_launch(settings.trainer.devices)
+    check_batch(settings, launch.world)
     out = Path(settings.out)
     if not Path(settings.data).is_dir():
         raise FileNotFoundError(f"data: no cache at {settings.data}; write one with `laparoflow prepare`")

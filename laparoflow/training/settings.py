@@ -147,6 +147,23 @@ class PretrainSettings:
             raise ValueError(f"trainer.average: expected a number in (0, 1) or null, got {self.trainer.average}")
 
 
+def check_batch(settings: PretrainSettings, processes: int) -> None:
+    """Refuse batches that leave a method nothing to learn from.
+
+    Args:
+        settings: of the run.
+        processes: over which the batch is spread.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    method = settings.method
+    if method.name == "flow" and method.flow.guide == "shuffled" and settings.batch_size < 2:
+        raise ValueError("batch_size: expected at least 2 with guide 'shuffled', which takes another frame's flow, got 1")
+    if method.name == "image" and settings.batch_size * processes < 2 and not method.image.queue:
+        raise ValueError("batch_size: expected at least 2 with method 'image', whose negatives are other frames, got 1")
+
+
 def plain(value: Any) -> Any:
     """Settings as plain values for YAML and JSON: dataclasses as dictionaries, paths as text, tuples as lists."""
     if hasattr(value, "__dataclass_fields__"):

@@ -23,7 +23,9 @@ def run(request, tmp_path):
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
     torch.save({"state_dict": state, SETTINGS_KEY: request.param.plain()}, folder / "checkpoints" / "last.ckpt")
     (folder / "run.json").write_text(json.dumps({"method": "flow", "steps": 4, "data_hash": "abc123", "commit": "f00"}))
-    (folder / "config.yaml").write_text("data: /secret/place\nmax_steps: 4\n")
+    (folder / "config.yaml").write_text(
+        "data: /secret/place\nmax_steps: 4\nencoder: {weights: /secret/start.pth}\nonline: {root: /secret/labels}\n"
+    )
     return folder
 
 
@@ -42,7 +44,7 @@ def test_exported_weights_give_the_same_features_in_plain_timm(run, tmp_path):
     assert "abc123" in card
     assert "f00" in card
     assert "max_steps: 4" in card
-    assert "/secret/place" not in card
+    assert "secret" not in card and "start.pth" in card
 
 
 @pytest.mark.parametrize("change", [{"embed_dim": 48}, {"img_size": 64}, {"reg_tokens": 2}, "pooling"])

@@ -1,9 +1,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 import laparoflow.models  # noqa: F401
-from laparoflow.models.conv_stem import ConvStem, stem_strides, window_means
+from laparoflow.models.conv_stem import ConvStem, WindowStem, stem_strides, window_means
 
 WINDOW_PAIR = ("laparoflow_convvit_mini", "laparoflow_convvit_mini_window")
 
@@ -66,3 +67,23 @@ def test_the_window_is_a_backbone_of_its_own():
     assert len(window.patch_embed.proj) == len(plain.patch_embed.proj) + 1
     assert added == {"patch_embed.proj.10.weight", "patch_embed.proj.10.bias"}
     assert window(torch.rand(1, 3, 32, 32)).shape == plain(torch.rand(1, 3, 32, 32)).shape
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("kind", [ConvStem, WindowStem])
+def test_a_token_sees_the_middle_of_its_cell(kind: type[ConvStem], stride: int) -> None:
+    """Centre of the receptive field (c + 1/2) s - 1/2, which is what views, probes and heat maps take it for."""
+    size, cell = 16 * stride, 8
+    stem = kind(size, stride, in_chans=1, embed_dim=16)
+    picture = torch.zeros(1, 1, size, size, dtype=torch.float64, requires_grad=True)
+    x = picture
+    for layer in stem.proj.double():
+        if isinstance(layer, nn.Conv2d):  # the others act on one place at a time
+            nn.init.ones_(layer.weight)
+            x = layer(x)
+    assert x.shape[-2:] == (16, 16)
+    (seen,) = torch.autograd.grad(x[0, :, cell, cell].sum(), picture)
+    places = torch.arange(size, dtype=torch.float64)
+    for side in (seen[0, 0].sum(0), seen[0, 0].sum(1)):
+        middle = (side * places).sum() / side.sum()
+        torch.testing.assert_close(middle.item(), (cell + 0.5) * stride - 0.5)

@@ -92,3 +92,10 @@ def test_every_weight_of_the_head_gets_a_gradient():
     head = PixelHead(12, 8, 2, dim=4, hidden=8, layers=2)
     head(torch.randn(2, 12, 3, 3)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+
+
+@pytest.mark.parametrize(("name", "stride"), [("vit_tiny_r_s16_p8_224", 32), ("vit_tiny_patch16_224", 16)])
+def test_a_hybrid_s_stride_is_that_of_its_convolutions_too(name, stride):
+    encoder = build_encoder(EncoderSettings(name, 64, embed_stride=4, dim=8, hidden=16)).eval()
+    assert encoder.feature_stride == stride
+    assert encoder(torch.rand(1, 3, 64, 96)).shape == (1, 8, 16, 24)

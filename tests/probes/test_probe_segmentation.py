@@ -9,6 +9,7 @@ from toys import BlindEncoder, Blocks, ColourEncoder
 
 from laparoflow.datasets import IGNORE_INDEX
 from laparoflow.probes import ProbeOptions, probe_segmentation
+from laparoflow.probes.clusters import fit_knn
 from laparoflow.probes.heads import moments
 from laparoflow.probes.segmentation import class_shares, share_loss
 
@@ -111,3 +112,10 @@ def test_moments_are_those_of_all_cells() -> None:
     mean, deviation = moments(features)
     assert torch.allclose(mean, features.mean((0, 2, 3), keepdim=True), rtol=1e-5)
     assert torch.allclose(deviation, features.std((0, 2, 3), keepdim=True, correction=0), rtol=1e-5)
+
+
+def test_votes_of_neighbours_sum_to_one_where_cells_are_labelled_in_part() -> None:
+    features = torch.nn.functional.normalize(torch.rand(1, 4, 2, 2), dim=1)
+    shares = torch.tensor([[1.0, 0.0, 0.25, 0.0], [0.0, 0.5, 0.0, 0.0]]).reshape(1, 2, 2, 2)  # the last cell has no label
+    scores = fit_knn(features, shares, neighbours=3, seed=0)(features)
+    torch.testing.assert_close(scores.sum(1), torch.ones(1, 2, 2))

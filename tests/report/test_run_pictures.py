@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from laparoflow.models import EncoderSettings, build_encoder
-from laparoflow.report import write_report
+from laparoflow.report import run_pictures, write_report
 from laparoflow.report.files import write_json
+from laparoflow.report.pictures import GAP
 from laparoflow.report.run_pictures import query_pixels, weight_pictures
 from laparoflow.synthetic import SceneParameters, write_dataset
 from laparoflow.video.cache import CachedFrame, FrameCache
@@ -84,3 +85,30 @@ def test_queries_are_valid_pixels() -> None:
 def test_cache_is_opened_as_written(run: Path) -> None:
     cache = FrameCache.open(run.parent / "cache")
     assert len(cache) > 0
+
+
+class PlaceEncoder(torch.nn.Module):
+    """Embeddings by place: those of one cell are alike to themselves alone."""
+
+    feature_stride = 16
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = (side // 4 for side in images.shape[-2:])
+        return torch.eye(height * width).reshape(1, height, width, -1).permute(0, 3, 1, 2)
+
+
+def test_the_cell_that_is_compared_is_the_one_that_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a frame that is no multiple of the stride the network sees a part, in which its cells lie."""
+    marked = []
+    monkeypatch.setattr(run_pictures, "_mark", lambda picture, place: marked.append(place) or picture)
+    height, width = 46, 63
+    flow = np.zeros((2, height, width), np.float32)
+    flow[:, :, 40:] = 9
+    frame = CachedFrame(np.zeros((height, width, 3), np.uint8), flow, np.ones((height, width), bool), 0, 0, 0.0, 1)
+    sheet = run_pictures.retrieval_picture(PlaceEncoder(), frame, frame)  # type: ignore[arg-type]
+    assert sheet.shape[0] == 32  # what is seen is 32 x 48
+    heat = sheet[:, 48 + GAP :][:, :48].astype(int).sum(-1)
+    rows, columns = np.nonzero(heat == heat[marked[0]])
+    assert (set(rows // 4), set(columns // 4)) == ({marked[0][0] // 4}, {marked[0][1] // 4})
+    assert len(rows) == 16, "one cell is alike, that of the mark"
+    assert (marked[2][0] // 4, marked[2][1] // 4) == (marked[0][0] // 4, marked[0][1] // 4)

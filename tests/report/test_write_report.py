@@ -15,6 +15,7 @@ from PIL import Image
 
 from laparoflow.report import write_report
 from laparoflow.report.files import write_json, write_png
+from laparoflow.report.sections import _per_name_table
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -170,3 +171,13 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty" / "metrics.json").write_text("{")
     with pytest.raises(ValueError, match=r"metrics\.json"):
         write_report([tmp_path / "empty"], tmp_path / "page.html")
+
+
+def test_each_backbone_has_its_largest_budget_in_the_table_of_classes(tmp_path: Path) -> None:
+    """The network from scratch gets more labels than the frozen ones."""
+    metrics = {"per_class_iou": {"a": 0.5}}
+    runs = [{"backbone": "trained", "labels": n, "metrics": metrics} for n in (1, 22)]
+    runs.append({"backbone": "from scratch", "labels": 220, "metrics": metrics})
+    table = _per_name_table({"runs": runs}, "segmentation", ["a"])
+    assert table.header == ["class", "trained, 22 labels", "from scratch, 220 labels"]
+    assert table.rows == [["a", "0.500", "0.500"]]

@@ -237,3 +237,12 @@ def test_a_changed_checkout_is_told_from_its_commit(tmp_path, monkeypatch):
     assert clean is not None and len(clean) == 40
     (package / "__init__.py").write_text("changed = True")
     assert source_commit() == f"{clean}-dirty"
+
+
+@pytest.mark.parametrize(("method", "reason"), [
+    (MethodSettings("flow", flow=FlowSettings(guide="shuffled")), "takes another frame's flow"),
+    (MethodSettings("image"), "negatives are other frames"),
+], ids=["shuffled", "image"])  # fmt: skip
+def test_a_batch_of_one_that_teaches_nothing_is_refused(make_settings, method, reason):
+    with pytest.raises(ValueError, match=f"batch_size: expected at least 2 .*{reason}"):
+        pretrain(make_settings(batch_size=1, method=method))
