@@ -3,8 +3,8 @@
 Environment variables (docs/BUILD.md):
     LAPAROFLOW_NATIVE=0       no extension at all (pure Python: reference and triton backends)
     LAPAROFLOW_CUDA=0|1       leave the CUDA part out | insist on it
-    TORCH_CUDA_ARCH_LIST      architectures, as torch's own; default: the visible GPU's, else 8.0 and 9.0a with PTX
-    CUDA_HOME                 root of the CUDA toolkit; default: what `nvcc --dryrun` says
+    TORCH_CUDA_ARCH_LIST      architectures, as torch's own; default: the visible GPUs', else 8.0 and 9.0a with PTX
+    CUDA_HOME                 root of the CUDA toolkit; default: what `nvcc --dryrun` says, else where torch looks
     MAX_JOBS                  parallel compilations
 
 torch's C++ interface holds within one minor version alone. So a build with the extension depends on the minor version of
@@ -29,6 +29,17 @@ SUPPORTED_TORCH = "torch>=2.11,<2.16"
 # commands that compile nothing must work where torch is not: packaging metadata, source distributions
 COMPILES_NOTHING = {"sdist", "egg_info", "dist_info", "clean", "--version", "--name", "--help"}
 DESCRIBES_SOURCES = COMPILES_NOTHING - {"dist_info"}  # dist_info announces the metadata of the wheel that is built next
+ANY_GPU = "8.0+PTX;9.0a"
+# torch's names of architectures
+NAMED = {
+    "Ampere": "8.0;8.6+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0;12.0+PTX",
+    "Blackwell+Tegra": "11.0",
+}
+NAMED_OLD = {"Kepler", "Kepler+Tesla", "Maxwell", "Maxwell+Tegra", "Pascal", "Volta", "Volta+Tegra", "Turing"}
 
 
 def warn(message: str) -> None:
@@ -55,14 +66,37 @@ def torch_requirement() -> str:
 
 
 def toolkit_root() -> Path | None:
-    """The CUDA toolkit's root. `nvcc` on PATH may be a wrapper script, so ask it instead of guessing from its place."""
+    """The CUDA toolkit's root. `nvcc` on PATH may be a wrapper script, so ask it instead of guessing from its place; where
+    there is none, torch's own search: CUDA_PATH, /usr/local/cuda."""
     if os.environ.get("CUDA_HOME"):
         return Path(os.environ["CUDA_HOME"])
-    if shutil.which("nvcc") is None:
-        return None
-    dryrun = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
-    top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
-    return Path(top.group(1).strip()).resolve() if top else None
+    if shutil.which("nvcc") is not None:
+        dryrun = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
+        top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
+        if top and (Path(top.group(1).strip()) / "bin" / "nvcc").exists():
+            return Path(top.group(1).strip()).resolve()
+    from torch.utils import cpp_extension
+
+    return Path(cpp_extension.CUDA_HOME) if cpp_extension.CUDA_HOME else None
+
+
+def no_toolkit_reason(cuda_build: str, root: Path | None) -> str | None:
+    """Why the toolkit there cannot compile for a torch of that CUDA version, and the remedy; or None.
+
+    torch stops where the major versions differ, and only warns where the minor ones do.
+    """
+    major = cuda_build.partition(".")[0]
+    remedy = f"install the toolkit of CUDA {major}, and set CUDA_HOME to its root or put its nvcc on PATH"
+    if root is None:
+        return f"no nvcc at build time: {remedy}"
+    try:
+        said = subprocess.run([str(root / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return f"no nvcc in {root}/bin at build time: {remedy}"
+    release = re.search(r"release ((\d+)\.\d+)", said)
+    if release and release.group(2) != major:
+        return f"nvcc in {root}/bin was of CUDA {release.group(1)} at build time, torch of CUDA {cuda_build}: {remedy}"
+    return None
 
 
 def no_cuda_reason(cuda_build: str | None, root: Path | None) -> str | None:
@@ -75,23 +109,51 @@ def no_cuda_reason(cuda_build: str | None, root: Path | None) -> str | None:
         reason = "this source tree has no CUDA kernels"
     elif cuda_build is None:
         reason = "torch was a CPU build at build time"
-    elif root is None:
-        reason = "no nvcc at build time"
+    else:
+        reason = no_toolkit_reason(cuda_build, root)
     if reason is not None and wish == "1":
         raise SystemExit(f"laparoflow: LAPAROFLOW_CUDA=1, but the CUDA part cannot be built: {reason}")
+    if reason is not None:
+        warn(f"building without the CUDA part: {reason}")
     return reason
 
 
 def architectures() -> str:
-    """TORCH_CUDA_ARCH_LIST, else the visible GPU's, else 8.0 and 9.0a plus PTX."""
+    """TORCH_CUDA_ARCH_LIST as far as the kernels go, else the visible GPUs', else 8.0 and 9.0a plus PTX."""
     import torch
 
-    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return os.environ["TORCH_CUDA_ARCH_LIST"]
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return "9.0a" if (major, minor) == (9, 0) else f"{major}.{minor}"
-    return "8.0+PTX;9.0a"
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ;")
+    if listed not in ("", "native"):
+        return buildable(listed)
+    visible = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    capabilities = sorted({torch.cuda.get_device_capability(index) for index in visible})
+    usable = ["9.0a" if pair == (9, 0) else "{}.{}".format(*pair) for pair in capabilities if pair >= (8, 0)]
+    return ";".join(usable) or ANY_GPU
+
+
+def buildable(listed: str) -> str:
+    """A TORCH_CUDA_ARCH_LIST with numbers for names, without what is under 8.0, and with 9.0a for 9.0.
+
+    PTX of 9.0a serves no later GPU. So 9.0+PTX becomes 9.0a and the PTX of 8.0.
+    """
+    entries = [entry for name in re.split(r"[ ;]+", listed) for entry in NAMED.get(name, name).split(";")]
+    old = [entry for entry in entries if entry in NAMED_OLD or re.match(r"[1-7]\.", entry)]
+    kept = [entry for entry in entries if entry not in old]
+    strange = [entry for entry in kept if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", entry)]
+    if strange:
+        raise SystemExit(f"laparoflow: TORCH_CUDA_ARCH_LIST: expected entries like 8.0, 9.0a or 8.0+PTX, got {strange[0]!r}")
+    if not kept:
+        raise SystemExit(
+            f"laparoflow: TORCH_CUDA_ARCH_LIST={listed}: the CUDA kernels need 8.0 or newer; "
+            f'unset it, set it to "{ANY_GPU}", or leave the CUDA part out with LAPAROFLOW_CUDA=0'
+        )
+    if old:
+        warn(f"TORCH_CUDA_ARCH_LIST: left out, since the CUDA kernels need 8.0 or newer: {', '.join(dict.fromkeys(old))}")
+    if {"9.0", "9.0+PTX"}.intersection(kept):
+        warn("TORCH_CUDA_ARCH_LIST: building for 9.0a in place of 9.0, which has no wgmma")
+    if "9.0+PTX" in kept and not any(re.fullmatch(r"8\.\d\+PTX", entry) for entry in kept):
+        kept = ["8.0+PTX", *(entry for entry in kept if entry != "8.0")]
+    return ";".join(dict.fromkeys("9.0a" if entry in ("9.0", "9.0+PTX") else entry for entry in kept))
 
 
 def extension_arguments() -> dict:
@@ -130,7 +192,7 @@ def extension_arguments() -> dict:
             ("LF_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
         ]
     else:
-        macros += [("LF_NO_CUDA_REASON", f'"{reason}"')]
+        macros += [("LF_NO_CUDA_REASON", json.dumps(reason))]
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
 
     from torch.utils import cpp_extension  # reads CUDA_HOME when imported

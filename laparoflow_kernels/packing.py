@@ -117,7 +117,7 @@ def check_frames(
     if isinstance(mask, Tensor):
         if not batched and len(set(sizes)) > 1:
             raise TypeError(f"{side}_mask: expected a list of masks, one for each of its {_sizes_text(sizes)}, got a tensor")
-        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), "N": sizes[0] if sizes else 0})
+        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), **({"N": sizes[0]} if sizes else {})})
         return
     if not isinstance(mask, Sequence) or isinstance(mask, str):
         raise TypeError(f"{side}_mask: expected a torch.Tensor or a list of them, got {type(mask).__name__}")

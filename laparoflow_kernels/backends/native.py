@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,35 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
         return "torch sees no CUDA device"
     if dtype == torch.float64:
         return "the CUDA kernels have no float64 form; use backend='reference'"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
         return "the CUDA kernels need compute capability 8.0 or newer"
-    return None
+    return no_code_for(facts["cuda_architectures"], capability)
+
+
+@cache  # asked at every call
+def no_code_for(architectures: str, capability: tuple[int, int]) -> str | None:
+    """Why a build holds no code for a GPU, or None. Machine code serves its own major version from its own minor version on,
+    "a" (9.0a) exactly its own GPUs; PTX everything from its own version on, through the driver's compiler.
+
+    Args:
+        architectures: those of the build, as TORCH_CUDA_ARCH_LIST has them.
+        capability: (major, minor) of the GPU.
+
+    Example:
+        >>> no_code_for("8.6", (8, 9)) is None
+        True
+        >>> no_code_for("8.6", (8, 0))
+        'it was built for 8.6 and this GPU is 8.0: build again with TORCH_CUDA_ARCH_LIST=8.0'
+    """
+    for major, minor, exact, ptx in re.findall(r"(\d+)\.(\d+)(a?)(\+PTX)?", architectures):
+        own = (int(major), int(minor))
+        later = capability > own and (ptx or capability[0] == own[0])
+        if capability == own or (later and not exact):
+            return None
+    here = ".".join(map(str, capability))
+    wanted = "9.0a" if capability == (9, 0) else here
+    return f"it was built for {architectures} and this GPU is {here}: build again with TORCH_CUDA_ARCH_LIST={wanted}"
 
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
