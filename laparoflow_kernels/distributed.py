@@ -27,7 +27,7 @@ from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.backends import choose_backend
-from laparoflow_kernels.functional import LossResult, flow_infonce
+from laparoflow_kernels.functional import LossResult, flow_infonce, warn_that_nothing_counts
 from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
 from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
 from laparoflow_kernels.problem import (
@@ -173,6 +173,8 @@ def _reduce(
     world = dist.get_world_size(group)
     sums = torch.stack([torch.stack([loss.detach().sum(), valid.sum().to(loss.dtype)]) for loss, valid, _ in parts])
     dist.all_reduce(sums, group=group)
+    if checks.values_readable(sums) and bool((sums[:, 1] == 0).any()):
+        warn_that_nothing_counts(stacklevel=4)
     value: Tensor = sums.new_zeros(())
     for (loss, _, _), (total, count) in zip(parts, sums.unbind(0), strict=True):
         scale = torch.ones_like(count) if reduction == "sum" else count.clamp(min=1)

@@ -235,10 +235,14 @@ def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None, loss: LossResu
         return  # some query counted; cheaper than to look at all of them
     for stats in (rows,) if columns is None else (rows, columns):
         if not bool(direction_loss(stats.detach())[1].any()):
-            warnings.warn(
-                "flow_infonce: no valid query (all masked, without a positive, or without a key): the loss is 0 with zero "
-                "gradients; widen the bandwidth or check the masks",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warn_that_nothing_counts(stacklevel=4)
             return
+
+
+def warn_that_nothing_counts(stacklevel: int) -> None:
+    warnings.warn(
+        "flow_infonce: no valid query (all masked, without a positive, or without a key): the loss is 0 with zero "
+        "gradients; widen the bandwidth or check the masks",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
-from laparoflow_kernels.distributed import distributed_flow_infonce
+from laparoflow_kernels.distributed import _reduce, distributed_flow_infonce
 from tests.distributed.live_tensors import LiveBytes
 from tests.distributed.processes import run_processes
 
@@ -271,3 +272,23 @@ def test_bad_options_are_named() -> None:
         FlowInfoNCELoss(scope="batch", over_processes="star")
     with pytest.raises(ValueError, match="scope: expected 'batch' with over_processes='ring', got 'frame'"):
         FlowInfoNCELoss(over_processes="ring")
+
+
+def test_a_joint_batch_without_a_valid_query_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group=None: None)
+    loss, nothing = torch.zeros(4, requires_grad=True), torch.zeros(4, dtype=torch.bool)
+    with pytest.warns(RuntimeWarning, match="no valid query"):
+        value = _reduce([(loss, nothing, (4,))], "mean", None, torch.zeros(1, 4, 2))
+    assert value == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _reduce([(loss, ~nothing, (4,))], "mean", None, torch.zeros(1, 4, 2))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_process_without_frames_may_have_masks(backend: str) -> None:
+    empty = [torch.zeros(0, 9, c) for c in (D, D, 2, 2)]
+    mask = torch.zeros(0, 9, dtype=torch.bool)
+    with pytest.warns(RuntimeWarning, match="no valid query"):
+        assert flow_infonce(*empty, query_mask=mask, key_mask=mask, scope="batch", backend=backend) == 0
