@@ -1,12 +1,18 @@
 """One command for a machine with a GPU (``make gpu-check``): build, test, sanitize, tune, measure, one results file.
 
-Needs no network: builds in place (``python setup.py build_ext --inplace``), uses what is installed, and works where only
-some of the backends are there. Every stage runs in a process of its own and under a time limit; the results file is
-written anew after each row, so stopping half way loses nothing. Under ten minutes in all.
+Needs no network: builds in place (gpu_build.py), uses what is installed, and works where only some of the backends are
+there. Every stage runs in a process of its own and under a time limit. Its output goes to OUT's folder of logs as it comes
+(benchmarks/results/gpu_check/STAGE.log), and the results file is written anew at its start, after each row and at its end,
+so stopping half way (control-C, SIGTERM, SIGHUP) loses nothing. Under ten minutes in all.
 
-    python benchmarks/gpu_check.py [--out FILE] [--limit SECONDS] [--only STAGE ...]
+    python -m benchmarks.gpu_check [--out FILE] [--limit SECONDS] [--only STAGE ...]
 
-Exit status: 0 every stage passed or was skipped with a reason, 1 a stage failed, 3 no GPU on this machine.
+A results file of the same commit and device, or any with --only, is added to. One of another commit or device stays until a
+stage of this run has passed and given rows, and is replaced then; gpu_results.py has the details. After a build that
+failed nothing that it should have built is tested or measured.
+
+Exit status: 0 every stage passed or was skipped with a reason, 1 a stage failed, was stopped (at its time limit) or does not
+exist, 3 no GPU on this machine.
 """
 
 from __future__ import annotations
@@ -16,10 +22,11 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,12 +34,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.gpu_results import ResultsFile, Row  # noqa: E402  (run by its path, too)
+
 NO_GPU_STATUS = 3
-SIZES = (64, 128, 256)
-PIXELS = 100_000
-# goals on an H200 at N = M = 100,000, bf16, in seconds, and the share of the CUDA C++ speed asked of Triton
-GOALS = {"forward": {64: 4.0e-3, 128: 4.5e-3, 256: 7.5e-3}, "backward": {64: 7.8e-3, 128: 13e-3, 256: 26e-3}}
-Row = dict[str, Any]
+LOG_LINES = 40  # of a stage's output in the results file; all of it is in its log
+SECONDS_TO_END = 10  # between the interrupt at the time limit and the kill
 
 
 @dataclass
@@ -52,69 +60,105 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=570.0, help="seconds for the whole check")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages alone")
     parser.add_argument("--commit", default="", help="of this tree, where it has come without its repository")
-    parser.add_argument("--stage", choices=sorted(MEASUREMENTS), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.stage:
-        for row in MEASUREMENTS[options.stage]():
-            print(json.dumps(row), flush=True)
-        return 0
     reason = why_no_gpu()
     if reason is not None:
         print(f"gpu-check: {reason}; nothing was built, tested or measured", file=sys.stderr)
         return NO_GPU_STATUS
-    selected = (stage for stage in stages() if not options.only or stage.name in options.only)
-    return run_stages(selected, options.out, options.limit, about(options.commit))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
+    results = ResultsFile(options.out.resolve(), about(options.commit), only=bool(options.only))
+    selected = (stage for stage in stages(results.outcome) if not options.only or stage.name in options.only)
+    status = run_stages(selected, results, options.limit)
+    unknown = sorted(set(options.only or ()) - set(results.ran))
+    if unknown:
+        print(f"gpu-check: --only: there is no stage {', '.join(unknown)}", file=sys.stderr)
+    return status or int(bool(unknown))
 
 
-def run_stages(selected: Iterable[Stage], out: Path, limit: float, facts: Row) -> int:
-    """Run the stages one after the other; the results file is complete up to the last finished row at any time."""
-    results: Row = {"about": facts, "stages": {}}
+def _exit(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def run_stages(selected: Iterable[Stage], results: ResultsFile, limit: float) -> int:
+    """Run the stages one after the other; the results file is complete up to the last row at any time."""
     deadline = time.monotonic() + limit
-    write_json(out, results)
     for stage in selected:
         left = min(stage.limit, deadline - time.monotonic())
-        record: Row = {"command": " ".join(stage.command), "rows": []}
-        results["stages"][stage.name] = record
+        record = results.begin(stage.name, stage.command)
         if stage.skip is not None or left <= 1:
             record |= {"status": "skipped", "reason": stage.skip or "the time of the whole check is used up"}
         else:
             print(f"gpu-check: {stage.name} (at most {left:.0f} s)", flush=True)
-            run_stage(stage, left, record, lambda: write_json(out, results))
+            run_stage(stage, left, record, results)
+        results.save()
         print(f"gpu-check: {stage.name}: {record['status']} {record.get('reason', '')}", flush=True)
-        write_json(out, results)
-    failed = [name for name, record in results["stages"].items() if record["status"] == "failed"]
-    print(f"gpu-check: results in {out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
-    return 1 if failed else 0
+    missed = [f"{name} {results.outcome(name)}" for name in results.ran if results.outcome(name) in ("failed", "stopped")]
+    print(f"gpu-check: results in {results.written}" + (f"; {', '.join(missed)}" if missed else ""))
+    if results.started is not None:
+        print(f"gpu-check: nothing was measured, {results.path} of another commit or device stays")
+    return 1 if missed else 0
 
 
-def run_stage(stage: Stage, seconds: float, record: Row, save: Callable[[], None]) -> None:
-    """Run one command; lines of JSON it prints become rows, the rest its log."""
+def run_stage(stage: Stage, seconds: float, record: Row, results: ResultsFile) -> None:
+    """Run one command; lines of JSON it prints become rows, the end of the rest its log, and all of it goes to a file."""
+    log_file = results.log_file(stage.name)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    record |= {"status": "running", "log_file": str(log_file.relative_to(results.path.parent)), "log": []}
+    results.save()
     started = time.monotonic()
-    log: list[str] = []
-    record["status"] = "running"
     process = subprocess.Popen(
-        ["timeout", "--kill-after=5", f"{seconds:.0f}", *stage.command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1", **stage.environment},
+        ["timeout", "--signal=INT", f"--kill-after={SECONDS_TO_END}", f"{seconds:.0f}", *stage.command], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=_interruptible,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **stage.environment},
     )  # fmt: skip
     assert process.stdout is not None
+    ended = False
     try:
-        for line in process.stdout:
-            row = parse_row(line)
-            if row is None:
-                log.append(line.rstrip())
-                continue
-            record["rows"].append(row)
-            save()
+        with log_file.open("w", buffering=1) as log:
+            for line in process.stdout:
+                log.write(line)
+                row = parse_row(line)
+                if row is None:
+                    record["log"] = [*record["log"], line.rstrip()][-LOG_LINES:]
+                    continue
+                record["rows"].append(row)
+                results.save()
+        process.wait()
+        ended = True
     finally:
-        if process.poll() is None and sys.exc_info()[0] is not None:
-            process.terminate()
-        status = process.wait()
+        if not ended:
+            end(process)
         record["seconds"] = round(time.monotonic() - started, 1)
-        record["log"] = log[-40:]
-        record["status"] = "passed" if status == 0 else "failed"
-        if status != 0:
-            record["reason"] = f"stopped after {seconds:.0f} s" if status == 124 else f"exit status {status}"
-        save()
+        record |= verdict(process.returncode, seconds, record["seconds"]) if ended else {
+            "status": "stopped", "reason": "the check was interrupted"
+        }  # fmt: skip
+        results.save()
+
+
+def verdict(status: int, limit: float, seconds: float) -> Row:
+    """What an exit status of ``timeout`` means: 124 at the limit, 137 or -9 killed, at the limit or by something else."""
+    if status == 0:
+        return {"status": "passed"}
+    if status == 124 or (status in (137, -signal.SIGKILL) and seconds >= round(limit)):
+        return {"status": "stopped", "reason": f"stopped after {limit:.0f} s"}
+    return {"status": "failed", "reason": f"exit status {status}"}
+
+
+def _interruptible() -> None:
+    """A shell's background jobs ignore interrupts, and Python keeps that; pytest must see the one at its time limit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Interrupt a running stage; ``timeout`` hands it on to all its processes, and kills them when they take too long."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(SECONDS_TO_END + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def parse_row(line: str) -> Row | None:
@@ -128,39 +172,49 @@ def parse_row(line: str) -> Row | None:
     return row if isinstance(row, dict) else None
 
 
-def stages() -> Iterator[Stage]:
-    """What to run, in the order of what is worth most if time runs out; what can run is asked after the build."""
+def stages(outcome: Callable[[str], str | None]) -> Iterator[Stage]:
+    """What to run, in the order of what is worth most if time runs out; what can run is asked after the build.
+
+    Args:
+        outcome: status of an earlier stage of this run, None where it was not asked for.
+    """
     python = sys.executable
-    no_nvcc = None if shutil.which("nvcc") or os.environ.get("CUDA_HOME") else "no nvcc: only the Triton backend is checked"
-    yield Stage("build", [python, "setup.py", "build_ext", "--inplace"], 240, no_nvcc)
+    no_nvcc = None if os.environ.get("CUDA_HOME") or tool("nvcc") else "no nvcc: only the Triton backend is checked"
+    yield Stage("build", [python, "-m", "benchmarks.gpu_build"], 240, no_nvcc)
     yield Stage("backends", [python, "-m", "laparoflow_kernels"], 30)
-    usable = available_backends()
-    none = None if usable else "no backend but the reference can run on this GPU"
+    not_built = "the build failed" if outcome("build") in ("failed", "stopped") else None
+    usable = [name for name in available_backends() if name != "native" or not not_built]
+    none = None if usable else not_built or "no backend but the reference can run on this GPU"
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     folder = ROOT / "tests" / "kernels"
     suite = [*pytest, "-rf", *in_parallel(), *(str(path) for path in sorted(folder.glob("test_*.py")))]
-    this = [python, str(Path(__file__).resolve()), "--stage"]
+    measure = [python, "-m", "benchmarks.gpu_measure"]
     untuned = {"LAPAROFLOW_TRITON_AUTOTUNE": "0"}
     no_native, no_triton = (None if name in usable else f"{name} cannot run here" for name in ("native", "triton"))
+    no_native = not_built or no_native
     # a Hopper GPU takes the kernels of sm_90a; those of sm_80, which serve every other GPU, run there too
     sm80 = {"LAPAROFLOW_CUDA_PATH": "sm80"}
     one_path = no_native or (None if is_hopper() else "the sm_80 kernels are the only ones here")
-    yield Stage("speed", [*this, "speed"], 90, none, untuned)
+    yield Stage("speed", [*measure, "speed", *usable], 90, none, untuned)
     yield Stage("tests", suite, 90, no_native, tested_with("native"))
-    sanitizer = shutil.which("compute-sanitizer")
-    # a sanitized process is some fifty times slower: one small file
-    subset = [*pytest, str(folder / "test_identities.py")]
-    missing = None if sanitizer else "compute-sanitizer is not installed"
-    checked = [sanitizer or "", "--error-exitcode", "9", *subset]
-    yield Stage("sanitizer", checked, 45, missing or no_native, tested_with("native"))
+    sanitizer = tool("compute-sanitizer")
+    no_sanitizer = None if sanitizer else "compute-sanitizer is not installed"
+    checked = [sanitizer or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
+    script = [python, "-m", "benchmarks.gpu_sanitized"]
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # an allocation a tensor, so that memcheck sees where each ends
+    yield Stage("sanitizer", [*checked, "memcheck", *script], 30, no_native or no_sanitizer, uncached)
+    yield Stage("sanitizer_races", [*checked, "racecheck", *script], 30, no_native or no_sanitizer, uncached)
     # each variant of a Triton kernel compiles for seconds: the part of the suite that its interpreter runs, which covers it
     thinned = [*suite, "-p", "tests.triton.thinned"]
     yield Stage("tests_of_triton", thinned, 150, no_triton, {**tested_with("triton"), "LAPAROFLOW_TEST_DRAWS": "3"})
-    yield Stage("limits", [*this, "limits"], 60, none, untuned)
-    yield Stage("speed_of_sm80_kernels", [*this, "speed_of_native"], 40, one_path, sm80)
+    yield Stage("limits", [*measure, "limits", *usable], 60, none, untuned)
+    yield Stage("speed_of_sm80_kernels", [*measure, "speed", "native"], 40, one_path, sm80)
     yield Stage("tests_of_sm80_kernels", suite, 90, one_path, {**tested_with("native"), **sm80})
-    yield Stage("tune", [*this, "tune"], 60, no_triton)
-    yield Stage("speed_after_tuning", [*this, "speed"], 60, no_triton)
+    yield Stage(
+        "sanitizer_of_sm80_kernels", [*checked, "memcheck", *script], 30, one_path or no_sanitizer, {**uncached, **sm80}
+    )
+    yield Stage("tune", [*measure, "tune", "triton"], 60, no_triton)
+    yield Stage("speed_after_tuning", [*measure, "speed", *usable], 60, no_triton)
 
 
 def tested_with(backend: str) -> dict[str, str]:
@@ -208,22 +262,49 @@ def about(commit: str) -> Row:
     """Device, driver, clocks, versions and commit (``commit`` where git does not know)."""
     import torch
 
-    query = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
-    smi = output(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"])
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name(),
-        "capability": list(torch.cuda.get_device_capability()),
+        "device": torch.cuda.get_device_name(0),
+        "capability": list(torch.cuda.get_device_capability(0)),
         "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
-        "nvidia_smi": dict(zip(query.split(","), (part.strip() for part in smi.split(",")), strict=False)),
+        "nvidia_smi": nvidia_smi(getattr(torch.cuda.get_device_properties(0), "uuid", None)),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": output([sys.executable, "-c", "import triton; print(triton.__version__)"]),
-        "nvcc": output(["nvcc", "--version"]).splitlines()[-1:],
+        "nvcc": output([tool("nvcc") or "nvcc", "--version"]).splitlines()[-1:],
         "python": platform.python_version(),
         "commit": output(["git", "rev-parse", "HEAD"]) or commit,
         "uncommitted_changes": bool(output(["git", "status", "--porcelain", "--untracked-files=no"])),
     }
+
+
+def nvidia_smi(uuid: Any) -> dict[str, str]:
+    """What nvidia-smi says of the GPU with this uuid, or of the only one it lists (a MIG device has a uuid of its own).
+
+    Empty where there is no nvidia-smi, or several GPUs of which none has this uuid.
+    """
+    query = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    lines = output([*command, "-i", f"GPU-{uuid}"]).splitlines() if uuid is not None else []
+    lines = lines or output(command).splitlines()
+    values = [value.strip() for value in lines[0].split(",")] if len(lines) == 1 else []
+    names = query.split(",")
+    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+
+
+def tool(name: str) -> str | None:
+    """Where a program of the CUDA toolkit is: on PATH, in CUDA_HOME, in /usr/local/cuda, or beside the real nvcc."""
+    roots = [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
+    roots.append(Path("/usr/local/cuda"))
+    nvcc = shutil.which("nvcc")
+    if nvcc is not None:
+        # nvcc on PATH may be a wrapper script: as setup.py does, ask it instead of guessing from its place
+        dryrun = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
+        top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
+        roots += [Path(top.group(1).strip())] if top else []
+        roots.append(Path(nvcc).resolve().parent.parent)
+    folders = [str(root / part) for root in roots for part in ("bin", "compute-sanitizer")]
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
 
 
 def output(command: list[str]) -> str:
@@ -234,153 +315,5 @@ def output(command: list[str]) -> str:
         return ""
 
 
-def write_json(path: Path, content: Row) -> None:
-    """Replace the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-
-
-def make_problem(pixels: int, dim: int, **options: Any) -> Any:
-    """One frame of random unit embeddings (bf16) and flows on the GPU; query and key need gradients."""
-    import torch
-
-    from laparoflow_kernels.problem import PackedFrames, PairProblem
-
-    generator = torch.Generator("cuda").manual_seed(0)
-
-    def side() -> tuple[torch.Tensor, PackedFrames]:
-        rows = torch.nn.functional.normalize(torch.randn(pixels, dim, device="cuda", generator=generator), dim=1)
-        flow = 3 * torch.randn(pixels, 2, device="cuda", generator=generator)
-        offsets = torch.tensor([0, pixels], device="cuda")
-        return rows.bfloat16().requires_grad_(), PackedFrames(flow, None, offsets, (pixels,), pixels)
-
-    (query, query_frames), (key, key_frames) = side(), side()
-    choices: dict[str, Any] = dict(
-        flow_kernel="gaussian", positives="outside", negatives="all", scope="frame", symmetric=False, bounded=True
-    )
-    return PairProblem(
-        query, key, query_frames, key_frames, torch.tensor(0.1, device="cuda"), torch.ones(1, device="cuda"),
-        **{**choices, **options},
-    )  # fmt: skip
-
-
-def timed(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Sorted seconds of single runs by device events, after two runs that warm up."""
-    import torch
-
-    run(), run()
-    seconds = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) * 1e-3)
-    return sorted(seconds)
-
-
-def measure(backend: str, problem: Any, repeats: int) -> Iterator[Row]:
-    """Forward and backward of one backend: median and extremes in seconds, extra memory in bytes, agreement."""
-    import torch
-
-    from laparoflow_kernels.backends import load_backend
-
-    module = load_backend(backend)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    rows, _columns = module.statistics(problem)
-    wrt = (problem.query, problem.key)
-    upstream = torch.zeros_like(rows)
-    upstream[0], upstream[2] = 1 / rows.shape[1], -1 / rows.shape[1]
-    torch.autograd.grad(rows, wrt, upstream, retain_graph=True)
-    torch.cuda.synchronize()
-    extra = torch.cuda.max_memory_allocated() - before
-    common = {
-        "backend": backend, "N": problem.query.shape[0], "D": problem.query.shape[1], "dtype": "bfloat16",
-        "flow_kernel": problem.flow_kernel, "positives": problem.positives, "symmetric": problem.symmetric,
-        "deterministic": torch.are_deterministic_algorithms_enabled(), "extra_bytes": extra,
-        "relative_error_of_lse_and_positive": sample_error(problem, rows.detach()),
-    }  # fmt: skip
-    for part, run in (
-        ("forward", lambda: module.statistics(problem)),
-        ("backward", lambda: torch.autograd.grad(rows, wrt, upstream, retain_graph=True)),
-    ):
-        seconds = timed(run, repeats)
-        plain = common["N"] == PIXELS and not problem.symmetric and problem.positives == "outside"
-        goal = GOALS[part].get(common["D"]) if plain else None
-        yield {
-            **common, "part": part, "seconds": seconds[len(seconds) // 2], "fastest": seconds[0], "slowest": seconds[-1],
-            "goal_seconds": goal,
-        }  # fmt: skip
-
-
-def sample_error(problem: Any, rows: Any) -> list[float]:
-    """Largest relative error of lse and positive on 64 rows, against float64."""
-    import torch
-
-    from laparoflow_kernels.backends.reference import flow_weights
-
-    picked = torch.linspace(0, rows.shape[1] - 1, 64, device="cuda").long()
-    s = problem.query[picked].detach().double() @ problem.key.detach().double().T / problem.temperature.double()
-    flow, key_flow = problem.query_frames.flow[picked].double(), problem.key_frames.flow.double()
-    w = flow_weights(flow[None], key_flow[None], problem.inv_bandwidth.double(), problem.flow_kernel)[0]
-    inside = problem.positives == "inside"
-    truth = torch.stack([s.logsumexp(1), (s + w.log()).logsumexp(1) if inside else (w * s).sum(1) / w.sum(1)])
-    got = rows[[0, 2]][:, picked].double()
-    return ((got - truth).abs().amax(1) / truth.abs().amax(1)).tolist()
-
-
-def speed() -> Iterator[Row]:
-    """N = M = 100,000 at D = 64, 128, 256: every backend, forward and backward."""
-    for dim in SIZES:
-        problem = make_problem(PIXELS, dim)
-        for backend in available_backends():
-            yield from measure(backend, problem, repeats=10)
-
-
-def speed_of_native() -> Iterator[Row]:
-    """The same of the native backend alone."""
-    for dim in SIZES:
-        yield from measure("native", make_problem(PIXELS, dim), repeats=10)
-
-
-def tune() -> Iterator[Row]:
-    """Fill the tile cache of the Triton backend and list what it holds."""
-    if "triton" not in available_backends():
-        return
-    from laparoflow_kernels.backends.triton import tiles
-
-    for dim in SIZES:
-        yield from measure("triton", make_problem(PIXELS, dim), repeats=3)
-    for key, entries in tiles._memory.items():
-        yield {"tiles": key, "entries": entries}
-
-
-def limits() -> Iterator[Row]:
-    """The training size (8 frames of 56 x 56), other forms, the deterministic mode, a million pixels."""
-    import torch
-
-    for backend in available_backends():
-        yield from measure(backend, make_problem(8 * 3136, 64), repeats=10)
-        for options in (dict(symmetric=True), dict(positives="inside"), dict(positives="inside", symmetric=True)):
-            yield from measure(backend, make_problem(PIXELS, 64, **options), repeats=5)
-        torch.use_deterministic_algorithms(True)
-        for dim in SIZES:
-            yield from measure(backend, make_problem(PIXELS, dim), repeats=5)
-        torch.use_deterministic_algorithms(False)
-        yield from measure(backend, make_problem(1_000_000, 64), repeats=1)
-
-
-MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "speed": speed, "speed_of_native": speed_of_native, "tune": tune, "limits": limits,
-}  # fmt: skip
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
-from benchmarks import tables
+from benchmarks import gpu_truth, tables
 from benchmarks.files import write_atomically
+from benchmarks.gpu_measure import ERRORS
 from benchmarks.machine import ROOT
 from benchmarks.readme import difference, insert
 
@@ -23,6 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu_check.json"
 PAGE = ROOT / "docs" / "GPU.md"
 PRODUCTS, EXPONENTIALS = 780e12, 16 * 132 * 1.8e9  # a second
 ONE_PASS_DEPTH = 128
+CASE = ("backend", "N", "D", "positives", "symmetric", "deterministic")  # that of a backward is its forward's
 # Stages of the check that measure, and what their rows of the native or triton backend are; a stage of the file may bring
 # "labels" of its own.
 STAGES = {
@@ -47,12 +51,11 @@ def block(results: dict[str, Any]) -> str:
     """Forward and backward of every measured case: milliseconds, goal, floor, memory."""
     lines = []
     for stage, record in results["stages"].items():
-        rows, labels = record.get("rows", []), record.get("labels", STAGES.get(stage, {}))
-        for forward, backward in zip(rows[::2], rows[1::2], strict=False):
+        labels = record.get("labels", STAGES.get(stage, {}))
+        for forward, backward in _pairs(record.get("rows", [])):
             label = labels.get(forward["backend"])
             if label is None:
                 continue
-            assert (forward["part"], backward["part"]) == ("forward", "backward")
             case = ["inside"] * (forward["positives"] == "inside")
             case += [name for name in ("symmetric", "deterministic") if forward[name]]
             lines.append([
@@ -61,14 +64,28 @@ def block(results: dict[str, Any]) -> str:
             ])  # fmt: skip
     header = ["kernels", "N = M", "D", "forward, ms", "floor", "goal", "backward, ms", "floor", "goal", "extra MB"]
     about = results["about"]
+    driver = (about.get("nvidia_smi") or {}).get("driver_version")
+    named = [("driver", driver), *((name, about.get(name)) for name in ("torch", "triton"))]
+    known = [about["device"], *(f"{name} {value}" for name, value in named if value)]
+    known += [f"commit {about['commit'][:10]}"] if about.get("commit") else []
     caption = (
-        f"bfloat16, gaussian, positives outside, one frame; medians of device events. {about['device']}, driver "
-        f"{about['nvidia_smi']['driver_version']}, torch {about['torch']}, triton {about['triton']}, commit "
-        f"{about['commit'][:10]}, {about['date'][:10]}."
+        "bfloat16, gaussian, positives outside, one frame; medians of device events. "
+        f"{', '.join([*known, about['date'][:10]])}."
     )
     if "how" in about:
         caption += f" The file was {about['how']}"
     return "\n".join([*tables.markdown(header, lines), "", caption])
+
+
+def _pairs(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Forward and backward of each case. A stage also gives rows of other kinds, and may have ended between the two; a case
+    that is off against float64 shows no time."""
+    for forward, backward in pairwise(rows):
+        if (forward.get("part"), backward.get("part")) != ("forward", "backward"):
+            continue
+        errors = forward.get(ERRORS)
+        if all(forward.get(name) == backward.get(name) for name in CASE) and not (errors and gpu_truth.wrong(errors)):
+            yield forward, backward
 
 
 def _times(row: dict[str, Any], label: str) -> list[str]:

@@ -41,3 +41,20 @@ def test_each_case_is_one_line_with_its_goal() -> None:
     assert lines[2] == ["native", "100,000", "64", "6.00", "5.3", "4.0", "9.00", "5.3", "", "1"]
     assert [line[0] for line in lines[2:]] == ["native", "triton, default tiles", "triton, tuned"]
     assert lines[3][5] == "4.0"  # three quarters of the speed
+
+
+def test_a_complete_run_has_rows_that_are_no_times() -> None:
+    """Tiles of the tuning, a case that ended after its forward, one that is wrong; neither nvidia-smi nor Triton."""
+    about = dict(device="GPU", nvidia_smi={}, torch="2", triton="", commit="", date="2026-11-26T00:00:00Z")
+    case = [row("forward"), row("backward")]
+    off = [row(part, D=128, relative_error_of_lse_positive_dq_dk=[0, 0, 0, 0.5]) for part in ("forward", "backward")]
+    tiles = {"tiles": ["key"], "entries": []}
+    stages = {
+        "speed": {"rows": [tiles, row("forward", D=256), *case, *off, tiles, row("forward", D=256)]},
+        "tune": {"rows": [tiles, tiles, tiles]}, "tests": {"status": "stopped"},
+    }  # fmt: skip
+    text = gpu_table.block({"about": about, "stages": stages})
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 3 and "| 64 |" in lines[2]
+    assert text.splitlines()[-1].endswith("device events. GPU, torch 2, 2026-11-26.")
+    assert gpu_table.block({"about": {**about, "nvidia_smi": None}, "stages": {}})
