@@ -151,9 +151,9 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
     else:
         factor = inverse_bandwidth * 0.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)
-        # r = 1 itself counts, however r2 is rounded: up to four roundings more
-        edge = 1.0 + 2.0**-21 if squared.dtype == tl.float32 else 1.0 + 2.0**-50
-        weight = tl.where(scaled <= edge, 1.0, 0.0).to(squared.dtype)
+        # r = 1 itself counts, however r2 is rounded; constants are float32, too coarse for 1 and four roundings of float64
+        rounding = 2.0**-21 if squared.dtype == tl.float32 else 2.0**-50
+        weight = tl.where(scaled - 1.0 <= rounding, 1.0, 0.0).to(squared.dtype)
         distance = tl.zeros_like(squared)
     return weight, distance, factor
 
