@@ -72,9 +72,12 @@ def frame_sizes(name: str, value: TensorOrList) -> tuple[int, ...]:
 def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
     """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
     sizes = frame_sizes(name, value)
-    if isinstance(value, Tensor):
-        return value.reshape(value.shape[0] * value.shape[1], value.shape[2]), sizes
-    return torch.cat(list(value)), sizes
+    return _joined(value), sizes
+
+
+def _joined(value: TensorOrList) -> Tensor:
+    """[B, N, ...] or a list of [N_b, ...] -> [T, ...]."""
+    return value.flatten(0, 1) if isinstance(value, Tensor) else torch.cat(list(value))
 
 
 def unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
@@ -133,10 +136,8 @@ def pack_frames(
 ) -> PackedFrames:  # fmt: skip
     """Flow and mask of one side, checked (``check_frames``), packed, in the accumulator dtype."""
     check_frames(side, flow, mask, sizes, batched)
-    packed, _ = pack(f"{side}_flow", flow)
-    packed_mask = None
-    if mask is not None:
-        packed_mask = (mask.reshape(-1) if isinstance(mask, Tensor) else torch.cat(list(mask))).contiguous()
+    packed = _joined(flow)
+    packed_mask = None if mask is None else _joined(mask).contiguous()
     checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
     packed = packed.detach().to(dtype).contiguous()
     checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)

@@ -58,7 +58,7 @@ def run_figures(source: Source) -> list[Figure]:
             figures.append(Figure("pair weights of the marked pixels (bright: moves alike)", png_bytes(sheet)))
     if (source.folder / "checkpoints").is_dir():
         encoder = load_encoder(source.folder).requires_grad_(False)
-        inputs = [_input(frame, encoder.feature_stride) for frame in frames]
+        inputs = [_input(_cut(frame, encoder.feature_stride)) for frame in frames]
         if len({tensor.shape for tensor in inputs}) == 1:
             sheet = beside(pca_pictures(encoder.features(torch.stack(inputs))))
             figures.append(Figure("principal components of the features", png_bytes(sheet)))
@@ -99,7 +99,7 @@ def retrieval_picture(encoder: PixelEncoder, first: CachedFrame, second: CachedF
     """The first frame with a query pixel, its similarities there and in the second frame."""
     first, second = (_cut(frame, encoder.feature_stride) for frame in (first, second))
     y, x = query_pixels(first)[0]
-    maps = [F.normalize(encoder(_input(frame, encoder.feature_stride)[None])[0], dim=0) for frame in (first, second)]
+    maps = [F.normalize(encoder(_input(frame)[None])[0], dim=0) for frame in (first, second)]
     row = min(y * maps[0].shape[1] // first.image.shape[0], maps[0].shape[1] - 1)
     column = min(x * maps[0].shape[2] // first.image.shape[1], maps[0].shape[2] - 1)
     query = maps[0][:, row, column]
@@ -139,15 +139,15 @@ def _cut(frame: CachedFrame, stride: int) -> CachedFrame:
     height, width = (side // stride * stride for side in frame.image.shape[:2])
     return replace(
         frame,
-        image=frame.image[:height, :width].copy(),
+        image=frame.image[:height, :width],
         flow=frame.flow[:, :height, :width],
         valid=frame.valid[:height, :width],
     )
 
 
-def _input(frame: CachedFrame, stride: int) -> Tensor:
-    """RGB 0..1 [3, h, w] of the frame, cut."""
-    return torch.from_numpy(_cut(frame, stride).image).permute(2, 0, 1).float() / 255
+def _input(frame: CachedFrame) -> Tensor:
+    """RGB 0..1 [3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(frame.image)).permute(2, 0, 1).float() / 255
 
 
 def _heat(values: Tensor, image: Picture, place: tuple[int, int]) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,19 @@ def test_a_wrong_sanitized_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_sanitized, "calls", lambda: iter([gpu_sanitized.Call("float32", 64, "outside", False, False)]))
     monkeypatch.setattr(gpu_sanitized, "loss_and_gradients", off)
     assert gpu_sanitized.main(["--device", "cpu"]) == 1
+
+
+def test_tuning_ends_with_the_tiles_that_won(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What ``tune`` prints after its timings, which need a GPU."""
+    from laparoflow_kernels.backends.triton import tile_cache
+
+    monkeypatch.setenv("LAPAROFLOW_TRITON_CACHE", str(tmp_path / "tiles.json"))
+    monkeypatch.setattr(gpu_measure, "make_problem", lambda *_: None)
+    monkeypatch.setattr(gpu_measure, "measure", lambda *_, **__: iter(()))
+    tile_cache.forget()
+    try:
+        tile_cache.remember("forward|H200", 10**10, {"block_m": 128}, 1.0)
+        (row,) = gpu_measure.tune(["triton"])
+    finally:
+        tile_cache.forget()
+    assert row["tiles"] == "forward|H200" and row["entries"][0]["tile"] == {"block_m": 128}

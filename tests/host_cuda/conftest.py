@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host_build
-from host_calls import Host
+from host_calls import WARPGROUP, Host
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def host(built: Path) -> Host:
     return Host(built / "libhost.so")
+
+
+@pytest.fixture(scope="session")
+def warpgroup_host(built: Path) -> Host:
+    """The sm_90a path of the same library."""
+    return Host(built / "libhost.so", **WARPGROUP)

@@ -10,6 +10,7 @@ from host_reference import Case
 
 ELEMENTS = {"bfloat16": 0, "float16": 1, "float32": 2}
 FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")
+WARPGROUP = {"shared_memory": 227 * 1024, "path": 1}  # options of Host: the sm_90a path
 _POINTERS = [
     "query",
     "key",

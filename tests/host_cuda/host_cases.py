@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import host_reference as reference
 import numpy as np
-from host_calls import Host, round_to
+from host_calls import FLOW_KERNELS, Host, round_to
 from host_reference import Case
 
 EPSILON = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
+
+# flow_kernel, positives, negatives, scope, symmetric, bounded
+OPTIONS = list(
+    itertools.product(
+        FLOW_KERNELS, ("outside", "inside"), ("all", "dissimilar"), ("frame", "batch"), (False, True), (False, True)
+    )
+)
 
 
 def make_case(
