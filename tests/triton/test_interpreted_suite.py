@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("file", "least"), [("test_numerics.py", 90), ("test_edges.py", 10), ("test_identities.py", 5)], ids=str
+    ("file", "least"),
+    [("test_numerics.py", 90), ("test_edges.py", 10), ("test_identities.py", 5), ("test_derivatives.py", 5)],
+    ids=str,
 )
 def test_shared_suite_passes(file: str, least: int) -> None:
     environment = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
