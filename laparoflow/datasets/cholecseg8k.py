@@ -22,8 +22,10 @@ from laparoflow.datasets.samples import (
     Frame,
     SegmentationDataset,
     SegmentationSample,
+    read_colours,
     read_rgb,
     require_folder,
+    segmentation_sample,
 )
 
 CLASSES_13 = (
@@ -115,14 +117,12 @@ class CholecSeg8k(SegmentationDataset):
     def read(self, frame: Frame) -> SegmentationSample:
         image = read_rgb(frame.image)
         grey = read_grey_mask(frame.label)
-        if grey.shape != image.shape[:2]:
-            raise DatasetError(f"{frame.label} is {grey.shape}, its picture is {image.shape[:2]}")
         mask = self._lookup[grey]
         if (mask < 0).any():
             unknown, counts = np.unique(grey[mask < 0], return_counts=True)
             found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts, strict=False))
             raise DatasetError(f"{frame.label}: grey values that CholecSeg8k does not define: {found}")
-        return SegmentationSample(image, mask, frame.video, frame.name)
+        return segmentation_sample(frame, image, mask)
 
 
 def read_grey_mask(path: Path) -> NDArray[np.uint8]:
@@ -131,7 +131,7 @@ def read_grey_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: the file cannot be read, or its colour channels differ (it is another of the masks).
     """
-    pixels = read_rgb(path)
+    pixels = read_colours(path)
     if (pixels[..., :1] != pixels).any():
         raise DatasetError(f"{path} is coloured; a watershed mask has equal channels")
     return pixels[..., 0]

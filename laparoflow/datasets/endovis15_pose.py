@@ -25,6 +25,7 @@ import numpy as np
 
 from laparoflow.datasets.samples import (
     OCCLUDED,
+    PICTURE_ENDINGS,
     VISIBLE,
     DatasetError,
     Frame,
@@ -36,7 +37,6 @@ from laparoflow.datasets.samples import (
 
 JOINTS = ("LeftClasper", "RightClasper", "Head", "Shaft", "End")
 TRACKED = "TrackedPoint"
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 _LABELS = re.compile(r".*?(\d+)_labels\.json")
 
 
@@ -66,8 +66,8 @@ class Endovis15Pose(KeypointDataset):
         for part, path in files:
             match = _LABELS.fullmatch(path.name)
             video = f"{part}{match.group(1)}" if match else path.stem
-            for number, entry in enumerate(_entries(path)):
-                points = _instruments(entry["annotations"], self.joints, path, number)
+            for number, entry in enumerate(entries(path)):
+                points = instruments(entry["annotations"], self.joints, path, number)
                 if not len(points):
                     unlabelled += 1
                     continue
@@ -89,7 +89,8 @@ class Endovis15Pose(KeypointDataset):
         return KeypointSample(read_rgb(frame.image), frame.label, frame.video, frame.name)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def entries(path: Path) -> list[dict[str, Any]]:
+    """The pictures of a label file, in its order."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
@@ -140,7 +141,7 @@ def _common_prefix(first: list[str], second: list[str]) -> list[str]:
     return first[:length]
 
 
-def _instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:
+def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:
     """float32 [I, K, 3] of one frame; instruments in the order of their ids."""
     known = {name.lower().removesuffix("point"): k for k, name in enumerate(joints)}
     tools: dict[str, dict[int, tuple[float, float, float]]] = defaultdict(dict)

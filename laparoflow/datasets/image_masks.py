@@ -27,16 +27,17 @@ from numpy.typing import NDArray
 from laparoflow.datasets.colours import NO_CLASS, ColourTable
 from laparoflow.datasets.samples import (
     IGNORE_INDEX,
+    PICTURE_ENDINGS,
     DatasetError,
     Frame,
     SegmentationDataset,
     SegmentationSample,
+    read_colours,
     read_ids,
     read_rgb,
     require_folder,
+    segmentation_sample,
 )
-
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 class ImageMasks(SegmentationDataset):
@@ -90,13 +91,11 @@ class ImageMasks(SegmentationDataset):
     def read(self, frame: Frame) -> SegmentationSample:
         image = read_rgb(frame.image)
         mask = self._decode_ids(frame.label) if self._table is None else self._decode_colours(frame.label)
-        if mask.shape != image.shape[:2]:
-            raise DatasetError(f"{frame.label} is {mask.shape}, its picture is {image.shape[:2]}")
-        return SegmentationSample(image, mask, frame.video, frame.name)
+        return segmentation_sample(frame, image, mask)
 
     def _decode_colours(self, path: Path) -> NDArray[np.int64]:
         assert self._table is not None
-        ids = self._table.exact(read_rgb(path))
+        ids = self._table.exact(read_colours(path))
         return np.where((ids == NO_CLASS) | (ids >= len(self.classes)), IGNORE_INDEX, ids)
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:

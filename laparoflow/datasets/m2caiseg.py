@@ -26,8 +26,10 @@ from laparoflow.datasets.samples import (
     Frame,
     SegmentationDataset,
     SegmentationSample,
+    read_colours,
     read_rgb,
     require_folder,
+    segmentation_sample,
 )
 
 CLASSES_19 = (
@@ -135,15 +137,13 @@ class M2caiSeg(SegmentationDataset):
         return self._table.findings("are snapped to the nearest" if self._stray == "nearest" else "are ignored")
 
     def read(self, frame: Frame) -> SegmentationSample:
-        image, pixels = read_rgb(frame.image), read_rgb(frame.label)
-        if pixels.shape != image.shape:
-            raise DatasetError(f"{frame.label} is {pixels.shape[:2]}, its picture is {image.shape[:2]}")
+        pixels = read_colours(frame.label)
         ids = self._table.nearest(pixels) if self._stray == "nearest" else self._table.exact(pixels)
         known = ids != NO_CLASS
         if self._smooth:
             ids = commonest(np.where(known, ids, 0), known, len(CLASSES_19), MEDIAN)
         mask = np.where(known, self._map[np.where(known, ids, 0)], IGNORE_INDEX)
-        return SegmentationSample(image, mask, frame.video, frame.name)
+        return segmentation_sample(frame, read_rgb(frame.image), mask)
 
 
 def commonest(ids: NDArray[np.int64], known: NDArray[np.bool_], classes: int, size: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from laparoflow.datasets.cholecseg8k import CholecSeg8k
 from laparoflow.datasets.coco_keypoints import CocoKeypoints
+from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic, Endovis15RoboticPose
 from laparoflow.datasets.endovis15_pose import Endovis15Pose
 from laparoflow.datasets.image_masks import ImageMasks
 from laparoflow.datasets.m2caiseg import M2caiSeg
@@ -29,6 +30,9 @@ READERS: dict[tuple[str, str], Callable[..., FrameDataset[Any]]] = {
     ("m2caiseg", "segmentation"): M2caiSeg,
     ("sar_rarp50", "segmentation"): SarRarp50,
     ("image_masks", "segmentation"): ImageMasks,
+    ("endovis15_robotic", "segmentation"): Endovis15Robotic,
+    ("endovis15_robotic", "keypoints"): Endovis15RoboticPose,
+    ("endovis15_rigid", "segmentation"): Endovis15Rigid,
     ("endovis15_pose", "keypoints"): Endovis15Pose,
     ("coco_keypoints", "keypoints"): CocoKeypoints,
     ("synthetic", "segmentation"): SyntheticSegmentation,

@@ -12,16 +12,18 @@ Frames are known before any pixel is read, so splits and label budgets never dec
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 IGNORE_INDEX = 255
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 ABSENT, OCCLUDED, VISIBLE = 0.0, 1.0, 2.0
 
 
@@ -151,7 +153,18 @@ class KeypointDataset(FrameDataset[KeypointSample]):
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Reads a picture as RGB, uint8 [H, W, 3]; of 16 bits the upper 8, as OpenCV takes them.
+    """Reads a picture as RGB, uint8 [H, W, 3], upright as its EXIF orientation asks; of 16 bits the upper 8.
+
+    `laparoflow prepare` reads pictures in the same way.
+
+    Raises:
+        DatasetError: the file is missing or is not a readable picture.
+    """
+    return _read(path, "RGB", upright=True)
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """Reads a mask as RGB, uint8 [H, W, 3], as it is stored: no EXIF orientation is applied to masks.
 
     Raises:
         DatasetError: the file is missing or is not a readable picture.
@@ -160,7 +173,9 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_ids(path: Path) -> NDArray[np.int64]:
-    """Reads a mask of ids, int64 [H, W]: one channel, a palette's indices, or equal channels; alpha is left out.
+    """Reads a mask of ids, int64 [H, W], as it is stored: one channel, a palette's indices, or equal channels.
+
+    Alpha is left out.
 
     Raises:
         DatasetError: the file is missing or unreadable, or its colour channels differ.
@@ -174,21 +189,55 @@ def read_ids(path: Path) -> NDArray[np.int64]:
     return pixels
 
 
-def _read(path: Path, mode: str | None) -> NDArray[np.uint8]:
+def _read(path: Path, mode: str | None, upright: bool = False) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if mode is None:
-                return np.array(image)
-            if _has_16_bits(image):
-                return np.array(Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert(mode))
-            return np.array(image.convert(mode))
+                pixels = np.array(image)
+            elif _has_16_bits(image):
+                pixels = np.array(Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert(mode))
+            else:
+                pixels = np.array(image.convert(mode))
+            if upright and (turned := _TURNED.get(_orientation(image))):
+                pixels = np.ascontiguousarray(turned(pixels))
+            return pixels
     except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
         raise DatasetError(f"cannot read the picture {path}: {error}") from error
+
+
+_TURNED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+"""What each EXIF orientation asks for; 1 is upright already."""
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a picture that has been loaded; 1 where its EXIF data are broken, as OpenCV takes it."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error):
+        return 1
 
 
 def _has_16_bits(image: Image.Image) -> bool:
     """Whether it is a grey picture of 16 bits, whose values Pillow would cut off at 255; mode "I" in older versions."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
+def segmentation_sample(frame: Frame, image: NDArray[np.uint8], mask: NDArray[np.int64]) -> SegmentationSample:
+    """The sample of a frame; raises DatasetError when picture and mask differ in size."""
+    if mask.shape != image.shape[:2]:
+        raise DatasetError(
+            f"{frame.label} is {mask.shape[1]} x {mask.shape[0]}, its picture {frame.image} is "
+            f"{image.shape[1]} x {image.shape[0]}; a mask must have the size of its picture"
+        )
+    return SegmentationSample(image, mask, frame.video, frame.name)
 
 
 def require_folder(root: Path, reader: str) -> Path:

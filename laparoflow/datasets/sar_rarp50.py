@@ -21,6 +21,7 @@ from laparoflow.datasets.samples import (
     read_ids,
     read_rgb,
     require_folder,
+    segmentation_sample,
 )
 
 CLASSES = (
@@ -76,10 +77,7 @@ class SarRarp50(SegmentationDataset):
         ids = read_ids(frame.label)
         if ids.max(initial=0) >= len(CLASSES):
             raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {ids.max()}")
-        image = read_rgb(frame.image)
-        if ids.shape != image.shape[:2]:
-            raise DatasetError(f"{frame.label} is {ids.shape}, its picture is {image.shape[:2]}")
-        return SegmentationSample(image, ids, frame.video, frame.name)
+        return segmentation_sample(frame, read_rgb(frame.image), ids)
 
 
 def folder_of(frame: Frame) -> str:

@@ -25,6 +25,7 @@ from laparoflow.datasets.samples import (
     read_ids,
     read_rgb,
     require_folder,
+    segmentation_sample,
 )
 
 
@@ -76,7 +77,7 @@ class SyntheticSegmentation(SegmentationDataset):
         unknown = (mask >= len(self.classes)) & (mask != IGNORE_INDEX)
         if unknown.any():
             raise DatasetError(f"{frame.label} must hold ids below {len(self.classes)} or 255, found {mask[unknown].max()}")
-        return SegmentationSample(read_rgb(frame.image), mask, frame.video, frame.name)
+        return segmentation_sample(frame, read_rgb(frame.image), mask)
 
 
 class SyntheticKeypoints(KeypointDataset):

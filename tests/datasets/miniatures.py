@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -106,3 +107,46 @@ def coco_keypoints(root: Path, part: str = "") -> None:
     path = root / "annotations" / f"{part}keypoints.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def video(path: Path, pictures: list[np.ndarray], codec: str = "libx264", **options: str) -> None:
+    """A video of RGB pictures; H.264 in AVI has B-frames and no presentation times, as the robotic recordings have."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"qp": "1", "bf": "3", "b_strategy": "0"} | options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv444p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def endovis15_robotic(root: Path, frames: int = 11) -> None:
+    """Dataset1 with two instruments, Dataset2 with one: frame k is as bright as 20 k, its instruments start at row k."""
+    for dataset, masks in ((1, ("Left_Instrument_Segmentation", "Right_Instrument_Segmentation")), (2, ("Segmentation",))):
+        folder = root / f"Dataset{dataset}"
+        video(folder / "Video.avi", [np.full((32, 48, 3), 20 * k) for k in range(frames)])
+        for column, name in zip((0, 24), masks, strict=False):
+            pictures = []
+            for k in range(frames):
+                grey = np.zeros((32, 48, 3))
+                grey[k : k + 8, column : column + 8] = 160
+                grey[k : k + 8, column + 8 : column + 16] = 70
+                pictures.append(grey)
+            video(folder / f"{name}.avi", pictures)
+        point = {"class": "HeadPoint", "id": "tool1", "x": 9.0}
+        entries = [
+            {"filename": f"/Raw/img_{k + 1:04d}.png", "class": "image", "annotations": [point | {"y": k}] * (k % 5 == 0)}
+            for k in range(frames)
+        ]
+        (folder / f"test{dataset}_labels.json").write_text(json.dumps(entries))
+
+
+def endovis15_rigid(root: Path) -> None:
+    """Two operations of three stills; the mask has a column of each class."""
+    for operation in (1, 2):
+        folder = root / f"OP{operation}"
+        for number in (1, 2, 10):
+            save(folder / "Raw" / f"img_{number:02d}_raw.jpg", np.full((6, 9, 3), number))
+            save(folder / "Masks" / f"img_{number:02d}_class.png", np.repeat([0, 160, 70], 3)[None].repeat(6, axis=0))
+            save(folder / "Masks" / f"img_{number:02d}_instrument.png", np.full((6, 9), 20))

@@ -223,3 +223,27 @@ def test_damaged_files_are_named(tmp_path: Path, folder: str) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=path.name):
         build_dataset("image_masks", tmp_path)[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_pictures_are_upright_as_prepare_reads_them(tmp_path: Path, orientation: int, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    assert (read_rgb(path) == cv2.imread(str(path))[..., ::-1]).all()
+
+
+def test_masks_are_read_as_stored_and_must_fit_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain_folder(tmp_path, {"classes": ["a", "b"]}, np.tri(6, 9), ("v/x", "v/y"))
+    Image.fromarray(np.zeros((9, 6, 3), np.uint8)).save(tmp_path / "images" / "v" / "x.jpg", exif=exif)
+    Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(tmp_path / "images" / "v" / "y.jpg", exif=exif)
+    Image.fromarray(np.tri(6, 9, dtype=np.uint8)).save(tmp_path / "masks" / "v" / "x.png", exif=exif)
+    dataset = build_dataset("image_masks", tmp_path)
+    assert (dataset[0].mask == np.tri(6, 9)).all()
+    with pytest.raises(DatasetError, match=r"y\.png is 9 x 6, its picture .*y\.jpg is 6 x 9"):
+        dataset[1]

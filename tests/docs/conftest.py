@@ -53,7 +53,8 @@ def write_labelled_sets(data: Path) -> None:
     """Each public set that has a reader, in its own layout, from the miniatures of the readers' tests."""
     from tests.datasets import miniatures
 
-    for name in ("cholecseg8k", "m2caiseg", "sar_rarp50", "endovis15_pose", "sznitman", "coco_keypoints"):
+    for name in ("cholecseg8k", "m2caiseg", "sar_rarp50", "endovis15_pose", "sznitman",
+                 "endovis15_robotic", "endovis15_rigid", "coco_keypoints"):  # fmt: skip
         getattr(miniatures, name)(data / name)
     own = data / "image_masks"
     for video in ("a", "b", "c"):

@@ -1,0 +1,181 @@
+"""EndoVis'15 instrument segmentation and tracking, as its archives unpack.
+
+    root/**/DatasetN/Video.avi                   robotic: 720 x 576, 25 frames per second
+                     *Segmentation.avi           one mask video, or one per instrument (Left_..., Right_...)
+                     *_labels.json               key points (see endovis15_pose.py); entry i is frame i
+    root/**/OPn/Raw/img_NN_raw.*                 rigid: 640 x 480 stills of human operations
+                Masks/img_NN_class.png
+
+Masks are grey: 160 is the shaft, 70 the head with its claspers, 0 the background. Videos add a little codec noise, so
+values above 115 count as shaft and those from 40 to 115 as head; of two instruments the larger value counts.
+Folders named Training and Testing above the recordings make an official split; testing sequences 1 to 4 continue
+training sequences 1 to 4, so it shares scenes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.datasets.endovis15_pose import JOINTS, TRACKED, entries, instruments
+from laparoflow.datasets.samples import (
+    PICTURE_ENDINGS,
+    DatasetError,
+    Frame,
+    KeypointDataset,
+    KeypointSample,
+    SegmentationDataset,
+    SegmentationSample,
+    read_ids,
+    read_rgb,
+    require_folder,
+    segmentation_sample,
+)
+from laparoflow.datasets.video_frames import VideoFrames
+
+CLASSES = ("background", "shaft", "head")
+SHAFT_ABOVE, HEAD_FROM = 115, 40
+_RECORDING = re.compile(r"Dataset\d+|OP\d+", re.IGNORECASE)
+
+
+def class_ids(grey: NDArray[Any]) -> NDArray[np.int64]:
+    """Class ids of a grey mask [H, W]: 0 background, 1 shaft, 2 head."""
+    return np.where(grey > SHAFT_ABOVE, 1, np.where(grey >= HEAD_FROM, 2, 0)).astype(np.int64)
+
+
+class _Videos:
+    """The opened videos of a data set; all selections of it share them."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, VideoFrames] = {}
+
+    def frame(self, path: Path, number: int, pixels: str) -> NDArray[np.uint8]:
+        """Pixels of one frame."""
+        return self._open.setdefault(path, VideoFrames(path, pixels))[number]
+
+
+def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]]:
+    """(folder, video, published part) of each recording below root that holds `inner`."""
+    folders = sorted(path.parent for path in root.rglob(inner) if _RECORDING.fullmatch(path.parent.name))
+    if not folders:
+        raise DatasetError(f"{name}: no recording (a folder such as Dataset1 or OP1) with {inner} below {root}")
+    common = Path(os.path.commonpath([folder.parent for folder in folders]))
+    result = []
+    for folder in folders:
+        words = "_".join(folder.relative_to(root).parts[:-1]).lower()
+        part = "train" if "train" in words else "test" if "test" in words else ""
+        result.append((folder, "_".join(folder.relative_to(common).parts), part))
+    return result
+
+
+class Endovis15Robotic(SegmentationDataset):
+    """Reads every frame of the robotic recordings with its mask.
+
+    Args:
+        root: a folder with recordings somewhere below.
+
+    Raises:
+        DatasetError: no recording with a video and a mask video, or one that cannot be read.
+    """
+
+    name = "endovis15_robotic"
+    classes = CLASSES
+
+    def __init__(self, root: Path) -> None:
+        frames, notes = [], []
+        self._videos = _Videos()
+        for folder, video, part in _recordings(require_folder(root, self.name), "Video.avi", self.name):
+            masks = tuple(sorted(folder.glob("*Segmentation.avi")))
+            if not masks:
+                notes.append(f"{folder} has no *Segmentation.avi and is left out")
+                continue
+            counts = {path.name: len(VideoFrames(path)) for path in (folder / "Video.avi", *masks)}
+            if len(set(counts.values())) > 1:
+                notes.append(f"{folder}: the videos differ in length ({counts}), the frames that all have are read")
+            for number in range(min(counts.values())):
+                frames.append(Frame(folder / "Video.avi", masks, video, f"{video}_{number:06d}", number, part))
+        if not frames:
+            raise DatasetError(f"{self.name}: {notes[0] if notes else 'no frame'}")
+        super().__init__(frames)
+        self._notes = notes
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        number = int(frame.order)
+        image = self._videos.frame(frame.image, number, "rgb24")
+        grey = np.maximum.reduce([self._videos.frame(path, number, "gray") for path in frame.label])
+        return segmentation_sample(frame, image, class_ids(grey))
+
+
+class Endovis15RoboticPose(KeypointDataset):
+    """Reads the frames of the robotic recordings that have key points.
+
+    Args:
+        root: a folder with recordings somewhere below.
+        tracked_point: read TrackedPoint as a sixth joint.
+
+    Raises:
+        DatasetError: no recording with a video and key points, or a label file with entries for frames that its video
+            does not have.
+    """
+
+    name = "endovis15_robotic"
+
+    def __init__(self, root: Path, tracked_point: bool = False) -> None:
+        self.joints = (*JOINTS, TRACKED) if tracked_point else JOINTS
+        frames = []
+        self._videos = _Videos()
+        for folder, video, part in _recordings(require_folder(root, self.name), "Video.avi", self.name):
+            for path in sorted(folder.glob("*_labels.json")):
+                found = entries(path)
+                count = len(VideoFrames(folder / "Video.avi"))
+                if len(found) > count:
+                    raise DatasetError(f"{path} has {len(found)} entries, {folder / 'Video.avi'} has {count} frames")
+                for number, entry in enumerate(found):
+                    points = instruments(entry["annotations"], self.joints, path, number)
+                    if len(points):
+                        name = f"{video}_{number:06d}"
+                        frames.append(Frame(folder / "Video.avi", points, video, name, number, part))
+        if not frames:
+            raise DatasetError(f"{self.name}: no Dataset folder below {root} has Video.avi and a *_labels.json with points")
+        super().__init__(frames)
+
+    def read(self, frame: Frame) -> KeypointSample:
+        image = self._videos.frame(frame.image, int(frame.order), "rgb24")
+        return KeypointSample(image, frame.label, frame.video, frame.name)
+
+
+class Endovis15Rigid(SegmentationDataset):
+    """Reads the stills of the rigid set; each operation is a video.
+
+    Args:
+        root: a folder with operations (OP1, OP2, ...) somewhere below.
+
+    Raises:
+        DatasetError: no operation, a picture without its mask, or a mask of another size.
+    """
+
+    name = "endovis15_rigid"
+    classes = CLASSES
+
+    def __init__(self, root: Path) -> None:
+        frames = []
+        for folder, video, part in _recordings(require_folder(root, self.name), "Raw", self.name):
+            for image in sorted((folder / "Raw").glob("*_raw.*")):
+                if image.suffix.lower() not in PICTURE_ENDINGS:
+                    continue
+                stem = image.stem.removesuffix("_raw")
+                mask = folder / "Masks" / f"{stem}_class.png"
+                if not mask.is_file():
+                    raise DatasetError(f"{self.name}: {image} has no mask {mask}")
+                number = re.search(r"\d+$", stem)
+                order = int(number.group()) if number else len(frames)
+                frames.append(Frame(image, mask, video, f"{video}_{stem}", order, part))
+        super().__init__(frames)
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        return segmentation_sample(frame, read_rgb(frame.image), class_ids(read_ids(frame.label)))

@@ -1,0 +1,67 @@
+"""Single frames of a video file by their place in it, as labelled sets that ship videos number them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.datasets.samples import DatasetError
+
+
+class VideoFrames:
+    """Frames in the order in which the decoder gives them, the first being number 0.
+
+    Frames are decoded from where the last call stopped; going back starts the file again, since seeking is not exact
+    in every container. Timestamps are not looked at, and pixels are those of the file, neither turned nor scaled.
+
+    Args:
+        path: of the video.
+        pixels: "rgb24" for [H, W, 3] or "gray" for [H, W], uint8 both.
+    """
+
+    def __init__(self, path: Path, pixels: str = "rgb24") -> None:
+        self.path, self.pixels = path, pixels
+        self._frames: Iterator[av.VideoFrame] | None = None
+        self._number = -1
+        self._last: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        """Number of frames that the file announces, or of its packets where it announces none.
+
+        Raises:
+            DatasetError: the file is missing or no video.
+        """
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        except (av.error.FFmpegError, OSError, IndexError) as error:
+            raise DatasetError(f"cannot read the video {self.path}: {error}") from error
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+        """Pixels of one frame.
+
+        Raises:
+            DatasetError: the file cannot be decoded up to that frame.
+        """
+        if self._frames is None or number < self._number:
+            self._frames, self._number, self._last = self._decode(), -1, None
+        try:
+            while self._number < number:
+                frame = next(self._frames)
+                self._number, self._last = self._number + 1, None
+            if self._last is None:
+                self._last = frame.to_ndarray(format=self.pixels)
+        except (av.error.FFmpegError, OSError, IndexError, StopIteration) as error:
+            self._frames = None
+            reason = f"it ends after {self._number + 1} frames" if isinstance(error, StopIteration) else error
+            raise DatasetError(f"cannot read frame {number} of {self.path}: {reason}") from error
+        return self._last
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        with av.open(str(self.path)) as container:
+            yield from container.decode(container.streams.video[0])
