@@ -8,10 +8,12 @@ of maps of different sizes packs without padding.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from laparoflow_kernels.arguments import PairArguments, SumArguments
 
 FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")
 POSITIVES = ("outside", "inside")
@@ -39,7 +41,7 @@ class PackedFrames(NamedTuple):
 
 @dataclass(frozen=True)
 class PairProblem:
-    """All that a backend needs: packed tensors and options, in the order of the operators' arguments."""
+    """All that a backend needs: packed tensors and options."""
 
     query: Tensor  # [Tq, D]
     key: Tensor  # [Tk, D]
@@ -54,10 +56,10 @@ class PairProblem:
     symmetric: bool
     bounded: bool
 
-    def op_args(self) -> tuple[Any, ...]:
-        """The 18 arguments of ``flow_infonce_forward``, in its order."""
+    def op_args(self) -> PairArguments:
+        """The problem as the operators take it."""
         q, k = self.query_frames, self.key_frames
-        return (
+        return PairArguments(
             self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
             q.mask, k.mask, q.max_size, k.max_size, self.flow_kernel, self.positives, self.negatives,
             self.scope, self.symmetric, self.bounded,
@@ -68,3 +70,13 @@ class PairProblem:
         if self.query.is_contiguous() and self.key.is_contiguous():
             return self
         return replace(self, query=self.query.contiguous(), key=self.key.contiguous())
+
+
+def sum_arguments(
+    query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
+) -> SumArguments:
+    """A weighted sum as the operator takes it; values [Tk, C]."""
+    return SumArguments(
+        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
+        query.max_size, key.max_size, flow_kernel,
+    )  # fmt: skip

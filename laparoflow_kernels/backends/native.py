@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels.ops import define_ops
-from laparoflow_kernels.problem import PackedFrames, PairProblem
+from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 MAX_DIM = {"cuda": 256}
 
@@ -146,7 +146,4 @@ def weighted_sum(
     query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
 ) -> tuple[Tensor, Tensor]:
     """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
-    return torch.ops.laparoflow.flow_weighted_sum(
-        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
-        query.max_size, key.max_size, flow_kernel,
-    )  # fmt: skip
+    return torch.ops.laparoflow.flow_weighted_sum(*sum_arguments(query, key, values, inv_bandwidth, flow_kernel))

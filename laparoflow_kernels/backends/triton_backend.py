@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from laparoflow_kernels.arguments import split
 from laparoflow_kernels.backends import triton as kernels
+from laparoflow_kernels.checks import check_loss_options
 from laparoflow_kernels.ops import define_ops
-from laparoflow_kernels.problem import PackedFrames, PairProblem
+from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 MAX_DIM = {"cuda": 256, "cpu": 256}
 
 unavailable = kernels.unavailable
 
+_OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
+_KERNELS = {
+    "flow_infonce_forward": kernels.forward,
+    "flow_infonce_backward": kernels.backward,
+    "flow_weighted_sum": kernels.weighted_sum,
+}
+
+
+def _checked(name: str) -> Callable[..., Any]:
+    """The kernel of an operator behind a check of its options: operators can be called without the public function."""
+
+    def kernel(*arguments: Any) -> Any:
+        problem = split(name, arguments)[0]
+        check_loss_options(**{option: getattr(problem, option) for option in _OPTIONS if option in problem._fields})
+        return _KERNELS[name](*arguments)
+
+    return kernel
+
+
 _library = define_ops("laparoflow_triton")
-for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
-    _library.impl("flow_infonce_forward", kernels.forward, _key)
-    _library.impl("flow_infonce_backward", kernels.backward, _key)
-    _library.impl("flow_weighted_sum", kernels.weighted_sum, _key)
+for _name in _KERNELS:
+    for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
+        _library.impl(_name, _checked(_name), _key)
 
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
@@ -29,7 +52,4 @@ def weighted_sum(
     query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
 ) -> tuple[Tensor, Tensor]:
     """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
-    return torch.ops.laparoflow_triton.flow_weighted_sum(
-        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
-        query.max_size, key.max_size, flow_kernel,
-    )  # fmt: skip
+    return torch.ops.laparoflow_triton.flow_weighted_sum(*sum_arguments(query, key, values, inv_bandwidth, flow_kernel))

@@ -8,7 +8,7 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
-from laparoflow_kernels.ops import N_PAIR_TENSORS
+from laparoflow_kernels.arguments import PairArguments
 from tests.numerics import unit
 
 NAMESPACES = {"native": "laparoflow", "triton": "laparoflow_triton"}
@@ -19,16 +19,15 @@ def pair_args(device: str, symmetric: bool = False, dtype: torch.dtype = torch.f
     q, k = unit(2, 5, 4, seed=0).flatten(0, 1), unit(2, 6, 4, seed=1).flatten(0, 1)
     flows = [torch.randn(n, 2, generator=generator, dtype=torch.float64) for n in (10, 12)]
     accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-    tensors = [
+    return list(PairArguments(
         q.to(dtype).to(device).requires_grad_(requires_grad), k.to(dtype).to(device).requires_grad_(requires_grad),
         *(f.to(accumulator).to(device) for f in flows),
         torch.tensor(0.2, dtype=accumulator, device=device, requires_grad=requires_grad),
         torch.ones(2, dtype=accumulator, device=device),
         torch.tensor([0, 5, 10], device=device), torch.tensor([0, 6, 12], device=device),
-        torch.rand(10, generator=generator).gt(0.2).to(device), None,
-    ]  # fmt: skip
-    assert len(tensors) == N_PAIR_TENSORS
-    return [*tensors, 5, 6, "gaussian", "outside", "all", "frame", symmetric, False]
+        torch.rand(10, generator=generator).gt(0.2).to(device), None, 5, 6, "gaussian", "outside", "all", "frame",
+        symmetric, False,
+    ))  # fmt: skip
 
 
 def ops(backend: str):
