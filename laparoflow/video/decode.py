@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.video.times import Clock, believed_stamps
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -98,30 +100,6 @@ class Frame:
             return _read_image(self.raw)
         with _named(self.source, f"convert frame {self.index} of"):
             return _rgb(self.raw)
-
-
-class _Clock:
-    """Times that grow from frame to frame, whatever the timestamps do.
-
-    Args:
-        period: seconds from frame to frame, for frames without a usable timestamp.
-    """
-
-    def __init__(self, period: float) -> None:
-        self.period = period
-        self.offset = 0.0
-        self.index, self.last = -1, -period
-
-    def __call__(self, index: int, stamp: float | None) -> tuple[float, bool]:
-        """Time of a frame, and whether timestamps start again with it: a step back by more than a repeated stamp."""
-        after_last = self.last + self.period * (index - self.index)
-        time = after_last if stamp is None else stamp + self.offset
-        again = self.index >= 0 and time <= self.last - self.period
-        if self.index >= 0 and time <= self.last:
-            self.offset += after_last - time
-            time = after_last
-        self.index, self.last = index, time
-        return time, again
 
 
 def _quarter_turns(raw: av.VideoFrame) -> int:
@@ -254,45 +232,54 @@ class Source:
                 report.frames += 1
                 yield Frame(index, index / self.image_rate, path, self.path)
             return
+        slack = 0
         with _named(self.path, "decode video"), self._open() as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             report.expected, slack = _announced(container, rate)
-            clock = _Clock(1 / rate)
-            index = 0
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets)
-                except StopIteration:
-                    break
-                except av.error.FFmpegError as error:
-                    report.problem = f"reading stopped after frame {index}: {error.strerror or error}"
-                    break
-                try:
-                    decoded = packet.decode()
-                except av.error.EOFError:
-                    break
-                except av.error.FFmpegError:
-                    report.damaged.append(index)
-                    index += 1
-                    continue
-                for raw in decoded:
-                    if raw.is_corrupt:
-                        report.damaged.append(index)
-                    else:
-                        report.frames += 1
-                        time, again = clock(index, raw.time)
-                        if again:
-                            report.restarts.append(index)
-                        yield Frame(index, time, raw, self.path, len(report.restarts))
-                    index += 1
-        if report.problem is None and report.expected and index < report.expected - slack:
+            clock = Clock(1 / rate)
+            for index, raw, stamp in believed_stamps(self._decoded(container, report)):
+                time, again = clock(index, stamp)
+                if again:
+                    report.restarts.append(index)
+                report.frames += 1
+                yield Frame(index, time, raw, self.path, len(report.restarts))
+        read = report.frames + len(report.damaged)
+        if report.problem is None and report.expected and read < report.expected - slack:
             report.problem = f"truncated: {report.frames} of {report.expected} announced frames could be read"
         if report.restarts:
             places = ", ".join(str(place) for place in report.restarts[:5]) + (", ..." if len(report.restarts) > 5 else "")
             text = f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it"
             report.problem = f"{report.problem}; {text}" if report.problem else text
+
+    def _decoded(
+        self, container: av.container.InputContainer, report: DecodeReport
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Whole frames with their place in the file; what is damaged uses up a place and goes into the report."""
+        index = 0
+        packets = container.demux(container.streams.video[0])
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:
+                report.problem = f"reading stopped after frame {index}: {error.strerror or error}"
+                return
+            try:
+                decoded = packet.decode()
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                report.damaged.append(index)
+                index += 1
+                continue
+            for raw in decoded:
+                if raw.is_corrupt:
+                    report.damaged.append(index)
+                else:
+                    yield index, raw
+                index += 1
 
     def spread(self, count: int) -> list[Image]:
         """Up to ``count`` frames spread over the source (or its first ones where it cannot be searched)."""

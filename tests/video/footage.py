@@ -20,6 +20,19 @@ def frames_of(count: int, seed: int = 0, scene: SceneParameters = SCENE) -> np.n
     return render_clip(scene, count, seed).images
 
 
+def write(
+    path: Path, images: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", muxer: str | None = None, **options: str
+) -> Path:
+    """A video of frames uint8 [T, H, W, 3] at 25 per second by any muxer, with options of the codec."""
+    with av.open(str(path), "w", format=muxer) as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = images.shape[2], images.shape[1], pixels
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def video(path: Path, count: int = 12, seed: int = 0, codec: str = "libx264") -> Path:
     """A video of rendered frames."""
     write_video(path, frames_of(count, seed), 25, codec)

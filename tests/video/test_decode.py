@@ -108,25 +108,6 @@ def test_time_goes_on_where_timestamps_restart(tmp_path):
     assert "timestamps restart at frame 15, 25" in str(report.problem)
 
 
-@pytest.mark.parametrize(
-    ("stamps", "times", "restarts"),
-    [
-        ([0.0, 0.1, 0.2, 0.3], [0.0, 0.1, 0.2, 0.3], []),
-        ([5.0, 5.1, 9.0, 9.1], [5.0, 5.1, 9.0, 9.1], []),  # a gap is a gap
-        ([0.5, 0.6, 0.5, 0.6], [0.5, 0.6, 0.7, 0.8], [2]),
-        ([2.0, 2.1, -1.0, -0.9, -1.0], [2.0, 2.1, 2.2, 2.3, 2.4], [2, 4]),
-        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.1, 0.2, 0.3], []),  # repeated, not started again
-        ([None, None, None, None], [0.0, 0.1, 0.2, 0.3], []),
-        ([0.5, None, 0.7, None], [0.5, 0.6, 0.7, 0.8], []),
-    ],
-)
-def test_times_grow_whatever_the_timestamps_do(stamps, times, restarts):
-    clock = decode._Clock(0.1)
-    got = [clock(index, stamp) for index, stamp in enumerate(stamps)]
-    assert [time for time, _ in got] == pytest.approx(times)
-    assert [index for index, (_, again) in enumerate(got) if again] == restarts
-
-
 def test_metadata_in_another_encoding_is_no_matter(tmp_path):
     assert len(list(Source(latin_titled_video(tmp_path / "latin.avi")).frames())) == 6
 
