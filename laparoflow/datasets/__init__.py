@@ -1,19 +1,7 @@
 """Labelled data sets for probes: readers, splits and label budgets."""
 
-from laparoflow.datasets.class_map import ClassMap, MappedSegmentation, class_map_names, load_class_map
-from laparoflow.datasets.overlap import overlap_warnings
-from laparoflow.datasets.registry import build_dataset, dataset_names
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    FrameDataset,
-    KeypointDataset,
-    KeypointSample,
-    SegmentationDataset,
-    SegmentationSample,
-)
-from laparoflow.datasets.splits import Split, SplitSettings, label_subset, split_dataset
+from laparoflow.datasets.settings import SplitSettings
+from laparoflow.lazy import lazily
 
 __all__ = [
     "IGNORE_INDEX",
@@ -36,3 +24,13 @@ __all__ = [
     "overlap_warnings",
     "split_dataset",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    class_map="ClassMap MappedSegmentation class_map_names load_class_map",
+    overlap="overlap_warnings",
+    registry="build_dataset dataset_names",
+    samples="IGNORE_INDEX DatasetError Frame FrameDataset KeypointDataset KeypointSample SegmentationDataset "
+    "SegmentationSample",
+    splits="Split label_subset split_dataset",
+)

@@ -20,49 +20,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from laparoflow.datasets.samples import FrameDataset
-
-SplitBy = Literal["auto", "official", "video", "time", "frame"]
-Budget = int | float | Literal["all"]
+from laparoflow.datasets.settings import Budget, SplitSettings
 
 LONE_SHARE = 0.9
 """Share of pictures that are alone in their video from which the videos count as unknown."""
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How to divide a data set.
-
-    Args:
-        by: the kind of split; "auto" takes official, else video, else (one video only) time, and says so. Of pictures
-            without known videos "auto" and "video" make a split by frame.
-        test_fraction: share of the videos, of each video's frames, or of all frames that is tested on.
-        gap_fraction: for "time", the share of each video's frames between the two sides that is left out.
-        test_videos: these videos are the test part, whatever `by` says, and every other one trains.
-        train_videos: only these videos train (for few-label protocols by video).
-        seed: for "video" and "frame", which ones are drawn.
-    """
-
-    by: SplitBy = "auto"
-    test_fraction: float = 0.3
-    gap_fraction: float = 0.1
-    test_videos: tuple[str, ...] = ()
-    train_videos: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.by not in get_args(SplitBy):
-            raise ValueError(f"split must be one of {', '.join(get_args(SplitBy))}, got {self.by!r}")
-        if not 0 < self.test_fraction < 1:
-            raise ValueError(f"test_fraction must lie between 0 and 1, got {self.test_fraction}")
-        if not 0 <= self.gap_fraction < 1 - self.test_fraction:
-            raise ValueError(
-                f"gap_fraction must lie in [0, 1 - test_fraction = {1 - self.test_fraction:g}), got {self.gap_fraction}"
-            )
 
 
 @dataclass(frozen=True)
@@ -87,12 +53,12 @@ class Split:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSettings()) -> Split:
+def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = None) -> Split:
     """Divides the frames of a data set into train and test.
 
     Args:
         dataset: any labelled data set.
-        settings: how.
+        settings: how; None takes the defaults.
 
     Returns:
         The split. Its `warning` is not empty when train and test share a video, or may do so unknown to the data set,
@@ -101,6 +67,7 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings = SplitSet
     Raises:
         ValueError: the split that was asked for by name cannot be made, or a side would be empty.
     """
+    settings = settings or SplitSettings()
     by, warning, test_part = str(settings.by), "", ""
     val: list[int] = []
     if by == "auto" and not settings.test_videos:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from laparoflow.models.loading import load_encoder
-
 
 @dataclass
 class ExportSettings:
@@ -40,6 +38,7 @@ def export_run(settings: ExportSettings) -> list[Path]:
     from laparoflow.export.card import model_card
     from laparoflow.export.onnx_model import write_onnx
     from laparoflow.export.timm_weights import write_timm
+    from laparoflow.models.loading import load_encoder
     from laparoflow.training.run import write_text
 
     out = Path(settings.out)

@@ -6,8 +6,6 @@ guides [B, F, h, w] say what belongs together: flow (ours), coordinates (PixCont
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,36 +13,11 @@ from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, MethodOutput, PixelView
 from laparoflow.methods.gather import gather_batch, joint_mean, world_size
+from laparoflow.methods.settings import ContrastSettings
 from laparoflow_kernels import FlowInfoNCEStats, flow_infonce
 
 VARIANCE_FLOOR = 1e-8
 """Added to a channel's variance, for a frame without any kept pixel or with equal ones."""
-
-
-@dataclass
-class ContrastSettings:
-    """Options of the loss, named as in ``laparoflow_kernels.flow_infonce``.
-
-    Attributes:
-        temperature: divides the cosine similarities.
-        learn_temperature: train the temperature (its logarithm), kept in 0.01 to 1.
-        positives: ``inside`` bears wrong positives better, ``outside`` is the plain weighted mean.
-        negatives: ``all`` pixels, or ``dissimilar`` ones weighted by 1 - w.
-        scope: negatives from the same ``frame``, the ``batch``, or ``gathered`` over all processes.
-        symmetric: contrast both ways.
-        standardise: give each channel mean 0 and deviation 1 over the frame's kept pixels of both views before the
-            vectors are normalised; see :func:`standardised`.
-        backend: backend of the loss.
-    """
-
-    temperature: float = 0.1
-    learn_temperature: bool = False
-    positives: Literal["outside", "inside"] = "inside"
-    negatives: Literal["all", "dissimilar"] = "all"
-    scope: Literal["frame", "batch", "gathered"] = "frame"
-    symmetric: bool = True
-    standardise: bool = False
-    backend: Literal["auto", "reference", "native", "triton"] = "auto"
 
 
 class PixelContrast(nn.Module):

@@ -8,32 +8,13 @@ keeps its meaning under any crop and scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, PixelView
-from laparoflow.methods.contrast import ContrastMethod, ContrastSettings, PixelContrast
+from laparoflow.methods.contrast import ContrastMethod, PixelContrast
+from laparoflow.methods.settings import CoordinateSettings
 from laparoflow.models.encoder import PixelEncoder
-
-
-@dataclass
-class CoordinateSettings:
-    """Options of the coordinate-weighted method.
-
-    Attributes:
-        bandwidth: width of the weights in cell diagonals.
-        flow_kernel: shape of the weights.
-        contrast: options of the loss.
-        momentum: momentum of a teacher that encodes the keys; null for none.
-    """
-
-    bandwidth: float = 0.7
-    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "tophat"
-    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(positives="outside"))
-    momentum: float | None = None
 
 
 def cell_diagonal(grid: Tensor) -> Tensor:

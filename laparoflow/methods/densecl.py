@@ -9,8 +9,6 @@ Source: Wang et al., Dense Contrastive Learning, CVPR 2021, rebuilt from its for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,28 +17,8 @@ from laparoflow.methods.base import Method, MethodOutput, PixelView, frozen_copy
 from laparoflow.methods.contrast import mean_output
 from laparoflow.methods.gather import gather_batch, joint_mean, rank
 from laparoflow.methods.image import ImageHead, KeyQueue, frame_contrast
+from laparoflow.methods.settings import DenseCLSettings
 from laparoflow.models.encoder import PixelEncoder
-
-
-@dataclass
-class DenseCLSettings:
-    """Options of DenseCL.
-
-    Attributes:
-        temperature: divides the cosine similarities.
-        share: weight of the dense loss, the rest is the image-level loss.
-        queue: vectors of earlier frames that serve as negatives.
-        dim: length of the image-level vectors.
-        hidden: width of the image-level projection.
-        momentum: of the teacher; it is part of the method.
-    """
-
-    temperature: float = 0.2
-    share: float = 0.5
-    queue: int = 4096
-    dim: int = 128
-    hidden: int = 512
-    momentum: float = 0.99
 
 
 class DenseCLMethod(Method):

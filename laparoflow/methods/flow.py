@@ -10,44 +10,13 @@ spread is under ``min_motion`` say nothing and are left out of the loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, PixelView
-from laparoflow.methods.contrast import ContrastMethod, ContrastSettings, PixelContrast
+from laparoflow.methods.contrast import ContrastMethod, PixelContrast
+from laparoflow.methods.settings import FlowSettings
 from laparoflow.models.encoder import PixelEncoder
-
-
-@dataclass
-class FlowSettings:
-    """Options of the flow-weighted method.
-
-    Attributes:
-        guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
-            another frame's flow and ``uniform`` gives every pair the same weight (two controls).
-        flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
-        bandwidth: width of the weights, in spreads or in pixels.
-        flow_kernel: shape of the weights.
-        min_spread: least spread in pixels that the flow is divided by.
-        min_motion: frames with a smaller spread (pixels) are left out; 0 keeps all.
-        place_width: with ``flow_and_place``, the distance that counts as one bandwidth, as a share of the
-            frame's longer side.
-        contrast: options of the loss.
-        momentum: momentum of a teacher that encodes the keys; null for none.
-    """
-
-    guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
-    flow_normalisation: Literal["spread", "none"] = "spread"
-    bandwidth: float = 0.7
-    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "gaussian"
-    min_spread: float = 0.5
-    min_motion: float = 0.0
-    place_width: float = 0.3
-    contrast: ContrastSettings = field(default_factory=ContrastSettings)
-    momentum: float | None = None
 
 
 class FlowMethod(ContrastMethod):

@@ -7,8 +7,6 @@ With a momentum teacher and a queue this is MoCo, without either SimCLR.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,26 +14,8 @@ from torch.nn import functional as F
 from laparoflow.methods.base import Method, MethodOutput, PixelView, frozen_copy
 from laparoflow.methods.contrast import mean_output
 from laparoflow.methods.gather import gather_batch, joint_mean, rank
+from laparoflow.methods.settings import ImageSettings
 from laparoflow.models.encoder import PixelEncoder
-
-
-@dataclass
-class ImageSettings:
-    """Options of the image-level baseline.
-
-    Attributes:
-        temperature: divides the cosine similarities.
-        dim: length of the vectors.
-        hidden: width of the projection.
-        queue: vectors of earlier batches that serve as negatives; needs a teacher; 0 for none.
-        momentum: of a teacher that encodes the keys; null for none.
-    """
-
-    temperature: float = 0.2
-    dim: int = 128
-    hidden: int = 512
-    queue: int = 0
-    momentum: float | None = None
 
 
 class ImageHead(nn.Sequential):

@@ -9,8 +9,6 @@ negatives.  Source: Xie et al., Propagate Yourself, CVPR 2021, rebuilt from its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,23 +17,9 @@ from laparoflow.methods.base import Method, MethodOutput, PixelView
 from laparoflow.methods.contrast import mean_output
 from laparoflow.methods.coordinates import place_guides
 from laparoflow.methods.gather import joint_mean
+from laparoflow.methods.settings import PixProSettings
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow_kernels import flow_weighted_sum
-
-
-@dataclass
-class PixProSettings:
-    """Options of PixPro.
-
-    Attributes:
-        bandwidth: distance in cell diagonals up to which two pixels are the same place.
-        sharpness: exponent of the similarity within a view.
-        momentum: of the teacher; it is part of the method.
-    """
-
-    bandwidth: float = 0.7
-    sharpness: float = 2.0
-    momentum: float = 0.99
 
 
 class PixelPropagation(nn.Module):

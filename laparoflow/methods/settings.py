@@ -1,18 +1,136 @@
-"""Which method a run trains: one key, ``name``, chooses; the options of each method sit under its own key."""
+"""Options of every method; one key, ``name``, chooses the method, and the options of each sit under its own key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from laparoflow.methods.base import Method
-from laparoflow.methods.coordinates import CoordinateMethod, CoordinateSettings
-from laparoflow.methods.densecl import DenseCLMethod, DenseCLSettings
-from laparoflow.methods.flow import FlowMethod, FlowSettings
-from laparoflow.methods.image import ImageMethod, ImageSettings
-from laparoflow.methods.pixpro import PixProMethod, PixProSettings
-from laparoflow.models.encoder import PixelEncoder
+
+@dataclass
+class ContrastSettings:
+    """Options of the loss, named as in ``laparoflow_kernels.flow_infonce``.
+
+    Attributes:
+        temperature: divides the cosine similarities.
+        learn_temperature: train the temperature (its logarithm), kept in 0.01 to 1.
+        positives: ``inside`` bears wrong positives better, ``outside`` is the plain weighted mean.
+        negatives: ``all`` pixels, or ``dissimilar`` ones weighted by 1 - w.
+        scope: negatives from the same ``frame``, the ``batch``, or ``gathered`` over all processes.
+        symmetric: contrast both ways.
+        standardise: give each channel mean 0 and deviation 1 over the frame's kept pixels of both views before the
+            vectors are normalised; see :func:`standardised`.
+        backend: backend of the loss.
+    """
+
+    temperature: float = 0.1
+    learn_temperature: bool = False
+    positives: Literal["outside", "inside"] = "inside"
+    negatives: Literal["all", "dissimilar"] = "all"
+    scope: Literal["frame", "batch", "gathered"] = "frame"
+    symmetric: bool = True
+    standardise: bool = False
+    backend: Literal["auto", "reference", "native", "triton"] = "auto"
+
+
+@dataclass
+class FlowSettings:
+    """Options of the flow-weighted method.
+
+    Attributes:
+        guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
+            another frame's flow and ``uniform`` gives every pair the same weight (two controls).
+        flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
+        bandwidth: width of the weights, in spreads or in pixels.
+        flow_kernel: shape of the weights.
+        min_spread: least spread in pixels that the flow is divided by.
+        min_motion: frames with a smaller spread (pixels) are left out; 0 keeps all.
+        place_width: with ``flow_and_place``, the distance that counts as one bandwidth, as a share of the
+            frame's longer side.
+        contrast: options of the loss.
+        momentum: momentum of a teacher that encodes the keys; null for none.
+    """
+
+    guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
+    flow_normalisation: Literal["spread", "none"] = "spread"
+    bandwidth: float = 0.7
+    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "gaussian"
+    min_spread: float = 0.5
+    min_motion: float = 0.0
+    place_width: float = 0.3
+    contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    momentum: float | None = None
+
+
+@dataclass
+class CoordinateSettings:
+    """Options of the coordinate-weighted method.
+
+    Attributes:
+        bandwidth: width of the weights in cell diagonals.
+        flow_kernel: shape of the weights.
+        contrast: options of the loss.
+        momentum: momentum of a teacher that encodes the keys; null for none.
+    """
+
+    bandwidth: float = 0.7
+    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "tophat"
+    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(positives="outside"))
+    momentum: float | None = None
+
+
+@dataclass
+class PixProSettings:
+    """Options of PixPro.
+
+    Attributes:
+        bandwidth: distance in cell diagonals up to which two pixels are the same place.
+        sharpness: exponent of the similarity within a view.
+        momentum: of the teacher; it is part of the method.
+    """
+
+    bandwidth: float = 0.7
+    sharpness: float = 2.0
+    momentum: float = 0.99
+
+
+@dataclass
+class DenseCLSettings:
+    """Options of DenseCL.
+
+    Attributes:
+        temperature: divides the cosine similarities.
+        share: weight of the dense loss, the rest is the image-level loss.
+        queue: vectors of earlier frames that serve as negatives.
+        dim: length of the image-level vectors.
+        hidden: width of the image-level projection.
+        momentum: of the teacher; it is part of the method.
+    """
+
+    temperature: float = 0.2
+    share: float = 0.5
+    queue: int = 4096
+    dim: int = 128
+    hidden: int = 512
+    momentum: float = 0.99
+
+
+@dataclass
+class ImageSettings:
+    """Options of the image-level baseline.
+
+    Attributes:
+        temperature: divides the cosine similarities.
+        dim: length of the vectors.
+        hidden: width of the projection.
+        queue: vectors of earlier batches that serve as negatives; needs a teacher; 0 for none.
+        momentum: of a teacher that encodes the keys; null for none.
+    """
+
+    temperature: float = 0.2
+    dim: int = 128
+    hidden: int = 512
+    queue: int = 0
+    momentum: float | None = None
 
 
 @dataclass
@@ -35,23 +153,3 @@ class MethodSettings:
     pixpro: PixProSettings = field(default_factory=PixProSettings)
     densecl: DenseCLSettings = field(default_factory=DenseCLSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
-
-
-METHODS: dict[str, Callable[[PixelEncoder, Any], Method]] = {
-    "flow": FlowMethod,
-    "coordinates": CoordinateMethod,
-    "pixpro": PixProMethod,
-    "densecl": DenseCLMethod,
-    "image": ImageMethod,
-}
-
-
-def build_method(encoder: PixelEncoder, settings: MethodSettings) -> Method:
-    """The method that ``settings.name`` names, around ``encoder``.
-
-    Raises:
-        ValueError: an unknown name, or an option out of range.
-    """
-    if settings.name not in METHODS:
-        raise ValueError(f"method.name: expected one of {', '.join(METHODS)}, got {settings.name!r}")
-    return METHODS[settings.name](encoder, getattr(settings, settings.name))

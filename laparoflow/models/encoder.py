@@ -7,58 +7,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from laparoflow.models.backbone import TokenBackbone
 from laparoflow.models.pixel_head import PixelHead
+from laparoflow.training.settings import EncoderSettings
 
 SHOWN = 4
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class EncoderSettings:
-    """What the network is made of.
-
-    Attributes:
-        backbone: name of a timm vision transformer; ``laparoflow_convvit_mini`` learns in minutes on a CPU. With timm's
-            tag (``vit_small_patch16_224.dino``) it takes the mean and deviation that weights of that kind want.
-        image_size: side in pixels that the position embedding is laid out for (other sizes are interpolated).
-        weights: local checkpoint of the backbone to start from (timm, DINO or ours); never fetched. A file does not say
-            which mean and deviation it wants: where timm knows several for the backbone, a warning lists them.
-        backbone_options: further arguments of ``timm.create_model`` (``depth``, ``drop_path_rate``, ...).
-        feature_blocks: how many last blocks make up the frozen features.
-        embed_stride: stride of the embeddings in pixels, the backbone's stride over a power of two; None
-            keeps the backbone's.
-        dim: length of a pixel embedding.
-        hidden: width of the projection's hidden layers.
-        projection_layers: linear layers of the projection.
-        image_mean: mean of RGB in 0..1; None takes the backbone's own.
-        image_std: standard deviation of RGB in 0..1; None takes the backbone's own.
-    """
-
-    backbone: str = "vit_small_patch16_224"
-    image_size: int = 224
-    weights: Path | None = None
-    backbone_options: dict[str, Any] = field(default_factory=dict)
-    feature_blocks: int = 1
-    embed_stride: int | None = None
-    dim: int = 64
-    hidden: int = 256
-    projection_layers: int = 2
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The settings as plain values, for checkpoints and YAML."""
-        values = asdict(self)
-        values["weights"] = None if self.weights is None else str(self.weights)
-        return values
 
 
 class PixelEncoder(nn.Module):

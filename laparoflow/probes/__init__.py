@@ -1,14 +1,7 @@
 """Probes: what frozen features know, measured with few labels."""
 
-from laparoflow.probes.keypoints import probe_keypoints
-from laparoflow.probes.run import run_probe
-from laparoflow.probes.segmentation import probe_segmentation
-from laparoflow.probes.settings import (
-    ProbeOptions,
-    ProbeResult,
-    ProbeRun,
-    ProbeSettings,
-)
+from laparoflow.lazy import lazily
+from laparoflow.probes.settings import ProbeOptions, ProbeResult, ProbeRun, ProbeSettings
 
 __all__ = [
     "ProbeOptions",
@@ -19,3 +12,5 @@ __all__ = [
     "probe_segmentation",
     "run_probe",
 ]
+
+__getattr__ = lazily(__name__, keypoints="probe_keypoints", run="run_probe", segmentation="probe_segmentation")

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from laparoflow.datasets.splits import Budget, SplitBy, SplitSettings
+from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
 HeadName = Literal["linear", "conv", "knn", "kmeans"]
@@ -25,7 +23,7 @@ class ProbeOptions:
         seeds: each draws its own frames and its own initial head.
         head: "linear" (one 1x1 convolution), "conv" (three small convolutions), and for segmentation also "knn"
             (votes of the nearest labelled cells) and "kmeans" (clusters matched one to one to the classes).
-        image_size: (height, width) that pictures are resized to for the backbone, multiples of its stride; None
+        image_size: (height, width) that pictures are resized to for the backbone, multiples of its stride; null
             keeps the shape of the first picture with the longer side at most max(256, 32 strides) pixels.
         steps: training steps of a linear or convolutional head.
         batch_size: pictures per training step and per pass of the backbone.
@@ -35,8 +33,8 @@ class ProbeOptions:
         finetune: train the backbone too, from where it is; with head "linear" or "conv".
         finetune_steps: steps of that.
         finetune_rate: learning rate of the backbone in that.
-        nsd_tolerance: tolerance in pixels of the normalised surface distance; None leaves it out (it is slow).
-        oks_sigmas: falloff per joint for the key-point similarity; None takes 0.05 for all.
+        nsd_tolerance: tolerance in pixels of the normalised surface distance; null leaves it out (it is slow).
+        oks_sigmas: falloff per joint for the key-point similarity; null takes 0.05 for all.
         heatmap_sigma: width of a key point's heat map as a fraction of the picture's diagonal.
         max_instances: most detections per joint and picture.
         pictures: number of test frames drawn.
@@ -63,8 +61,6 @@ class ProbeOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if not self.labels or not self.seeds:
             raise ValueError(f"labels and seeds must not be empty, got {self.labels} and {self.seeds}")
         if len(set(self.seeds)) < len(self.seeds):
@@ -83,6 +79,10 @@ class ProbeOptions:
             raise ValueError(f"head must be linear or conv with finetune, got {self.head!r}")
         if self.pictures < 0 or self.weight_decay < 0:
             raise ValueError("pictures and weight_decay must not be negative")
+        if self.device == "auto":
+            import torch  # not before a device is asked for: the command line reads these settings without it
+
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(kw_only=True)
@@ -104,7 +104,7 @@ class ProbeSettings(ProbeOptions):
         random_control: probe a randomly initialised twin of the backbone beside it.
         weights_control: local weights file of a timm model (ImageNet, DINO) to probe beside it.
         weights_backbone: that model's timm name, whose tag also says how its pictures are normalised
-            (``vit_small_patch16_224.dino``); None takes the checkpoint's.
+            (``vit_small_patch16_224.dino``); null takes the checkpoint's.
         scratch_labels: label budgets of a third control, the same network trained with labels from scratch, with head
             "linear" or "conv".
         overwrite: replace an earlier result in `out`.

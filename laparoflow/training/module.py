@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from laparoflow.methods.settings import build_method
+from laparoflow.methods.build import build_method
 from laparoflow.models.encoder import build_encoder
 from laparoflow.models.loading import SETTINGS_KEY, check_fit
 from laparoflow.training.clock import RateMeter, Stopwatch
@@ -21,7 +21,7 @@ from laparoflow.training.optim import build_optimiser
 from laparoflow.training.pairs import two_views
 from laparoflow.training.resume import DATA_KEY, RUN_KEY
 from laparoflow.training.settings import PretrainSettings, plain
-from laparoflow.views import TwoViews
+from laparoflow.views.two_views import TwoViews
 
 
 def process_memory() -> float:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from laparoflow.methods.base import PixelView
 from laparoflow.methods.spread import frame_spread
 from laparoflow.training.frames import FrameBatch, mixed_seed
-from laparoflow.views import TwoViews, View, cell_grid, sample_flow, sample_mask
+from laparoflow.views.sampling import cell_grid, sample_flow, sample_mask
+from laparoflow.views.two_views import TwoViews, View
 
 
 def cell_inside(inside: Tensor, stride: int) -> Tensor:

@@ -17,7 +17,7 @@ from laparoflow.methods.flow import FlowMethod, FlowSettings
 from laparoflow.methods.spread import frame_spread
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view
-from laparoflow.views import View
+from laparoflow.views.two_views import View
 from laparoflow_kernels import pairwise_flow_weights
 
 MARK = 2  # half the side of a marked pixel's square

@@ -7,8 +7,47 @@ from pathlib import Path
 from typing import Any, Literal
 
 from laparoflow.methods.settings import MethodSettings
-from laparoflow.models.encoder import EncoderSettings
-from laparoflow.views import ViewSettings
+from laparoflow.views.settings import ViewSettings
+
+
+@dataclass
+class EncoderSettings:
+    """What the network is made of.
+
+    Attributes:
+        backbone: name of a timm vision transformer; ``laparoflow_convvit_mini`` learns in minutes on a CPU. With timm's
+            tag (``vit_small_patch16_224.dino``) it takes the mean and deviation that weights of that kind want.
+        image_size: side in pixels that the position embedding is laid out for (other sizes are interpolated).
+        weights: local checkpoint of the backbone to start from (timm, DINO or ours); never fetched. A file does not say
+            which mean and deviation it wants: where timm knows several for the backbone, a warning lists them.
+        backbone_options: further arguments of ``timm.create_model`` (``depth``, ``drop_path_rate``, ...).
+        feature_blocks: how many last blocks make up the frozen features.
+        embed_stride: stride of the embeddings in pixels, the backbone's stride over a power of two; null keeps the
+            backbone's.
+        dim: length of a pixel embedding.
+        hidden: width of the projection's hidden layers.
+        projection_layers: linear layers of the projection.
+        image_mean: mean of RGB in 0..1; null takes the backbone's own.
+        image_std: standard deviation of RGB in 0..1; null takes the backbone's own.
+    """
+
+    backbone: str = "vit_small_patch16_224"
+    image_size: int = 224
+    weights: Path | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    feature_blocks: int = 1
+    embed_stride: int | None = None
+    dim: int = 64
+    hidden: int = 256
+    projection_layers: int = 2
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain values, for checkpoints and YAML."""
+        values = asdict(self)
+        values["weights"] = None if self.weights is None else str(self.weights)
+        return values
 
 
 @dataclass
@@ -145,6 +184,24 @@ class PretrainSettings:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.trainer.average is not None and not 0 < self.trainer.average < 1:
             raise ValueError(f"trainer.average: expected a number in (0, 1) or null, got {self.trainer.average}")
+
+
+@dataclass
+class SpeedSettings(PretrainSettings):
+    """A pretraining recipe of which a few batches are timed; see ``PretrainSettings`` for the rest.
+
+    Attributes:
+        out: a JSON file to write; null for none.
+        batches: how many batches are timed.
+    """
+
+    out: Path | None = None  # type: ignore[assignment]  # a file that may be left out, where a run needs its folder
+    batches: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batches < 1:
+            raise ValueError(f"batches: expected at least 1, got {self.batches}")
 
 
 def check_batch(settings: PretrainSettings, processes: int) -> None:

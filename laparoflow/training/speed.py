@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,10 @@ from laparoflow.training.clock import RateMeter
 from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.pairs import two_views
-from laparoflow.training.settings import PretrainSettings
+from laparoflow.training.settings import SpeedSettings
 from laparoflow.video.cache import FrameCache
 
 WARM_UP = 2  # batches before the clock runs
-
-
-@dataclass
-class SpeedSettings(PretrainSettings):
-    """A pretraining recipe of which a few batches are timed; see ``PretrainSettings`` for the rest.
-
-    Attributes:
-        out: a JSON file to write; null for none.
-        batches: how many batches are timed.
-    """
-
-    out: Path | None = None  # type: ignore[assignment]  # a file that may be left out, where a run needs its folder
-    batches: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batches < 1:
-            raise ValueError(f"batches: expected at least 1, got {self.batches}")
 
 
 def measure_speed(settings: SpeedSettings) -> dict[str, Any]:

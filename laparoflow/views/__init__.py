@@ -1,9 +1,7 @@
 """Two differently transformed views of a frame, with the exact source coordinates of every view pixel."""
 
-from laparoflow.views.geometry import GeometrySettings, ViewTransform, draw_transform
-from laparoflow.views.photometric import PhotometricSettings, photometric
-from laparoflow.views.sampling import cell_grid, sample_flow, sample_image, sample_mask
-from laparoflow.views.two_views import TwoViews, View, ViewSettings, step_generator
+from laparoflow.lazy import lazily
+from laparoflow.views.settings import GeometrySettings, PhotometricSettings, ViewSettings
 
 __all__ = [
     "GeometrySettings",
@@ -14,9 +12,15 @@ __all__ = [
     "ViewTransform",
     "cell_grid",
     "draw_transform",
-    "photometric",
     "sample_flow",
     "sample_image",
     "sample_mask",
     "step_generator",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    geometry="ViewTransform draw_transform",
+    sampling="cell_grid sample_flow sample_image sample_mask",
+    two_views="TwoViews View step_generator",
+)

@@ -18,51 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from laparoflow.views.settings import MAX_CYCLES, GeometrySettings
+
 WAVES = 4
-MAX_CYCLES = 2.0
-MAX_ELASTIC = 0.5 / (2 * math.pi * MAX_CYCLES * math.sqrt(2.0))
-
-
-@dataclass(frozen=True)
-class GeometrySettings:
-    """Ranges from which each view's transform is drawn.
-
-    Attributes:
-        scale: range of the crop's area as a share of the largest box of its shape inside the frame.
-        aspect: range of the crop's width-to-height ratio, relative to the view's own.
-        flip: probability of a left-right flip.
-        vertical_flip: probability of an up-down flip.
-        rotation: largest rotation in degrees, either way.
-        shear: largest shear in degrees, either way.
-        perspective: largest relative change of scale from the centre to an edge, in [0, 0.45].
-        elastic: largest elastic displacement as a share of the view's shorter side, in [0, 0.028].
-    """
-
-    scale: tuple[float, float] = (0.3, 1.0)
-    aspect: tuple[float, float] = (0.8, 1.25)
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    rotation: float = 20.0
-    shear: float = 5.0
-    perspective: float = 0.1
-    elastic: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be a range with 0 < low <= high <= 1, got {self.scale}")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect must be a range with 0 < low <= high, got {self.aspect}")
-        for name in ("flip", "vertical_flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability in [0, 1], got {getattr(self, name)}")
-        for name, limit in (
-            ("rotation", 180.0),
-            ("shear", 45.0),
-            ("perspective", 0.45),
-            ("elastic", MAX_ELASTIC),
-        ):
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must be in [0, {limit:.4g}], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -8,50 +8,16 @@ which take one factor for a batch; here each frame has its own. The tests hold t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as v2
 
+from laparoflow.views.settings import PhotometricSettings
+
 WAVES = 4
 MAX_CYCLES = 2.0
-
-
-@dataclass(frozen=True)
-class PhotometricSettings:
-    """Strengths and probabilities of the photometric transforms.
-
-    Attributes:
-        jitter: probability of a colour jitter.
-        brightness, contrast, saturation: largest relative change, factor in [1 - s, 1 + s].
-        hue: largest shift of the hue as a share of the colour circle, at most 0.5.
-        grey: probability of dropping the colour.
-        blur: probability of a Gaussian blur.
-        blur_sigma: range of the blur's standard deviation in view pixels.
-        shading: largest strength of each of the slow waves of light laid over a view, as a logarithm of brightness; 0 for
-            none. Without it, two views of a place can be matched by its slow variation of brightness alone.
-    """
-
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.05
-    grey: float = 0.1
-    blur: float = 0.3
-    blur_sigma: tuple[float, float] = (0.1, 1.0)
-    shading: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation", "shading"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue must be in [0, 0.5], got {self.hue}")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"blur_sigma must be a range with 0 < low <= high, got {self.blur_sigma}")
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from laparoflow.views.geometry import GeometrySettings, draw_transform
-from laparoflow.views.photometric import PhotometricSettings, photometric
+from laparoflow.views.geometry import draw_transform
+from laparoflow.views.photometric import photometric
 from laparoflow.views.sampling import sample_image, sample_mask
+from laparoflow.views.settings import ViewSettings
 
 SHRINK_SLACK = 1.2  # a view that shrinks its source by 2 / 1.2 or more reads it halved
 
@@ -28,25 +28,6 @@ class View(NamedTuple):
     image: Tensor
     grid: Tensor
     inside: Tensor
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """How views are made.
-
-    Attributes:
-        size: (h, w) of a view in pixels.
-        geometry: geometric transforms.
-        photometric: photometric transforms.
-    """
-
-    size: tuple[int, int] = (112, 112)
-    geometry: GeometrySettings = field(default_factory=GeometrySettings)
-    photometric: PhotometricSettings = field(default_factory=PhotometricSettings)
-
-    def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be (height, width) of at least 1 pixel, got {self.size}")
 
 
 def step_generator(seed: int, epoch: int, index: int) -> torch.Generator:

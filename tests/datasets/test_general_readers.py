@@ -13,7 +13,7 @@ from PIL import Image
 
 from laparoflow.datasets import IGNORE_INDEX, DatasetError, SplitSettings, build_dataset, split_dataset
 from laparoflow.datasets.samples import read_ids, read_rgb
-from laparoflow.datasets.splits import SplitBy
+from laparoflow.datasets.settings import SplitBy
 
 
 def test_coco_instruments_crowds_and_empty_pictures(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from laparoflow.datasets import (
     label_subset,
     split_dataset,
 )
-from laparoflow.datasets.splits import SplitBy, budget_count
+from laparoflow.datasets.settings import SplitBy
+from laparoflow.datasets.splits import budget_count
 
 
 def frames(videos: int, each: int, parts: tuple[str, ...] = ("",)) -> SegmentationDataset:

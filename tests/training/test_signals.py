@@ -13,8 +13,7 @@ import yaml
 from run_logs import logged
 
 from laparoflow.cli import main
-from laparoflow.methods.flow import FlowSettings
-from laparoflow.methods.settings import MethodSettings
+from laparoflow.methods.settings import FlowSettings, MethodSettings
 from laparoflow.models import load_encoder
 from laparoflow.models.loading import AVERAGED_KEY
 from laparoflow.training import module as module_file

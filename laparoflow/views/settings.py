@@ -1,0 +1,105 @@
+"""Options of the two views."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+MAX_CYCLES = 2.0
+MAX_ELASTIC = 0.5 / (2 * math.pi * MAX_CYCLES * math.sqrt(2.0))
+
+
+@dataclass(frozen=True)
+class GeometrySettings:
+    """Ranges from which each view's transform is drawn.
+
+    Attributes:
+        scale: range of the crop's area as a share of the largest box of its shape inside the frame.
+        aspect: range of the crop's width-to-height ratio, relative to the view's own.
+        flip: probability of a left-right flip.
+        vertical_flip: probability of an up-down flip.
+        rotation: largest rotation in degrees, either way.
+        shear: largest shear in degrees, either way.
+        perspective: largest relative change of scale from the centre to an edge, in [0, 0.45].
+        elastic: largest elastic displacement as a share of the view's shorter side, in [0, 0.028].
+    """
+
+    scale: tuple[float, float] = (0.3, 1.0)
+    aspect: tuple[float, float] = (0.8, 1.25)
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotation: float = 20.0
+    shear: float = 5.0
+    perspective: float = 0.1
+    elastic: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be a range with 0 < low <= high <= 1, got {self.scale}")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect must be a range with 0 < low <= high, got {self.aspect}")
+        for name in ("flip", "vertical_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability in [0, 1], got {getattr(self, name)}")
+        for name, limit in (
+            ("rotation", 180.0),
+            ("shear", 45.0),
+            ("perspective", 0.45),
+            ("elastic", MAX_ELASTIC),
+        ):
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} must be in [0, {limit:.4g}], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PhotometricSettings:
+    """Strengths and probabilities of the photometric transforms.
+
+    Attributes:
+        jitter: probability of a colour jitter.
+        brightness, contrast, saturation: largest relative change, factor in [1 - s, 1 + s].
+        hue: largest shift of the hue as a share of the colour circle, at most 0.5.
+        grey: probability of dropping the colour.
+        blur: probability of a Gaussian blur.
+        blur_sigma: range of the blur's standard deviation in view pixels.
+        shading: largest strength of each of the slow waves of light laid over a view, as a logarithm of brightness; 0 for
+            none. Without it, two views of a place can be matched by its slow variation of brightness alone.
+    """
+
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.05
+    grey: float = 0.1
+    blur: float = 0.3
+    blur_sigma: tuple[float, float] = (0.1, 1.0)
+    shading: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation", "shading"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue must be in [0, 0.5], got {self.hue}")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma must be a range with 0 < low <= high, got {self.blur_sigma}")
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How views are made.
+
+    Attributes:
+        size: (h, w) of a view in pixels.
+        geometry: geometric transforms.
+        photometric: photometric transforms.
+    """
+
+    size: tuple[int, int] = (112, 112)
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
+    photometric: PhotometricSettings = field(default_factory=PhotometricSettings)
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size must be (height, width) of at least 1 pixel, got {self.size}")
