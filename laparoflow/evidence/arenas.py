@@ -23,9 +23,9 @@ from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
-REAL_PREPARE = PrepareSettings(short_side=144, gaps=(2, 4), dis_preset="fine")
+REAL_PREPARE = PrepareSettings(short_side=144, frame_rate=None, gaps=(2, 4), dis_preset="fine")
 """From two frames on every frame of the three sources moves; the size is near that of the synthetic frames."""
-SYNTHETIC_PREPARE = PrepareSettings(short_side=None, crop_border=False, gaps=(2,), dis_preset="fine")
+SYNTHETIC_PREPARE = PrepareSettings(short_side=None, frame_rate=None, crop_border=False, gaps=(2,), dis_preset="fine")
 """Frames as they are; flow over two frames, down to single pixels, where it separates what moves apart best."""
 SYNTHETIC_DONE = "dataset.json"
 

@@ -83,8 +83,8 @@ class TrainerSettings:
         precision: as Lightning names it (``32-true``, ``bf16-mixed``, ``16-mixed``).
         accumulate: batches per optimiser step.
         workers: processes that read frames.
-        verify: ``hashes`` reads the whole cache once before training (each process its share) and compares its
-            content, ``sizes`` looks at the sizes of its files only.
+        verify: before training, ``sizes`` looks at the sizes of the cache's files, ``sample`` also compares the content of
+            a few shards, ``hashes`` that of all (each process its share).
         checkpoint_every: steps between checkpoints.
         keep: how many checkpoints are kept.
         log_every: steps between rows of the logs.
@@ -100,7 +100,7 @@ class TrainerSettings:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     workers: int = 0
-    verify: Literal["hashes", "sizes"] = "hashes"
+    verify: Literal["hashes", "sample", "sizes"] = "sample"
     checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 10

@@ -5,10 +5,11 @@ Layout::
     cache.json                  format, version, settings
     clips/NAME/plan.json        what the clip is made of and how, from the beginning of the work on it
     clips/NAME/clip.json        the finished clip: source, sizes, content hash, report; absent while it is prepared
+    clips/NAME/index.npy        the finished clip's samples, an array of ``laparoflow.video.shards.SAMPLE``
     clips/NAME/00000.*          its shards, see ``laparoflow.video.shards``
 
 There is no central list, so several processes or machines can write clips side by side, and one that dies
-leaves the others' work whole. Reading needs numpy alone.
+leaves the others' work whole. Opening reads two files a clip, however long the clip is.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.shards import ShardRecord, content_hash, damage, read_record, shard_name
+from laparoflow.video.codec import decode_flow, decode_image
+from laparoflow.video.shards import SAMPLE, damage, shard_name
 
-FORMAT, VERSION = "laparoflow-cache", 1
+FORMAT, VERSION = "laparoflow-cache", 2
+SAMPLED_SHARDS = 8
+"""Shards whose content is compared when a cache is opened with ``verify="sample"``."""
 
 
 class CacheError(ValueError):
@@ -41,12 +47,12 @@ class CachedFrame:
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        flow: float32 [2, H, W], (dx, dy) in pixels of this frame, source to target.
+        flow: float32 [2, H, W], (dx, dy) in pixels of this frame, source to target; [2 G, H, W] for flows over G gaps.
         valid: bool [H, W], True where the flow is consistent and the pixel visible.
         clip: index into ``FrameCache.clips``.
         frame: index in the source file.
         time: seconds in the source file; where its timestamps start again, seconds that go on from there.
-        gap: distance to the flow's target in source frames.
+        gap: distance to the flow's target in source frames; of several gaps the one with the most motion.
     """
 
     image: NDArray[np.uint8]
@@ -69,8 +75,10 @@ class ClipRecord:
         frames: number of cached frames.
         height, width: size of the cached frames in pixels.
         frame_rate: frames per second of the source.
-        shards: number of shards.
-        content_hash: SHA-256 of what is cached, independent of paths.
+        files: size in bytes and SHA-256 of each shard, empty for a shard without samples.
+        index: size in bytes and SHA-256 of ``index.npy``.
+        flow_channels: channels of the flow, 2 for each gap.
+        flow_stride: distance in pixels between stored flow vectors.
         decoder: what decoded the source.
         border: circle and box that were found, in source pixels.
         report: frames read, damaged and left out with reasons.
@@ -83,11 +91,24 @@ class ClipRecord:
     height: int
     width: int
     frame_rate: float
-    shards: int
-    content_hash: str
+    files: list[dict[str, Any]]
+    index: dict[str, Any]
+    flow_channels: int
+    flow_stride: int
     decoder: str
     border: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.files)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what is cached, independent of paths."""
+        content = [self.index, self.files, self.height, self.width, self.flow_channels, self.flow_stride]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -106,9 +127,9 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CacheError(f"{file} does not describe a cache: expected format {FORMAT!r}")
     if header.get("version") != VERSION:
+        older = "`laparoflow convert OLD --out NEW` writes it anew" if header.get("version") == 1 else "prepare again"
         raise CacheError(
-            f"{path} is a cache of version {header.get('version')}, this program reads version {VERSION}; "
-            "prepare the videos again into a new folder"
+            f"{path} is a cache of version {header.get('version')}, this program reads version {VERSION}; {older}"
         )
     return header
 
@@ -123,30 +144,57 @@ def read_clip(folder: Path) -> ClipRecord | None:
         raise CacheError(f"{folder / 'clip.json'} is damaged ({error}); delete it and run prepare again") from error
 
 
-def find_damage(
-    folder: Path, clip: ClipRecord, hashes: bool, part: tuple[int, int] = (0, 1)
-) -> tuple[list[ShardRecord], list[str]]:
-    """The shard records of a clip, and what is wrong with them.
+def find_damage(folder: Path, clip: ClipRecord, hashed: Iterable[int] = ()) -> list[str]:
+    """What is wrong with a clip's files.
 
     Args:
         folder: of the clip.
         clip: its record.
-        hashes: read the files and compare their content, not only their sizes.
-        part: (k, n): compare the content of the shards whose number leaves the remainder k when divided by n.
+        hashed: numbers of the shards whose content is compared, not only their size.
     """
-    records, problems = [], []
-    for number in range(clip.shards):
-        record = read_record(folder, number)
-        if record is None:
-            problems.append(f"{folder / shard_name(number)}.json is missing or damaged")
-            continue
-        records.append(record)
-        problem = damage(folder, record, hashes and number % part[1] == part[0])
-        if problem:
-            problems.append(problem)
-    if not problems and content_hash(records) != clip.content_hash:
-        problems.append(f"{folder}: the shards' records are not those of the finished clip")
-    return records, problems
+    compare = set(hashed)
+    found = [damage(folder / "index.npy", clip.index, bool(compare))]
+    found += [damage(folder / shard_name(number), file, number in compare) for number, file in enumerate(clip.files)]
+    return [problem for problem in found if problem is not None]
+
+
+def read_index(folder: Path) -> NDArray[np.void]:
+    """The samples of a finished clip, an array of ``SAMPLE`` that stays on the disk."""
+    try:
+        rows = np.load(folder / "index.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{folder / 'index.npy'} cannot be read ({error}); run the same prepare command again") from error
+    if rows.dtype != SAMPLE:
+        raise CacheError(f"{folder / 'index.npy'} does not hold samples; run the same prepare command again")
+    return rows
+
+
+def read_sample(folder: str | Path, clip: ClipRecord, row: np.void, number: int = 0) -> CachedFrame:
+    """One sample of a clip: opens the shard, reads the sample's bytes and closes it.
+
+    Args:
+        folder: of the clip.
+        clip: its record.
+        row: of its index.
+        number: of the clip, for ``CachedFrame.clip``.
+    """
+    path = f"{folder}/{shard_name(int(row['shard']))}"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            parts = [_read(file, int(row[name]), int(row[f"{name}_bytes"])) for name in ("image", "flow")]
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        image = decode_image(parts[0])
+        flow, valid = decode_flow(parts[1], clip.flow_channels, clip.height, clip.width, clip.flow_stride)
+    except Exception as error:  # of the decoders, each of a kind of its own
+        raise CacheError(f"{path} is damaged or has become shorter; run the same prepare command again") from error
+    return CachedFrame(image, flow, valid, number, int(row["frame"]), float(row["time"]), int(row["gap"]))
+
+
+def _read(file: RawIOBase | Any, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return bytes(file.read(count))
 
 
 class FrameCache(Sequence[CachedFrame]):
@@ -157,24 +205,30 @@ class FrameCache(Sequence[CachedFrame]):
     be pickled and sent to data loader workers.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], clips: list[ClipRecord], shards: list[list[ShardRecord]]):
+    def __init__(self, path: Path, header: dict[str, Any], clips: list[ClipRecord]) -> None:
         self.path = path
         self.header = header
         self.clips = clips
-        self._shards = [(index, record) for index, records in enumerate(shards) for record in records if record.samples]
-        self._ends = list(np.cumsum([len(record.samples) for _, record in self._shards], dtype=int).tolist())
+        self._index = [read_index(self._folder(clip)) for clip in clips]
+        self._ends = np.cumsum([len(rows) for rows in self._index], dtype=int).tolist()
+
+    def _folder(self, clip: ClipRecord) -> Path:
+        return self.path / "clips" / clip.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrameCache, (self.path, self.header, self.clips)
 
     @classmethod
     def open(
-        cls, path: Path | str, verify: Literal["hashes", "sizes"] = "hashes", part: tuple[int, int] = (0, 1)
+        cls, path: Path | str, verify: Literal["hashes", "sample", "sizes"] = "sample", part: tuple[int, int] = (0, 1)
     ) -> FrameCache:
         """Open a cache and verify it.
 
         Args:
             path: folder of the cache.
-            verify: "hashes" reads every shard once and compares its SHA-256; "sizes" only looks at file
-                sizes.
-            part: (k, n): this is process k of n that open the cache together; each reads an n-th of the shards.
+            verify: "sizes" looks at the size of every file; "sample" also compares the SHA-256 of a few shards, drawn
+                anew each time; "hashes" that of all of them.
+            part: (k, n): this is process k of n that open the cache together; each compares an n-th of the shards.
 
         Returns:
             The cache.
@@ -182,8 +236,8 @@ class FrameCache(Sequence[CachedFrame]):
         Raises:
             CacheError: if it is no cache, of another version, empty, or a shard is missing or corrupted.
         """
-        if verify not in ("hashes", "sizes"):
-            raise ValueError(f"verify must be 'hashes' or 'sizes', got {verify!r}")
+        if verify not in ("hashes", "sample", "sizes"):
+            raise ValueError(f"verify must be 'hashes', 'sample' or 'sizes', got {verify!r}")
         if not 0 <= part[0] < part[1]:
             raise ValueError(f"part must be (k, n) with 0 <= k < n, got {part}")
         path = Path(path)
@@ -194,16 +248,23 @@ class FrameCache(Sequence[CachedFrame]):
         if len(finished) < len(found):
             names = ", ".join(folder.name for folder, clip in found if clip is None)
             warnings.warn(f"{path}: not finished and left out: {names}; run prepare again to finish", stacklevel=2)
+        shards = [(number, shard) for number, (_, clip) in enumerate(finished) for shard in range(clip.shards)]
+        compared = [] if verify == "sizes" else shards[part[0] :: part[1]]
+        if verify == "sample":
+            compared = random.sample(compared, min(SAMPLED_SHARDS, len(compared)))
+        hashed: dict[int, list[int]] = {}
+        for number, shard in compared:
+            hashed.setdefault(number, []).append(shard)
         with ThreadPoolExecutor() as pool:
-            checked = list(pool.map(lambda pair: find_damage(pair[0], pair[1], verify == "hashes", part), finished))
-        problems = [problem for _, clip_problems in checked for problem in clip_problems]
+            checked = pool.map(lambda n: find_damage(*finished[n], hashed.get(n, ())), range(len(finished)))
+            problems = [problem for clip_problems in checked for problem in clip_problems]
         if problems:
             raise CacheError(
                 "; ".join(problems[:10])
                 + (f" and {len(problems) - 10} more" if len(problems) > 10 else "")
                 + "; run the same prepare command again to rebuild what is damaged"
             )
-        cache = cls(path, header, [clip for _, clip in finished], [records for records, _ in checked])
+        cache = cls(path, header, [clip for _, clip in finished])
         if not len(cache):
             raise CacheError(f"{path} holds no frame: no clip is finished, or every frame was left out")
         return cache
@@ -230,39 +291,12 @@ class FrameCache(Sequence[CachedFrame]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends else 0
 
-    def _row(self, shard: int, row: int, part: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """One row of a shard's array, read from its place in the file: rows end where the file ends."""
-        index, record = self._shards[shard]
-        name = f"{shard_name(record.number)}.{part}.npy"
-        path = f"{self.path}/clips/{self.clips[index].name}/{name}"
-        values = np.empty(shape, dtype)
-        try:
-            with open(path, "rb", buffering=0) as file:
-                file.seek(record.files[name]["bytes"] - (len(record.samples) - row) * values.nbytes)
-                read = file.readinto(values.data)
-        except OSError as error:
-            raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
-        if read != values.nbytes:
-            raise CacheError(f"{path} has become shorter; run the same prepare command again to rebuild what is damaged")
-        return values
-
     def __getitem__(self, index: int) -> CachedFrame:  # type: ignore[override]
         length = len(self)
         if not -length <= index < length:
             raise IndexError(f"index {index} is out of range for a cache of {length} frames")
         index %= length
-        shard = bisect.bisect_right(self._ends, index)
-        clip, record = self._shards[shard]
-        row = index - (self._ends[shard - 1] if shard else 0)
-        sample = record.samples[row]
-        height, width = self.clips[clip].height, self.clips[clip].width
-        bits = self._row(shard, row, "valid", "u1", (height, (width + 7) // 8))
-        return CachedFrame(
-            image=self._row(shard, row, "frames", "u1", (height, width, 3)),
-            flow=self._row(shard, row, "flow", "<f2", (2, height, width)).astype(np.float32),
-            valid=np.unpackbits(bits, axis=-1, count=width).astype(bool),
-            clip=clip,
-            frame=sample.frame,
-            time=sample.time,
-            gap=sample.gap,
-        )
+        number = bisect.bisect_right(self._ends, index)
+        clip, rows = self.clips[number], self._index[number]
+        row = rows[index - self._ends[number]]  # counted from the end of the clip
+        return read_sample(self._folder(clip), clip, row, number)

@@ -30,15 +30,7 @@ from laparoflow.video.plan import ClipPlan, read_plan
 from laparoflow.video.precomputed import PrecomputedFlow
 from laparoflow.video.quality import is_black, is_frozen, pair_problem
 from laparoflow.video.settings import PrepareSettings
-from laparoflow.video.shards import (
-    Sample,
-    ShardRecord,
-    content_hash,
-    damage,
-    read_record,
-    remove_shard,
-    write_shard,
-)
+from laparoflow.video.shards import Shard, ShardRecord, damage, read_record, remove_shard, shard_name, write_index
 
 Image = NDArray[np.uint8]
 
@@ -81,20 +73,6 @@ class ClipResult:
     rebuilt: list[str] = field(default_factory=list)
 
 
-class _Samples:
-    """Samples of the shard that is being filled."""
-
-    def __init__(self) -> None:
-        self.frames: list[Image] = []
-        self.flows: list[Flow] = []
-        self.valids: list[Mask] = []
-
-    def add(self, frame: Image, flow: Flow, valid: Mask) -> None:
-        self.frames.append(frame)
-        self.flows.append(flow)
-        self.valids.append(valid)
-
-
 class ClipWriter:
     """Prepares one clip, or a worker's part of it.
 
@@ -116,8 +94,7 @@ class ClipWriter:
     ) -> None:
         self.cache, self.folder = cache, cache / "clips" / plan.name
         self.plan, self.settings, self.part, self.advance = plan, settings, part, advance
-        per_frame = len(settings.gaps) if settings.gap_choice == "all" else 1
-        self.shard_frames = max(1, int(settings.shard_megabytes * 1e6 / (plan.sample_bytes * per_frame)))
+        self.shard_frames = max(1, int(settings.shard_megabytes * 1e6 / settings.sample_bytes(plan.height, plan.width)))
         self.visible = plan.border.mask(plan.height, plan.width, plan.crop, settings.border_margin)
         self.estimator = build_estimator(settings, plan)
         self._pixels: dict[int, Image] = {}
@@ -163,7 +140,8 @@ class ClipWriter:
             if not self._mine(number):
                 continue
             record = read_record(self.folder, number)
-            problem = damage(self.folder, record, hashes=True) if record else f"{path} is damaged"
+            file = self.folder / shard_name(number)
+            problem = damage(file, record.file, hashes=True) if record else f"{path} is damaged"
             if problem is None:
                 done.add(number)
             else:
@@ -174,42 +152,47 @@ class ClipWriter:
     def _write_shards(self, report: DecodeReport, done: set[int]) -> int:
         """Read the source to its end, write the shards that are ours and missing; returns the number of shards."""
         source = Source(Path(self.plan.source), self.settings.image_rate)
-        shard, samples = ShardRecord(0), _Samples()
+        number, shard = 0, self._shard(0, done)
+        for position, (frame, near) in enumerate(self._windows(source.frames(report))):
+            if position // self.shard_frames > number:
+                if shard is not None:
+                    shard.write(self.folder)
+                number = position // self.shard_frames
+                shard = self._shard(number, done)
+            if shard is not None:
+                self._take(frame, near, shard)
+        if report.frames and shard is not None:
+            shard.write(self.folder)
+        return number + 1
 
-        def close() -> None:
-            if self._mine(shard.number) and shard.number not in done:
-                write_shard(self.folder, shard, samples.frames, samples.flows, samples.valids)
-
-        for position, (frame, later) in enumerate(self._windows(source.frames(report))):
-            number = position // self.shard_frames
-            if number > shard.number:
-                close()
-                shard, samples = ShardRecord(number), _Samples()
-            if self._mine(number) and number not in done:
-                self._take(frame, later, shard, samples)
-        if report.frames:
-            close()
-        return shard.number + 1
+    def _shard(self, number: int, done: set[int]) -> Shard | None:
+        """An empty shard, or None where it is another worker's or finished."""
+        if not self._mine(number) or number in done:
+            return None
+        return Shard(number, self.settings.jpeg_quality, self.settings.stored_stride)
 
     def _windows(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, dict[int, Frame]]]:
-        """Each sampled frame with the frames of its part after it, by index, as far as the largest gap."""
-        reach = max(self.settings.gaps)
+        """Each sampled frame with the frames of its part around it, by index, as far as the gaps reach."""
+        ahead, behind = max(0, *self.settings.gaps), max(0, *(-gap for gap in self.settings.gaps))
         rate = self.settings.frame_rate
         window: deque[Frame] = deque()
         slot = -np.inf  # the first timestamps may be negative
-        ended = False
-        while not ended or window:
+        place, ended = 0, False  # window[place] is the next frame to give
+        while not ended or place < len(window):
             frame = None if ended else next(frames, None)
             ended = frame is None
             if frame is not None:
                 window.append(frame)
-            while window and (ended or window[-1].index - window[0].index >= reach):
-                oldest = window.popleft()
-                place = oldest.index if rate is None else int(np.floor(oldest.time * rate + 1e-6))
-                if place > slot:
-                    slot = place
-                    yield oldest, {other.index: other for other in window if other.part == oldest.part}
-                self._pixels.pop(oldest.index, None)
+            while place < len(window) and (ended or window[-1].index - window[place].index >= ahead):
+                current = window[place]
+                tick = current.index if rate is None else int(np.floor(current.time * rate + 1e-6))
+                if tick > slot:
+                    slot = tick
+                    yield current, {other.index: other for other in window if other.part == current.part}
+                place += 1
+                while place and current.index - window[0].index >= behind:
+                    self._pixels.pop(window.popleft().index, None)
+                    place -= 1
                 self.advance()
 
     def _image(self, frame: Frame) -> Image:
@@ -231,33 +214,40 @@ class ClipWriter:
             self._pixels[frame.index] = np.ascontiguousarray(pixels, np.uint8)
         return self._pixels[frame.index]
 
-    def _take(self, frame: Frame, later: dict[int, Frame], shard: ShardRecord, samples: _Samples) -> None:
+    def _take(self, frame: Frame, near: dict[int, Frame], shard: Shard) -> None:
         """Decide about one sampled frame and add it, or the reason why not, to the shard."""
-        kept, reason = 0, "no target frame"
-        image = self._image(frame)
-        if self.settings.drop_bad_frames and is_black(image, self.visible):
-            shard.excluded.setdefault("black", []).append(frame.index)
-            return
-        for gap in self.settings.gaps:
-            target = later.get(frame.index + gap)
+        settings, stack = self.settings, self.settings.gap_choice == "stack"
+        image, reason = self._image(frame), "no target frame"
+        if settings.drop_bad_frames and is_black(image, self.visible):
+            return shard.exclude("black", frame.index)
+        found: list[tuple[float, int, Flow, Mask]] = []  # motion, gap, flow, valid
+        for gap in settings.gaps:
+            target = near.get(frame.index + gap)
             if target is None:
                 continue
             flow, valid, problem = self._flow(image, self._image(target), frame.index)
             motion = 0.0 if problem else relative_motion(flow, valid)
-            if problem is None and motion < self.settings.min_motion:
-                problem = "no motion"
-            if problem is not None:
-                reason = problem
-                if problem == "scene cut":
+            if problem is None and (stack or motion >= settings.min_motion):
+                found.append((motion, gap, flow, valid))
+                if settings.gap_choice == "first_moving":
                     break
                 continue
-            samples.add(image, flow, valid)
-            shard.samples.append(Sample(frame.index, round(frame.time, 6), gap, round(motion, 4)))
-            kept += 1
-            if self.settings.gap_choice == "first_moving":
+            reason = problem or "no motion"
+            if reason == "scene cut" or stack:
                 break
-        if not kept:
-            shard.excluded.setdefault(reason, []).append(frame.index)
+        if stack and len(found) == len(settings.gaps):
+            motion, gap = max(pair[:2] for pair in found)
+            valid = np.logical_and.reduce([pair[3] for pair in found])
+            reason = "no motion" if motion < settings.min_motion else "no consistent flow"
+            whole = motion >= settings.min_motion and valid.any()
+            found = [(motion, gap, np.concatenate([pair[2] for pair in found]), valid)] if whole else []
+        elif stack:
+            found = []
+        for motion, gap, flow, valid in found:
+            shard.add(frame.index, frame.time, gap, motion, image, flow, valid)
+        if not found:
+            shard.exclude(reason, frame.index)
+        return None
 
     def _flow(self, source: Image, target: Image, index: int) -> tuple[Flow, Mask, str | None]:
         """Flow, where it is valid, and why the pair is of no use if it is not."""
@@ -288,8 +278,8 @@ class ClipWriter:
             return None
         for leftover in self.folder.glob(".[0-9]*.partial"):
             leftover.unlink(missing_ok=True)
-        write_overview(self.folder, whole, self.plan.width, self.cache / "pictures" / f"{self.plan.name}.png")
         record = self._clip_record(whole, report)
+        write_overview(self.folder, record, self.cache / "pictures" / f"{self.plan.name}.png")
         write_json(self.folder / "clip.json", asdict(record))
         return record
 
@@ -309,8 +299,10 @@ class ClipWriter:
             height=plan.height,
             width=plan.width,
             frame_rate=plan.frame_rate,
-            shards=len(records),
-            content_hash=content_hash(records),
+            files=[record.file for record in records],
+            index=write_index(self.folder, records),
+            flow_channels=self.settings.flow_channels,
+            flow_stride=self.settings.stored_stride,
             decoder=plan.decoder,
             border={"box": list(plan.border.box), "circle": plan.border.circle and list(plan.border.circle)},
             report=summary,

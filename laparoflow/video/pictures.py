@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.video.atomic import write_atomically
-from laparoflow.video.shards import ShardRecord, shard_name
+from laparoflow.video.cache import ClipRecord, read_index, read_sample
 
 ROWS = 6
 LABEL = 18  # height in pixels of a row's text
@@ -29,29 +29,23 @@ def flow_colours(flow: NDArray[np.float32], longest: float | None = None) -> NDA
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
 
 
-def write_overview(folder: Path, records: list[ShardRecord], width: int, path: Path) -> None:
+def write_overview(folder: Path, clip: ClipRecord, path: Path) -> None:
     """Write the overview of a finished clip as PNG.
 
     Args:
         folder: the clip's folder.
-        records: its shards in order.
-        width: width of the cached frames.
+        clip: its record.
         path: the picture to write.
     """
-    places = [(record, row) for record in records for row in range(len(record.samples))]
-    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, ROWS)}) if places else []
+    index = read_index(folder)
+    chosen = sorted({round(place) for place in np.linspace(0, len(index) - 1, ROWS)}) if len(index) else []
     rows = []
-    for place in chosen:
-        record, row = places[place]
-        stem = folder / shard_name(record.number)
-        image = np.load(f"{stem}.frames.npy", mmap_mode="r")[row]
-        flow = np.load(f"{stem}.flow.npy", mmap_mode="r")[row].astype(np.float32)
-        bits = np.load(f"{stem}.valid.npy", mmap_mode="r")[row]
-        valid = np.unpackbits(bits, axis=-1, count=width).astype(bool)
-        trusted = np.where(valid[..., None], image, image // 4 + np.array([60, 0, 0], np.uint8))
-        strip = np.hstack([image, flow_colours(flow), trusted]).astype(np.uint8)
-        sample = record.samples[row]
-        text = f"frame {sample.frame}, {sample.time:.2f} s, gap {sample.gap}, motion {sample.motion:.2f} px"
+    for row in index[chosen]:
+        frame = read_sample(folder, clip, row)
+        image = frame.image
+        trusted = np.where(frame.valid[..., None], image, image // 4 + np.array([60, 0, 0], np.uint8))
+        strip = np.hstack([image, flow_colours(frame.flow[:2]), trusted]).astype(np.uint8)
+        text = f"frame {frame.frame}, {frame.time:.2f} s, gap {frame.gap}, motion {row['motion']:.2f} px"
         label = np.zeros((LABEL, strip.shape[1], 3), np.uint8)
         cv2.putText(label, text, (4, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
         rows.extend([label, strip])

@@ -45,11 +45,6 @@ class ClipPlan:
     expected: int | None
     decoder: str
 
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of one cached frame with flow and mask."""
-        return self.height * (self.width * 7 + (self.width + 7) // 8)
-
 
 def fingerprint(path: Path) -> str:
     """Hash of a source's sizes and of samples of its content.

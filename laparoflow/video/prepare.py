@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, spli
 from laparoflow.video.plan import ClipPlan, plan_clip
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import sha256
+
+FIRST_FRAMES = 500
+"""Source frames after which the time of the whole is estimated."""
 
 
 @dataclass
@@ -110,22 +114,23 @@ def _check_folder(out: Path, identity: dict[str, Any]) -> None:
         raise CacheError(f"{out} was prepared with other settings ({listed}); choose another folder for these")
 
 
-def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) -> None:
-    """Refuse to start work that cannot fit on the disk."""
-    needed = 0.0
+def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) -> str:
+    """What the work will take, in a line; refuses what cannot fit on the disk."""
+    needed = frames = 0.0
     for plan in plans:
-        frames = float(plan.expected or 0)
+        count = float(plan.expected or 0)
         if settings.frame_rate is not None:
-            frames *= min(1.0, settings.frame_rate / plan.frame_rate)
-        per_frame = len(settings.gaps) if settings.gap_choice == "all" else 1
-        written = sum(file.stat().st_size for file in (out / "clips" / plan.name).glob("*.npy"))
-        needed += max(0.0, frames * per_frame * plan.sample_bytes - written)
+            count *= min(1.0, settings.frame_rate / plan.frame_rate)
+        written = sum(file.stat().st_size for file in (out / "clips" / plan.name).glob("*.bin"))
+        frames += count
+        needed += max(0.0, count * settings.sample_bytes(plan.height, plan.width) - written)
     free = shutil.disk_usage(out).free
     if needed > free:
         raise DiskFullError(
             f"not enough space on the disk of {out}: about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; "
-            "lower short_side or frame_rate, or choose another disk"
+            "lower short_side, frame_rate or jpeg_quality, or choose another disk"
         )
+    return f"{len(plans)} clips, about {frames:.0f} frames, {needed / 1e9:.2f} GB ({free / 1e9:.0f} GB are free)"
 
 
 def _intact(out: Path, name: str) -> ClipRecord | None:
@@ -133,8 +138,7 @@ def _intact(out: Path, name: str) -> ClipRecord | None:
     clip = read_clip(out / "clips" / name)
     if clip is None:
         return None
-    _, damaged = find_damage(out / "clips" / name, clip, hashes=True)
-    return None if damaged else clip
+    return None if find_damage(out / "clips" / name, clip, range(clip.shards)) else clip
 
 
 def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | VideoError:
@@ -244,7 +248,9 @@ def prepare(
             leftover.unlink(missing_ok=True)
     if not (out / "cache.json").exists():
         write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
-    _check_space(out, list(plans.values()), settings)
+    estimate = _check_space(out, list(plans.values()), settings)
+    if progress and plans:
+        print(estimate)
     for name in plans:
         (out / "clips" / name / "clip.json").unlink(missing_ok=True)
     tasks = [Task(out, plans[names[c]], settings, (part, parts)) for c, part, parts in units if names[c] in plans]
@@ -254,7 +260,17 @@ def prepare(
         bars = {
             name: bar.add_task(name, total=plan.expected and plan.expected * shares[name]) for name, plan in plans.items()
         }
-        results, errors = run_tasks(tasks, workers, lambda name, frames: bar.advance(bars[name], frames))
+        begun, done, total = time.monotonic(), 0, sum((plans[task.plan.name].expected or 0) for task in tasks)
+
+        def advance(name: str, frames: int) -> None:
+            nonlocal done
+            bar.advance(bars[name], frames)
+            if progress and done < FIRST_FRAMES <= done + frames < total:
+                minutes = (time.monotonic() - begun) * total / (done + frames) / 60
+                bar.console.print(f"about {max(1, round(minutes))} minutes, by the first {FIRST_FRAMES} source frames")
+            done += frames
+
+        results, errors = run_tasks(tasks, workers, advance)
         for name, plan in plans.items():
             if plan.expected and not errors:
                 bar.update(bars[name], completed=plan.expected * shares[name])

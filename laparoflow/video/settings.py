@@ -17,11 +17,13 @@ class PrepareSettings:
             frame is scaled to exactly that size; with neither ``short_side`` decides.
         short_side: shorter side of the cached frames when neither height nor width is given; None keeps the
             size. Frames are never enlarged by it.
-        frame_rate: frames per second to keep; None keeps every source frame.
+        frame_rate: frames per second to keep; None keeps every source frame. Flow is found over source frames.
         image_rate: frame rate of image sequences, which carry none.
-        gaps: distances from a frame to the flow's target frame, in source frames, in increasing order.
-        gap_choice: "first_moving" keeps each frame once, with the smallest gap that shows enough motion;
-            "all" keeps a frame once per gap that shows enough motion.
+        gaps: distances from a frame to the flow's target frame, in source frames, in increasing order; a negative
+            one leads to an earlier frame.
+        gap_choice: "first_moving" keeps each frame once, with the first gap that shows enough motion;
+            "all" keeps a frame once per gap that shows enough motion; "stack" keeps each frame once with the flows
+            over all gaps (two channels a gap), valid where all of them are.
         min_motion: motion within the frame (see ``laparoflow.video.motion.relative_motion``) in pixels below
             which a frame is left out, as flow then says nothing about what belongs together; 0 keeps all.
         camera_motion: "keep" stores flow as found; "similarity" or "affine" subtracts the motion of that kind
@@ -30,6 +32,9 @@ class PrepareSettings:
         flow_method: "dis" (OpenCV), "raft" (torchvision, with ``flow_weights``), or "precomputed"
             (``flow_folder``).
         dis_preset: accuracy of DIS; "fine" is worth its time on frames below some 200 pixels.
+        flow_stride: distance in pixels between the stored flow vectors; None takes the grid on which the estimator
+            works: 1 for DIS "fine" and for precomputed flow, else 2.
+        jpeg_quality: of the stored frames, 1 to 100.
         flow_weights: file with the state dict of torchvision's raft_small or raft_large.
         flow_folder: folder with precomputed flow, see ``laparoflow.video.precomputed``.
         consistency_relative, consistency_absolute: forward and backward flow f, b agree where
@@ -43,15 +48,17 @@ class PrepareSettings:
     height: int | None = None
     width: int | None = None
     short_side: int | None = 240
-    frame_rate: float | None = None
+    frame_rate: float | None = 5.0
     image_rate: float = 25.0
     gaps: tuple[int, ...] = (1, 2, 4)
-    gap_choice: Literal["first_moving", "all"] = "first_moving"
+    gap_choice: Literal["first_moving", "all", "stack"] = "first_moving"
     min_motion: float = 0.5
     camera_motion: Literal["keep", "similarity", "affine"] = "keep"
     drop_bad_frames: bool = True
     flow_method: Literal["dis", "raft", "precomputed"] = "dis"
     dis_preset: Literal["ultrafast", "fast", "medium", "fine"] = "medium"
+    flow_stride: int | None = None
+    jpeg_quality: int = 95
     flow_weights: str | None = None
     flow_folder: str | None = None
     consistency_relative: float = 0.01
@@ -71,12 +78,14 @@ class PrepareSettings:
             raise ValueError(f"frame_rate must be positive or None, got {self.frame_rate}")
         if not self.image_rate > 0:
             raise ValueError(f"image_rate must be positive, got {self.image_rate}")
-        if not self.gaps or min(self.gaps) < 1 or len(set(self.gaps)) != len(self.gaps):
-            raise ValueError(f"gaps must be different whole numbers of at least 1, got {self.gaps}")
+        if not self.gaps or 0 in self.gaps or len(set(self.gaps)) != len(self.gaps):
+            raise ValueError(f"gaps must be different whole numbers other than 0, got {self.gaps}")
+        if self.gap_choice == "stack" and len(self.gaps) > 4:
+            raise ValueError(f"gaps must be at most 4 where stacked (a guide has up to 8 channels), got {self.gaps}")
         if list(self.gaps) != sorted(self.gaps):
             raise ValueError(f"gaps must be in increasing order, got {self.gaps}")
         for name, choices in (
-            ("gap_choice", ("first_moving", "all")),
+            ("gap_choice", ("first_moving", "all", "stack")),
             ("camera_motion", ("keep", "similarity", "affine")),
             ("flow_method", ("dis", "raft", "precomputed")),
             ("dis_preset", ("ultrafast", "fast", "medium", "fine")),
@@ -94,12 +103,33 @@ class PrepareSettings:
         for name in ("min_motion", "consistency_relative", "consistency_absolute", "border_margin"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.flow_stride is not None and self.flow_stride not in (1, 2, 4):
+            raise ValueError(f"flow_stride must be 1, 2, 4 or None, got {self.flow_stride}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must be between 1 and 100, got {self.jpeg_quality}")
         if not self.shard_megabytes > 0:
             raise ValueError(f"shard_megabytes must be positive, got {self.shard_megabytes}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @property
+    def stored_stride(self) -> int:
+        """``flow_stride``, or the estimator's own grid."""
+        own = 1 if self.flow_method == "precomputed" or (self.flow_method == "dis" and self.dis_preset == "fine") else 2
+        return self.flow_stride or own
+
+    @property
+    def flow_channels(self) -> int:
+        """Channels of a sample's flow."""
+        return 2 * len(self.gaps) if self.gap_choice == "stack" else 2
+
+    def sample_bytes(self, height: int, width: int) -> int:
+        """About what one kept frame of that size takes in the cache, as measured on laparoscopic video."""
+        flows = len(self.gaps) if self.gap_choice != "first_moving" else 1
+        picture = 0.3 * 1.2 ** ((self.jpeg_quality - 95) / 3)
+        return int(height * width * (picture + flows * 1.7 / self.stored_stride**2)) + 1024
 
     def frame_size(self, height: int, width: int) -> tuple[int, int]:
         """Size (H, W) of the cached frame for a (cropped) source frame of the given size."""

@@ -1,14 +1,12 @@
 """Shards: the unit in which a cache is written, verified and resumed.
 
-A shard holds the kept frames of a fixed range of a clip's sampled frames, as three C-ordered arrays::
+A shard holds the kept frames of a fixed range of a clip's sampled frames::
 
-    00000.frames.npy   uint8   [n, H, W, 3]            RGB
-    00000.flow.npy     float16 [n, 2, H, W]            (dx, dy) in pixels, source to target, 0 where not finite
-    00000.valid.npy    uint8   [n, H, ceil(W / 8)]     bits, first pixel in the highest bit
-    00000.json         samples, what was left out and why, size and SHA-256 of each array
+    00000.bin     the frames' pictures and flows as bytes (``laparoflow.video.codec``), one after the other
+    00000.json    where each sample's bytes lie, what was left out and why, size and SHA-256 of the file
 
 The JSON is written last and everything is written atomically, so a shard that has its JSON is complete. A
-shard from which every frame was left out has no arrays.
+shard from which every frame was left out has no ``.bin``.
 """
 
 from __future__ import annotations
@@ -23,20 +21,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.video.atomic import write_atomically, write_json
+from laparoflow.video.codec import Flow, Image, Mask, encode_flow, encode_image
 
-PARTS = ("frames", "flow", "valid")
-LARGEST_HALF = float(np.finfo(np.float16).max)
+SAMPLE = np.dtype(
+    [
+        ("frame", "<i8"), ("time", "<f8"), ("gap", "<i4"), ("motion", "<f4"), ("shard", "<i4"),
+        ("image", "<i8"), ("image_bytes", "<i4"), ("flow", "<i8"), ("flow_bytes", "<i4"),
+    ]
+)  # fmt: skip
+"""A row of a finished clip's index: a ``Sample`` and the number of its shard."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One kept frame: index and time (seconds) in the source, gap to the flow's target in source frames, and
-    the motion within the frame in pixels."""
+    """One kept frame.
+
+    Attributes:
+        frame, time: index and time (seconds) in the source.
+        gap: distance to the flow's target in source frames; of stacked flows the one with the most motion.
+        motion: within the frame in pixels.
+        image, flow: (offset, bytes) in the shard; samples of one frame share its picture.
+    """
 
     frame: int
     time: float
     gap: int
     motion: float
+    image: tuple[int, int] = (0, 0)
+    flow: tuple[int, int] = (0, 0)
+
+    def row(self, shard: int) -> tuple[float, ...]:
+        """The values of a ``SAMPLE``."""
+        return (self.frame, self.time, self.gap, self.motion, shard, *self.image, *self.flow)
 
 
 @dataclass
@@ -47,94 +63,114 @@ class ShardRecord:
         number: place of the shard in its clip.
         samples: the kept frames in order.
         excluded: source frames left out, by reason.
-        files: per array file its size in bytes and SHA-256.
+        file: size in bytes and SHA-256 of the shard's file, empty where nothing was kept.
     """
 
     number: int
     samples: list[Sample] = field(default_factory=list)
     excluded: dict[str, list[int]] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    file: dict[str, Any] = field(default_factory=dict)
+
+
+class Shard:
+    """A shard that is being filled.
+
+    Args:
+        number: place in the clip.
+        quality: of the JPEG pictures.
+        stride: of the grid that flow is stored on.
+    """
+
+    def __init__(self, number: int, quality: int, stride: int) -> None:
+        self.record = ShardRecord(number)
+        self.quality, self.stride = quality, stride
+        self._data = bytearray()
+        self._last: tuple[int, tuple[int, int]] | None = None
+
+    def _append(self, data: bytes) -> tuple[int, int]:
+        self._data += data
+        return len(self._data) - len(data), len(data)
+
+    def add(self, frame: int, time: float, gap: int, motion: float, image: Image, flow: Flow, valid: Mask) -> None:
+        """Add a sample: image uint8 [H, W, 3], flow float32 [C, H, W], valid bool [H, W]."""
+        if self._last is None or self._last[0] != frame:
+            self._last = (frame, self._append(encode_image(image, self.quality)))
+        place = self._append(encode_flow(flow, valid, self.stride))
+        self.record.samples.append(Sample(frame, round(time, 6), gap, round(motion, 4), self._last[1], place))
+
+    def exclude(self, reason: str, frame: int) -> None:
+        """Remember a frame that is left out."""
+        self.record.excluded.setdefault(reason, []).append(frame)
+
+    def write(self, folder: Path) -> ShardRecord:
+        """Write file and JSON; returns the record with ``file`` filled in.
+
+        Raises:
+            DiskFullError: when the disk is full; shards written before stay.
+        """
+        if self._data:
+            with write_atomically(folder / shard_name(self.record.number)) as file:
+                file.write(self._data)
+            self.record.file = {"bytes": len(self._data), "sha256": hashlib.sha256(self._data).hexdigest()}
+        write_json(record_path(folder, self.record.number), asdict(self.record))
+        return self.record
 
 
 def shard_name(number: int) -> str:
-    """File stem of a shard."""
-    return f"{number:05d}"
+    """File name of a shard."""
+    return f"{number:05d}.bin"
+
+
+def record_path(folder: Path, number: int) -> Path:
+    """The JSON of a shard."""
+    return folder / f"{number:05d}.json"
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_shard(
-    folder: Path,
-    record: ShardRecord,
-    frames: list[NDArray[np.uint8]],
-    flows: list[NDArray[np.float32]],
-    valids: list[NDArray[np.bool_]],
-) -> ShardRecord:
-    """Write arrays and JSON; returns the record with ``files`` filled in.
-
-    Raises:
-        DiskFullError: when the disk is full; shards written before stay.
-    """
-    files: dict[str, dict[str, Any]] = {}
-    if frames:
-        half = np.stack([np.clip(np.nan_to_num(flow), -LARGEST_HALF, LARGEST_HALF) for flow in flows])
-        arrays: dict[str, NDArray[Any]] = {
-            "frames": np.stack(frames),
-            "flow": half.astype(np.float16),
-            "valid": np.packbits(np.stack(valids), axis=-1),
-        }
-        for part in PARTS:
-            path = folder / f"{shard_name(record.number)}.{part}.npy"
-            with write_atomically(path) as file:
-                np.save(file, np.ascontiguousarray(arrays[part]), allow_pickle=False)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    record.files = files
-    write_json(folder / f"{shard_name(record.number)}.json", asdict(record))
-    return record
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:
     """The record of a shard, or None if the shard is not complete."""
-    path = folder / f"{shard_name(number)}.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(record_path(folder, number).read_text())
+        for sample in content["samples"]:
+            sample.update(image=tuple(sample["image"]), flow=tuple(sample["flow"]))
         content["samples"] = [Sample(**sample) for sample in content["samples"]]
         return ShardRecord(**content)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def damage(folder: Path, record: ShardRecord, hashes: bool) -> str | None:
-    """What is wrong with a shard's files, or None: size, and with ``hashes`` also content."""
-    for name, expected in record.files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            return f"{path} has {size} bytes instead of {expected['bytes']}"
-        if hashes and sha256(path) != expected["sha256"]:
-            return f"{path} is corrupted: its SHA-256 is not the recorded one"
+def damage(path: Path, expected: dict[str, Any], hashes: bool) -> str | None:
+    """What is wrong with a file, or None: its size, and with ``hashes`` also its content."""
+    if not expected:
+        return None
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"{path} has {size} bytes instead of {expected['bytes']}"
+    if hashes and sha256(path) != expected["sha256"]:
+        return f"{path} is corrupted: its SHA-256 is not the recorded one"
     return None
 
 
 def remove_shard(folder: Path, number: int) -> None:
     """Delete a shard, its JSON first, so that a half deleted one counts as not there."""
-    stem = shard_name(number)
-    (folder / f"{stem}.json").unlink(missing_ok=True)
-    for part in PARTS:
-        (folder / f"{stem}.{part}.npy").unlink(missing_ok=True)
+    record_path(folder, number).unlink(missing_ok=True)
+    (folder / shard_name(number)).unlink(missing_ok=True)
 
 
-def content_hash(records: list[ShardRecord]) -> str:
-    """SHA-256 over the samples and file hashes of a clip's shards; paths and times of writing do not enter."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(asdict(record), sort_keys=True).encode())
-    return digest.hexdigest()
+def write_index(folder: Path, records: list[ShardRecord]) -> dict[str, Any]:
+    """Write ``index.npy``, the samples of all shards as an array of ``SAMPLE``; returns its size and SHA-256."""
+    rows: NDArray[np.void] = np.array([sample.row(r.number) for r in records for sample in r.samples], SAMPLE)
+    path = folder / "index.npy"
+    with write_atomically(path) as file:
+        np.save(file, rows, allow_pickle=False)
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `pretrain` leaves it, beside the cache it names."""
     root = tmp_path_factory.mktemp("run")
     write_dataset(root / "data", SceneParameters(height=48, width=64), 1, 8, 0, flow=False)
-    prepare([root / "data" / "videos"], root / "cache", PrepareSettings(short_side=None, min_motion=0))
+    prepare([root / "data" / "videos"], root / "cache", PrepareSettings(short_side=None, frame_rate=None, min_motion=0))
     folder = root / "run"
     (folder / "checkpoints").mkdir(parents=True)
     options = {"depth": 1, "embed_dim": 24, "num_heads": 2}

@@ -16,7 +16,7 @@ def cache(tmp_path_factory) -> Path:
     """A cache of one small generated clip."""
     folder = tmp_path_factory.mktemp("cache")
     write_dataset(folder / "synthetic", SceneParameters(height=64, width=64), 1, 14, flow=False, label_every=14)
-    settings = PrepareSettings(short_side=None, crop_border=False)
+    settings = PrepareSettings(short_side=None, frame_rate=None, crop_border=False)
     prepare([folder / "synthetic" / "videos" / "clip_000.mp4"], folder / "cache", settings, progress=False)
     return folder / "cache"
 

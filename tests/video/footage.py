@@ -12,7 +12,7 @@ from laparoflow.synthetic.dataset import write_video
 from laparoflow.video.settings import PrepareSettings
 
 SCENE = SceneParameters(height=96, width=128, wavelengths=(9.0, 7.0, 9.0))
-SMALL_SHARDS = PrepareSettings(short_side=None, gaps=(1,), shard_megabytes=0.5)  # 5 frames a shard
+SMALL_SHARDS = PrepareSettings(short_side=None, frame_rate=None, gaps=(1,), shard_megabytes=0.05)  # 5 frames a shard
 
 
 def frames_of(count: int, seed: int = 0, scene: SceneParameters = SCENE) -> np.ndarray:

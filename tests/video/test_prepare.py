@@ -122,6 +122,25 @@ def test_frames_without_motion(tmp_path):
     assert everything.frames == 11 + 8
 
 
+def test_flows_over_several_gaps_are_stacked(tmp_path):
+    """Frame 5 of a clip of 8 has no frame 3 ahead; each pair of channels is the flow that this gap alone gives."""
+    path = video(tmp_path / "a.mp4", 8)
+    settings = replace(SMALL_SHARDS, gaps=(-2, 1, 3), gap_choice="stack", min_motion=0.0, find_border=False)
+    report = run(path, tmp_path / "stack", settings)
+    stack = {frame.frame: frame for frame in FrameCache.open(tmp_path / "stack")}
+    assert sorted(stack) == [2, 3, 4]
+    assert report.excluded == {"no target frame": 5}
+    valid = {number: np.ones((96, 128), bool) for number in stack}
+    for place, gap in enumerate(settings.gaps):
+        run(path, tmp_path / str(gap), replace(settings, gaps=(gap,)))
+        for frame in FrameCache.open(tmp_path / str(gap)):
+            if frame.frame in stack:
+                assert np.array_equal(stack[frame.frame].flow[2 * place : 2 * place + 2], frame.flow)
+                assert np.array_equal(stack[frame.frame].image, frame.image)
+                valid[frame.frame] &= frame.valid
+    assert all(np.array_equal(stack[number].valid, valid[number]) for number in stack)
+
+
 def test_camera_motion_is_removed_on_request(tmp_path):
     clip = render_clip(replace(SCENE, camera_speed=(3.0, 3.0)), 4, seed=1)
     write_video(tmp_path / "a.mp4", clip.images, 25)
@@ -251,18 +270,18 @@ def test_corrupted_shard_is_named_and_rebuilt(tmp_path):
     path = video(tmp_path / "a.mp4", 12)
     run(path, tmp_path / "cache")
     whole = tree(tmp_path / "cache")
-    shard = tmp_path / "cache" / "clips" / "a" / "00001.flow.npy"
-    untouched = (tmp_path / "cache" / "clips" / "a" / "00000.flow.npy").stat().st_mtime_ns
+    shard = tmp_path / "cache" / "clips" / "a" / "00001.bin"
+    untouched = (tmp_path / "cache" / "clips" / "a" / "00000.bin").stat().st_mtime_ns
     data = bytearray(shard.read_bytes())
     data[200] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(CacheError, match=r"00001\.flow\.npy is corrupted"):
-        FrameCache.open(tmp_path / "cache")
+    with pytest.raises(CacheError, match=r"00001\.bin is corrupted"):
+        FrameCache.open(tmp_path / "cache", verify="hashes")
     report = run(path, tmp_path / "cache")
     assert len(report.rebuilt) == 1
-    assert "00001.flow.npy" in report.rebuilt[0]
+    assert "00001.bin" in report.rebuilt[0]
     assert tree(tmp_path / "cache") == whole
-    assert (tmp_path / "cache" / "clips" / "a" / "00000.flow.npy").stat().st_mtime_ns == untouched
+    assert (tmp_path / "cache" / "clips" / "a" / "00000.bin").stat().st_mtime_ns == untouched
 
 
 def test_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
@@ -272,7 +291,7 @@ def test_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
 
     def full(descriptor):
         calls.append(descriptor)
-        if len(calls) > 8:  # cache.json, plan.json, the first shard's four files, two of the second's
+        if len(calls) > 5:  # cache.json, plan.json, the first shard's two files, one of the second's
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
@@ -280,7 +299,7 @@ def test_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
     with pytest.raises(DiskFullError, match="disk full while writing"):
         run(path, tmp_path / "cache")
     monkeypatch.undo()
-    kept = tmp_path / "cache" / "clips" / "a" / "00000.flow.npy"
+    kept = tmp_path / "cache" / "clips" / "a" / "00000.bin"
     stamp = kept.stat().st_mtime_ns
     assert not list((tmp_path / "cache").rglob("*.partial"))
     run(path, tmp_path / "cache")
@@ -304,6 +323,8 @@ def test_too_little_space_is_known_before_work(tmp_path, monkeypatch):
         ({"height": 4}, "height"), ({"frame_rate": 0.0}, "frame_rate"), ({"flow_method": "magic"}, "flow_method"),
         ({"flow_method": "raft"}, "flow_weights"), ({"flow_weights": "w.pth"}, "flow_weights"),
         ({"flow_method": "precomputed", "flow_folder": "f", "gaps": (1, 2)}, "gaps"), ({"min_motion": -1.0}, "min_motion"),
+        ({"flow_stride": 3}, "flow_stride"), ({"jpeg_quality": 0}, "jpeg_quality"), ({"gaps": (0, 1)}, "gaps"),
+        ({"gaps": (1, 2, 3, 4, 5), "gap_choice": "stack"}, "gaps"),
         ({"min_motion": float("nan")}, "min_motion"), ({"shard_megabytes": 0.0}, "shard_megabytes"),
     ],
 )  # fmt: skip

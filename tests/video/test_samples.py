@@ -74,7 +74,7 @@ def test_image_sequence(tmp_path):
     few.mkdir()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".png", ".jpg", ".bmp"))[:12]:
         (few / path.name).symlink_to(path)
-    settings = replace(PrepareSettings(short_side=144), min_motion=0.0)
+    settings = replace(PrepareSettings(short_side=144, frame_rate=None), min_motion=0.0)
     report = prepare([few], tmp_path / "cache", settings, progress=False)
     assert report.clips[0].report["frames"] == 12
     assert "opencv" in report.clips[0].decoder

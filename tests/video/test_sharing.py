@@ -252,7 +252,7 @@ def test_interrupted_work_is_kept(source, tmp_path):
     prepare([videos / "a.mp4"], out, SMALL_SHARDS, progress=False)
     for path in sorted((out / "clips" / "a").glob("00003*")) + [out / "clips" / "a" / "clip.json"]:
         path.unlink()
-    stamps = {path: path.stat().st_mtime_ns for path in (out / "clips" / "a").glob("*.npy")}
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "clips" / "a").glob("*.bin")}
     report = prepare([videos], out, SMALL_SHARDS, progress=False)
     assert report.prepared == ["a", "b"]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
