@@ -143,8 +143,11 @@ def test_a_finished_run_resumes_to_nothing_and_goes_further_when_asked(make_sett
 def test_a_corrupted_shard_is_named_and_not_trained_on(make_settings, tmp_path):
     settings = make_settings(max_steps=1)
     settings.data = shutil.copytree(settings.data, tmp_path / "copy")
-    shard = next(settings.data.rglob("*.flow.npy"))
-    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    settings.trainer.verify = "hashes"
+    shard = next(settings.data.rglob("*.bin"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"\xff\xd9") - 20] ^= 1  # near the end of the first frame's picture
+    shard.write_bytes(data)
     with pytest.raises(CacheError, match=rf"{shard.name} is corrupted"):
         pretrain(settings)
     assert not settings.out.exists()
