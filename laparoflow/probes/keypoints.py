@@ -35,6 +35,7 @@ from laparoflow.probes.heatmaps import (
 )
 from laparoflow.probes.instruments import group_instruments, instrument_areas
 from laparoflow.probes.progress import progress
+from laparoflow.probes.saved import SavedHead, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
 from laparoflow.report.pictures import beside, keypoint_picture, pca_pictures
 
@@ -115,6 +116,12 @@ def probe_keypoints(
                     samples = [labelled[row] for row in rows]
                     heads[count, seed] = head, _calibrate(head, features[rows], samples, cells, options, radius)
                     advance(1)
+            stride, digest = backbone.feature_stride, weights_hash(backbone)
+            result.heads += [
+                SavedHead(head, result.task, result.names, name, *key, options.head, size, stride, digest, threshold,
+                          options.max_instances)
+                for key, (head, threshold) in heads.items()
+            ]  # fmt: skip
             runs = _evaluate(name, backbone, heads, test, size, cells, options, result, shown)
         for run in runs:
             run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]

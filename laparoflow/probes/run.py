@@ -2,6 +2,7 @@
 
 out/metrics.json         settings, split, warnings, one entry per backbone, budget and seed, and a summary;
                          written before the network from scratch is trained, which is added when it is done
+out/heads/*              every trained head, see saved.py
 out/predictions/*.png    picture | truth | prediction
 out/features/*.png       principal components of the features as colours
 """
@@ -25,6 +26,7 @@ from laparoflow.datasets.splits import Split, budget_count, split_dataset
 from laparoflow.models.encoder import PixelEncoder, build_encoder
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.probes.keypoints import probe_keypoints
+from laparoflow.probes.saved import save_head
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import RANDOM, SCRATCH, TRAINED, WEIGHTS, ProbeResult, ProbeRun, ProbeSettings
 from laparoflow.report.files import write_json, write_png
@@ -162,6 +164,7 @@ def pretraining_videos(checkpoint: Path) -> list[str] | None:
 
 def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, Any]:
     """The result as JSON values: runs and their summary."""
+    files = {(head.backbone, head.labels, head.seed): head.file for head in result.heads}
     return {
         "format": FORMAT,
         "task": result.task,
@@ -178,6 +181,7 @@ def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, 
                 "labels": run.labels,
                 "seed": run.seed,
                 "metrics": run.metrics,
+                "head_file": files.get((run.backbone, run.labels, run.seed)),
                 "train_frames": run.train_frames,
             }
             for run in result.runs
@@ -212,7 +216,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def write_result(out: Path, metrics: dict[str, Any], result: ProbeResult) -> None:
-    """Writes pictures first and metrics.json last, so that a metrics.json means that its pictures are there."""
+    """Writes heads and pictures first and metrics.json last, so that what a metrics.json names is there."""
+    for head in result.heads:
+        save_head(head, out)
     for name, picture in result.pictures.items():
         folder = "features" if name.endswith("_features_pca") else "predictions"
         write_png(out / folder / f"{name}.png", picture)

@@ -31,8 +31,9 @@ from laparoflow.probes.features import (
     probe_size,
 )
 from laparoflow.probes.finetune import finetune
-from laparoflow.probes.heads import train_head
+from laparoflow.probes.heads import Head, train_head
 from laparoflow.probes.progress import progress
+from laparoflow.probes.saved import SavedHead, class_ids, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
 from laparoflow.report.pictures import beside, mask_picture, pca_pictures
 
@@ -121,6 +122,12 @@ def probe_segmentation(
                     rows = torch.tensor([pool.index(index) for index in subset])
                     predictors[count, seed] = fit_predictor(features[rows], shares[rows], options, seed)
                     advance(1)
+            stride, digest = backbone.feature_stride, weights_hash(backbone)
+            result.heads += [
+                SavedHead(head, result.task, result.names, name, *key, options.head, size, stride, digest)
+                for key, head in predictors.items()
+                if isinstance(head, Head)
+            ]
             runs = _evaluate(name, backbone, predictors, test, size, options, result, shown)
         for run in runs:
             run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
@@ -150,7 +157,7 @@ def _evaluate(
             maps = {key: predict(features) for key, predict in predictors.items()}
             for row, sample in enumerate(samples):
                 for key, batch in maps.items():
-                    prediction = predict_mask(batch[row], sample)
+                    prediction = class_ids(batch[row], sample.mask.shape)
                     scores[key].update(prediction, sample, test.frames[position])
                     if key == shown and position in drawn:
                         picture = mask_picture(sample.image, sample.mask, prediction.numpy(), len(test.classes))
@@ -185,9 +192,3 @@ class _Scores:
         if self._challenge is not None:
             scores["sar_rarp50"] = self._challenge.compute()
         return scores
-
-
-def predict_mask(maps: Tensor, sample: SegmentationSample) -> Tensor:
-    """Class ids int64 [H, W] on the CPU, at the size of the sample's mask, from class scores [K, h, w]."""
-    full = F.interpolate(maps[None].float(), size=sample.mask.shape, mode="bilinear", align_corners=False)
-    return full[0].argmax(0).cpu()

@@ -190,6 +190,7 @@ class ProbeResult:
         image_size: (height, width) that the backbone saw.
         runs: one per backbone, budget and seed.
         pictures: name -> RGB uint8 [H, W, 3].
+        heads: the trained heads of frozen backbones, `saved.SavedHead` each.
         warnings: in words.
     """
 
@@ -198,4 +199,5 @@ class ProbeResult:
     image_size: tuple[int, int]
     runs: list[ProbeRun]
     pictures: dict[str, Any] = field(default_factory=dict)
+    heads: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
