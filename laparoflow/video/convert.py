@@ -1,0 +1,89 @@
+"""A cache of version 1 (whole arrays, 28 times the disk) written anew in the present format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laparoflow.video.atomic import write_json
+from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord
+from laparoflow.video.pictures import write_overview
+from laparoflow.video.settings import PrepareSettings
+from laparoflow.video.shards import Shard, ShardRecord, sha256, write_index
+
+
+def convert_cache(old: Path, new: Path) -> list[ClipRecord]:
+    """Write the finished clips of a cache of version 1 into a new folder; the old one stays as it is.
+
+    Args:
+        old: folder of the cache.
+        new: folder to write; must not exist. A clip that is in it is whole.
+
+    Returns:
+        The records of the clips.
+
+    Raises:
+        CacheError: if ``old`` is no cache of version 1, a file in it is damaged, or ``new`` exists.
+    """
+    try:
+        header = json.loads((old / "cache.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{old} is not a cache: {error}") from error
+    if header.get("format") != FORMAT or header.get("version") != 1:
+        raise CacheError(f"old: expected a cache of version 1, got version {header.get('version')} in {old}")
+    if new.exists():
+        raise CacheError(f"new: expected a folder that does not exist, got {new}")
+    known = {item.name for item in fields(PrepareSettings)}
+    recorded = {name: value for name, value in header["settings"].items() if name in known}
+    settings = replace(PrepareSettings(), **{**recorded, "flow_weights": None, "flow_folder": None, "flow_method": "dis"})
+    records = [
+        _convert_clip(folder, new / "clips" / folder.name, settings)
+        for folder in sorted((old / "clips").iterdir())
+        if (folder / "clip.json").is_file()
+    ]
+    missing = {name: value for name, value in settings.as_dict().items() if name not in recorded}
+    write_json(new / "cache.json", {"format": FORMAT, "version": VERSION, "settings": {**header["settings"], **missing}})
+    return records
+
+
+def _convert_clip(old: Path, new: Path, settings: PrepareSettings) -> ClipRecord:
+    clip: dict[str, Any] = json.loads((old / "clip.json").read_text())
+    new.mkdir(parents=True)
+    shards: list[ShardRecord] = []
+    for number in range(clip.pop("shards")):
+        content = json.loads((old / f"{number:05d}.json").read_text())
+        shard = Shard(number, settings.jpeg_quality, settings.stored_stride)
+        shard.record.excluded = content["excluded"]
+        arrays = {part: _read(old / f"{number:05d}.{part}.npy", content["files"]) for part in ("frames", "flow", "valid")}
+        for row, sample in enumerate(content["samples"]):
+            valid = np.unpackbits(arrays["valid"][row], axis=-1, count=clip["width"]).astype(bool)
+            flow = arrays["flow"][row].astype(np.float32)
+            shard.add(**sample, image=np.ascontiguousarray(arrays["frames"][row]), flow=flow, valid=valid)
+        shards.append(shard.write(new))
+    if (old / "plan.json").is_file():
+        (new / "plan.json").write_bytes((old / "plan.json").read_bytes())
+    del clip["content_hash"]
+    record = ClipRecord(
+        **clip,
+        files=[shard.file for shard in shards],
+        index=write_index(new, shards),
+        flow_channels=2,
+        flow_stride=settings.stored_stride,
+    )
+    pictures = new.parents[1] / "pictures"
+    write_overview(new, record, pictures / f"{record.name}.png")
+    write_json(new / "clip.json", asdict(record))
+    return record
+
+
+def _read(path: Path, files: dict[str, dict[str, Any]]) -> Any:
+    """The array of a shard, or None where the shard kept no frame."""
+    if path.name not in files:
+        return None
+    if not path.is_file() or sha256(path) != files[path.name]["sha256"]:
+        raise CacheError(f"{path} is missing or damaged; prepare the videos again")
+    return np.load(path, mmap_mode="r")
