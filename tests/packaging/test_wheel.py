@@ -60,7 +60,7 @@ def test_the_wheel_has_the_tag_and_one_extension(wheel: Path) -> None:
         names = archive.namelist()
     assert len([name for name in names if ".so" in name]) == 1, "a library of torch or CUDA came along"
     assert "laparoflow_kernels/_C.json" in names
-    assert {name.split("/")[0] for name in names} == {"laparoflow", "laparoflow_kernels", "laparoflow-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"laparoflow", "laparoflow_kernels", "laparoflow-0.2.0.dist-info"}
 
 
 def test_the_wheel_depends_on_the_torch_that_it_was_compiled_with(wheel: Path) -> None:
