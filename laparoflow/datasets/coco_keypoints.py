@@ -13,7 +13,6 @@ its time.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +24,7 @@ from laparoflow.datasets.samples import (
     Frame,
     KeypointDataset,
     KeypointSample,
+    read_json,
     read_rgb,
     require_folder,
 )
@@ -75,10 +75,7 @@ def _annotation_files(root: Path) -> list[Path]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+    content = read_json(path)
     missing = {"images", "annotations", "categories"} - set(content)
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: it is not in COCO's format")

@@ -14,7 +14,6 @@ Test sequences 1 to 4 continue training sequences 1 to 4, so the official split 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -31,6 +30,7 @@ from laparoflow.datasets.samples import (
     Frame,
     KeypointDataset,
     KeypointSample,
+    read_json,
     read_rgb,
     require_folder,
 )
@@ -91,10 +91,7 @@ class Endovis15Pose(KeypointDataset):
 
 def entries(path: Path) -> list[dict[str, Any]]:
     """The pictures of a label file, in its order."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+    content = read_json(path)
     if not isinstance(content, list) or any(not {"filename", "annotations"} <= set(entry) for entry in content):
         raise DatasetError(f"{path} must be a list of objects with filename and annotations")
     return [entry for entry in content if entry.get("class", "image") == "image"]

@@ -5,7 +5,7 @@
     root/[PART/]masks/[VIDEO/]NAME.png       masks of the same name
 
     {"classes": ["tissue", "instrument"]}                                      masks hold class ids
-    {"classes": [...], "colours": [[0, 0, 0], [255, 0, 0]]}                     masks are RGB
+    {"classes": [...], "colours": [[0, 0, 0], [255, 0, 0]]}                     masks are RGB, or grey as equal channels
     {"classes": [...], "ignore": [255]} or {..., "ignore": [[255, 255, 255]]}   what has no label, as in the masks;
                                                                                a single one needs no outer brackets
 
@@ -15,7 +15,6 @@ have no known video: each is its own, unless `video_pattern` finds one in the fi
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -34,9 +33,15 @@ from laparoflow.datasets.samples import (
     SegmentationSample,
     read_colours,
     read_ids,
+    read_json,
     read_rgb,
     require_folder,
     segmentation_sample,
+)
+
+BINARY_HINT = (
+    "the masks hold only 0 and 255, and 255 has no label; if it is the second class, write "
+    '"colours": [[0, 0, 0], [255, 255, 255]] into classes.json, and no "ignore"'
 )
 
 
@@ -65,6 +70,7 @@ class ImageMasks(SegmentationDataset):
         else:
             self._ignored_ids = description["ignore"]
         self._unknown: Counter[int] = Counter()
+        self._met: set[int] = set()
         frames = []
         for part in ("", "train", "val", "test"):
             folder = root / part / "images"
@@ -83,10 +89,9 @@ class ImageMasks(SegmentationDataset):
     def findings(self) -> list[str]:
         if self._table is not None:
             return self._table.findings("are ignored")
-        if not self._unknown:
-            return []
         found = ", ".join(f"{value} ({count} px)" for value, count in self._unknown.most_common(5))
-        return [f"mask ids that classes.json does not name are ignored: {found}"]
+        notes = [f"mask ids that classes.json does not name are ignored: {found}"] if found else []
+        return notes + ([BINARY_HINT] if 255 in self._met and self._met <= {0, 255} else [])
 
     def read(self, frame: Frame) -> SegmentationSample:
         image = read_rgb(frame.image)
@@ -100,6 +105,7 @@ class ImageMasks(SegmentationDataset):
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:
         ids = read_ids(path)
+        self._met.update(np.unique(ids).tolist())
         ignored = np.isin(ids, self._ignored_ids)
         unknown = (ids >= len(self.classes)) & ~ignored
         for value, count in zip(*np.unique(ids[unknown], return_counts=True), strict=True):
@@ -108,10 +114,7 @@ class ImageMasks(SegmentationDataset):
 
 
 def _description(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(f"image_masks: cannot read {path}: {error}") from error
+    content = read_json(path)
     unknown = not isinstance(content, dict) or set(content) - {"classes", "colours", "ignore"}
     if unknown or not isinstance(content.get("classes"), list) or not 2 <= len(content["classes"]) < IGNORE_INDEX:
         raise DatasetError(f"{path} must hold classes (two or more names) and may hold colours and ignore")

@@ -12,6 +12,7 @@ Frames are known before any pixel is read, so splits and label budgets never dec
 from __future__ import annotations
 
 import copy
+import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,18 @@ def _orientation(image: Image.Image) -> int:
 def _has_16_bits(image: Image.Image) -> bool:
     """Whether it is a grey picture of 16 bits, whose values Pillow would cut off at 255; mode "I" in older versions."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        DatasetError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read {path} as JSON in UTF-8 or UTF-16: {error}") from error
 
 
 def segmentation_sample(frame: Frame, image: NDArray[np.uint8], mask: NDArray[np.int64]) -> SegmentationSample:

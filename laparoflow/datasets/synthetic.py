@@ -8,7 +8,6 @@ root/keypoints/clip_000.json           per frame [[x, y, visibility], ...]
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from laparoflow.datasets.samples import (
     SegmentationDataset,
     SegmentationSample,
     read_ids,
+    read_json,
     read_rgb,
     require_folder,
     segmentation_sample,
@@ -31,10 +31,7 @@ from laparoflow.datasets.samples import (
 
 def _description(root: Path) -> dict[str, Any]:
     path = root / "dataset.json"
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(f"synthetic: cannot read {path}: {error}") from error
+    description = read_json(path)
     if not isinstance(description, dict):
         raise DatasetError(f"synthetic: {path} must hold a JSON object, got {type(description).__name__}")
     return description
@@ -113,9 +110,9 @@ class SyntheticKeypoints(KeypointDataset):
 def _read_points(path: Path, joints: int) -> dict[str, np.ndarray]:
     """Frame number as written -> float32 [K, 3], of one clip."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))["frames"]
+        content = read_json(path)["frames"]
         points = {frame: np.asarray(values, dtype=np.float32) for frame, values in content.items()}
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"synthetic: cannot read the key points {path}: {error}") from error
     for frame, values in points.items():
         if values.shape != (joints, 3):

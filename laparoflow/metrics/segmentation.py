@@ -19,6 +19,11 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from laparoflow.datasets.samples import IGNORE_INDEX
 
+MEAN_RULE = (
+    "means are over the classes that occur in truth or prediction of the test frames: a class in neither has no score, a "
+    "class that is predicted but in no truth scores 0"
+)
+
 
 class SegmentationScores:
     """Accumulates predictions and gives the scores.
@@ -82,6 +87,8 @@ def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> dict[str
         "mean_iou": _mean(iou),
         "mean_dice": _mean(dice),
         "pixel_accuracy": float(hit.sum() / total) if total > 0 else None,
+        "classes_in_mean": [name for name, value in zip(classes, iou, strict=True) if value is not None],
+        "classes_without_truth": [name for name, n in zip(classes, counts.sum(1).tolist(), strict=True) if n == 0],
         "per_class_iou": dict(zip(classes, iou, strict=True)),
         "per_class_dice": dict(zip(classes, dice, strict=True)),
     }

@@ -34,6 +34,7 @@ from laparoflow.probes.heatmaps import (
     upsample,
 )
 from laparoflow.probes.instruments import group_instruments, instrument_areas
+from laparoflow.probes.lacking import name_lacking, without_labels
 from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
@@ -80,6 +81,7 @@ def probe_keypoints(
     pool = sorted({index for subset in subsets.values() for index in subset})
     labelled = [train[index] for index in pool]
     result = ProbeResult("keypoints", test.joints, (0, 0), [])
+    amounts: dict[str, NDArray[np.int64]] = {}
     shown = max(subsets, key=lambda key: (key[0], -options.seeds.index(key[1])))
     for name, backbone in encoders.items():
         size = probe_size(_size(labelled[0]), backbone.feature_stride, options.image_size)
@@ -88,6 +90,7 @@ def probe_keypoints(
         result.image_size = size
 
         def target(sample: KeypointSample, cells: tuple[int, int] = cells, sigma: float = sigma) -> Tensor:
+            amounts[sample.name] = (sample.keypoints[..., 2] > 0).sum(0)
             return heatmap_target(sample.keypoints, _size(sample), cells, sigma)
 
         radius = CALIBRATION_RADIUS * diagonal(_size(labelled[0]))
@@ -125,8 +128,11 @@ def probe_keypoints(
             runs = _evaluate(name, backbone, heads, test, size, cells, options, result, shown)
         for run in runs:
             run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
+            run.metrics["without_labels"] = without_labels(result.names, (amounts[name] for name in run.train_frames))
         result.runs += runs
-    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings]))
+    lacking = without_labels(result.names, amounts.values())
+    result.warnings += name_lacking(lacking, result.names, train, f"the {len(amounts)} labelled frames")
+    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings, *result.warnings]))
     return result
 
 
@@ -229,6 +235,9 @@ def _evaluate(
             advance(len(samples))
     if shown_features:
         result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
-    return [
+    runs = [
         ProbeRun(name, *key, metrics=scores[key].compute() | similarity[key].compute(), train_frames=[]) for key in heads
     ]
+    lacking = [joint for joint, found in runs[0].metrics["per_joint"].items() if not found["points"]]
+    result.warnings += name_lacking(lacking, result.names, test, f"the {len(test)} test frames")
+    return runs

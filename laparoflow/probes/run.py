@@ -23,6 +23,7 @@ from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
 from laparoflow.datasets.samples import FrameDataset
 from laparoflow.datasets.splits import Split, budget_count, split_dataset
+from laparoflow.metrics.segmentation import MEAN_RULE
 from laparoflow.models.encoder import PixelEncoder, build_encoder
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.probes.keypoints import probe_keypoints
@@ -172,6 +173,7 @@ def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, 
         "head": settings.get("head"),
         "names": list(result.names),
         "image_size": list(result.image_size),
+        **({"mean_rule": MEAN_RULE} if result.task == "segmentation" else {}),
         "settings": settings,
         "warnings": list(result.warnings),
         "summary": summarise(result.task, result.runs),

@@ -20,7 +20,7 @@ from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset
 from laparoflow.datasets.sar_rarp50 import SarRarp50, folder_of
 from laparoflow.datasets.splits import budget_count, label_subset
 from laparoflow.metrics.sar_rarp50 import SarRarp50Score
-from laparoflow.metrics.segmentation import SegmentationScores
+from laparoflow.metrics.segmentation import MEAN_RULE, SegmentationScores
 from laparoflow.metrics.surface import SurfaceScores
 from laparoflow.probes.clusters import fit_kmeans, fit_knn
 from laparoflow.probes.features import (
@@ -32,6 +32,7 @@ from laparoflow.probes.features import (
 )
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head, train_head
+from laparoflow.probes.lacking import name_lacking, without_labels
 from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, class_ids, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
@@ -97,13 +98,16 @@ def probe_segmentation(
     shown = max(subsets, key=lambda key: (key[0], -options.seeds.index(key[1])))
     source = train[pool[0]].mask.shape
     result = ProbeResult("segmentation", test.classes, (0, 0), [])
+    amounts: dict[str, Tensor] = {}
     for name, backbone in encoders.items():
         size = probe_size(source, backbone.feature_stride, options.image_size)
         result.image_size = size
         grid = grid_size(size, backbone.feature_stride)
 
         def target(sample: SegmentationSample, grid: tuple[int, int] = grid) -> Tensor:
-            return class_shares(sample.mask, len(train.classes), grid)
+            shares = class_shares(sample.mask, len(train.classes), grid)
+            amounts[sample.name] = shares.sum((1, 2))
+            return shares
 
         if options.finetune:
             runs = []
@@ -116,6 +120,7 @@ def probe_segmentation(
                 features, shares = collect_features(
                     backbone, train.select(pool), size, options.batch_size, options.device, target, advance
                 )
+            name_lacking(without_labels(result.names, amounts.values()), result.names, train, "the labelled frames")
             predictors: dict[tuple[int, int], Predictor] = {}
             with progress(f"{name}: heads", len(subsets)) as advance:
                 for (count, seed), subset in subsets.items():
@@ -131,8 +136,11 @@ def probe_segmentation(
             runs = _evaluate(name, backbone, predictors, test, size, options, result, shown)
         for run in runs:
             run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
+            run.metrics["without_labels"] = without_labels(result.names, (amounts[name] for name in run.train_frames))
         result.runs += runs
-    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings]))
+    lacking = without_labels(result.names, amounts.values())
+    result.warnings += name_lacking(lacking, result.names, train, f"the {len(amounts)} labelled frames")
+    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings, *result.warnings]))
     return result
 
 
@@ -167,7 +175,12 @@ def _evaluate(
             advance(len(samples))
     if shown_features:
         result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
-    return [ProbeRun(name, count, seed, scores[count, seed].compute(), []) for count, seed in predictors]
+    runs = [ProbeRun(name, count, seed, scores[count, seed].compute(), []) for count, seed in predictors]
+    lacking = runs[0].metrics["classes_without_truth"]
+    result.warnings += [
+        f"{text}: {MEAN_RULE}" for text in name_lacking(lacking, result.names, test, f"the {len(test)} test frames")
+    ]
+    return runs
 
 
 class _Scores:
