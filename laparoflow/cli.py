@@ -1,4 +1,4 @@
-"""The command line: one table of commands; each is loaded only when it is called.
+"""The command line: one table of commands; each is loaded only when it is called, and torch only when its work starts.
 
 Every setting of a command is an option (``--trainer.log_every 5``) and a YAML key (``--config FILE``); an unknown
 one is an error.  Dashes and underscores in option names are the same; a list takes its values one after the other
@@ -8,101 +8,44 @@ one is an error.  Dashes and underscores in option names are the same; a list ta
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laparoflow.commands import COMMANDS, find_command
+
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from laparoflow.commands.base import Command
 
-CONFIGS = Path(__file__).parent / "configs"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command.
-
-    Attributes:
-        name: what is typed.
-        help: one line.
-        module: where its settings live.
-        settings: name of their dataclass; the command's function is ``run_NAME`` in ``laparoflow.commands``.
-        positional: field that is given without an option name, if any.
-        many: the positional field takes several values.
-    """
-
-    name: str
-    help: str
-    module: str
-    settings: str
-    positional: str | None = None
-    many: bool = False
-
-
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command("demo", "the whole job on a generated video, in minutes", "laparoflow.demo", "DemoSettings"),
-        Command(
-            "prepare",
-            "videos to a cache of frames and flow",
-            "laparoflow.commands",
-            "PrepareCommand",
-            positional="inputs",
-            many=True,
-        ),
-        Command("pretrain", "train a network on a cache", "laparoflow.training.settings", "PretrainSettings"),
-        Command("speed", "time reading, views and steps of a recipe", "laparoflow.training.speed", "SpeedSettings"),
-        Command("probe", "score frozen features with few labels", "laparoflow.probes", "ProbeSettings"),
-        Command(
-            "export",
-            "write a trained network for timm or ONNX",
-            "laparoflow.export",
-            "ExportSettings",
-            positional="run",
-        ),
-        Command(
-            "evidence",
-            "ours against every control under one budget",
-            "laparoflow.evidence",
-            "EvidenceSettings",
-        ),
-        Command(
-            "report",
-            "one HTML page over runs",
-            "laparoflow.commands",
-            "ReportCommand",
-            positional="runs",
-            many=True,
-        ),
-    )
-}
+HELP = ("-h", "--help", "--help-all", "--help_all")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in HELP:
         print(overview())
         return 0 if words else 2
     if words[0] == "--version":
         print(package_version())
         return 0
     if words[0] not in COMMANDS:
-        print(f"laparoflow: unknown command {words[0]!r}\n\n{overview()}", file=sys.stderr)
+        from difflib import get_close_matches
+
+        found = get_close_matches(words[0], COMMANDS, 1)
+        hint = f"; did you mean {found[0]}?" if found else ""
+        print(f"laparoflow: unknown command {words[0]!r}{hint}", file=sys.stderr)
+        print("usage: laparoflow COMMAND [options]\n`laparoflow --help` lists the commands", file=sys.stderr)
         return 2
     return run_command(words[0], words[1:])
 
 
 def overview() -> str:
     """What ``laparoflow --help`` prints."""
-    rows = "\n".join(f"  {name:<10}{command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10}{line}" for name, line in COMMANDS.items())
     return (
         "usage: laparoflow COMMAND [options]\n\n"
         f"Dense self-supervised pretraining on surgical video, guided by optical flow ({package_version()}).\n\n"
@@ -123,111 +66,57 @@ def run_command(name: str, words: list[str]) -> int:
     """Parse ``words`` and run one command.
 
     Returns:
-        0, 1 when the command failed with a message, 2 when the options were wrong.
+        0, 1 when the command failed with a message, 2 when the options were wrong, 130 after Ctrl-C.
     """
-    parser, settings_class = build_parser(name)
+    from laparoflow.help import help_text, usage
+
+    command = find_command(name)
+    if any(word in HELP for word in words):
+        rest = [word for word in words if word not in HELP]
+        print(help_text(name, command, rest, everything=len(rest) + words.count("-h") + words.count("--help") < len(words)))
+        return 0
     try:
-        settings = parse_settings(parser, settings_class, words)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+        settings = parse(command, words)
     except (ValueError, TypeError, OSError) as error:
-        return _complain(name, error, 2)
+        _complain(name, error)
+        print(usage(name, command), file=sys.stderr)
+        return 2
     try:
-        getattr(import_module("laparoflow.commands"), f"run_{name}")(settings)
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        if os.environ.get("LAPAROFLOW_TRACEBACK"):
-            raise
-        return _complain(name, error, 1)
+        command.check(settings)
+        command.run(settings)
     except KeyboardInterrupt:
         print(f"laparoflow {name}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("LAPAROFLOW_TRACEBACK"):
+            raise
+        _complain(name, error)
+        return 1
     return 0
 
 
-def build_parser(name: str) -> tuple[ArgumentParser, type]:
-    """Parser and settings class of a command."""
-    from jsonargparse import ArgumentParser
-
-    command = COMMANDS[name]
-    settings_class = getattr(import_module(command.module), command.settings)
-    parser = ArgumentParser(prog=f"laparoflow {name}", description=command.help)
-    parser.add_argument("--config", action="config", help="YAML file of settings, or the name of one of ours")
-    skip = set()
-    if command.positional:
-        skip.add(command.positional)
-        if command.many:
-            parser.add_argument(command.positional, type=Path, nargs="+")
-        else:
-            parser.add_argument(command.positional, type=Path)
-    parser.add_class_arguments(settings_class, skip=skip)
-    return parser, settings_class
-
-
-def parse_settings(parser: ArgumentParser, settings_class: type, words: list[str]) -> Any:
-    """Words of the command line to an instance of the settings.
+def parse(command: Command, words: Sequence[str]) -> Any:
+    """Words of the command line to an instance of the command's settings.
 
     Raises:
-        SystemExit: the options are wrong (the parser has said why), or help was asked for.
+        OptionError: an option that does not exist, or a value that it does not take.
         ValueError: a value is out of range.
+        FileNotFoundError: no such config.
     """
-    words = plain_words(parser, words)
-    values = parser.parse_args(words)
-    if values.get("resume") and values.get("out") and (record := Path(values.out) / "config.yaml").is_file():
-        values = parser.parse_args(["--config", str(record), *words])  # what is not given is as the run has it
-    values.pop("config", None)
-    built = parser.instantiate_classes(values)
-    return settings_class(**{key: built[key] for key in built.__dict__})
+    from laparoflow.options import OptionError, load_settings, read_words
+
+    names, given = read_words(command.settings, words, command.positional)
+    if str(given.get("resume")).lower() == "true" and (record := Path(given.get("out", "")) / "config.yaml").is_file():
+        names.insert(0, str(record))  # what is not given is as the run has it
+    settings = load_settings(command.settings, names, given)
+    method = getattr(settings, "method", None)
+    for option in given:
+        if method is not None and option.startswith("method.") and option.split(".")[1] not in ("name", method.name):
+            raise OptionError(f"--{option} plays no part: method.name is {method.name!r}")
+    return settings
 
 
-def plain_words(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Command-line words as the parser wants them: underscores, lists in brackets, switches true, our configs by name."""
-    kinds = {option: str(getattr(action, "_typehint", "")) for action in parser._actions for option in action.option_strings}
-    lists = {option for option, kind in kinds.items() if "list[" in kind or "tuple[" in kind}
-    switches = {option for option, kind in kinds.items() if kind == "<class 'bool'>"}
-    result: list[str] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        position += 1
-        if not word.startswith("--"):
-            result.append(word)
-            continue
-        option, equals, value = word.partition("=")
-        option = "--" + option[2:].replace("-", "_")
-        if option == "--config":
-            value = value if equals else words[position] if position < len(words) else ""
-            position += not equals
-            result += [option, find_config(value)]
-        elif option in lists:
-            taken = [value] if equals else []
-            while not equals and position < len(words) and not words[position].startswith("--"):
-                taken.append(words[position])
-                position += 1
-            result += [option, list_word(taken, kinds[option])]
-        elif option in switches and not equals and (position == len(words) or words[position].startswith("--")):
-            result += [option, "true"]
-        else:
-            result.append(option + equals + value)
-    return result
-
-
-def list_word(taken: list[str], kind: str) -> str:
-    """The words of a list option of one type (``list[str]``, ...) as the one word that the parser reads as that list."""
-    if len(taken) == 1:
-        word = taken[0]
-        if (word.startswith("[") and word.endswith("]")) or (word == "null" and "Optional" in kind):
-            return word
-    if "list[str]" in kind or "tuple[str" in kind:
-        taken = [json.dumps(word, ensure_ascii=False) for word in taken]
-    return "[" + ",".join(taken) + "]"
-
-
-def find_config(value: str) -> str:
-    """A file as it stands, or the one of our configs with that name."""
-    named = CONFIGS / (value if value.endswith(".yaml") else f"{value}.yaml")
-    return str(named) if value and not Path(value).is_file() and named.is_file() else value
-
-
-def _complain(name: str, error: Exception, status: int) -> int:
-    print(f"laparoflow {name}: error: {error}", file=sys.stderr)
-    return status
+def _complain(name: str, error: Exception) -> None:
+    expected = isinstance(error, (ValueError, TypeError, OSError, ArithmeticError, RuntimeError))
+    text = str(error) if expected else f"{type(error).__name__}: {error} (LAPAROFLOW_TRACEBACK=1 shows where)"
+    print(f"laparoflow {name}: error: {text}", file=sys.stderr)

@@ -33,6 +33,7 @@ from laparoflow.evidence.arenas import Arena, build_arena
 from laparoflow.evidence.settings import FROM_SCRATCH, METHODS, RANDOM_INIT, EvidenceSettings
 from laparoflow.evidence.verdicts import HEADLINE, summarise, verdicts
 from laparoflow.models.loading import initial_encoder, load_encoder
+from laparoflow.options import load_recipe
 from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
@@ -144,15 +145,10 @@ def machine() -> dict[str, Any]:
 
 def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) -> Path:
     """Pretrains one method, or finds its finished run; returns the run's folder."""
-    from laparoflow.cli import build_parser, parse_settings
-
     run = arena.cache.parent / "runs" / f"{method.replace(' ', '_')}_seed_{seed}"
     if (run / "run.json").is_file():
         return run
-    words = [word for file in settings.recipe for word in ("--config", file)]
-    words += ["--data", str(arena.cache), "--out", str(run), "--seed", str(seed)]
-    parser, settings_class = build_parser("pretrain")
-    recipe = parse_settings(parser, settings_class, [*words, *METHODS[method]])
+    recipe = load_recipe(settings.recipe, {"data": arena.cache, "out": run, "seed": seed, **METHODS[method]})
     steps = settings.max_steps or recipe.max_steps
     recipe.max_steps = max(1, round(steps * QUICK_STEPS)) if settings.quick else steps
     recipe.resume = any((run / "checkpoints").glob("*.ckpt"))
@@ -175,7 +171,7 @@ def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: 
     pictures = 3 if seed == settings.seeds[0] else 0
     options = ProbeOptions(
         labels=[*labels], seeds=[seed], steps=settings.probe_steps, device=settings.device, pictures=pictures
-    )
+    ).resolved()
     encoders = {name: encoder.to(options.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
     result = PROBES[task](encoders, train, test, options)
     for name, picture in result.pictures.items():
@@ -199,7 +195,7 @@ def _supervise(arena: Arena, task: str, run: Path, seed: int, settings: Evidence
         finetune_steps=settings.scratch_steps,
         device=settings.device,
         pictures=0,
-    )
+    ).resolved()
     start = initial_encoder(run, seed=seed).to(options.device)
     return _keep(path, arena, task, seed, PROBES[task]({FROM_SCRATCH: start}, train, test, options))
 

@@ -8,15 +8,15 @@ from typing import Literal, get_args
 
 Scene = Literal["default", "held_out", "real"]
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "flow": ("--method.name", "flow", "--method.flow.guide", "flow"),
-    "shuffled flow": ("--method.name", "flow", "--method.flow.guide", "shuffled"),
-    "uniform": ("--method.name", "flow", "--method.flow.guide", "uniform", "--method.flow.contrast.positives", "outside"),
-    "coordinates": ("--method.name", "coordinates", "--method.coordinates.contrast.positives", "inside"),
-    "flow and place": ("--method.name", "flow", "--method.flow.guide", "flow_and_place"),
-    "pixpro": ("--method.name", "pixpro"),
-    "densecl": ("--method.name", "densecl"),
-    "image": ("--method.name", "image"),
+METHODS: dict[str, dict[str, str]] = {
+    "flow": {"method.name": "flow", "method.flow.guide": "flow"},
+    "shuffled flow": {"method.name": "flow", "method.flow.guide": "shuffled"},
+    "uniform": {"method.name": "flow", "method.flow.guide": "uniform", "method.flow.contrast.positives": "outside"},
+    "coordinates": {"method.name": "coordinates", "method.coordinates.contrast.positives": "inside"},
+    "flow and place": {"method.name": "flow", "method.flow.guide": "flow_and_place"},
+    "pixpro": {"method.name": "pixpro"},
+    "densecl": {"method.name": "densecl"},
+    "image": {"method.name": "image"},
 }
 """Methods by name, as options of `laparoflow pretrain`; everything else comes from one recipe.
 

@@ -62,6 +62,7 @@ def finetune(
     samples = [train[index] for index in range(len(train))]
     images = torch.stack([to_input(sample.image, size) for sample in samples])
     targets = torch.stack([target(sample) for sample in samples])
+    options = options.resolved()
     network.to(options.device).eval()
     with torch.no_grad():
         parts = images.split(options.batch_size)

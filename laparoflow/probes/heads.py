@@ -107,6 +107,7 @@ def train_head(
         torch.manual_seed(seed)
         head = Head(features, outputs, options.head, bias)
     standard = head.standardise(features) if features.dtype == torch.float32 else None
+    options = options.resolved()
     head = head.to(options.device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)

@@ -67,7 +67,7 @@ def probe_keypoints(
         ValueError: the joints differ, the head has no heat maps, a budget exceeds the training frames, or a size
             does not fit the stride.
     """
-    options = options or ProbeOptions()
+    options = (options or ProbeOptions()).resolved()
     if options.head not in ("linear", "conv"):
         raise ValueError(f"head must be linear or conv for key points, got {options.head!r}")
     if train.joints != test.joints:

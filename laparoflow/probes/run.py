@@ -59,6 +59,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         FileExistsError: `out` already holds the scores of a probe and `overwrite` is off.
         FileNotFoundError: no checkpoint.
     """
+    settings = settings.resolved()
     finished = settings.out / RESULT_FILE
     if finished.exists() and not settings.overwrite:
         raise FileExistsError(f"out: {finished} is already there; choose another folder or set overwrite")

@@ -85,7 +85,7 @@ def probe_segmentation(
     Raises:
         ValueError: the classes differ, a budget exceeds the training frames, or a size does not fit the stride.
     """
-    options = options or ProbeOptions()
+    options = (options or ProbeOptions()).resolved()
     if train.classes != test.classes:
         raise ValueError(f"train and test must have the same classes, got {train.classes} and {test.classes}")
     encoders = dict(encoder) if isinstance(encoder, Mapping) else {TRAINED: encoder}

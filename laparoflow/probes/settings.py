@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
@@ -79,10 +79,12 @@ class ProbeOptions:
             raise ValueError(f"head must be linear or conv with finetune, got {self.head!r}")
         if self.pictures < 0 or self.weight_decay < 0:
             raise ValueError("pictures and weight_decay must not be negative")
-        if self.device == "auto":
-            import torch  # not before a device is asked for: the command line reads these settings without it
 
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+    def resolved(self) -> Self:
+        """The same options with the device "auto" spelt out."""
+        import torch  # not before work starts: the command line reads these settings without it
+
+        return replace(self, device="cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self
 
 
 @dataclass(kw_only=True)

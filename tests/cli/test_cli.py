@@ -1,36 +1,125 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from laparoflow import cli
-from laparoflow.cli import COMMANDS, build_parser, find_config, main, parse_settings
+from laparoflow.cli import main
+from laparoflow.commands import COMMANDS, find_command
+from laparoflow.options import CONFIGS, find_config, load_recipe, options_of
 from laparoflow.training.settings import plain
+
+HEAVY = ("torch", "lightning", "timm", "cv2", "numpy")
 
 
 def parse(command, *words):
-    parser, settings_class = build_parser(command)
-    return parse_settings(parser, settings_class, list(words))
+    return cli.parse(find_command(command), list(words))
 
 
-def test_overview_loads_nothing_heavy():
-    code = (
-        "import sys; from laparoflow.cli import main; status = main(['--help']); "
-        "print(status, any(name in sys.modules for name in ('torch', 'timm', 'lightning', 'jsonargparse')))"
-    )
+def loaded_by(*lines):
+    """What the lines of code print, and which heavy packages they load."""
+    code = "\n".join(["import sys", *lines, f"print(sorted(set({HEAVY}) & set(sys.modules)))"])
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip().endswith("0 False")
+    return answer.stdout, answer.stdout.splitlines()[-1]
+
+
+def test_help_loads_no_implementation():
+    text, heavy = loaded_by("from laparoflow.cli import main", "assert main(['--help']) == 0")
+    assert heavy == "[]"
     for name in COMMANDS:
-        assert f"  {name}" in answer.stdout
+        assert f"  {name}" in text
+    calls = [f"assert main(['{name}', '{option}']) == 0" for name in COMMANDS for option in ("--help", "--help-all")]
+    assert loaded_by("from laparoflow.cli import main", *calls)[1] == "[]"
 
 
-@pytest.mark.parametrize("words", [[], ["nothing"]])
-def test_no_or_unknown_command(words, capsys):
-    assert main(words) == 2
-    out = capsys.readouterr()
-    assert "pretrain" in out.out + out.err
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prepare nowhere --out c",
+        "pretrain --data nowhere --out r",
+        "speed --data nowhere",
+        "probe --task segmentation --dataset synthetic --root nowhere --checkpoint r --out o",
+        "export nowhere --out o.onnx",
+        "report nowhere --out o.html",
+        "evidence --scenes real --real_root nowhere --out o",
+    ],
+)
+def test_a_wrong_path_is_refused_before_anything_heavy_is_loaded(words):
+    call = f"assert main({words.split()}) == 1"
+    text, heavy = loaded_by("from laparoflow.cli import main", "sys.stderr = sys.stdout", call)
+    assert "nowhere" in text
+    assert heavy == "[]"
+
+
+def test_help_shows_some_thirty_options_and_help_all_the_rest_of_the_chosen_method(capsys):
+    for name in COMMANDS:
+        command = find_command(name)
+        basic = [option for group in command.basic.values() for option in group]
+        assert {option for option, action in options_of(command.settings).items() if action.required} <= set(basic)
+        unknown = {option for option in basic if "CHOSEN" not in option} - set(options_of(command.settings))
+        assert not unknown
+        assert main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert text.count("(default: ") + text.count("(needed)") <= 36, name
+    assert main(["pretrain", "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    assert "--optimiser.betas" in whole and "--method.flow.min_motion" in whole and "--method.pixpro" not in whole
+    assert main(["pretrain", "--method.name", "pixpro", "--help-all"]) == 0
+    whole = capsys.readouterr().out
+    assert "--method.pixpro.sharpness" in whole and "--method.flow" not in whole
+    assert main(["prepare", "--help-all"]) == 0
+    assert "None" not in whole + capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("pretrian --data c", "did you mean pretrain?"),
+        ("pretrain --data c --out r --max_step 5", "did you mean --max_steps?"),
+        ("pretrain --data c --out r --log_every 5", "--trainer.log_every"),
+        ("probe --datset d", "did you mean --dataset?"),
+        ("pretrain --data c --out r --method.pixpro.sharpness 2", "method.name is 'flow'"),
+        ("pretrain --data c --out r stray", "'stray'"),
+        ("pretrain --data c --out --seed 1", "--out: expected a value"),
+    ],
+)
+def test_a_typo_is_named_with_its_neighbour_above_a_usage_of_two_lines(words, hint, capsys):
+    assert main(words.split()) == 2
+    error, *usage = capsys.readouterr().err.splitlines()
+    assert hint in error
+    assert len(usage) == 2
+    assert usage[0].startswith("usage: laparoflow ")
+
+
+def test_recipes_and_words_give_the_same_settings():
+    words = "--config evidence --config large_views --data c --out r --seed 3 --views.size 32 48"
+    changes = {"data": Path("c"), "out": "r", "seed": 3, "views.size": (32, 48)}
+    assert load_recipe(["evidence", "large_views"], changes) == parse("pretrain", *words.split())
+    assert load_recipe(["evidence"], changes).max_steps == 250
+
+
+def test_an_error_of_another_kind_is_one_line_too_and_the_stack_can_be_asked_for(monkeypatch, capsys, tmp_path):
+    def fail(settings):
+        raise KeyError(101)
+
+    command = find_command("report")
+    monkeypatch.setattr(cli, "find_command", lambda name: replace(command, run=fail, check=lambda settings: None))
+    assert main(["report", str(tmp_path), "--out", "p.html"]) == 1
+    text = capsys.readouterr().err
+    assert "KeyError: 101" in text and "Traceback" not in text
+    monkeypatch.setenv("LAPAROFLOW_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        main(["report", str(tmp_path), "--out", "p.html"])
+
+
+def test_no_or_unknown_command(capsys):
+    assert main([]) == 2
+    assert "pretrain" in capsys.readouterr().out
+    assert main(["nothing"]) == 2
+    assert "'nothing'" in capsys.readouterr().err
 
 
 def test_pretrain_short_form():
@@ -114,16 +203,16 @@ def test_yaml_keys_and_command_line_over_them(tmp_path):
 
 
 def test_our_configs_are_found_by_name_and_all_parse():
-    assert Path(find_config("small")) == cli.CONFIGS / "small.yaml"
+    assert Path(find_config("small")) == CONFIGS / "small.yaml"
     assert find_config("elsewhere.yaml") == "elsewhere.yaml"
-    for path in cli.CONFIGS.glob("*.yaml"):
+    for path in CONFIGS.glob("*.yaml"):
         assert parse("pretrain", "--config", path.stem, "--data", "c", "--out", "r").max_steps > 0
 
 
 def test_a_folder_does_not_hide_one_of_our_configs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evidence").mkdir()  # what `laparoflow evidence --out evidence` writes
-    assert Path(find_config("evidence")) == cli.CONFIGS / "evidence.yaml"
+    assert Path(find_config("evidence")) == CONFIGS / "evidence.yaml"
     (tmp_path / "small").write_text("max_steps: 1")
     assert find_config("small") == "small"
 
@@ -136,10 +225,10 @@ def leaves(values, prefix=()):
             yield (*prefix, key), value
 
 
-@pytest.mark.parametrize("name", [path.stem for path in cli.CONFIGS.glob("*.yaml")])
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
 def test_our_configs_hold_differences_only(name):
     default = plain(parse("pretrain", "--data", "c", "--out", "r"))
-    written = dict(leaves(yaml.safe_load((cli.CONFIGS / f"{name}.yaml").read_text())))
+    written = dict(leaves(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())))
     assert written
     for path, value in written.items():
         usual = default

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from laparoflow.cli import main
-from laparoflow.demo import DemoSettings
+from laparoflow.commands.demo import DemoSettings
 
 
 def test_a_small_demo_runs_through(tmp_path, capsys):

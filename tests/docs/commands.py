@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 
 from laparoflow import cli
+from laparoflow.commands import find_command
 from tests.docs.pages import ROOT, Command
 
 SMALL_OPTIONS = {
@@ -60,8 +61,7 @@ def run_laparoflow(words: list[str], fresh: Path) -> None:
         assert cli.main(words) == 0
         return
     assert name in SMALL, f"tests/docs/commands.py: no rule for `laparoflow {name}`"
-    parser, _ = cli.build_parser(name)
-    parser.parse_args(cli.plain_words(parser, options))  # every option as written is one, with a value of its type
+    cli.parse(find_command(name), options)  # every option as written is one, with a value of its type
     out = fresh / Path(options[options.index("--out") + 1]).name
     options[options.index("--out") + 1] = str(out)
     if "--resume" in options:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import laparoflow_kernels
-from laparoflow import cli
+from laparoflow.commands import COMMANDS, find_command
 from laparoflow.datasets import dataset_names
+from laparoflow.options import options_of
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
 from laparoflow_kernels.problem import FLOW_KERNELS
 from tests.docs.pages import PAGES, ROOT, blocks, code_spans, links, table_rows
@@ -121,11 +122,10 @@ def test_every_point_that_is_not_stated_is_an_option(row):
             assert default in ("", str(parameter.default).lower()), f"{span} has the default {parameter.default}"
             continue
         command, name = span.split(" --")
-        parser, _ = cli.build_parser(command)
-        actions = {action.dest for action in parser._actions}
-        assert name in actions, f"`laparoflow {command}` has no option --{name}"
+        options = options_of(find_command(command).settings)
+        assert name in options, f"`laparoflow {command}` has no option --{name}"
         if default and name != "labels":
-            assert plainly(parser.get_defaults()[name]) == default, f"{span}: {parser.get_defaults()[name]}"
+            assert plainly(options[name].default) == default, f"{span}: {options[name].default}"
 
 
 def plainly(value: object) -> str:
@@ -168,14 +168,14 @@ SRUN = {"--nodes", "--ntasks-per-node", "--signal", "--gpus-per-node", "--gpus-p
 def test_commands_and_options_within_sentences_exist(page):
     """In running text too, a command or an option of ours is one that there is."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    parsers = [cli.build_parser(name)[0] for name in cli.COMMANDS]
-    options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    options = {f"--{option}" for name in COMMANDS for option in options_of(find_command(name).settings)}
+    options |= {"--config", "--help", "--help_all"}
     for span in code_spans(page.read_text(encoding="utf-8")):
         words = span.split()
         if words[:1] == ["make"] and len(words) > 1:
             assert re.search(rf"^{re.escape(words[1])}:", makefile, re.M), f"{page.name}: no target for `{span}`"
         elif words[:1] == ["laparoflow"] and len(words) > 1 and not words[1].isupper():
-            assert words[1] in cli.COMMANDS, f"{page.name}: `{span}` is no command"
+            assert words[1] in COMMANDS, f"{page.name}: `{span}` is no command"
         elif page.name in ("TRAINING.md", "DATA.md", "FIDELITY.md", "README.md") and span.startswith("--"):
             option = "--" + re.split(r"[ =]", span[2:])[0].replace("-", "_")
             known = option in options or any(one.startswith(option + ".") for one in options)
@@ -189,7 +189,7 @@ def test_every_data_set_has_a_command():
 
 def test_every_subcommand_is_shown_in_training():
     shown = "\n".join(block.text for block in blocks(ROOT / "docs" / "TRAINING.md", "bash"))
-    assert {name for name in cli.COMMANDS if f"laparoflow {name} " not in shown} == set()
+    assert {name for name in COMMANDS if f"laparoflow {name} " not in shown} == set()
 
 
 def test_the_module_has_the_options_of_the_function():

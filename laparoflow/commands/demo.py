@@ -17,18 +17,12 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from laparoflow.commands.base import Command
 
-from laparoflow.cli import build_parser, parse_settings
-from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
-from laparoflow.probes import ProbeSettings, run_probe
-from laparoflow.report import write_report
-from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
-from laparoflow.training.run import pretrain, write_text
-from laparoflow.video.prepare import prepare
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass
@@ -72,19 +66,35 @@ class DemoSettings:
 LABEL_EVERY = 4
 
 
-def run_demo(settings: DemoSettings) -> dict[str, Any]:
-    """Run it, print the table, and return what ``demo.json`` holds.
+def check(settings: DemoSettings) -> None:
+    """Refuse a folder that holds files, and more labels than there are labelled frames.
 
     Raises:
         FileExistsError: ``out`` holds files.
         ValueError: more labels than there are labelled frames.
     """
-    out, console = Path(settings.out), Console()
+    out = Path(settings.out)
     available = settings.pretrain_clips * len(range(0, settings.frames, LABEL_EVERY))
     if settings.labels > available:
         raise ValueError(f"labels: the pretraining clips have {available} labelled frames, got {settings.labels}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out: {out} exists and is not empty; name another folder")
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Run it, print the table, and return what ``demo.json`` holds; see :func:`check` for what is refused."""
+    from rich.console import Console
+
+    from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
+    from laparoflow.options import load_recipe
+    from laparoflow.probes import ProbeSettings, run_probe
+    from laparoflow.report import write_report
+    from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
+    from laparoflow.training.run import pretrain, write_text
+    from laparoflow.video.prepare import prepare
+
+    check(settings)
+    out, console = Path(settings.out), Console()
     begun = time.perf_counter()
     root = out / "synthetic"
     clips = settings.pretrain_clips + settings.test_clips
@@ -99,13 +109,10 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     prepare(videos, out / "cache", SYNTHETIC_PREPARE)
 
     console.print("3/5 pretraining without labels")
-    parser, settings_class = build_parser("pretrain")
-    words = [word for file in settings.recipe for word in ("--config", file)]
-    words += ["--data", str(out / "cache"), "--out", str(out / "run")]
-    words += ["--seed", str(settings.seed)]
+    changes: dict[str, Any] = {"data": out / "cache", "out": out / "run", "seed": settings.seed}
     if settings.max_steps is not None:
-        words += ["--max-steps", str(settings.max_steps)]
-    summary = pretrain(parse_settings(parser, settings_class, words))
+        changes["max_steps"] = settings.max_steps
+    summary = pretrain(load_recipe(settings.recipe, changes))
 
     console.print(f"4/5 probing frozen features with {settings.labels} labelled frames, on unseen clips")
     metrics = {
@@ -156,6 +163,8 @@ def scores(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def table(result: dict[str, Any]) -> Table:
     """The closing table: trained beside random init."""
+    from rich.table import Table
+
     shown = Table(title=f"Frozen features, {result['labels']} labelled frames, unseen clips")
     for title in ("score", "pretrained", "random init"):
         shown.add_column(title, justify="left" if title == "score" else "right")
@@ -171,3 +180,14 @@ def _cell(score: dict[str, Any]) -> str:
         return "none"
     spread = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
     return f"{score['mean']:.3f}{spread}"
+
+
+COMMAND = Command(
+    DemoSettings,
+    run_demo,
+    {
+        "what goes in and out": ("out", "scene", "pretrain_clips", "test_clips", "frames"),
+        "learning": ("recipe", "max_steps", "labels", "seeds", "seed"),
+    },
+    check=check,
+)

@@ -1,0 +1,23 @@
+"""The commands: name -> one line; the module of that name holds a ``COMMAND``, and is imported when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from laparoflow.commands.base import Command
+
+COMMANDS = {
+    "demo": "the whole job on a generated video, in minutes",
+    "prepare": "videos to a cache of frames and flow",
+    "pretrain": "train a network on a cache",
+    "speed": "time reading, views and steps of a recipe",
+    "probe": "score frozen features with few labels",
+    "export": "write a trained network for timm or ONNX",
+    "evidence": "ours against every control under one budget",
+    "report": "one HTML page over runs",
+}
+
+
+def find_command(name: str) -> Command:
+    """The command of a name in ``COMMANDS``."""
+    return import_module(f"laparoflow.commands.{name}").COMMAND

@@ -1,0 +1,58 @@
+"""``laparoflow pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from laparoflow.commands.base import Command, need
+from laparoflow.training.settings import PretrainSettings
+
+RECIPE = {
+    "the method": (
+        "method.name",
+        "method.CHOSEN.guide",
+        "method.CHOSEN.bandwidth",
+        "method.CHOSEN.flow_kernel",
+        "method.CHOSEN.temperature",
+        "method.CHOSEN.queue",
+        "method.CHOSEN.contrast.temperature",
+        "method.CHOSEN.contrast.positives",
+        "method.CHOSEN.contrast.scope",
+        "method.CHOSEN.momentum",
+    ),
+    "the network": ("encoder.backbone", "encoder.image_size", "encoder.weights", "encoder.embed_stride", "encoder.dim"),
+    "the views": ("views.size", "views.geometry.scale", "views.geometry.rotation", "views.photometric.jitter"),
+    "the machine": ("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.workers"),
+}
+
+
+def check(settings: PretrainSettings) -> None:
+    """Refuse a cache or a file of weights that is not there."""
+    need("data", Path(settings.data), "a cache written by `laparoflow prepare`", folder=True)
+    if settings.encoder.weights is not None and not settings.resume:
+        need("encoder.weights", Path(settings.encoder.weights), "a file of weights")
+
+
+def run(settings: PretrainSettings) -> None:
+    """Train a network, and say how it went."""
+    from laparoflow.training.launch import find_launch
+    from laparoflow.training.run import pretrain
+
+    summary = pretrain(settings)
+    if find_launch(settings.trainer.devices).rank:  # one process speaks for all
+        return
+    loss = "nothing left to do" if summary["loss"] is None else f"loss {summary['loss']:.4f}"
+    print(f"{summary['steps']} steps, {loss}, {summary['seconds']:.0f} s; run in {settings.out}")
+
+
+COMMAND = Command(
+    PretrainSettings,
+    run,
+    {
+        "what goes in and out": ("data", "out", "resume"),
+        "length": ("max_steps", "batch_size", "optimiser.rate", "seed"),
+        **RECIPE,
+        "watching": ("online.every", "online.dataset", "online.root", "trainer.log_every", "trainer.checkpoint_every"),
+    },
+    check=check,
+)

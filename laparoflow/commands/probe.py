@@ -1,0 +1,50 @@
+"""``laparoflow probe``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from laparoflow.commands.base import Command, need
+from laparoflow.probes.settings import ProbeSettings
+
+
+def check(settings: ProbeSettings) -> None:
+    """Refuse labels, a checkpoint or weights that are not there."""
+    need("root", Path(settings.root), f"the folder of the data set {settings.dataset}", folder=True)
+    need("checkpoint", Path(settings.checkpoint), "a run of `laparoflow pretrain` or one of its checkpoints")
+    if settings.test_root is not None:
+        need("test_root", Path(settings.test_root), f"the folder of the data set {settings.test_dataset}", folder=True)
+    if settings.weights_control is not None:
+        need("weights_control", Path(settings.weights_control), "a file of weights")
+
+
+def run(settings: ProbeSettings) -> None:
+    """Score frozen features, and print the means."""
+    from laparoflow.probes.run import run_probe
+
+    metrics = run_probe(settings)
+    for row in metrics["summary"]:
+        scores = ", ".join(
+            f"{name} {value['mean']:.3f}"
+            for name, value in row.items()
+            if isinstance(value, dict) and value["mean"] is not None
+        )
+        print(f"{row['backbone']}, {row['labels']} labels: {scores}")
+    for text in metrics["warnings"]:
+        print(f"note: {text}")
+    print(f"metrics and pictures in {settings.out}")
+
+
+COMMAND = Command(
+    ProbeSettings,
+    run,
+    {
+        "what goes in and out": ("task", "dataset", "root", "checkpoint", "out", "overwrite", "dataset_options"),
+        "labels and seeds": ("labels", "seeds", "split", "test_fraction", "test_videos", "train_videos"),
+        "the head": ("head", "image_size", "steps", "batch_size", "learning_rate", "finetune", "finetune_steps"),
+        "controls": ("random_control", "scratch_labels", "weights_control", "weights_backbone"),
+        "another data set": ("test_dataset", "test_root", "class_map"),
+        "the machine": ("device", "pictures"),
+    },
+    check=check,
+)
