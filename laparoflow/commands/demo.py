@@ -109,7 +109,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     prepare(videos, out / "cache", SYNTHETIC_PREPARE)
 
     console.print("3/5 pretraining without labels")
-    changes: dict[str, Any] = {"data": out / "cache", "out": out / "run", "seed": settings.seed}
+    changes: dict[str, Any] = {"data": out / "cache", "out": out / "run", "seed": settings.seed, "online.every": 20}
     if settings.max_steps is not None:
         changes["max_steps"] = settings.max_steps
     summary = pretrain(load_recipe(settings.recipe, changes))

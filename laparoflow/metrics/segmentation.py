@@ -64,12 +64,14 @@ class SegmentationScores:
         return torch.stack(list(self._by_video.values())).sum(0)
 
     def compute(self) -> dict[str, Any]:
-        """Scores as JSON values: mean_iou, mean_dice, pixel_accuracy, per class, per video, mean over videos."""
+        """Scores as JSON values: mean_iou, mean_dice, pixel_accuracy, per class, per video, mean over videos,
+        and confusion (pixel counts, rows truth)."""
         scores = scores_from_confusion(self.confusion, self.classes)
         videos = {video: scores_from_confusion(counts, self.classes) for video, counts in self._by_video.items()}
         means = [entry["mean_iou"] for entry in videos.values() if entry["mean_iou"] is not None]
         return {
             **scores,
+            "confusion": self.confusion.tolist(),
             "mean_iou_over_videos": sum(means) / len(means) if means else None,
             "per_video": {video: entry["mean_iou"] for video, entry in sorted(videos.items())},
         }

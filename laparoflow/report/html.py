@@ -1,22 +1,31 @@
 """`laparoflow report`: runs in, one HTML page out.
 
-The page holds its pictures and style itself, has no script, and asks nothing of a network. Beside PAGE.html are
-PAGE.json with the figures and PAGE_pictures/ with the pictures.
+The page holds its pictures, style and script itself and asks nothing of a network. Beside PAGE.html are PAGE.json with the
+figures and PAGE_pictures/ with the pictures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import laparoflow
+from laparoflow.report.explore import cached_frames, explore_run, run_settings
 from laparoflow.report.files import write_bytes, write_json
-from laparoflow.report.run_pictures import run_figures
-from laparoflow.report.sections import Section, evidence_section, pretrain_section, probe_section
+from laparoflow.report.headline import Headline, headline
+from laparoflow.report.pictures import Picture
+from laparoflow.report.sections import Section, Strip, evidence_section, pretrain_section, probe_pictures, probe_section
 from laparoflow.report.sources import Source, find_sources
+
+EXPLORED = 2
+"""Runs of which the page holds the interactive view, some megabytes each."""
 
 
 def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow report") -> Path:
@@ -39,28 +48,71 @@ def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow repor
     out = Path(out)
     if out.suffix != ".html":
         raise ValueError(f"out must end in .html, got {out}")
-    sources = find_sources([Path(run) for run in runs])
-    sections = [section_of(source) for source in sources]
-    environment = Environment(
-        loader=PackageLoader("laparoflow", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("page.html").render(title=title, version=laparoflow.__version__, sections=sections)
+    sources = sorted(find_sources([Path(run) for run in runs]), key=_place)
+    trained = [source for source in sources if source.kind == "pretrain"]
+    sections = []
+    for source in sources:
+        if source.kind == "probe":
+            sections.append(probe_section(source))
+        elif source.kind == "evidence":
+            sections.append(evidence_section(source))
+        else:
+            sections.append(_run_section(source, sources, source in trained[:EXPLORED]))
+            if source not in trained[:EXPLORED]:
+                sections[-1].warnings.append("The page lets the first runs be explored; name this one alone to explore it.")
     for number, section in enumerate(sections, start=1):
-        for position, figure in enumerate(section.figures, start=1):
-            name = re.sub(r"[^a-z0-9]+", "_", figure.caption.lower()).strip("_")[:60]
-            write_bytes(out.parent / f"{out.stem}_pictures" / f"{number:02d}_{position:02d}_{name}.png", figure.png)
+        for position, figure in enumerate([*section.charts, *(f for s in section.strips for f in s.figures)], start=1):
+            name = re.sub(r"[^a-z0-9]+", "_", figure.caption.lower()).strip("_")[:60] or "picture"
+            content = figure.content if isinstance(figure.content, bytes) else figure.content.encode()
+            suffix = "png" if isinstance(figure.content, bytes) else "svg"
+            write_bytes(out.parent / f"{out.stem}_pictures" / f"{number:02d}_{position:02d}_{name}.{suffix}", content)
     document = [{"kind": s.kind, "title": s.title, "content": s.content, "curves": s.curves} for s in sources]
     write_json(out.with_suffix(".json"), {"format": "laparoflow-report-1", "sources": document})
+    return write_page(out, title, sections, headline(sources))
+
+
+def _place(source: Source) -> int:
+    """The order of the page: comparisons, segmentation, key points, pretraining."""
+    return ("evidence", "segmentation", "keypoints", "pretrain").index(source.content.get("task", source.kind))
+
+
+def write_page(out: Path, title: str, sections: Sequence[Section], first: Headline) -> Path:
+    """Writes the page alone."""
+    environment = Environment(
+        loader=PackageLoader("laparoflow", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    colours = (255 * matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]).round().astype(int).tolist()
+    parts = {name: (files("laparoflow.report") / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
+    page = environment.get_template("page.html").render(
+        title=title,
+        version=laparoflow.__version__,
+        sections=sections,
+        headline=first,
+        style=parts["page.css"],
+        script=parts["page.js"],
+        colours=colours,
+    )
     return write_bytes(out, page.encode())
 
 
-def section_of(source: Source) -> Section:
-    """The page's section about one source."""
-    if source.kind == "probe":
-        return probe_section(source)
-    if source.kind == "evidence":
-        return evidence_section(source)
-    return pretrain_section(source, run_figures(source))
+def _run_section(source: Source, sources: Sequence[Source], explored: bool) -> Section:
+    """A pretraining run; its interactive view also has the segmented frames of the probes of that run."""
+    frames = cached_frames(run_settings(source.folder))
+    explorer: dict[str, Any] | None = None
+    if explored:
+        labelled: list[tuple[str, dict[str, Picture], tuple[int, int]]] = []
+        for probe in (s for s in sources if s.kind == "probe" and s.content["task"] == "segmentation"):
+            if _checkpoint(probe.content) == source.folder.resolve():
+                height, width = probe.content["image_size"]
+                labelled += [(name, pictures, (height, width)) for name, pictures in probe_pictures(probe).items()]
+        explorer = explore_run(source.folder, frames, labelled)
+    return pretrain_section(source, frames, explorer)
+
+
+def _checkpoint(content: Mapping[str, Any]) -> Path | None:
+    """The run that a probe scored."""
+    named = (content.get("settings") or {}).get("checkpoint")
+    return Path(named).resolve() if named else None
+
+
+__all__ = ["Strip", "write_page", "write_report"]

@@ -17,6 +17,8 @@ Picture = NDArray[np.uint8]
 GAP = 4
 LONGEST = 512
 """Longer side, in pixels, that a picture for the page is shrunk to."""
+PCK_RADIUS = 0.05
+"""Share of the picture's diagonal within which the charted PCK counts a key point as found."""
 TRUTH_COLOUR, FOUND_COLOUR = (255, 255, 255), (255, 64, 64)
 
 
@@ -54,7 +56,8 @@ def mask_picture(image: Picture, truth: NDArray[np.integer], prediction: NDArray
 
 
 def keypoint_picture(image: Picture, truth: NDArray[np.floating], found: Sequence[NDArray[np.floating]]) -> Picture:
-    """The picture with true points as white rings and detections as red crosses.
+    """The picture with true points in white, each in a circle of the radius within which PCK counts, and detections as red
+    crosses.
 
     Args:
         image: [H, W, 3].
@@ -62,57 +65,45 @@ def keypoint_picture(image: Picture, truth: NDArray[np.floating], found: Sequenc
         found: per joint [P, 3] (x, y, score).
     """
     drawn = np.ascontiguousarray(image).copy()
-    radius = max(3, round(0.02 * max(image.shape[:2])))
+    radius = max(3, round(PCK_RADIUS * float(np.hypot(*image.shape[:2]))))
     for x, y, visibility in truth.reshape(-1, 3):
         if visibility > 0:
-            cv2.circle(drawn, (round(float(x)), round(float(y))), radius, TRUTH_COLOUR, 1, cv2.LINE_AA)
+            place = (round(float(x)), round(float(y)))
+            cv2.circle(drawn, place, radius, TRUTH_COLOUR, 1, cv2.LINE_AA)
+            cv2.circle(drawn, place, 1, TRUTH_COLOUR, -1, cv2.LINE_AA)
     for x, y, _ in np.concatenate([*found, np.zeros((0, 3))]):
         place = (round(float(x)), round(float(y)))
-        cv2.drawMarker(drawn, place, FOUND_COLOUR, cv2.MARKER_TILTED_CROSS, 2 * radius, 1, cv2.LINE_AA)
+        cv2.drawMarker(drawn, place, FOUND_COLOUR, cv2.MARKER_TILTED_CROSS, max(5, radius // 2), 2, cv2.LINE_AA)
     return drawn
 
 
-def pca_pictures(features: Tensor, longest: int = 256) -> list[Picture]:
-    """The first three principal components of features [n, C, h, w] as colours, one picture each.
-
-    The components are those of all n maps together, so that equal colours mean equal features; each is scaled from
-    its 2nd to its 98th percentile.
-    """
-    n, channels, height, width = features.shape
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels).double()
-    rows = rows - rows.mean(0)
-    _, vectors = torch.linalg.eigh(rows.T @ rows)
-    components = rows @ vectors[:, -3:].flip(1)
-    if channels < 3:
-        components = torch.nn.functional.pad(components, (0, 3 - channels))
-    low, high = torch.quantile(components[:: max(1, len(components) // 100_000)], torch.tensor([0.02, 0.98]).double(), dim=0)
-    scaled = ((components - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    maps = (255 * scaled).round().to(torch.uint8).reshape(n, height, width, 3).numpy()
-    scale = max(1, longest // max(height, width))
-    return [cv2.resize(picture, (width * scale, height * scale), interpolation=cv2.INTER_NEAREST) for picture in maps]
-
-
-def flow_picture(
-    flow: NDArray[np.floating], longest: float | None = None, valid: NDArray[np.bool_] | None = None
-) -> Picture:
-    """Flow [2, H, W] as colours: hue is direction (red right, through yellow down), saturation is length.
+class Components:
+    """The first three principal components of features as colours; equal colours mean equal features.
 
     Args:
-        flow: (dx, dy) in pixels.
-        longest: the length shown in full colour; None takes the 99th percentile.
-        valid: bool [H, W]; the rest is black.
+        rows: features [n, C]; each component is scaled from its 2nd to its 98th percentile in them.
     """
-    dx, dy = flow.astype(np.float64)
-    length = np.hypot(dx, dy)
-    kept = np.ones(length.shape, bool) if valid is None else valid
-    if longest is None:
-        longest = float(np.percentile(length[kept], 99)) if kept.any() else 1.0
-    hue = (np.degrees(np.arctan2(dy, dx)) % 360) / 2
-    saturation = np.clip(length / max(longest, 1e-9), 0, 1) * 255
-    hsv = np.stack([hue, saturation, np.full_like(hue, 255)], axis=-1)
-    picture = cv2.cvtColor(np.nan_to_num(hsv).round().astype(np.uint8), cv2.COLOR_HSV2RGB)
-    picture[~kept] = 0
-    return picture.astype(np.uint8)
+
+    def __init__(self, rows: Tensor) -> None:
+        rows = rows[:: max(1, len(rows) // 100_000)].double()
+        self.mean = rows.mean(0)
+        _, vectors = torch.linalg.eigh((rows - self.mean).T @ (rows - self.mean))
+        self.vectors = torch.nn.functional.pad(vectors[:, -3:].flip(1), (0, max(0, 3 - rows.shape[1])))
+        components = (rows - self.mean) @ self.vectors
+        self.low, self.high = torch.quantile(components, torch.tensor([0.02, 0.98]).double(), dim=0)
+
+    def picture(self, features: Tensor) -> Picture:
+        """Features [C, h, w] as colours [h, w, 3]."""
+        components = (features.movedim(0, -1).double() - self.mean) @ self.vectors
+        scaled = ((components - self.low) / (self.high - self.low).clamp_min(1e-12)).clamp(0, 1)
+        return (255 * scaled).round().to(torch.uint8).numpy()
+
+
+def pca_pictures(features: Tensor, longest: int = 256) -> list[Picture]:
+    """:class:`Components` of all features [n, C, h, w] together, one enlarged picture each."""
+    components = Components(features.movedim(1, -1).flatten(0, 2))
+    scale = max(1, longest // max(features.shape[2:]))
+    return [np.repeat(np.repeat(components.picture(item), scale, 0), scale, 1) for item in features]
 
 
 def beside(pictures: Sequence[Picture]) -> Picture:
@@ -127,3 +118,9 @@ def beside(pictures: Sequence[Picture]) -> Picture:
         sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
         left += picture.shape[1] + GAP
     return sheet
+
+
+def panels(sheet: Picture, count: int) -> list[Picture]:
+    """The pictures of one size that :func:`beside` put in a row."""
+    width = (sheet.shape[1] - GAP * (count - 1)) // count
+    return [sheet[:, left : left + width] for left in range(0, count * (width + GAP), width + GAP)]

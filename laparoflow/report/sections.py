@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from laparoflow.report.charts import curve_chart, score_chart
-from laparoflow.report.pictures import palette
+import numpy as np
+from PIL import Image
+
+from laparoflow.report.charts import bar_chart, confusion_chart, curve_chart, score_chart
+from laparoflow.report.files import png_bytes
+from laparoflow.report.pictures import PCK_RADIUS, Picture, palette, panels
 from laparoflow.report.sources import Source
+from laparoflow.video.cache import CachedFrame
+from laparoflow.video.pictures import flow_picture, flow_wheel, full_length
 
 SCORE_NAMES = {
     "mean_iou": "mean IoU",
@@ -28,7 +34,17 @@ SCORE_NAMES = {
     "mean_nsd": "mean NSD",
     "sar_rarp50/score": "SAR-RARP50 score",
 }
-CHARTED = {"segmentation": "mean_iou", "keypoints": "pck/0.05"}
+CHARTED = {"segmentation": "mean_iou", "keypoints": f"pck/{PCK_RADIUS:g}"}
+CURVES = {
+    "excess": "loss above its floor (nats)",
+    "valid": "pixels that count (share)",
+    "online/feature_spread": "feature spread (1: even, 0: collapsed)",
+    "online/effective_rank": "effective rank (dimensions)",
+    "online/linear": "linear probe (mean recall)",
+    "online/knn": "nearest neighbours (accuracy)",
+    "lr": "learning rate (of the first group)",
+}
+"""Logged values that the page shows, with their names and units; all of them are in PAGE.json."""
 DASH = "\N{EN DASH}"
 
 
@@ -43,15 +59,25 @@ class Table:
 
 @dataclass
 class Figure:
-    """A picture: caption and PNG bytes."""
+    """A picture: caption, and PNG bytes or the text of an SVG."""
 
     caption: str
-    png: bytes
+    content: bytes | str
+    legend: bool = False
 
     @property
     def data(self) -> str:
         """The PNG in base64."""
-        return base64.b64encode(self.png).decode()
+        assert isinstance(self.content, bytes)
+        return base64.b64encode(self.content).decode()
+
+
+@dataclass
+class Strip:
+    """Pictures of one thing in a row."""
+
+    title: str
+    figures: list[Figure]
 
 
 @dataclass
@@ -62,13 +88,16 @@ class Section:
     subtitle: str
     warnings: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
+    charts: list[Figure] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
+    note: str = ""
+    explorer: dict[str, Any] | None = None
     details: str = ""
 
 
 def probe_section(source: Source) -> Section:
-    """Scores against label budget, per-class table, pictures."""
+    """Scores, score against label budget, confusion, per-class bars, pictures."""
     content = source.content
     task, names, summary = content["task"], content["names"], content["summary"]
     kind = "Segmentation" if task == "segmentation" else "Key points"
@@ -83,17 +112,57 @@ def probe_section(source: Source) -> Section:
     section.warnings = list(content.get("warnings", []))
     section.tables = [summary_table(summary), _per_name_table(content, task, names)]
     charted = CHARTED[task]
-    section.figures.append(Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted])))
+    if len({entry["labels"] for entry in summary}) > 1:
+        section.charts.append(Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted])))
+    budgets, values = _per_name_means(content, task, names)
+    what = "per class" if task == "segmentation" else "per joint"
+    section.charts.append(Figure(what, bar_chart(values, SCORE_NAMES[charted])))
     if task == "segmentation":
-        colours = palette(len(names))
-        section.legend = [(name, "#" + bytes(colours[i].tolist()).hex()) for i, name in enumerate(names)]
-    what = "picture, truth, prediction" if task == "segmentation" else "white rings: truth, red crosses: detections"
-    for name, path in source.pictures.items():
-        stem = path.stem.replace("_", " ")
-        caption = stem if "features" in name.split("/")[0] else f"{stem} ({what})"
-        section.figures.append(Figure(caption, path.read_bytes()))
+        section.legend = class_legend(names)
+        for backbone, budget in budgets.items():
+            runs = [r["metrics"] for r in content["runs"] if (r["backbone"], r["labels"]) == (backbone, budget)]
+            if all("confusion" in metrics for metrics in runs):
+                counts = np.sum([metrics["confusion"] for metrics in runs], axis=0)
+                caption = f"confusion of {backbone}, {budget} labels: percent of each true class"
+                section.charts.append(Figure(caption, confusion_chart(counts.tolist(), names)))
+    else:
+        section.note = f"White: true points, in circles of {100 * PCK_RADIUS:g} % of the diagonal. Red crosses: detections."
+    section.strips = probe_strips(source) + [
+        Strip(f"features as colours, {path.stem.removesuffix('_features_pca')}", [Figure("", path.read_bytes())])
+        for name, path in source.pictures.items()
+        if name.startswith("features")
+    ]
     section.details = json.dumps({"settings": content.get("settings"), "split": split}, indent=1)
     return section
+
+
+def class_legend(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Classes with their colours as CSS has them."""
+    colours = palette(len(names))
+    return [(name, "#" + bytes(colours[i].tolist()).hex()) for i, name in enumerate(names)]
+
+
+def probe_pictures(source: Source) -> dict[str, dict[str, Picture]]:
+    """Pictures of a probe by frame: for segmentation the image, the truth, then each backbone's prediction, random first."""
+    backbones = list(dict.fromkeys(run["backbone"] for run in source.content["runs"]))
+    frames: dict[str, dict[str, Picture]] = {}
+    for backbone in sorted(backbones, key=lambda name: name != "random"):
+        for name, path in source.pictures.items():
+            if name.startswith("predictions") and path.stem.startswith(f"{backbone}_"):
+                shown = frames.setdefault(path.stem.removeprefix(f"{backbone}_"), {})
+                sheet = np.array(Image.open(path).convert("RGB"))
+                if source.content["task"] == "segmentation":
+                    shown["image"], shown["truth"], sheet = panels(sheet, 3)
+                shown[backbone] = sheet
+    return frames
+
+
+def probe_strips(source: Source) -> list[Strip]:
+    """A row of pictures per frame."""
+    return [
+        Strip(frame.replace("_", " "), [Figure(name, png_bytes(picture)) for name, picture in pictures.items()])
+        for frame, pictures in probe_pictures(source).items()
+    ]
 
 
 def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
@@ -112,36 +181,64 @@ def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Scores", header, rows)
 
 
-def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str], where: str = "") -> Table:
-    """Per class or joint, mean over seeds, a column per backbone at its largest budget."""
-    key, score = ("per_class_iou", None) if task == "segmentation" else ("per_joint", "0.05")
+def _per_name_values(
+    content: Mapping[str, Any], task: str, names: Sequence[str]
+) -> tuple[dict[str, int], dict[str, dict[str, list[float]]]]:
+    """The largest budget of each backbone, and backbone -> class or joint -> scores of the seeds at that budget."""
+    key, score = ("per_class_iou", None) if task == "segmentation" else ("per_joint", f"{PCK_RADIUS:g}")
     most: dict[str, int] = {}
     for run in content["runs"]:
         most[run["backbone"]] = max(run["labels"], most.get(run["backbone"], 0))
-    rows = []
-    for name in names:
-        row = [name]
-        for backbone, budget in most.items():
-            runs = [run for run in content["runs"] if run["backbone"] == backbone and run["labels"] == budget]
-            values = [run["metrics"][key][name] for run in runs]
-            values = [value if score is None else value["pck"][score] for value in values]
-            row.append(spread_text(_spread([value for value in values if value is not None])))
-        rows.append(row)
-    what = "IoU per class" if task == "segmentation" else "PCK at 5 % of the diagonal per joint"
-    header = ["class" if score is None else "joint", *(f"{backbone}, {budget} labels" for backbone, budget in most.items())]
+    values: dict[str, dict[str, list[float]]] = {backbone: {name: [] for name in names} for backbone in most}
+    for run in content["runs"]:
+        if run["labels"] == most[run["backbone"]]:
+            for name in names:
+                value = run["metrics"][key][name]
+                value = value if score is None else value["pck"][score]
+                values[run["backbone"]][name] += [] if value is None else [value]
+    return most, values
+
+
+def _per_name_means(
+    content: Mapping[str, Any], task: str, names: Sequence[str]
+) -> tuple[dict[str, int], dict[str, dict[str, float | None]]]:
+    most, values = _per_name_values(content, task, names)
+    return most, {
+        backbone: {name: _spread(scores)["mean"] for name, scores in row.items()} for backbone, row in values.items()
+    }
+
+
+def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str], where: str = "") -> Table:
+    """Per class or joint, mean over seeds, a column per backbone at its largest budget."""
+    most, values = _per_name_values(content, task, names)
+    rows = [[name, *(spread_text(_spread(values[backbone][name])) for backbone in most)] for name in names]
+    what = "IoU per class" if task == "segmentation" else f"{SCORE_NAMES[CHARTED[task]]} per joint"
+    header = ["class" if task == "segmentation" else "joint", *(f"{name}, {budget} labels" for name, budget in most.items())]
     return Table(f"{where}{what}", header, rows)
 
 
-def pretrain_section(source: Source, figures: Sequence[Figure] = ()) -> Section:
-    """Figures of the run, its learning curves, and pictures made from its cache."""
+def pretrain_section(source: Source, frames: Sequence[CachedFrame] = (), explorer: dict[str, Any] | None = None) -> Section:
+    """Figures of the run, its learning curves, what it saw, and the interactive view."""
     content = source.content
     wanted = ("method", "steps", "loss", "seconds", "frames", "parameters", "processes")
     rows = [[name, _plain(content[name])] for name in wanted if name in content]
-    section = Section("Pretraining", source.title, tables=[Table("Run", ["figure", "value"], rows)])
-    if source.curves:
-        section.figures.append(Figure("learning curves over steps", curve_chart(source.curves)))
-    section.figures += figures
-    section.figures += [Figure(path.stem.replace("_", " "), path.read_bytes()) for path in source.pictures.values()]
+    section = Section("Pretraining", source.title, tables=[Table("Run", ["figure", "value"], rows)], explorer=explorer)
+    names = {("lr" if name.startswith("lr-") else name): name for name in reversed(source.curves)}
+    shown = {label: names[name] for name, label in CURVES.items() if name in names}
+    if "excess" not in names and "loss" in names:
+        shown = {"loss": "loss", **shown}
+    section.charts = [Figure(label, curve_chart(source.curves[name])) for label, name in shown.items()]
+    for frame in frames:
+        flow = frame.flow[:2]
+        longest = full_length(flow, frame.valid)
+        figures = [
+            Figure("frame", png_bytes(frame.image)),
+            Figure("its flow (black: left out)", png_bytes(flow_picture(flow, longest, frame.valid))),
+            Figure(f"direction; rim: {longest:.1f} px over {frame.gap} frames", png_bytes(flow_wheel(96)), legend=True),
+        ]
+        section.strips.append(Strip(f"clip {frame.clip}, frame {frame.frame}", figures))
+    for path in source.pictures.values():
+        section.strips.append(Strip(path.stem.replace("_", " "), [Figure("", path.read_bytes())]))
     config = source.folder / "config.yaml"
     section.details = config.read_text(encoding="utf-8") if config.is_file() else json.dumps(content, indent=1)
     return section
@@ -163,10 +260,11 @@ def evidence_section(source: Source) -> Section:
         section.tables.append(Table(caption, ["method", *(f"{budget} labels" for budget in budgets)], rows))
         section.tables += _evidence_names(content.get("entries", []), scene, task)
         lines = [{"backbone": e["method"], "labels": e["labels"], "score": e} for e in chosen]
-        section.figures.append(Figure(caption, score_chart(lines, "score", score)))
+        if len(budgets) > 1:
+            section.charts.append(Figure(caption, score_chart(lines, "score", score)))
     verdicts = [[verdict["text"]] for verdict in content.get("verdicts", [])]
     section.tables.append(Table("Verdicts (beats: every seed above every seed)", ["comparison"], verdicts))
-    section.figures += [Figure(name, path.read_bytes()) for name, path in source.pictures.items()]
+    section.strips = [Strip(name, [Figure("", path.read_bytes())]) for name, path in source.pictures.items()]
     section.details = json.dumps(content.get("settings"), indent=1)
     return section
 

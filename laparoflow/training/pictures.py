@@ -37,10 +37,24 @@ def whole_frame(batch: FrameBatch, row: int, stride: int) -> PixelView:
     return describe_view(view, flow, valid, frame_spread(flow, valid), stride)
 
 
-def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, float]]) -> Tensor:
-    """The weights that a method gives to the pairs of some pixels with all others of the frame.
+def pair_guides(method: Method, views: Sequence[PixelView]) -> tuple[list[Tensor], list[Tensor], str, float]:
+    """What a method's pair weights compare: a map [B, F, h, w] and a mask [B, h, w] per view, flow kernel, bandwidth.
 
     Methods without pair weights show those of the flow method's defaults.
+    """
+    if isinstance(method, FlowMethod):
+        guides, masks = [method.guide(view) for view in views], [method.mask(view) for view in views]
+        return guides, masks, method.contrast.kernel, method.contrast.bandwidth
+    if isinstance(method, CoordinateMethod):
+        guides = place_guides(views[0], views[-1])[: len(views)] if views else []
+        return guides, [view.inside for view in views], method.contrast.kernel, method.contrast.bandwidth
+    usual = FlowSettings()
+    guides = [v.flow.float() / v.spread.float().clamp(min=usual.min_spread).view(-1, 1, 1, 1) for v in views]
+    return guides, [view.valid for view in views], usual.flow_kernel, usual.bandwidth
+
+
+def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, float]]) -> Tensor:
+    """The weights that a method gives to the pairs of some pixels with all others of the frame, as :func:`pair_guides` says.
 
     Args:
         method: the method.
@@ -50,16 +64,7 @@ def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, 
     Returns:
         float [P, h, w] in 0..1; 0 where a cell is masked.
     """
-    if isinstance(method, FlowMethod):
-        guide, mask = method.guide(view), method.mask(view)
-        kernel, bandwidth = method.contrast.kernel, method.contrast.bandwidth
-    elif isinstance(method, CoordinateMethod):
-        guide, mask = place_guides(view, view)[0], view.inside
-        kernel, bandwidth = method.contrast.kernel, method.contrast.bandwidth
-    else:
-        usual = FlowSettings()
-        guide = view.flow.float() / view.spread.float().clamp(min=usual.min_spread).view(-1, 1, 1, 1)
-        mask, kernel, bandwidth = view.valid, usual.flow_kernel, usual.bandwidth
+    (guide,), (mask,), kernel, bandwidth = pair_guides(method, [view])
     rows, columns = mask.shape[-2:]
     cells = [min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1) for x, y in pixels]
     every, keep = guide.flatten(2).transpose(1, 2), mask.flatten(1)

@@ -1,7 +1,7 @@
 """One picture per clip by which a person sees whether its cache is right.
 
-Each row is a cached frame: the image, its flow as colour (hue is direction, brightness is length), and the
-image with invalid pixels darkened; above it the frame's place in the source, its gap and its motion.
+Each row is a cached frame: the image, its flow as colour, and the image with invalid pixels darkened; above it the
+frame's place in the source, its gap, its motion, and the legend of the colours with the length of its rim.
 """
 
 from __future__ import annotations
@@ -19,14 +19,42 @@ ROWS = 6
 LABEL = 18  # height in pixels of a row's text
 
 
-def flow_colours(flow: NDArray[np.float32], longest: float | None = None) -> NDArray[np.uint8]:
-    """Flow float32 [2, H, W] as colours uint8 [H, W, 3] RGB; ``longest`` (pixels) is full brightness."""
-    length = np.hypot(flow[0], flow[1])
-    longest = longest if longest else max(float(np.percentile(length, 98)), 1e-3)
-    hue = (np.arctan2(flow[1], flow[0]) + np.pi) / (2 * np.pi) * 179
-    value = np.clip(length / longest, 0, 1) * 255
-    hsv = np.stack([hue, np.full_like(hue, 220), value], -1).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
+def flow_picture(
+    flow: NDArray[np.floating], longest: float | None = None, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
+    """Flow [2, H, W] in the colours of ``torchvision.utils.flow_to_image``: hue is direction, white is rest.
+
+    Args:
+        flow: (dx, dy) in pixels.
+        longest: the length in pixels that is shown in full colour, as longer ones are; None takes :func:`full_length`.
+        valid: bool [H, W]; the rest is black.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+    """
+    import torch
+    from torchvision.utils import flow_to_image
+
+    longest = full_length(flow, valid) if longest is None else longest
+    vectors = np.nan_to_num(flow.astype(np.float32))
+    vectors = vectors * np.minimum(1, longest / np.maximum(np.hypot(*vectors), 1e-9))
+    scale = np.zeros((2, 1, vectors.shape[2]), np.float32)
+    scale[0] = longest  # flow_to_image divides by the longest vector that it is given
+    colours = flow_to_image(torch.from_numpy(np.concatenate([vectors, scale], 1)))[:, :-1].permute(1, 2, 0).numpy()
+    return colours if valid is None else np.where(valid[..., None], colours, 0).astype(np.uint8)
+
+
+def full_length(flow: NDArray[np.floating], valid: NDArray[np.bool_] | None = None) -> float:
+    """The 99th percentile of the flow's length over the valid pixels, at least 0.001 pixels."""
+    lengths = np.hypot(*flow.astype(np.float64))
+    lengths = lengths[np.isfinite(lengths) if valid is None else valid]
+    return max(float(np.percentile(lengths, 99)), 1e-3) if lengths.size else 1e-3
+
+
+def flow_wheel(side: int) -> NDArray[np.uint8]:
+    """The legend of :func:`flow_picture`, uint8 [side, side, 3]: each place is coloured as flow from the middle to there."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    return np.where(np.hypot(x, y)[..., None] <= 1, flow_picture(np.stack([x, y]), 1.0), 255).astype(np.uint8)
 
 
 def write_overview(folder: Path, clip: ClipRecord, path: Path) -> None:
@@ -42,11 +70,14 @@ def write_overview(folder: Path, clip: ClipRecord, path: Path) -> None:
     rows = []
     for row in index[chosen]:
         frame = read_sample(folder, clip, row)
-        image = frame.image
+        image, flow = frame.image, frame.flow[:2]
         trusted = np.where(frame.valid[..., None], image, image // 4 + np.array([60, 0, 0], np.uint8))
-        strip = np.hstack([image, flow_colours(frame.flow[:2]), trusted]).astype(np.uint8)
+        longest = full_length(flow, frame.valid)
+        strip = np.hstack([image, flow_picture(flow, longest), trusted]).astype(np.uint8)
         text = f"frame {frame.frame}, {frame.time:.2f} s, gap {frame.gap}, motion {row['motion']:.2f} px"
+        text += f", rim of the wheel {longest:.1f} px"
         label = np.zeros((LABEL, strip.shape[1], 3), np.uint8)
+        label[:, -LABEL:] = flow_wheel(LABEL)
         cv2.putText(label, text, (4, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
         rows.extend([label, strip])
     if not rows:

@@ -52,6 +52,24 @@ class Browser:
         _ask(f"{self.address}/url", {"url": page.resolve().as_uri()})
         return _ask(f"{self.address}/se/log", {"type": "browser"})
 
+    def resize(self, width: int, height: int) -> None:
+        """Makes the page's view this large, in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        _ask(f"{self.address}/goog/cdp/execute", command)
+
+    def press(self, key: str) -> None:
+        """A key, sent to what has the focus."""
+        keys = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        _ask(f"{self.address}/actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
+    def tap(self, x: int, y: int, kind: str = "touch") -> None:
+        """A touch or a mouse click at a place of the view."""
+        press = [{"type": step, "button": 0} for step in ("pointerDown", "pointerUp")]
+        steps = [{"type": "pointerMove", "x": x, "y": y}, *press]
+        pointer = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}, "actions": steps}
+        _ask(f"{self.address}/actions", {"actions": [pointer]})
+
     def run(self, script: str) -> Any:
         """What a script in the page returns."""
         return _ask(f"{self.address}/execute/sync", {"script": script, "args": []})

@@ -1,10 +1,11 @@
-"""The page is one file: whole, well-formed, without a script or an address, and it shows what the runs hold."""
+"""The page is one file: whole, well-formed, without an address, and it shows what the runs hold."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from PIL import Image
 
 from laparoflow.report import write_report
 from laparoflow.report.files import write_json, write_png
-from laparoflow.report.sections import _per_name_table
+from laparoflow.report.headline import interval, probe_sentence
+from laparoflow.report.pictures import beside, panels
+from laparoflow.report.sections import _per_name_table, probe_pictures
+from laparoflow.report.sources import find_sources
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -60,7 +64,10 @@ def probe_run(folder: Path, text: str = "two videos <b>only</b>") -> Path:
             "backbone": backbone,
             "labels": labels,
             "seed": seed,
-            "metrics": {"per_class_iou": {"liver": 0.5 + 0.1 * seed, "fat & co": None}},
+            "metrics": {
+                "per_class_iou": {"liver": 0.5 + 0.1 * seed, "fat & co": None},
+                "confusion": [[8, 2], [1 + seed, 4]],
+            },
             "train_frames": [],
         }
         for backbone in ("trained", "random")
@@ -72,7 +79,7 @@ def probe_run(folder: Path, text: str = "two videos <b>only</b>") -> Path:
             "backbone": b,
             "labels": n,
             "seeds": [0, 1],
-            "mean_iou": spread(0.25, 0.75),
+            "mean_iou": spread(0.25, 0.75) if b == "trained" else spread(0.10, 0.50),
             "pixel_accuracy": spread(0.8, 0.9),
         }
         for b in ("trained", "random")
@@ -92,7 +99,9 @@ def probe_run(folder: Path, text: str = "two videos <b>only</b>") -> Path:
         "runs": runs,
     }
     write_json(folder / "metrics.json", content)
-    write_png(folder / "predictions" / "trained_frame.png", np.full((4, 5, 3), 200, dtype=np.uint8))
+    for backbone, grey in (("trained", 200), ("random", 90)):
+        panels = [np.full((4, 5, 3), shade, dtype=np.uint8) for shade in (10, 60, grey)]
+        write_png(folder / "predictions" / f"{backbone}_a_frame.png", beside(panels))
     return folder
 
 
@@ -114,14 +123,15 @@ def test_page_is_self_contained_and_well_formed(tmp_path: Path) -> None:
     out = write_report(runs, tmp_path / "page.html")
     page = Page(out.read_text(encoding="utf-8"))
     assert not page.open
-    assert "script" not in page.tags
+    assert "script" not in page.tags  # without a network there is nothing to explore
     assert "iframe" not in page.tags
     assert page.loads
-    assert all(address.startswith("data:") for address in page.loads)
-    assert "url(" not in out.read_text(encoding="utf-8")
+    assert all(address.startswith(("data:", "#")) for address in page.loads)
+    assert not re.search(r"url\((?!#)", out.read_text(encoding="utf-8"))
     assert "@import" not in out.read_text(encoding="utf-8")
     pictures = [address for address in page.loads if address.startswith("data:image/png;base64,")]
-    assert len(pictures) == 3
+    assert page.tags.count("svg") == 5  # score, classes, two confusions, the loss
+    assert len(pictures) == 8  # image, truth, random, trained: on the first screen and in the section
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).load()
 
@@ -142,7 +152,8 @@ def test_same_content_as_json_and_png(tmp_path: Path) -> None:
     write_report([probe_run(tmp_path / "probe"), pretrain_run(tmp_path / "run")], tmp_path / "page.html")
     document = json.loads((tmp_path / "page.json").read_text())
     assert [source["kind"] for source in document["sources"]] == ["probe", "pretrain"]
-    assert len(list((tmp_path / "page_pictures").glob("*.png"))) == 3
+    assert len(list((tmp_path / "page_pictures").glob("*.png"))) == 4
+    assert len(list((tmp_path / "page_pictures").glob("*.svg"))) == 5
 
 
 def test_curves_of_a_resumed_run_are_joined(tmp_path: Path) -> None:
@@ -181,3 +192,51 @@ def test_each_backbone_has_its_largest_budget_in_the_table_of_classes(tmp_path: 
     table = _per_name_table({"runs": runs}, "segmentation", ["a"])
     assert table.header == ["class", "trained, 22 labels", "from scratch, 220 labels"]
     assert table.rows == [["a", "0.500", "0.500"]]
+
+
+def test_the_first_screen_says_what_came_out_with_its_interval(tmp_path: Path) -> None:
+    """By hand: differences 0.15 and 0.25, deviation 0.0707, t of 1 degree 12.706, so 0.2 -+ 0.635."""
+    content = json.loads((probe_run(tmp_path / "probe") / "metrics.json").read_text())
+    sentence = probe_sentence(content)
+    assert "22 labelled frames: mean IoU 0.500 from pretrained features, 0.300 from random init" in sentence
+    assert "no clear difference: +0.200 (95 % interval over 2 draws of labels: -0.435 to +0.835)" in sentence
+    text = write_report([tmp_path / "probe"], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.index("no clear difference") < text.index("<table") < text.index("<h2>")
+    assert interval([0.5]) is None
+    for entry in content["summary"]:
+        entry["mean_iou"]["values"] = [v + 0.5 * (entry["backbone"] == "trained") for v in (0.1, 0.11)]
+    assert "a difference of +0.500 (95 % interval over 2 draws of labels: +0.500 to +0.500)" in probe_sentence(content)
+
+
+def test_a_frame_is_shown_as_image_truth_random_trained(tmp_path: Path) -> None:
+    (source,) = find_sources([probe_run(tmp_path / "probe")])
+    (pictures,) = probe_pictures(source).values()
+    assert {name: int(picture.mean()) for name, picture in pictures.items()} == {
+        "image": 10,
+        "truth": 60,
+        "random": 90,
+        "trained": 200,
+    }
+    assert [panel.shape for panel in panels(np.zeros((4, 3 * 5 + 8, 3), np.uint8), 3)] == [(4, 5, 3)] * 3
+
+
+def test_one_budget_has_no_chart_over_budgets(tmp_path: Path) -> None:
+    folder = probe_run(tmp_path / "probe")
+    content = json.loads((folder / "metrics.json").read_text())
+    content["summary"] = [entry for entry in content["summary"] if entry["labels"] == 22]
+    write_json(folder / "metrics.json", content)
+    text = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "score against label budget" not in text
+    assert "confusion of trained, 22 labels" in text
+
+
+def test_curves_have_units_and_one_learning_rate(tmp_path: Path) -> None:
+    folder = pretrain_run(tmp_path / "run")
+    path = folder / "logs" / "csv" / "from_step_40" / "metrics.csv"
+    path.parent.mkdir()
+    path.write_text("excess,lr-AdamW/pg1,lr-AdamW/pg2,motion,step\n0.5,1e-3,1e-3,3,40\n0.4,1e-4,1e-4,3,50\n")
+    text = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("learning rate (of the first group)") == 1
+    assert "loss above its floor (nats)" in text
+    assert "motion</figcaption>" not in text
+    assert "motion" in json.loads((tmp_path / "page.json").read_text())["sources"][0]["curves"]

@@ -1,0 +1,209 @@
+"""What the interactive view of the page holds: frames with their embeddings in 8 bits and the guides of their pair weights.
+
+A frame is a map of h x w cells.  ``embedding`` is int8 [h, w, D], of which ``scale`` is the unit, so that the dot product of
+two cells is their cosine similarity; ``guide`` is float32 [h, w, F], with NaN where a cell is left out; cells of one
+``group`` (a frame and its other view) have pair weights, others have none.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from laparoflow.methods import Method, MethodSettings, build_method
+from laparoflow.models.encoder import PixelEncoder
+from laparoflow.models.loading import load_encoder
+from laparoflow.probes.features import to_input
+from laparoflow.report.pictures import Components, Picture
+from laparoflow.training.frames import FrameBatch
+from laparoflow.training.pairs import two_views
+from laparoflow.training.pictures import pair_guides, whole_frame
+from laparoflow.video.cache import CachedFrame, FrameCache
+from laparoflow.views import TwoViews, ViewSettings
+
+FRAMES = 3
+LONGEST_MAP, LARGEST_DIM = 64, 64
+"""Cells along the longer side of a map, and numbers of a vector, above which they are averaged and projected."""
+
+
+@dataclasses.dataclass
+class Item:
+    """One frame of the view.
+
+    Attributes:
+        name: shown beside it.
+        image: RGB uint8 [H, W, 3].
+        features: [C, h, w].
+        embedding: [D, h', w'].
+        layers: further pictures of the frame by name.
+        group: number that it shares with the frame that it has pair weights with; -1 for none.
+        guide: [F, h', w'] with NaN where a cell is left out, or None.
+    """
+
+    name: str
+    image: Picture
+    features: Tensor
+    embedding: Tensor
+    layers: Mapping[str, Picture] = dataclasses.field(default_factory=dict)
+    group: int = -1
+    guide: Tensor | None = None
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """What the config.yaml of a run holds; empty where there is none."""
+    config = folder / "config.yaml"
+    return (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {}
+
+
+def cached_frames(settings: Mapping[str, Any]) -> list[CachedFrame]:
+    """Frames spread over the cache that a run names; none where it is gone."""
+    data = settings.get("data")
+    if not data or not Path(data).is_dir():
+        return []
+    cache = FrameCache.open(Path(data), verify="sizes")
+    return [cache[int(i)] for i in np.linspace(0, len(cache) - 1, min(FRAMES, len(cache)))]
+
+
+@torch.no_grad()
+def explore_run(
+    folder: Path, frames: Sequence[CachedFrame], labelled: Sequence[tuple[str, dict[str, Picture], tuple[int, int]]]
+) -> dict[str, Any] | None:
+    """The view of a run; None where its network is gone or there is no frame.
+
+    Args:
+        folder: of the run.
+        frames: from its cache.
+        labelled: further frames as (name, pictures with the frame itself as "image", (height, width) for the network).
+    """
+    if not (frames or labelled) or not (folder / "checkpoints").is_dir():
+        return None
+    settings = run_settings(folder)
+    encoder = load_encoder(folder).requires_grad_(False)
+    method = build_method(encoder, _from_plain(MethodSettings, settings.get("method", {}))).eval()
+    views = TwoViews(_from_plain(ViewSettings, settings.get("views", {})))
+    items = [item for number in range(len(frames)) for item in view_items(method, views, frames, number)]
+    for name, pictures, size in labelled:
+        layers = {layer: picture for layer, picture in pictures.items() if layer != "image"}
+        items.append(encoded(encoder, to_input(pictures["image"], size), name, layers))
+    _, _, kernel, bandwidth = pair_guides(method, [])
+    standardise = bool(getattr(getattr(getattr(method, "contrast", None), "settings", None), "standardise", False))
+    return explorer(items, kernel, bandwidth, standardise)
+
+
+def encoded(encoder: PixelEncoder, image: Tensor, name: str, layers: Mapping[str, Picture] | None = None) -> Item:
+    """A picture [3, H, W] in 0..1 as an item."""
+    picture = (255 * image).round().byte().permute(1, 2, 0).numpy()
+    return Item(name, picture, encoder.features(image[None])[0], encoder(image[None])[0], layers or {})
+
+
+def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], number: int) -> list[Item]:
+    """A frame of the cache and one of its other views, with their guides."""
+    frame = moving = frames[number]
+    following = frames[(number + 1) % len(frames)]
+    if method.shuffle_flow and following.flow.shape == frame.flow.shape:
+        moving = following
+    encoder = method.encoder
+    height, width = (side // encoder.feature_stride * encoder.feature_stride for side in frame.image.shape[:2])
+    image, flow, valid = (torch.from_numpy(np.ascontiguousarray(a)) for a in (frame.image, moving.flow, moving.valid))
+    batch = FrameBatch(
+        image.permute(2, 0, 1)[None, :, :height, :width],
+        flow[None, :, :height, :width].float(),
+        valid[None, :height, :width],
+        torch.tensor([number]),
+        torch.tensor([0]),
+    )
+    pair = [whole_frame(batch, 0, encoder.embed_stride), two_views(batch, views, encoder.embed_stride, (number,))[1]]
+    guides, masks, _, _ = pair_guides(method, pair)
+    title = f"clip {frame.clip}, frame {frame.frame}"
+    items = []
+    for name, view, guide, mask in zip((title, f"{title}, other view"), pair, guides, masks, strict=True):
+        item = encoded(encoder, view.image[0].clamp(0, 1), name)
+        items.append(dataclasses.replace(item, group=number, guide=guide[0].where(mask, torch.nan)))
+    return items
+
+
+def explorer(items: Sequence[Item], kernel: str = "", bandwidth: float = 1.0, standardise: bool = False) -> dict[str, Any]:
+    """Items as the page's script reads them, as plain values.
+
+    Args:
+        items: at least one.
+        kernel: flow kernel of the pair weights.
+        bandwidth: of the pair weights.
+        standardise: give each channel mean 0 and deviation 1 over all items, as a loss with that option compares them.
+    """
+    components = Components(torch.cat([item.features.flatten(1).T for item in items]))
+    maps = []
+    for item in items:
+        embedding, step = item.embedding.float(), -(-max(item.embedding.shape[1:]) // LONGEST_MAP)
+        guide = item.guide
+        if step > 1:
+            embedding = F.avg_pool2d(embedding[None], step)[0]
+            height, width = embedding.shape[1:]
+            guide = None if guide is None else guide[:, step // 2 :: step, step // 2 :: step][:, :height, :width]
+        maps.append((embedding, guide))
+    rows = torch.cat([embedding.flatten(1).T for embedding, _ in maps])
+    mean, deviation = rows.mean(0).view(-1, 1, 1), rows.std(0).clamp_min(1e-6).view(-1, 1, 1)
+    project = _projection(F.normalize((rows - mean.flatten()) / deviation.flatten() if standardise else rows, dim=1))
+    frames = []
+    for item, (embedding, guide) in zip(items, maps, strict=True):
+        unit = F.normalize((embedding - mean) / deviation if standardise else embedding, dim=0)
+        values = project(unit.permute(1, 2, 0))
+        scale = float(values.abs().max().clamp_min(1e-9)) / 127
+        frames.append(
+            {
+                "name": item.name,
+                "height": values.shape[0],
+                "width": values.shape[1],
+                "embedding": _text((values / scale).round().to(torch.int8)),
+                "scale": scale,
+                "group": item.group,
+                "guide": None if guide is None else _text(guide.permute(1, 2, 0).float()),
+                "layers": {
+                    "image": picture_uri(item.image, "JPEG"),
+                    "PCA": picture_uri(components.picture(item.features), "PNG"),
+                    **{name: picture_uri(picture, "JPEG") for name, picture in item.layers.items()},
+                },
+            }
+        )
+    return {"frames": frames, "kernel": kernel, "bandwidth": bandwidth, "standardised": standardise}
+
+
+def picture_uri(picture: Picture, kind: str) -> str:
+    """A picture as a data address, ``PNG`` or ``JPEG``."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=kind, quality=88)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _projection(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """Onto the directions that keep dot products of rows [n, D] best, at most LARGEST_DIM of them."""
+    if rows.shape[1] <= LARGEST_DIM:
+        return lambda values: values
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
+    return lambda values: values @ vectors[:, -LARGEST_DIM:]
+
+
+def _text(values: Tensor) -> str:
+    return base64.b64encode(values.contiguous().numpy().tobytes()).decode()
+
+
+def _from_plain(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A settings object from what YAML holds of it; what another version knew and this one does not is left out."""
+    hints, given = get_type_hints(kind), {}
+    for item in dataclasses.fields(kind):
+        if item.name in values:
+            value, hint = values[item.name], hints[item.name]
+            nested = dataclasses.is_dataclass(hint) and isinstance(value, Mapping)
+            given[item.name] = _from_plain(hint, value) if nested else tuple(value) if isinstance(value, list) else value
+    return kind(**given)
