@@ -30,6 +30,10 @@ def run(settings: ProbeSettings) -> None:
             if isinstance(value, dict) and value["mean"] is not None
         )
         print(f"{row['backbone']}, {row['labels']} labels: {scores}")
+    for name, budgets in metrics["label_budgets"].items():
+        for asked, count in budgets.items():
+            if asked != str(count):
+                print(f"{name} {asked}: {count} of {metrics['split']['train_frames']} training frames")
     for text in metrics["warnings"]:
         print(f"note: {text}")
     print(f"metrics and pictures in {settings.out}")

@@ -112,7 +112,7 @@ def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
 
     Args:
         available: number of frames to choose from.
-        budget: a number of frames, a fraction in (0, 1), or "all".
+        budget: a whole number of frames, a fraction in (0, 1] written with a point (1.0 is all), or "all".
         seed: which random order; subsets of one seed are nested.
 
     Raises:
@@ -127,10 +127,10 @@ def budget_count(available: int, budget: Budget, argument: str = "labels") -> in
     if budget == "all":
         return available
     if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise TypeError(f'{argument} must be a count, a fraction in (0, 1) or "all", got {budget!r}')
-    if isinstance(budget, float) and not budget.is_integer():
-        if not 0 < budget < 1:
-            raise ValueError(f"{argument}: a fractional label budget must lie in (0, 1), got {budget}")
+        raise TypeError(f'{argument} must be a count, a fraction in (0, 1] or "all", got {budget!r}')
+    if isinstance(budget, float) and (budget <= 1 or not budget.is_integer()):
+        if not 0 < budget <= 1:
+            raise ValueError(f"{argument}: a fractional label budget must lie in (0, 1], got {budget}")
         return max(1, round(budget * available))
     if budget < 1:
         raise ValueError(f"{argument}: a label budget must be at least 1, got {budget}")

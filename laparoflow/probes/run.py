@@ -87,6 +87,10 @@ def _write(settings: ProbeSettings, split: Split, warnings: Sequence[str], resul
     """Writes what there is so far and returns the content of metrics.json."""
     metrics = result_document(result, settings.plain())
     metrics["split"] = split.record
+    metrics["label_budgets"] = {
+        name: {str(budget): budget_count(len(split.train), budget) for budget in budgets}
+        for name, budgets in (("labels", settings.labels), ("scratch_labels", settings.scratch_labels))
+    }
     metrics["warnings"] = list(filter(None, [*warnings, *result.warnings]))
     write_result(settings.out, metrics, result)
     return metrics

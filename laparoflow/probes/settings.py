@@ -19,7 +19,8 @@ class ProbeOptions:
     """How frozen features are turned into scores; the data and the backbone come from elsewhere.
 
     Attributes:
-        labels: label budgets: numbers of training frames, fractions in (0, 1), or "all". Nested per seed.
+        labels: label budgets: numbers of training frames, fractions in (0, 1] written with a point (1.0 is all of them,
+            1 is one frame), or "all". Nested per seed.
         seeds: each draws its own frames and its own initial head.
         head: "linear" (one 1x1 convolution), "conv" (three small convolutions), and for segmentation also "knn"
             (votes of the nearest labelled cells) and "kmeans" (clusters matched one to one to the classes).

@@ -151,7 +151,11 @@ def test_budgets_are_nested_and_seeds_differ(seed: int) -> None:
     assert label_subset(100, 10, seed) != label_subset(100, 10, seed + 1)
 
 
-@pytest.mark.parametrize("budget", [0, -1, 101, 1.5, -0.1])
+def test_fractions_have_a_point_and_whole_numbers_are_counts() -> None:
+    assert [budget_count(24, budget) for budget in (0.25, 0.5, 1.0, 1, 22.0, 24, "all")] == [6, 12, 24, 1, 22, 24, 24]
+
+
+@pytest.mark.parametrize("budget", [0, 0.0, -1, -1.0, 101, 1.5, -0.1])
 def test_impossible_budgets(budget: float) -> None:
     with pytest.raises(ValueError, match=r"budget|labels"):
         label_subset(100, budget, 0)

@@ -65,6 +65,19 @@ def test_writes_scores_and_pictures(
     assert (tmp_path / "out" / "features" / "trained_features_pca.png").is_file()
 
 
+def test_fractions_of_the_command_line_and_what_they_took(folder: Path, tmp_path: Path, capsys) -> None:
+    from laparoflow.cli import main
+
+    words = f"--task segmentation --dataset synthetic --root {folder / 'data'} --checkpoint {folder / 'run.ckpt'}"
+    words += f" --out {tmp_path / 'out'} --labels 0.5 1.0 1 --seeds 0 --steps 1 --pictures 0 --random_control false"
+    assert main(["probe", *words.split()]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    frames = metrics["split"]["train_frames"]
+    assert [run["labels"] for run in metrics["runs"]] == [frames // 2, frames, 1]
+    assert metrics["label_budgets"]["labels"] == {"0.5": frames // 2, "1.0": frames, "1": 1}
+    assert f"labels 1.0: {frames} of {frames} training frames" in capsys.readouterr().out
+
+
 def test_a_finished_probe_is_not_written_over(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(FileExistsError, match="overwrite"):
