@@ -146,7 +146,8 @@ def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
                 image_std=None,
             )
         )
-    return {name: encoder.to(settings.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
+    device = settings.resolved().device
+    return {name: encoder.to(device).eval().requires_grad_(False) for name, encoder in encoders.items()}
 
 
 def overlap_guard(settings: ProbeSettings, test: FrameDataset[Any]) -> list[str]:
