@@ -68,6 +68,7 @@ def run_command(name: str, words: list[str]) -> int:
     Returns:
         0, 1 when the command failed with a message, 2 when the options were wrong, 130 after Ctrl-C.
     """
+    from laparoflow.files import try_writing
     from laparoflow.help import help_text, usage
 
     command = find_command(name)
@@ -83,6 +84,8 @@ def run_command(name: str, words: list[str]) -> int:
         return 2
     try:
         command.check(settings)
+        if getattr(settings, "out", None) is not None:
+            try_writing("out", Path(settings.out))
         command.run(settings)
     except KeyboardInterrupt:
         print(f"laparoflow {name}: interrupted", file=sys.stderr)

@@ -13,7 +13,6 @@ of ``configs/large_views.yaml``, which are better for key points.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +85,12 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     from rich.console import Console
 
     from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
+    from laparoflow.files import write_json
     from laparoflow.options import load_recipe
     from laparoflow.probes import ProbeSettings, run_probe
     from laparoflow.report import write_report
     from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
-    from laparoflow.training.run import pretrain, write_text
+    from laparoflow.training.run import pretrain
     from laparoflow.video.prepare import prepare
 
     check(settings)
@@ -140,7 +140,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
         "scores": {task: scores(found) for task, found in metrics.items()},
         "page": str(page),
     }
-    write_text(out / "demo.json", json.dumps(result, indent=2))
+    write_json(out / "demo.json", result)
     console.print(table(result))
     console.print(f"{result['seconds']:.0f} s in all; pictures and scores: {page}", soft_wrap=True)
     return result

@@ -9,8 +9,8 @@ from laparoflow.training.settings import SpeedSettings
 
 def run(settings: SpeedSettings) -> None:
     """Time the parts of training, and print frames per second."""
+    from laparoflow.files import write_json
     from laparoflow.training.speed import measure_speed
-    from laparoflow.video.atomic import write_json
 
     speed = measure_speed(settings)
     print(f"{'frames per second':<24}on {speed['device']}, batches of {speed['batch_size']}, {speed['workers']} workers")

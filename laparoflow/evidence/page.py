@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laparoflow.report.files import write_bytes, write_json
+from laparoflow.files import write_bytes, write_json
 from laparoflow.report.sections import CHARTED, SCORE_NAMES, spread_text
 
 NAMES = ("results", "large_views", "real")

@@ -32,12 +32,12 @@ from rich.table import Table
 from laparoflow.evidence.arenas import Arena, build_arena
 from laparoflow.evidence.settings import FROM_SCRATCH, METHODS, RANDOM_INIT, EvidenceSettings
 from laparoflow.evidence.verdicts import HEADLINE, summarise, verdicts
+from laparoflow.files import write_json, write_png
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.options import load_recipe
 from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
-from laparoflow.report.files import write_json, write_png
 from laparoflow.report.html import write_report
 from laparoflow.training.run import pretrain, source_commit
 

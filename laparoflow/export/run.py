@@ -38,8 +38,8 @@ def export_run(settings: ExportSettings) -> list[Path]:
     from laparoflow.export.card import model_card
     from laparoflow.export.onnx_model import write_onnx
     from laparoflow.export.timm_weights import write_timm
+    from laparoflow.files import write_text
     from laparoflow.models.loading import load_encoder
-    from laparoflow.training.run import write_text
 
     out = Path(settings.out)
     if out.exists() and not settings.overwrite:

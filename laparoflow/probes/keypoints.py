@@ -35,9 +35,9 @@ from laparoflow.probes.heatmaps import (
 )
 from laparoflow.probes.instruments import group_instruments, instrument_areas
 from laparoflow.probes.lacking import name_lacking, without_labels
-from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
+from laparoflow.progress import progress
 from laparoflow.report.pictures import beside, keypoint_picture, pca_pictures
 
 PRIOR = -4.0

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
 from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
 from laparoflow.datasets.samples import FrameDataset
 from laparoflow.datasets.splits import Split, budget_count, split_dataset
+from laparoflow.files import write_json, write_png
 from laparoflow.metrics.segmentation import MEAN_RULE
 from laparoflow.models.encoder import PixelEncoder, build_encoder
 from laparoflow.models.loading import initial_encoder, load_encoder
@@ -30,7 +29,7 @@ from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.saved import save_head
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import RANDOM, SCRATCH, TRAINED, WEIGHTS, ProbeResult, ProbeRun, ProbeSettings
-from laparoflow.report.files import write_json, write_png
+from laparoflow.training.places import find_data
 from laparoflow.video.cache import FrameCache
 
 FORMAT = "laparoflow-probe-1"
@@ -161,11 +160,9 @@ def overlap_guard(settings: ProbeSettings, test: FrameDataset[Any]) -> list[str]
 def pretraining_videos(checkpoint: Path) -> list[str] | None:
     """Paths of the videos that a run was pretrained on; None when its cache is gone or was never named."""
     for folder in (checkpoint, *checkpoint.parents[:2]):
-        config = folder / "config.yaml"
-        if config.is_file():
-            data = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data")
-            if data and Path(data).is_dir():
-                return [str(clip.source) for clip in FrameCache.open(Path(data), verify="sizes").clips]
+        data = find_data(folder)
+        if data is not None:
+            return [str(clip.source) for clip in FrameCache.open(data, verify="sizes").clips]
     return None
 
 

@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from laparoflow.files import write_bytes, write_json
 from laparoflow.probes.features import FeatureEncoder, to_input
 from laparoflow.probes.heads import Head
 from laparoflow.probes.heatmaps import detect, heatmap_size, upsample
-from laparoflow.report.files import write_bytes, write_json
 
 FORMAT = "laparoflow-head-1"
 FOLDER = "heads"

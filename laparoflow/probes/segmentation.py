@@ -33,9 +33,9 @@ from laparoflow.probes.features import (
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head, train_head
 from laparoflow.probes.lacking import name_lacking, without_labels
-from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, class_ids, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
+from laparoflow.progress import progress
 from laparoflow.report.pictures import beside, mask_picture, pca_pictures
 
 Predictor = Callable[[Tensor], Tensor]

@@ -17,7 +17,6 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from laparoflow.report.pictures import Components, Picture
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import two_views
 from laparoflow.training.pictures import pair_guides, whole_frame
+from laparoflow.training.places import candidates, find_data, read_config
 from laparoflow.video.cache import CachedFrame, FrameCache
 from laparoflow.views import TwoViews, ViewSettings
 
@@ -60,19 +60,24 @@ class Item:
     guide: Tensor | None = None
 
 
-def run_settings(folder: Path) -> dict[str, Any]:
-    """What the config.yaml of a run holds; empty where there is none."""
-    config = folder / "config.yaml"
-    return (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {}
-
-
-def cached_frames(settings: Mapping[str, Any]) -> list[CachedFrame]:
-    """Frames spread over the cache that a run names; none where it is gone."""
-    data = settings.get("data")
-    if not data or not Path(data).is_dir():
+def cached_frames(folder: Path) -> list[CachedFrame]:
+    """Frames spread over the cache of a run; none where it is gone."""
+    data = find_data(folder)
+    if data is None:
         return []
-    cache = FrameCache.open(Path(data), verify="sizes")
+    cache = FrameCache.open(data, verify="sizes")
     return [cache[int(i)] for i in np.linspace(0, len(cache) - 1, min(FRAMES, len(cache)))]
+
+
+def not_shown(folder: Path) -> list[str]:
+    """Which pictures the page of a run has to do without, and why, in words."""
+    notes = []
+    if find_data(folder) is None:
+        tried = ", ".join(dict.fromkeys(map(str, candidates(folder)))) or "no place: the run has no config.yaml"
+        notes.append(f"frames, flow and pair weights are not shown: the run's cache was looked for at {tried}")
+    if not (folder / "checkpoints").is_dir():
+        notes.append(f"features and similarities are not shown: {folder / 'checkpoints'} is not there")
+    return notes
 
 
 @torch.no_grad()
@@ -88,7 +93,7 @@ def explore_run(
     """
     if not (frames or labelled) or not (folder / "checkpoints").is_dir():
         return None
-    settings = run_settings(folder)
+    settings = read_config(folder)
     encoder = load_encoder(folder).requires_grad_(False)
     method = build_method(encoder, _from_plain(MethodSettings, settings.get("method", {}))).eval()
     views = TwoViews(_from_plain(ViewSettings, settings.get("views", {})))

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import laparoflow
-from laparoflow.report.explore import cached_frames, explore_run, run_settings
-from laparoflow.report.files import write_bytes, write_json
+from laparoflow.files import write_bytes, write_json
+from laparoflow.report.explore import cached_frames, explore_run, not_shown
 from laparoflow.report.headline import Headline, headline
 from laparoflow.report.pictures import Picture
 from laparoflow.report.sections import Section, Strip, evidence_section, pretrain_section, probe_pictures, probe_section
@@ -97,7 +97,7 @@ def write_page(out: Path, title: str, sections: Sequence[Section], first: Headli
 
 def _run_section(source: Source, sources: Sequence[Source], explored: bool) -> Section:
     """A pretraining run; its interactive view also has the segmented frames of the probes of that run."""
-    frames = cached_frames(run_settings(source.folder))
+    frames = cached_frames(source.folder)
     explorer: dict[str, Any] | None = None
     if explored:
         labelled: list[tuple[str, dict[str, Picture], tuple[int, int]]] = []
@@ -106,7 +106,9 @@ def _run_section(source: Source, sources: Sequence[Source], explored: bool) -> S
                 height, width = probe.content["image_size"]
                 labelled += [(name, pictures, (height, width)) for name, pictures in probe_pictures(probe).items()]
         explorer = explore_run(source.folder, frames, labelled)
-    return pretrain_section(source, frames, explorer)
+    section = pretrain_section(source, frames, explorer)
+    section.warnings += not_shown(source.folder)
+    return section
 
 
 def _checkpoint(content: Mapping[str, Any]) -> Path | None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from laparoflow.files import png_bytes
 from laparoflow.report.charts import bar_chart, confusion_chart, curve_chart, score_chart
-from laparoflow.report.files import png_bytes
 from laparoflow.report.pictures import PCK_RADIUS, Picture, palette, panels
 from laparoflow.report.sources import Source
 from laparoflow.video.cache import CachedFrame

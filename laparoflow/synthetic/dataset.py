@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.files import write_atomically, write_json
 from laparoflow.synthetic.parameters import CLASSES, IGNORE_INDEX, KEYPOINTS, SceneParameters
 from laparoflow.synthetic.scene import SyntheticClip, render_clip
-from laparoflow.video.atomic import write_atomically, write_json
 
 FORMAT, VERSION = "laparoflow-synthetic", 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, BinaryIO, cast
@@ -12,7 +13,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from laparoflow.video.atomic import write_atomically
+from laparoflow.files import write_atomically
 
 
 class _RememberingWriter:
@@ -74,7 +75,7 @@ class StepCheckpoints(ModelCheckpoint):
 
 
 class SaveOnSignal(Callback):
-    """On SIGTERM: finish the step, write ``last.ckpt``, stop.
+    """On SIGTERM or Ctrl-C: finish the step, write ``last.ckpt``, stop; a second Ctrl-C stops at once.
 
     Attributes:
         stopped: the signal that stopped the run, or None.
@@ -84,14 +85,21 @@ class SaveOnSignal(Callback):
         self.folder = folder
         self.stopped: int | None = None
         self._received: int | None = None
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
+        if number == signal.SIGINT:
+            print("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr, flush=True)
+            signal.signal(number, signal.default_int_handler)
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Take over Ctrl-C."""
+        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Take over SIGTERM."""
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        """Take over SIGTERM, for which Lightning has set its own handler by now."""
+        self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,14 +116,13 @@ class SaveOnSignal(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Give SIGTERM back."""
+        """Give the signals back."""
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Give SIGTERM back."""
+        """Give the signals back."""
         self._restore()
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        while self._before:
+            signal.signal(*self._before.popitem())

@@ -6,7 +6,12 @@ that walks through one random permutation of the frames after the other.
 
 from __future__ import annotations
 
+import re
+import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import lightning.pytorch as pl
@@ -17,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from laparoflow.video.batch import pad_frame
 from laparoflow.video.cache import CachedFrame
+
+SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|open|mmap|resize|allocate).*(torch_|shm)|Bus error", re.S)
+"""What torch says where /dev/shm is full."""
 
 
 class Frame(Protocol):
@@ -123,6 +131,30 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
 
 
+def ignore_interrupt(worker: int) -> None:
+    """A reading process leaves Ctrl-C, which reaches it too, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def shared_memory_named(workers: int) -> Iterator[None]:
+    """Say what to do where the reading processes find no room in /dev/shm, which is 64 MB in Docker.
+
+    Raises:
+        RuntimeError: in the place of a worker's own.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not workers or not SHARED_MEMORY.search(str(error)):
+            raise
+        size = shutil.disk_usage("/dev/shm").total / 2**20 if Path("/dev/shm").is_dir() else 0
+        raise RuntimeError(
+            f"trainer.workers: {workers} reading processes found no room in shared memory (/dev/shm has {size:.0f} MB); "
+            "read in the training process with --trainer.workers 0, or give the container more with --shm-size 8g"
+        ) from error
+
+
 class FrameModule(pl.LightningDataModule):
     """The cache as Lightning wants it; goes on from the trainer's step after a resume.
 
@@ -156,6 +188,7 @@ class FrameModule(pl.LightningDataModule):
             self.frames,
             batch_sampler=sampler,
             num_workers=self.workers,
+            worker_init_fn=ignore_interrupt,
             persistent_workers=False,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from laparoflow.datasets import build_dataset
-from laparoflow.report.files import write_png
+from laparoflow.files import write_png
 from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.pictures import draw_features

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,31 +24,54 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import laparoflow
+from laparoflow.files import write_json, write_text
+from laparoflow.machine import threads_of, told
 from laparoflow.models.loading import find_checkpoint
 from laparoflow.models.weights import read_state
+from laparoflow.progress import progress
 from laparoflow.training.average import AveragedEncoder
 from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, StepCheckpoints
-from laparoflow.training.frames import FrameModule
+from laparoflow.training.frames import FrameModule, shared_memory_named
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
+from laparoflow.training.places import DATA_FILE, data_places
 from laparoflow.training.resume import check_same_run
 from laparoflow.training.settings import PretrainSettings, TrainerSettings, check_batch, plain
 from laparoflow.video.cache import FrameCache
 
 
-class StepProgress(RichProgressBar):
-    """Progress in steps with the loss; no epochs, no version numbers."""
+class StepProgress(Callback):
+    """Progress in steps with the loss."""
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "steps"
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._seen = 0
 
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        """What is shown beside the bar."""
-        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Show the steps that are left."""
+        self._seen = trainer.global_step
+
+        def note() -> str:
+            loss = trainer.callback_metrics.get("loss")
+            return "" if loss is None else f"loss {float(loss):.4f}"
+
+        total = trainer.max_steps - trainer.global_step
+        self._advance = self._open.enter_context(progress("steps", total, trainer.is_global_zero, note))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the optimiser's steps."""
+        self._advance(trainer.global_step - self._seen)
+        self._seen = trainer.global_step
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Close the bar, also after an exception."""
+        self._open.close()
 
 
 class Interrupted(SystemExit):
@@ -63,7 +86,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         FileNotFoundError: no cache, or nothing to resume from.
         ValueError: a setting out of range, or with ``resume`` another one than the run was begun with.
         NonFiniteLossError: the loss became NaN or infinite; the batch is saved.
-        Interrupted: SIGTERM came; the run is saved and can be resumed.
+        Interrupted: SIGTERM or Ctrl-C came; the run is saved and can be resumed.
     """
     check_machine(settings.trainer)
     launch = find_launch(settings.trainer.devices)
@@ -77,12 +100,17 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers)
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
+        write_json(out / DATA_FILE, data_places(out, Path(settings.data)))
         write_text(out / "config.yaml", yaml.safe_dump(plain(replace(settings, resume=False)), sort_keys=False))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     stopper = SaveOnSignal(out / "checkpoints")
     trainer = build_trainer(settings, launch, start, [stopper])
+    if trainer.accelerator.__class__.__name__ == "CPUAccelerator":
+        torch.set_num_threads(threads_of(launch.devices, torch.get_num_threads()))
+    if launch.rank == 0 and settings.trainer.progress:
+        print(told(launch.devices, torch.get_num_threads(), settings.trainer.workers), file=sys.stderr)
     begun = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), shared_memory_named(settings.trainer.workers):
         # the sampler starts at the trainer's step by itself, so Lightning's doubt about resuming does not apply
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -115,7 +143,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         "versions": {"laparoflow": laparoflow.__version__, "torch": torch.__version__},
     }
     if launch.rank == 0:
-        write_text(out / "run.json", json.dumps(summary, indent=2))
+        write_text(out / "run.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -165,7 +193,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
 
         callbacks.insert(0, OnlineProbe(settings.online, out))
     if options.progress:
-        callbacks.append(StepProgress(leave=True))
+        callbacks.append(StepProgress())
     return pl.Trainer(
         default_root_dir=out,
         accelerator=options.accelerator,
@@ -179,7 +207,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         gradient_clip_val=settings.optimiser.clip or None,
         log_every_n_steps=options.log_every,
         deterministic=options.deterministic or None,
-        enable_progress_bar=options.progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=loggers,
@@ -219,13 +247,3 @@ def source_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from laparoflow.training.clock import RateMeter
-from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler
+from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler, shared_memory_named
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.pairs import two_views
 from laparoflow.training.settings import SpeedSettings
@@ -38,11 +38,12 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
     device = torch.device("cuda" if settings.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     frames = CachedFrames(FrameCache.open(Path(settings.data)))
     module = PretrainModule(settings).to(device)
-    batches = iter(_loader(frames, settings))
-    batch = [next(batches) for _ in range(WARM_UP)][-1]
-    begun = time.perf_counter()
-    for _ in range(settings.batches):
-        next(batches)
+    with shared_memory_named(settings.trainer.workers):
+        batches = iter(_loader(frames, settings))
+        batch = [next(batches) for _ in range(WARM_UP)][-1]
+        begun = time.perf_counter()
+        for _ in range(settings.batches):
+            next(batches)
     read = settings.batches * settings.batch_size / (time.perf_counter() - begun)
 
     on_device = FrameBatch(*(part.to(device) for part in batch))

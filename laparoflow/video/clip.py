@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.atomic import write_json
+from laparoflow.files import write_json
 from laparoflow.video.cache import ClipRecord
 from laparoflow.video.decode import DecodeReport, Frame, Source, VideoError
 from laparoflow.video.flow import DISFlow, Flow, FlowEstimator, Mask, consistency_mask

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from laparoflow.video.atomic import write_json
+from laparoflow.files import write_json
 from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord
 from laparoflow.video.pictures import write_overview
 from laparoflow.video.settings import PrepareSettings

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.atomic import write_atomically
+from laparoflow.files import write_atomically
 from laparoflow.video.cache import ClipRecord, read_index, read_sample
 
 ROWS = 6

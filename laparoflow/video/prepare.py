@@ -7,7 +7,6 @@ torchrun or srun every rank runs the same command and does its share.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from laparoflow.video.atomic import DiskFullError, write_json
+from laparoflow.files import DiskFullError, write_json
+from laparoflow.machine import cores
+from laparoflow.progress import progress as show_progress
 from laparoflow.video.cache import (
     FORMAT,
     VERSION,
@@ -149,18 +148,6 @@ def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | 
         return error
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _progress(show: bool, unit: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TimeRemainingColumn(), disable=not show,
-    )  # fmt: skip
-
-
 def prepare(
     inputs: list[Path],
     out: Path,
@@ -202,7 +189,7 @@ def prepare(
         raise VideoError("inputs must name at least one video or folder, got none")
     if workers < 0:
         raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
-    workers = workers or _cores()
+    workers = workers or cores()
     launched = rank_and_world_size()
     rank = launched[0] if rank is None else rank
     world_size = launched[1] if world_size is None else world_size
@@ -218,16 +205,19 @@ def prepare(
     units = units_of(len(sources), rank, world_size)
     missing: list[tuple[Path, str]] = []
     mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
-    with _progress(progress, "clips") as bar, ThreadPoolExecutor() as pool:
-        verified = pool.map(lambda item: _intact(out, item[1]), mine)
-        for item, clip in zip(mine, bar.track(verified, len(mine), description="verifying"), strict=True):
+    with show_progress("verifying", len(mine), progress) as advance, ThreadPoolExecutor() as pool:
+        for item, clip in zip(mine, pool.map(lambda item: _intact(out, item[1]), mine), strict=True):
+            advance()
             if clip is None:
                 missing.append(item)
             else:
                 report.kept.append(clip.name)
                 report.clips.append(clip)
-        attempts = pool.map(lambda item: _try_plan(item[0], item[1], settings), missing)
-        outcomes = list(bar.track(attempts, len(missing), description="opening"))
+    outcomes: list[ClipPlan | VideoError] = []
+    with show_progress("opening", len(missing), progress) as advance, ThreadPoolExecutor() as pool:
+        for outcome in pool.map(lambda item: _try_plan(item[0], item[1], settings), missing):
+            advance()
+            outcomes.append(outcome)
     plans = {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}
     report.unreadable = {
         str(source): str(outcome)
@@ -250,30 +240,25 @@ def prepare(
         write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
     estimate = _check_space(out, list(plans.values()), settings)
     if progress and plans:
-        print(estimate)
+        print(f"{estimate}; {workers} process{'es' * (workers > 1)} on {cores()} cores")
     for name in plans:
         (out / "clips" / name / "clip.json").unlink(missing_ok=True)
     tasks = [Task(out, plans[names[c]], settings, (part, parts)) for c, part, parts in units if names[c] in plans]
     tasks = split_tasks(tasks, workers)
-    with _progress(progress, "frames") as bar:
-        shares = {name: sum(task.plan.name == name for task in tasks) for name in plans}
-        bars = {
-            name: bar.add_task(name, total=plan.expected and plan.expected * shares[name]) for name, plan in plans.items()
-        }
-        begun, done, total = time.monotonic(), 0, sum((plans[task.plan.name].expected or 0) for task in tasks)
+    known = all(plan.expected for plan in plans.values())
+    total = sum(plans[task.plan.name].expected or 0 for task in tasks)
+    done, begun, places = 0, time.monotonic(), {name: place for place, name in enumerate(plans, 1)}
+    with show_progress("source frames", total if known else None, progress) as advance:
 
-        def advance(name: str, frames: int) -> None:
+        def step(name: str, frames: int) -> None:
             nonlocal done
-            bar.advance(bars[name], frames)
+            advance(frames, f"{name} ({places[name]} of {len(places)} clips)")
             if progress and done < FIRST_FRAMES <= done + frames < total:
                 minutes = (time.monotonic() - begun) * total / (done + frames) / 60
-                bar.console.print(f"about {max(1, round(minutes))} minutes, by the first {FIRST_FRAMES} source frames")
+                print(f"about {max(1, round(minutes))} minutes, by the first {FIRST_FRAMES} source frames")
             done += frames
 
-        results, errors = run_tasks(tasks, workers, advance)
-        for name, plan in plans.items():
-            if plan.expected and not errors:
-                bar.update(bars[name], completed=plan.expected * shares[name])
+        results, errors = run_tasks(tasks, workers, step)
     for result in results:
         report.rebuilt.extend(result.rebuilt)
         if result.record is not None and result.name not in report.prepared:

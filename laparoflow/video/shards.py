@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.atomic import write_atomically, write_json
+from laparoflow.files import write_atomically, write_json
 from laparoflow.video.codec import Flow, Image, Mask, encode_flow, encode_image
 
 SAMPLE = np.dtype(

@@ -268,3 +268,29 @@ def test_failures_end_with_1_and_name_the_place(tmp_path, capsys):
     assert str(missing) in capsys.readouterr().err
     assert main(["export", str(missing), "--out", str(tmp_path / "m.safetensors")]) == 1
     assert str(missing) in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    def work(settings):
+        raise AssertionError("the work was begun")
+
+    for name, words in (
+        ("report", [str(tmp_path), "--out", "/proc/page.html"]),
+        ("export", [str(tmp_path), "--out", "/proc/model.onnx"]),
+        ("probe", [*PROBE[:4], "--root", str(tmp_path), "--checkpoint", str(tmp_path), "--out", "/proc/probe"]),
+    ):
+        command = find_command(name)
+        monkeypatch.setattr(cli, "find_command", lambda name, command=command: replace(command, run=work))
+        assert main([name, *words]) == 1
+        assert "out: cannot write /proc/" in capsys.readouterr().err
+
+
+def test_a_page_is_not_overwritten_without_being_told(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    page.write_text("precious")
+    words = ["report", str(tmp_path), "--out", str(page)]
+    assert main(words) == 1
+    assert "overwrite" in capsys.readouterr().err
+    assert page.read_text() == "precious"
+    assert main([*words, "--overwrite"]) == 1  # now the folder is looked at, which holds no run
+    assert "nothing to report" in capsys.readouterr().err

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from laparoflow.files import write_json
 from laparoflow.methods.flow import FlowSettings
 from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
 from laparoflow.report import write_report
-from laparoflow.report.explore import Item, _from_plain, cached_frames, explore_run, explorer, run_settings
-from laparoflow.report.files import write_json
+from laparoflow.report.explore import Item, _from_plain, cached_frames, explore_run, explorer
 from laparoflow.synthetic import SceneParameters, write_dataset
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
@@ -49,7 +49,7 @@ def vectors(frame: dict) -> np.ndarray:
 
 
 def test_view_holds_embeddings_and_guides_of_frames_and_their_other_views(run: Path) -> None:
-    frames = cached_frames(run_settings(run))
+    frames = cached_frames(run)
     view = explore_run(run, frames, [("labelled", {"image": frames[0].image, "truth": frames[0].image}, (32, 48))])
     assert [frame["group"] for frame in view["frames"]] == [0, 0, 1, 1, 2, 2, -1]
     assert (view["kernel"], view["bandwidth"]) == ("gaussian", 0.7)
@@ -89,7 +89,10 @@ def test_page_with_and_without_cache_and_checkpoint(run: Path, tmp_path: Path) -
     assert "its flow (black: left out)" in text
     assert 'class="explorer"' not in text
     (copy / "config.yaml").write_text("data: /nowhere\n")
-    assert "its flow" not in write_report([copy], tmp_path / "other.html").read_text(encoding="utf-8")
+    text = write_report([copy], tmp_path / "other.html").read_text(encoding="utf-8")
+    assert "its flow" not in text
+    assert "features and similarities are not shown" in text
+    assert "cache was looked for at /nowhere" in text
 
 
 def test_settings_of_another_version_are_read_as_far_as_they_go() -> None:

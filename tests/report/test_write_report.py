@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from laparoflow.files import write_json, write_png
 from laparoflow.report import write_report
-from laparoflow.report.files import write_json, write_png
 from laparoflow.report.headline import interval, probe_sentence
 from laparoflow.report.pictures import beside, panels
 from laparoflow.report.sections import _per_name_table, probe_pictures

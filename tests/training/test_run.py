@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from run_logs import logged
 
 import laparoflow
+from laparoflow.files import DiskFullError
 from laparoflow.methods.coordinates import CoordinateSettings
 from laparoflow.methods.densecl import DenseCLSettings
 from laparoflow.methods.pixpro import PixProSettings
@@ -20,7 +21,6 @@ from laparoflow.models import load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain, source_commit
-from laparoflow.video.atomic import DiskFullError
 from laparoflow.video.cache import CacheError
 
 
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_saved(make_settings, monkey
     def counting(path, mode):
         return Full(path, mode) if "ckpt" in path.name else builtins.open(path, mode)
 
-    monkeypatch.setattr("laparoflow.video.atomic.open", counting, raising=False)
+    monkeypatch.setattr("laparoflow.files.open", counting, raising=False)
     with pytest.raises(DiskFullError, match="finished work is kept"):
         pretrain(settings)
     monkeypatch.undo()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from laparoflow.cli import main
 from laparoflow.methods.settings import FlowSettings, MethodSettings
 from laparoflow.models import load_encoder
 from laparoflow.models.loading import AVERAGED_KEY
+from laparoflow.progress import progress
 from laparoflow.training import module as module_file
 from laparoflow.training.run import Interrupted, pretrain
 from laparoflow.training.settings import plain
@@ -99,3 +101,36 @@ def test_torchrun_trains_on_two_processes(make_settings, tmp_path):
     assert process.returncode == 0, text
     assert yaml.safe_load((settings.out / "run.json").read_text())["processes"] == 2
     assert len(logged(settings.out)) == 3
+
+
+def test_an_interrupt_before_the_first_checkpoint_saves_too(make_settings, tmp_path):
+    settings = make_settings(trainer={"checkpoint_every": 1000, "workers": 1}, max_steps=500)
+    process = start(settings, tmp_path)
+    wait_for(settings.out / "logs" / "csv" / "from_step_0" / "metrics.csv", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the reading process too
+    text, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert f"Go on: laparoflow pretrain --data {settings.data} --out {settings.out} --resume true" in text
+    stopped = torch.load(settings.out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 1 <= stopped < 500
+
+
+def test_full_shared_memory_names_the_way_out(make_settings, monkeypatch):
+    def full(self, key):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
+
+    monkeypatch.setattr("laparoflow.training.frames.CachedFrames.__getitem__", full)
+    with pytest.raises(RuntimeError, match=r"--trainer.workers 0.*--shm-size") as error:
+        pretrain(make_settings(trainer={"workers": 1}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_says_its_threads_and_its_rate_without_a_terminal(make_settings, monkeypatch, capsys):
+    monkeypatch.setattr("laparoflow.training.run.progress", partial(progress, every=0.0))
+    pretrain(make_settings(trainer={"progress": True}, max_steps=3))
+    lines = capsys.readouterr().err.splitlines()
+    assert any("cores: 1 process of " in line for line in lines)
+    steps = [line for line in lines if line.startswith("steps: ")]
+    assert len(steps) == 3
+    assert "3 of 3" in steps[-1] and "left" in steps[-1] and "loss " in steps[-1]

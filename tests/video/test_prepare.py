@@ -16,9 +16,9 @@ import torch
 from footage import SCENE, SMALL_SHARDS, frames_of, joined_video, latin_titled_video, tree, video
 from torchvision.models.optical_flow import raft_small
 
+from laparoflow.files import DiskFullError
 from laparoflow.synthetic import render_clip
 from laparoflow.synthetic.dataset import write_video
-from laparoflow.video.atomic import DiskFullError
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.decode import VideoError
 from laparoflow.video.precomputed import write_flo
@@ -295,7 +295,7 @@ def test_full_disk_is_named_and_what_was_done_is_kept(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr("laparoflow.video.atomic.os.fsync", full)
+    monkeypatch.setattr("laparoflow.files.os.fsync", full)
     with pytest.raises(DiskFullError, match="disk full while writing"):
         run(path, tmp_path / "cache")
     monkeypatch.undo()

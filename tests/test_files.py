@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from laparoflow.video.atomic import DiskFullError, write_atomically, write_json
+from laparoflow.files import DiskFullError, try_writing, write_atomically, write_json
 
 
 def test_a_written_file_replaces_the_old_one_in_one_step(tmp_path):
@@ -53,3 +53,24 @@ def test_a_full_disk_or_quota_is_named(tmp_path, number):
 def test_json(tmp_path):
     assert write_json(tmp_path / "a.json", {"x": [1, 2]}) == tmp_path / "a.json"
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
+
+
+def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path):
+    (tmp_path / "old.html").write_text("old")
+    for name in ("old.html", "new.html", "a/b/new.html", "."):
+        try_writing("out", tmp_path / name)
+    assert os.listdir(tmp_path) == ["old.html"]
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "page.html", Path("/proc/page.html")):
+        with pytest.raises(OSError, match=f"out: cannot write {place}"):
+            try_writing("out", place)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("laparoflow.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        try_writing("out", tmp_path / "page.html")

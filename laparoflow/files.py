@@ -1,0 +1,116 @@
+"""Files that are either complete or not there: temporary file, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class DiskFullError(OSError):
+    """The disk (or quota) is full; what was finished before is kept."""
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that replaces it when the block ends without an error.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A binary file open for writing.
+
+    Raises:
+        DiskFullError: when the disk is full; the temporary file is removed and ``path`` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            raise DiskFullError(
+                error.errno,
+                f"disk full while writing ({free / 1e6:.0f} MB free); finished work is kept",
+                str(path),
+            ) from error
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file atomically, making its folder where needed; returns ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        file.write(content)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write text as UTF-8, atomically; returns ``path``."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write readable JSON, atomically; returns ``path``.
+
+    Raises:
+        ValueError: NaN or infinity, which are not JSON.
+    """
+    return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def png_bytes(picture: NDArray[np.uint8]) -> bytes:
+    """A picture uint8 [H, W, 3] (or [H, W]) as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> Path:
+    """Write a picture uint8 [H, W, 3] as PNG, atomically; returns ``path``."""
+    return write_bytes(path, png_bytes(picture))
+
+
+def try_writing(option: str, path: Path) -> None:
+    """Refuse a place that cannot be written to, before hours of work whose result would go there.
+
+    Args:
+        option: that names the place, for the message.
+        path: a file or a folder, there or not; what is missing above it is left to be made later.
+
+    Raises:
+        OSError: the message names the option, the folder and the reason.
+    """
+    for place in (path, *path.absolute().parents):
+        if place.exists() and (place.is_dir() or place != path):
+            break
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(f"{option}: cannot write {path}: {error.strerror or error} ({place})") from error
