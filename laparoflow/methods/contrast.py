@@ -121,8 +121,11 @@ class PixelContrast(nn.Module):
             loss = joint_mean(loss, count)
         kept = count.clamp(min=1)
         zero = torch.zeros_like(rows.entropy)
+        sides = [rows] if stats.columns is None else [rows, stats.columns]  # as the loss: the mean of both directions
+        outside = self.settings.positives == "outside"
+        above = [(side.excess if outside else side.loss).sum() / side.valid.sum().clamp(min=1) for side in sides]
         logs = {
-            "excess": (rows.excess if self.settings.positives == "outside" else rows.loss).sum() / kept,
+            "excess": torch.stack(above).mean(),
             "weight_entropy": torch.where(rows.valid, rows.entropy, zero).sum() / kept,
             "valid": rows.valid.float().mean(),
             "temperature": torch.as_tensor(self.temperature()).detach(),

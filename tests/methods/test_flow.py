@@ -118,6 +118,14 @@ def test_excess_has_a_floor_of_zero(encoder, make_view):
         assert output.logs["excess"] >= 0
 
 
+def test_excess_is_of_the_same_directions_as_the_loss(encoder, make_view):
+    """With positives inside the floor is 0, so both are one number; of one direction alone it was another."""
+    for symmetric in (False, True):
+        settings = FlowSettings(contrast=ContrastSettings(positives="inside", symmetric=symmetric))
+        output = FlowMethod(encoder, settings).eval()(make_view(0), make_view(1))
+        torch.testing.assert_close(output.logs["excess"], output.loss.detach())
+
+
 def test_standardised_maps_have_unit_moments_over_the_kept_pixels_of_both_views():
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 3, 4, 4, generator=generator) * 5 + 7, torch.randn(2, 3, 2, 4, generator=generator)
