@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -23,6 +24,44 @@ class DiskFullError(OSError):
     """The disk (or quota) is full; what was finished before is kept."""
 
 
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    """Lock an open file; False where another process has it, or the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` in this block; other processes wait for it."""
+    with open(path, "ab") as file:
+        _lock(file, wait=True)
+        yield
+
+
+def _open_owned(partial: Path) -> BinaryIO:
+    """Open a new file, locked as long as it is open: a process that lives owns it."""
+    while True:
+        file = open(partial, "wb")  # noqa: SIM115 (the caller closes it)
+        _lock(file, wait=True)
+        if partial.exists():  # else it was taken for a leftover before it was locked
+            return file
+        file.close()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files below a folder that no living process owns."""
+    for partial in folder.rglob(".*.partial"):
+        try:
+            with open(partial, "r+b") as file:
+                if _lock(file, wait=False):
+                    partial.unlink()
+        except OSError:  # finished or removed by now
+            continue
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that replaces it when the block ends without an error.
@@ -38,11 +77,11 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "wb") as file:
+        with _open_owned(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

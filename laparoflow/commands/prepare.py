@@ -56,13 +56,15 @@ def run(command: PrepareCommand) -> None:
         print(f"left out {source}: {reason}")
     for source, first in report.duplicates.items():
         print(f"left out {source}: the same content as {first}")
+    for reason, files in report.passed_over.items():
+        print(f"not read, {reason}: {len(files)}, as {files[0]}")
 
 
 COMMAND = Command(
     PrepareCommand,
     run,
     {
-        "what goes in and out": ("inputs", "out", "skip_unreadable", "workers"),
+        "what goes in and out": ("inputs", "out", "pattern", "skip_unreadable", "workers"),
         "frames": ("short_side", "height", "width", "frame_rate", "image_rate", "drop_bad_frames"),
         "border": ("find_border", "crop_border", "border_margin"),
         "flow": ("gaps", "gap_choice", "min_motion", "camera_motion"),

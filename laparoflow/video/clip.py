@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.files import write_json
+from laparoflow.files import remove_leftovers, write_json
 from laparoflow.video.cache import ClipRecord
 from laparoflow.video.decode import DecodeReport, Frame, Source, VideoError
 from laparoflow.video.flow import DISFlow, Flow, FlowEstimator, Mask, consistency_mask
@@ -151,7 +151,7 @@ class ClipWriter:
 
     def _write_shards(self, report: DecodeReport, done: set[int]) -> int:
         """Read the source to its end, write the shards that are ours and missing; returns the number of shards."""
-        source = Source(Path(self.plan.source), self.settings.image_rate)
+        source = Source(Path(self.plan.source), self.settings.image_rate, self.settings.pattern)
         number, shard = 0, self._shard(0, done)
         for position, (frame, near) in enumerate(self._windows(source.frames(report))):
             if position // self.shard_frames > number:
@@ -276,8 +276,7 @@ class ClipWriter:
         whole = [record for record in records if record is not None]
         if len(whole) < count:
             return None
-        for leftover in self.folder.glob(".[0-9]*.partial"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
         record = self._clip_record(whole, report)
         write_overview(self.folder, record, self.cache / "pictures" / f"{self.plan.name}.png")
         write_json(self.folder / "clip.json", asdict(record))

@@ -8,7 +8,6 @@ upright: a rotation by quarter turns that the file asks for is done.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,16 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.video.sources import VideoError, images_in, shown
 from laparoflow.video.times import Clock, believed_stamps
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
 Image = NDArray[np.uint8]
-
-
-class VideoError(ValueError):
-    """A video or image sequence that cannot be read; the message names the file and what is wrong."""
 
 
 @contextmanager
@@ -39,7 +32,7 @@ def _named(path: Path, what: str) -> Iterator[None]:
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"cannot {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise VideoError(f"cannot {what} {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 @dataclass
@@ -124,53 +117,31 @@ def _announced(container: av.container.InputContainer, rate: float) -> tuple[int
     return None, 0
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key by which frame_10 comes after frame_9."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
-
-
 def _read_image(path: Path) -> Image:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise VideoError(f"cannot read image {path}: {error.strerror}") from error
+        raise VideoError(f"cannot read image {shown(path)}: {error.strerror}") from error
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if pixels is None:
-        raise VideoError(f"cannot read image {path}: not an image or damaged")
+        raise VideoError(f"cannot read image {shown(path)}: not an image or damaged")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The images directly in a folder, in natural order."""
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()), key=_natural)
-
-
-def find_sources(inputs: list[Path]) -> list[Path]:
-    """Videos and image folders named by the inputs.
-
-    A file is taken as a video. A folder gives every video below it; if there is none, every folder below it
-    (itself included) that holds images is an image sequence.
-
-    Raises:
-        VideoError: for an input that does not exist or holds neither videos nor images.
-    """
-    sources: list[Path] = []
-    for path in inputs:
-        if path.is_file():
-            sources.append(path)
-            continue
-        if not path.is_dir():
-            raise VideoError(f"input {path} does not exist")
-        below = sorted(path.rglob("*"))
-        found = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-        found = found or [p for p in [path, *below] if p.is_dir() and images_in(p)]
-        if not found:
-            raise VideoError(f"input {path} holds no video ({', '.join(VIDEO_SUFFIXES)}) and no image sequence")
-        sources.extend(found)
-    unique: dict[Path, Path] = {}
-    for source in sources:  # a link keeps its own name, which may be the only telling one
-        unique.setdefault(source.resolve(), source.absolute())
-    return list(unique.values())
+def _lacks_index(path: Path) -> bool:
+    """Whether a file is an MP4 or MOV, by its first box, without the box that says where its frames are."""
+    with open(path, "rb") as file:
+        place, first = 0, b""
+        while len(head := file.read(16)) >= 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            first = first or kind
+            if first not in (b"ftyp", b"wide", b"mdat", b"free", b"skip") or kind in (b"moov", b"moof"):
+                return False
+            size = int.from_bytes(head[8:16], "big") if size == 1 else size
+            if size < 8:
+                break
+            file.seek(place := place + size)
+    return bool(first)
 
 
 class Source:
@@ -179,29 +150,35 @@ class Source:
     Args:
         path: file or folder.
         image_rate: frame rate given to image sequences.
+        pattern: which pictures of a folder are its frames, see ``images_in``.
 
     Raises:
         VideoError: if it cannot be opened, has no video stream or not a single frame.
     """
 
-    def __init__(self, path: Path, image_rate: float = 25.0) -> None:
+    def __init__(self, path: Path, image_rate: float = 25.0, pattern: str | None = None) -> None:
         self.path = path
         self.image_rate = image_rate
-        self.images = images_in(path) if path.is_dir() else []
+        self.images = images_in(path, pattern) if path.is_dir() else []
         self.info = self._image_info() if path.is_dir() else self._video_info()
 
     def _image_info(self) -> SourceInfo:
         if not self.images:
-            raise VideoError(f"no frames in {self.path}: the folder holds no images")
+            raise VideoError(f"no frames in {shown(self.path)}: the folder holds no images")
         height, width = _read_image(self.images[0]).shape[:2]
         return SourceInfo(height, width, self.image_rate, len(self.images), f"opencv {cv2.__version__}")
 
     def _open(self) -> av.container.InputContainer:
         with _named(self.path, "open video"):
+            if _lacks_index(self.path):
+                raise VideoError(
+                    f"cannot open video {shown(self.path)}: its index (the moov atom) is missing, as where a recording was "
+                    "cut off; copy it again, or repair it with a tool such as untrunc"
+                )
             container = av.open(str(self.path), metadata_errors="replace")
         if not container.streams.video:
             container.close()
-            raise VideoError(f"cannot read {self.path}: it has no video stream")
+            raise VideoError(f"cannot read {shown(self.path)}: it has no video stream")
         container.streams.video[0].thread_count = 1
         return container
 
@@ -213,7 +190,7 @@ class Source:
             codec = stream.codec_context.name
         first = next(self.frames(), None)
         if first is None or isinstance(first.raw, Path):
-            raise VideoError(f"no frames in {self.path}: not one frame can be decoded")
+            raise VideoError(f"no frames in {shown(self.path)}: not one frame can be decoded")
         height, width = first.raw.height, first.raw.width
         if _quarter_turns(first.raw) % 2:
             height, width = width, height
@@ -252,9 +229,7 @@ class Source:
             text = f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it"
             report.problem = f"{report.problem}; {text}" if report.problem else text
 
-    def _decoded(
-        self, container: av.container.InputContainer, report: DecodeReport
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decoded(self, container: av.container.InputContainer, report: DecodeReport) -> Iterator[tuple[int, av.VideoFrame]]:
         """Whole frames with their place in the file; what is damaged uses up a place and goes into the report."""
         index = 0
         packets = container.demux(container.streams.video[0])

@@ -6,6 +6,8 @@ start one after the other come to the same names: what one of them has written b
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,8 @@ from pathlib import Path
 
 from laparoflow.video.cache import CacheError, read_clip
 from laparoflow.video.plan import fingerprint, read_plan
+
+LONGEST = 160  # bytes of a clip's name
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,14 @@ def known_clips(cache: Path) -> list[KnownClip]:
     return known
 
 
+def _short(name: str) -> str:
+    """A name that is valid text and leaves room for endings: a long one is cut, and keeps apart by a hash of the whole."""
+    text = os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "_")
+    if len(text.encode()) <= LONGEST:
+        return text
+    return f"{text.encode()[: LONGEST - 9].decode('utf-8', 'ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequence[str] = ()) -> list[str]:
     """A name for every source: its stem, with as many parent folders as it takes to be unique.
 
@@ -77,7 +89,7 @@ def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequ
 
     def name(source: Path, depth: int) -> str:
         parts = (*source.parent.parts[1:], source.stem if source.suffix and not source.is_dir() else source.name)
-        return "__".join(parts[-depth:])
+        return _short("__".join(parts[-depth:]))
 
     deepest = max((len(source.parts) for source in everything), default=0)
     counts: dict[int, Counter[str]] = {}
@@ -100,26 +112,27 @@ def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequ
     return names
 
 
-def _fingerprint(source: Path) -> str | None:
+def _fingerprint(source: Path, pattern: str | None) -> str | None:
     try:
-        return fingerprint(source)
+        return fingerprint(source, pattern)
     except OSError:  # what is wrong with it is said when it is opened
         return None
 
 
-def identify(sources: Sequence[Path], cache: Path) -> Identified:
+def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -> Identified:
     """Find the clips that sources are in a cache, which need not exist yet.
 
     Args:
         sources: different absolute paths of videos and image folders.
         cache: folder of the cache.
+        pattern: which pictures of a folder are its frames.
 
     Raises:
         CacheError: if the cache holds a clip of what lay at a source's path before, or a damaged record.
     """
     known = known_clips(cache)
     with ThreadPoolExecutor() as pool:
-        prints = dict(zip(sources, pool.map(_fingerprint, sources), strict=True))
+        prints = dict(zip(sources, pool.map(lambda source: _fingerprint(source, pattern), sources), strict=True))
     names: dict[Path, str] = {}
     claimed: set[str] = set()
 

@@ -11,6 +11,7 @@ from typing import Any
 from laparoflow.video.border import Border, detect_border
 from laparoflow.video.decode import Source, VideoError
 from laparoflow.video.settings import PrepareSettings
+from laparoflow.video.sources import images_in
 
 BORDER_FRAMES = 16
 
@@ -46,16 +47,16 @@ class ClipPlan:
     decoder: str
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, pattern: str | None = None) -> str:
     """Hash of a source's sizes and of samples of its content.
 
-    A folder's files count by name and size, and the first, the middle and the last one by their content: uncompressed
-    images of different videos may have the same names and sizes.
+    A folder's frames (those that match the pattern, if there is one) count by name and size, and the first, the middle and
+    the last one by their content: uncompressed images of different videos may have the same names and sizes.
     """
     digest = hashlib.sha256()
     block = 1 << 20
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file())
+        files = sorted(images_in(path, pattern))
         for file in files:
             digest.update(f"{file.name}:{file.stat().st_size};".encode())
         for number in sorted({0, len(files) // 2, len(files) - 1}) if files else ():
@@ -86,9 +87,9 @@ def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
     Raises:
         VideoError: if the source cannot be read or has no frame.
     """
-    source = Source(path, settings.image_rate)
+    source = Source(path, settings.image_rate, settings.pattern)
     try:
-        content = fingerprint(path)
+        content = fingerprint(path, settings.pattern)
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror or error}") from error
     info = source.info

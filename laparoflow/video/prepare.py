@@ -7,14 +7,17 @@ torchrun or srun every rank runs the same command and does its share.
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from laparoflow.files import DiskFullError, write_json
+from laparoflow.files import DiskFullError, locked, remove_leftovers, write_json
 from laparoflow.machine import cores
 from laparoflow.progress import progress as show_progress
 from laparoflow.video.cache import (
@@ -26,15 +29,18 @@ from laparoflow.video.cache import (
     read_clip,
     read_header,
 )
-from laparoflow.video.decode import VideoError, find_sources
-from laparoflow.video.names import identify
+from laparoflow.video.decode import VideoError
+from laparoflow.video.names import Identified, identify
 from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, split_tasks, units_of
 from laparoflow.video.plan import ClipPlan, plan_clip
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import sha256
+from laparoflow.video.sources import find_sources, shown
 
 FIRST_FRAMES = 500
 """Source frames after which the time of the whole is estimated."""
+
+LOCK = ".lock"  # held while a run names its clips or writes its report
 
 
 @dataclass
@@ -49,6 +55,7 @@ class PrepareReport:
         kept: names of the clips that an earlier run had finished.
         rebuilt: damaged shards that were built again, with what was wrong.
         unreadable: sources that were skipped, with the reason.
+        passed_over: files of the input folders that are not read, by the reason.
         duplicates: sources whose content another source has too, with the clip that holds it.
     """
 
@@ -61,6 +68,7 @@ class PrepareReport:
     rebuilt: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -102,7 +110,7 @@ def _check_folder(out: Path, identity: dict[str, Any]) -> None:
     """Check that ``out`` may become, or is, a cache with these settings."""
     if out.exists() and not out.is_dir():
         raise CacheError(f"out must be a folder, got the file {out}")
-    if not out.exists() or all(path.name.endswith(".partial") for path in out.iterdir()):
+    if not out.exists() or all(path.name.endswith(".partial") or path.name == LOCK for path in out.iterdir()):
         return
     if not (out / "cache.json").exists():
         raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
@@ -138,6 +146,33 @@ def _intact(out: Path, name: str) -> ClipRecord | None:
     if clip is None:
         return None
     return None if find_damage(out / "clips" / name, clip, range(clip.shards)) else clip
+
+
+def _claim(out: Path, plans: dict[str, ClipPlan], identified: Identified) -> dict[str, ClipPlan]:
+    """Give clips the names that are free now, and write down whose they are: another run may have begun since."""
+    names = {str(source): name for source, name in zip(identified.sources, identified.names, strict=True)}
+    claimed = [replace(plan, name=names.get(plan.source, plan.name)) for plan in plans.values()]
+    for plan in claimed:
+        folder = out / "clips" / plan.name
+        if not (folder / "plan.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "plan.json", asdict(plan))
+    return {plan.name: plan for plan in claimed}
+
+
+def _write_report(out: Path, report: PrepareReport, inputs: list[Path]) -> None:
+    """Write what this run did, after what every run before it or beside it did, in short, under ``writers``."""
+    path = out / ("report.json" if report.world_size == 1 else f"report-{report.rank}.json")
+    mine = {key: getattr(report, key) for key in ("prepared", "kept", "rebuilt", "unreadable", "duplicates")}
+    with locked(out / LOCK):
+        try:
+            writers = json.loads(path.read_text())["writers"]
+        except (OSError, ValueError, KeyError):
+            writers = []
+        ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        place = {"ended": ended, "host": platform.node(), "process": os.getpid()}
+        writers.append({**place, "inputs": [shown(item) for item in inputs], **mine})
+        write_json(path, {**report.as_dict(), "writers": writers})
 
 
 def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | VideoError:
@@ -196,12 +231,13 @@ def prepare(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
 
-    found = find_sources(inputs)
+    found = find_sources(inputs, settings.pattern)
     identity = _identity(settings)
     _check_folder(out, identity)
-    identified = identify(found, out)
+    identified = identify(found.sources, out, settings.pattern)
     sources, names = identified.sources, identified.names
-    report = PrepareReport(str(out), rank, world_size, duplicates=dict(identified.duplicates))
+    report = PrepareReport(str(out), rank, world_size, passed_over=found.passed_over)
+    report.duplicates = {shown(source): name for source, name in identified.duplicates.items()}
     units = units_of(len(sources), rank, world_size)
     missing: list[tuple[Path, str]] = []
     mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
@@ -220,12 +256,12 @@ def prepare(
             outcomes.append(outcome)
     plans = {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}
     report.unreadable = {
-        str(source): str(outcome)
+        shown(source): str(outcome)
         for (source, _), outcome in zip(missing, outcomes, strict=True)
         if isinstance(outcome, VideoError)
     }
-    for source, name in identified.duplicates.items():
-        original = str(sources[names.index(name)])
+    for source, name in list(report.duplicates.items()):
+        original = shown(sources[names.index(name)])
         if original in report.unreadable:  # a copy of what cannot be read, as empty files are of one another
             report.unreadable[source] = f"{source} is a copy: {report.unreadable[original]}"
             del report.duplicates[source]
@@ -233,17 +269,20 @@ def prepare(
         raise VideoError("; ".join(report.unreadable.values()))
 
     out.mkdir(parents=True, exist_ok=True)
-    if world_size == 1:
-        for leftover in out.rglob(".*.partial"):
-            leftover.unlink(missing_ok=True)
-    if not (out / "cache.json").exists():
-        write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
-    estimate = _check_space(out, list(plans.values()), settings)
+    with locked(out / LOCK):  # another run may have begun this cache, or named its clips alike, in the meantime
+        remove_leftovers(out)
+        _check_folder(out, identity)
+        if not (out / "cache.json").exists():
+            write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
+        estimate = _check_space(out, list(plans.values()), settings)
+        plans = _claim(out, plans, identify(found.sources, out, settings.pattern))
     if progress and plans:
         print(f"{estimate}; {workers} process{'es' * (workers > 1)} on {cores()} cores")
     for name in plans:
         (out / "clips" / name / "clip.json").unlink(missing_ok=True)
-    tasks = [Task(out, plans[names[c]], settings, (part, parts)) for c, part, parts in units if names[c] in plans]
+    by_source = {plan.source: plan for plan in plans.values()}
+    shared = [(by_source.get(str(sources[c])), (part, parts)) for c, part, parts in units]
+    tasks = [Task(out, plan, settings, share) for plan, share in shared if plan is not None]
     tasks = split_tasks(tasks, workers)
     known = all(plan.expected for plan in plans.values())
     total = sum(plans[task.plan.name].expected or 0 for task in tasks)
@@ -266,7 +305,7 @@ def prepare(
             report.clips.append(result.record)
     report.clips.sort(key=lambda clip: clip.name)
     report.prepared.sort()
-    write_json(out / ("report.json" if world_size == 1 else f"report-{rank}.json"), report.as_dict())
+    _write_report(out, report, inputs)
     if errors:
         raise errors[0]
     return report

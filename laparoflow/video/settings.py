@@ -18,6 +18,8 @@ class PrepareSettings:
         short_side: shorter side of the cached frames when neither height nor width is given; None keeps the
             size. Frames are never enlarged by it.
         frame_rate: frames per second to keep; None keeps every source frame. Flow is found over source frames.
+        pattern: takes the files of folders whose path ends so (``*_left.avi``, ``Raw/*.jpg``) and no others, in place of
+            the rules that tell frames from masks; None keeps to the rules.
         image_rate: frame rate of image sequences, which carry none.
         gaps: distances from a frame to the flow's target frame, in source frames, in increasing order; a negative
             one leads to an earlier frame.
@@ -49,6 +51,7 @@ class PrepareSettings:
     width: int | None = None
     short_side: int | None = 240
     frame_rate: float | None = 5.0
+    pattern: str | None = None
     image_rate: float = 25.0
     gaps: tuple[int, ...] = (1, 2, 4)
     gap_choice: Literal["first_moving", "all", "stack"] = "first_moving"

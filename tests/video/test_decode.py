@@ -11,7 +11,7 @@ import pytest
 from footage import frames_of, joined_video, latin_titled_video, video
 
 from laparoflow.video import decode
-from laparoflow.video.decode import DecodeReport, Source, VideoError, find_sources
+from laparoflow.video.decode import DecodeReport, Source, VideoError
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".mkv", "libx264")])
@@ -185,25 +185,6 @@ def test_damaged_image_is_named(tmp_path):
     (tmp_path / "000.png").write_bytes(b"no image")
     with pytest.raises(VideoError, match=r"000\.png"):
         Source(tmp_path)
-
-
-def test_finding_sources(tmp_path):
-    a, b = video(tmp_path / "in" / "a.mp4", 2), video(tmp_path / "in" / "deep" / "b.avi", 2, codec="mpeg4")
-    (tmp_path / "in" / "masks").mkdir()
-    cv2.imwrite(str(tmp_path / "in" / "masks" / "0.png"), np.zeros((4, 4), np.uint8))
-    images = tmp_path / "stills" / "x"
-    images.mkdir(parents=True)
-    cv2.imwrite(str(images / "0.png"), np.zeros((4, 4), np.uint8))
-    assert find_sources([tmp_path / "in"]) == [a, b]
-    assert find_sources([tmp_path / "stills", a, a]) == [images, a]
-    link = tmp_path / "linked.mp4"
-    link.symlink_to(a)
-    assert find_sources([link, a]) == [link]
-    with pytest.raises(VideoError, match="does not exist"):
-        find_sources([tmp_path / "nowhere"])
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(VideoError, match="no video"):
-        find_sources([tmp_path / "bare"])
 
 
 def test_frames_spread_over_the_video(tmp_path):
