@@ -9,6 +9,7 @@ from laparoflow.commands.base import Command
 COMMANDS = {
     "demo": "the whole job on a generated video, in minutes",
     "prepare": "videos to a cache of frames and flow",
+    "convert": "a cache of version 0.1 to the present format",
     "pretrain": "train a network on a cache",
     "speed": "time reading, views and steps of a recipe",
     "probe": "score frozen features with few labels",

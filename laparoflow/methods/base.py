@@ -24,7 +24,7 @@ class PixelView(NamedTuple):
         flow: float [B, 2, h', w'], flow at that source pixel, source-frame pixels and axes.
         valid: bool [B, h', w'], cell inside the frame with a trusted flow.
         inside: bool [B, h', w'], cell inside the frame, whatever its flow.
-        spread: float [B], robust spread of the whole frame's flow in pixels, the same for both views.
+        spread: float [B, G], robust spread of the whole frame's flow over each gap in pixels, the same for both views.
         extent: (height, width) of the source frame in pixels.
     """
 

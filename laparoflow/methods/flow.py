@@ -3,7 +3,8 @@
     w_ij = phi(|f_i - g_j| / bandwidth),   f and g the source-frame flow of two pixels of one frame
 
 The weights may be taken on the flow in pixels, or on the flow over the frame's robust spread, so that one
-bandwidth serves frames of little and of much motion.  The spread is never taken below ``min_spread``: in a
+bandwidth serves frames of little and of much motion.  Flows over several gaps are stacked, two channels a gap,
+each over its own spread.  The spread is never taken below ``min_spread``: in a
 nearly still frame the flow is mostly noise, and dividing by a tiny spread would blow that up.  Frames whose
 spread is under ``min_motion`` say nothing and are left out of the loss.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 from laparoflow.methods.base import MethodOutput, PixelView
 from laparoflow.methods.contrast import ContrastMethod, PixelContrast
 from laparoflow.methods.settings import FlowSettings
+from laparoflow.methods.spread import over_spread
 from laparoflow.models.encoder import PixelEncoder
 
 
@@ -42,7 +44,7 @@ class FlowMethod(ContrastMethod):
         if settings.guide == "uniform":
             return torch.zeros_like(flow)
         if settings.flow_normalisation == "spread":
-            flow = flow / view.spread.float().clamp(min=settings.min_spread).view(-1, 1, 1, 1)
+            flow = over_spread(flow, view.spread, settings.min_spread)
         if settings.guide == "flow_and_place":
             side = float(max(view.extent))
             place = view.grid.float().movedim(-1, 1) * (settings.bandwidth / (settings.place_width * side))
@@ -51,7 +53,7 @@ class FlowMethod(ContrastMethod):
 
     def mask(self, view: PixelView) -> Tensor:
         """Pixels that count, bool [B, h, w]."""
-        moving = view.spread >= self.settings.min_motion
+        moving = view.spread.amax(1) >= self.settings.min_motion
         return view.valid & moving.view(-1, 1, 1)
 
     def forward(self, first: PixelView, second: PixelView) -> MethodOutput:

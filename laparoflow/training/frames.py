@@ -1,7 +1,8 @@
 """Frames of a cache as batches whose order depends on (seed, step) alone, so that a run resumes anywhere.
 
-Batch ``t`` of process ``r`` out of ``R`` holds the positions t * B * R + r * B ... + B - 1 of an endless sequence
-that walks through one random permutation of the frames after the other.
+Batch ``t`` of process ``r`` out of ``R`` holds the positions t * B * R + r * B ... + B - 1 of an endless sequence. It
+walks through one random permutation of the frames after the other, or, balanced, draws each frame from a clip that
+is drawn from a folder that is drawn, so that a folder of many clips and a clip of many frames weigh no more than others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from laparoflow.video.batch import pad_frame
-from laparoflow.video.cache import CachedFrame
+from laparoflow.video.cache import CachedFrame, FrameCache
 
 SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|open|mmap|resize|allocate).*(torch_|shm)|Bus error", re.S)
 """What torch says where /dev/shm is full."""
@@ -48,9 +49,10 @@ class FrameBatch(NamedTuple):
 
     Attributes:
         image: uint8 [B, 3, H, W].
-        flow: float32 [B, 2, H, W], source-frame pixels.
+        flow: float32 [B, 2, H, W], source-frame pixels; [B, 2 G, H, W] for flows over G gaps.
         valid: bool [B, H, W].
         position: int64 [B], position in the cache.
+        clip: int64 [B], clip of the cache.
         number: int64 [B], number of the batch in the run (the same in all of it).
     """
 
@@ -58,6 +60,7 @@ class FrameBatch(NamedTuple):
     flow: Tensor
     valid: Tensor
     position: Tensor
+    clip: Tensor
     number: Tensor
 
 
@@ -85,8 +88,24 @@ class CachedFrames(Dataset[FrameBatch]):
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
             torch.from_numpy(np.array(frame.valid, dtype=bool)),
             torch.tensor(index),
+            torch.tensor(getattr(frame, "clip", 0)),
             torch.tensor(number),
         )
+
+
+Groups = list[list[range]]
+"""Frames of each clip of each folder."""
+
+
+def groups_of(cache: FrameCache, balance: Literal["frames", "clips", "folders"]) -> Groups | None:
+    """What the sampler balances: nothing, the clips, or the folders that their sources lie in and then the clips."""
+    if balance == "frames":
+        return None
+    folders: dict[str, list[range]] = {}
+    for clip, frames in zip(cache.clips, cache.ranges, strict=True):
+        if len(frames):
+            folders.setdefault(str(Path(clip.source).parent) if balance == "folders" else "", []).append(frames)
+    return list(folders.values())
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -100,11 +119,14 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: of the permutations.
         rank: this process.
         world: number of processes.
+        groups: what is balanced; None for permutations.
     """
 
     def __init__(
-        self, frames: int, batch_size: int, start: int, stop: int, seed: int, rank: int = 0, world: int = 1
-    ) -> None:
+        self, frames: int, batch_size: int, start: int, stop: int, seed: int, rank: int = 0, world: int = 1,
+        groups: Groups | None = None,
+    ) -> None:  # fmt: skip
+        self.groups = groups
         self.frames, self.batch_size, self.start, self.stop = frames, batch_size, start, stop
         self.seed, self.rank, self.world = seed, rank, world
         self._order: tuple[int, list[int]] = (-1, [])
@@ -114,6 +136,11 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         return self.stop
 
     def _frame(self, position: int) -> int:
+        if self.groups is not None:
+            shares = np.random.default_rng([self.seed, position]).random(3)
+            clips = self.groups[int(shares[0] * len(self.groups))]
+            frames = clips[int(shares[1] * len(clips))]
+            return frames[int(shares[2] * len(frames))]
         epoch, place = divmod(position, self.frames)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
@@ -163,10 +190,12 @@ class FrameModule(pl.LightningDataModule):
         batch_size: frames per process and batch.
         seed: of the order.
         workers: reading processes.
+        groups: what is balanced, see ``groups_of``.
     """
 
-    def __init__(self, cache: Cache, batch_size: int, seed: int, workers: int = 0) -> None:
+    def __init__(self, cache: Cache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None) -> None:
         super().__init__()
+        self.groups = groups
         self.frames = CachedFrames(cache)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
 
@@ -183,6 +212,7 @@ class FrameModule(pl.LightningDataModule):
             self.seed,
             trainer.global_rank,
             trainer.world_size,
+            self.groups,
         )
         return DataLoader(
             self.frames,

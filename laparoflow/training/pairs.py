@@ -23,9 +23,9 @@ def describe_view(view: View, flow: Tensor, valid: Tensor, spread: Tensor, strid
 
     Args:
         view: image [B, 3, h, w], grid [B, h, w, 2], inside [B, h, w].
-        flow: [B, 2, H, W] of the source frames.
+        flow: [B, 2 G, H, W] of the source frames.
         valid: bool [B, H, W] of the source frames.
-        spread: [B] of the source frames' flow.
+        spread: [B, G] of the source frames' flow.
         stride: of the embeddings, in view pixels.
     """
     cells = cell_grid(view.grid, stride)
@@ -33,6 +33,15 @@ def describe_view(view: View, flow: Tensor, valid: Tensor, spread: Tensor, strid
     trusted = sample_mask(valid, cells) & inside
     height, width = flow.shape[-2:]
     return PixelView(view.image, cells, sample_flow(flow, cells), trusted, inside, spread, (height, width))
+
+
+def others(clip: Tensor) -> Tensor:
+    """For each frame of a batch the nearest one before it, counted around, of another clip; else the one before it."""
+    count = len(clip)
+    before = (torch.arange(count, device=clip.device)[:, None] - torch.arange(1, count + 1, device=clip.device)) % count
+    differs = clip[before] != clip[:, None]
+    differs[:, 0] |= ~differs.any(1)
+    return before.gather(1, differs.float().argmax(1, keepdim=True))[:, 0]
 
 
 def two_views(
@@ -45,11 +54,13 @@ def two_views(
         views: the transforms.
         stride: of the embeddings.
         seed: numbers that name the batch: the run's seed, the batch's number, the process.
-        shuffle_flow: take the next frame's flow (a control: motion without meaning).
+        shuffle_flow: take the flow of a frame of another clip, or where there is none of another frame (a control:
+            motion without meaning).
     """
     flow, valid = batch.flow, batch.valid
     if shuffle_flow:
-        flow, valid = flow.roll(1, 0), valid.roll(1, 0)
+        other = others(batch.clip)
+        flow, valid = flow[other], valid[other]
     spread = frame_spread(flow, valid)
     generator = torch.Generator().manual_seed(mixed_seed(*seed))
     pair = views(batch.image.float() / 255, batch.valid, generator)

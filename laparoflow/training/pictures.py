@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from laparoflow.methods.base import Method, PixelView
 from laparoflow.methods.coordinates import CoordinateMethod, place_guides
 from laparoflow.methods.flow import FlowMethod, FlowSettings
-from laparoflow.methods.spread import frame_spread
+from laparoflow.methods.spread import frame_spread, over_spread
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view
 from laparoflow.views.two_views import View
@@ -49,7 +49,7 @@ def pair_guides(method: Method, views: Sequence[PixelView]) -> tuple[list[Tensor
         guides = place_guides(views[0], views[-1])[: len(views)] if views else []
         return guides, [view.inside for view in views], method.contrast.kernel, method.contrast.bandwidth
     usual = FlowSettings()
-    guides = [v.flow.float() / v.spread.float().clamp(min=usual.min_spread).view(-1, 1, 1, 1) for v in views]
+    guides = [over_spread(v.flow, v.spread, usual.min_spread) for v in views]
     return guides, [view.valid for view in views], usual.flow_kernel, usual.bandwidth
 
 

@@ -35,7 +35,7 @@ from laparoflow.models.weights import read_state
 from laparoflow.progress import progress
 from laparoflow.training.average import AveragedEncoder
 from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, StepCheckpoints
-from laparoflow.training.frames import FrameModule, shared_memory_named
+from laparoflow.training.frames import FrameModule, groups_of, shared_memory_named
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.places import DATA_FILE, data_places
@@ -97,7 +97,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     start = _check_folder(settings, launch.rank)
     cache = FrameCache.open(Path(settings.data), settings.trainer.verify, (launch.rank, launch.world))
     module = PretrainModule(settings, cache.content_hash)
-    frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers)
+    groups = groups_of(cache, settings.balance)
+    frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers, groups)
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / DATA_FILE, data_places(out, Path(settings.data)))

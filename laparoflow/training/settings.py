@@ -146,6 +146,8 @@ class PretrainSettings:
         out: folder of the run; must not exist, or be empty, unless ``resume``.
         max_steps: optimiser steps.
         batch_size: frames per process and batch.
+        balance: how frames are drawn: ``frames`` takes each as often as any other, ``clips`` each clip, ``folders`` each
+            folder of the prepared videos and in it each clip.
         seed: of weights, order and views.
         resume: go on from the last checkpoint in ``out``; on the command line, what is not given is taken from its
             ``config.yaml``.
@@ -161,6 +163,7 @@ class PretrainSettings:
     out: Path
     max_steps: int = 10_000
     batch_size: int = 16
+    balance: Literal["frames", "clips", "folders"] = "folders"
     seed: int = 0
     resume: bool = False
     method: MethodSettings = field(default_factory=MethodSettings)

@@ -288,6 +288,11 @@ class FrameCache(Sequence[CachedFrame]):
         """The different frame sizes (H, W) in the cache."""
         return sorted({(clip.height, clip.width) for clip in self.clips if clip.frames})
 
+    @property
+    def ranges(self) -> list[range]:
+        """The positions of each clip's frames."""
+        return [range(end - len(rows), end) for end, rows in zip(self._ends, self._index, strict=True)]
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._ends else 0
 

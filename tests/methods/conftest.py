@@ -22,6 +22,6 @@ def make_view():
         flow = torch.zeros(batch, 2, 4, 4)
         flow[:, 0, :, :2], flow[:, 0, :, 2:] = 2.0, -2.0
         mask = torch.ones(batch, 4, 4, dtype=torch.bool)
-        return PixelView(image, grid, flow, mask, mask.clone(), torch.full((batch,), 2.0), (16, 16))
+        return PixelView(image, grid, flow, mask, mask.clone(), torch.full((batch, 1), 2.0), (16, 16))
 
     return build

@@ -25,6 +25,17 @@ def test_normalised_flow_does_not_change_with_the_frame_rate(encoder, make_view)
     torch.testing.assert_close(method(first, second).loss, method(*faster).loss)
 
 
+def test_each_of_several_gaps_is_in_units_of_its_own_spread(encoder, make_view):
+    """Twice the flow over a second gap says the same as the flow over the first alone."""
+    method = FlowMethod(encoder, FlowSettings()).eval()
+    first, second = make_view(0), make_view(1)
+    stacked = [
+        v._replace(flow=torch.cat([v.flow, 2 * v.flow], 1), spread=torch.cat([v.spread, 2 * v.spread], 1))
+        for v in (first, second)
+    ]
+    torch.testing.assert_close(method(first, second).loss, method(*stacked).loss)
+
+
 def test_noise_of_a_still_frame_is_not_blown_up(encoder, make_view):
     method = FlowMethod(encoder, FlowSettings(min_spread=0.5))
     view = make_view(0)
@@ -35,7 +46,7 @@ def test_noise_of_a_still_frame_is_not_blown_up(encoder, make_view):
 def test_frames_without_motion_are_left_out(encoder, make_view):
     method = FlowMethod(encoder, FlowSettings(min_motion=1.0)).eval()
     first, second = make_view(0), make_view(1)
-    still = torch.tensor([2.0, 0.1])
+    still = torch.tensor([[2.0], [0.1]])
     both = method(first._replace(spread=still), second._replace(spread=still))
     only = method(*(type(v)(*(x[:1] if isinstance(x, torch.Tensor) else x for x in v)) for v in (first, second)))
     torch.testing.assert_close(both.loss, only.loss)

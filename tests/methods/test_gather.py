@@ -49,7 +49,7 @@ def make_views(batch):
         flow = torch.randn(batch, 2, 4, 4, generator=g)
         valid = torch.rand(batch, 4, 4, generator=g) > 0.2
         valid[0, :3] = False  # processes hold different numbers of valid pixels
-        views.append(PixelView(image, grid, flow, valid, valid.clone(), torch.ones(batch), (16, 16)))
+        views.append(PixelView(image, grid, flow, valid, valid.clone(), torch.ones(batch, 1), (16, 16)))
     return views
 
 

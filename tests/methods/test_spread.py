@@ -30,9 +30,16 @@ def test_wild_vectors_and_masked_ones_do_not_count():
 
 
 def test_nothing_trusted_is_no_motion():
-    assert frame_spread(torch.ones(2, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool)).tolist() == [0.0, 0.0]
+    assert frame_spread(torch.ones(2, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool)).tolist() == [[0.0], [0.0]]
+
+
+def test_gaps_have_a_spread_each():
+    flow = torch.randn(2, 4, 16, 16)
+    valid = torch.rand(2, 16, 16) > 0.2
+    apart = [frame_spread(flow[:, place : place + 2], valid) for place in (0, 2)]
+    torch.testing.assert_close(frame_spread(flow, valid), torch.cat(apart, 1))
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match=r"\[B, 2, H, W\]"):
+    with pytest.raises(ValueError, match=r"\[B, 2 G, H, W\]"):
         frame_spread(torch.zeros(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from laparoflow.training.frames import CachedFrames, StepSampler, mixed_seed
+from laparoflow.training.frames import CachedFrames, StepSampler, groups_of, mixed_seed
 
 
 def flat(sampler):
@@ -32,6 +32,23 @@ def test_processes_share_the_joint_batch():
 def test_seed_matters_and_neighbouring_seeds_differ():
     assert flat(StepSampler(50, 10, 0, 5, seed=0)) != flat(StepSampler(50, 10, 0, 5, seed=1))
     assert len({mixed_seed(0, step, rank) for step in range(50) for rank in range(4)}) == 200
+
+
+def test_balanced_frames_come_evenly_from_folders_and_in_them_from_clips():
+    """One folder of one clip of 2 frames, one folder of two clips, of 3 and of 995 frames."""
+    groups = [[range(2)], [range(2, 5), range(5, 1000)]]
+    whole = list(StepSampler(1000, 8, 0, 500, seed=0, groups=groups))
+    frames = np.array([frame for batch in whole for frame, _ in batch])
+    shares = [np.mean(np.isin(frames, clip)) for folder in groups for clip in folder]
+    assert np.allclose(shares, [0.5, 0.25, 0.25], atol=0.03)
+    assert list(StepSampler(1000, 8, 123, 500, seed=0, groups=groups)) == whole[123:]
+
+
+def test_what_is_balanced():
+    clips = [SimpleNamespace(source=source) for source in ("a/1.mp4", "b/1.mp4", "a/2.mp4")]
+    cache = SimpleNamespace(clips=clips, ranges=[range(2), range(2, 2), range(2, 9)])
+    assert groups_of(cache, "frames") is None
+    assert groups_of(cache, "clips") == groups_of(cache, "folders") == [[range(2), range(2, 9)]]
 
 
 def test_items_have_the_promised_types():

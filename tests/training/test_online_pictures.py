@@ -27,7 +27,8 @@ def batch():
     valid[:, 24:] = False
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 200, (2, 3, 34, 48), generator=generator, dtype=torch.uint8)
-    return FrameBatch(image, flow, valid, torch.arange(2), torch.zeros(2, dtype=torch.long))
+    zeros = torch.zeros(2, dtype=torch.long)
+    return FrameBatch(image, flow, valid, torch.arange(2), zeros, zeros)
 
 
 @pytest.mark.parametrize("name", ["flow", "densecl"])

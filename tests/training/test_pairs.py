@@ -1,7 +1,7 @@
 import torch
 
 from laparoflow.training.frames import FrameBatch
-from laparoflow.training.pairs import cell_inside, two_views
+from laparoflow.training.pairs import cell_inside, others, two_views
 from laparoflow.views import GeometrySettings, TwoViews, ViewSettings
 
 
@@ -12,7 +12,7 @@ def batch(size=48):
     flow = torch.stack([x, y]).expand(3, 2, size, size).clone()  # the flow of a pixel is its own place
     flow[1] += 100
     valid = torch.ones(3, size, size, dtype=torch.bool)
-    return FrameBatch(image, flow, valid, torch.arange(3), torch.zeros(3, dtype=torch.long))
+    return FrameBatch(image, flow, valid, torch.arange(3), torch.tensor([0, 1, 0]), torch.zeros(3, dtype=torch.long))
 
 
 def test_flow_stays_in_source_axes_under_any_transform():
@@ -31,12 +31,13 @@ def test_views_come_from_the_seed():
     assert not torch.equal(one.grid, other.grid)
 
 
-def test_shuffled_flow_is_another_frames():
+def test_shuffled_flow_is_that_of_another_clip():
     views = TwoViews(ViewSettings((16, 16)))
     own, other = (two_views(batch(), views, 4, (0,), shuffle)[0] for shuffle in (False, True))
     assert torch.equal(own.grid, other.grid)
     difference = other.flow - own.flow
-    assert torch.allclose(difference[2], torch.full_like(difference[2], 100.0), atol=1e-3)
+    for row in (0, 2):  # frame 2 comes before frame 0, but is of its clip
+        assert torch.allclose(difference[row], torch.full_like(difference[row], 100.0), atol=1e-3)
     assert torch.allclose(difference[1], torch.full_like(difference[1], -100.0), atol=1e-3)
 
 
@@ -46,3 +47,8 @@ def test_cells_need_three_quarters():
     assert cell_inside(inside, 4).tolist() == [[[True, True]]]
     inside[0, 1, 0] = False
     assert cell_inside(inside, 4).tolist() == [[[False, True]]]
+
+
+def test_without_another_clip_the_flow_is_another_frames():
+    assert others(torch.zeros(3, dtype=torch.long)).tolist() == [2, 0, 1]
+    assert others(torch.tensor([5, 5, 7, 7])).tolist() == [3, 3, 1, 1]

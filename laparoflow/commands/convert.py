@@ -1,0 +1,37 @@
+"""``laparoflow convert``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from laparoflow.commands.base import Command, need
+
+
+@dataclass
+class ConvertSettings:
+    """A cache that version 0.1 wrote, to the present format.
+
+    Attributes:
+        cache: folder of the cache; it stays as it is.
+        out: folder to write; must not exist.
+    """
+
+    cache: Path
+    out: Path
+
+
+def check(settings: ConvertSettings) -> None:
+    """Refuse a cache that is not there."""
+    need("cache", settings.cache, "a cache that `laparoflow prepare` of version 0.1 wrote")
+
+
+def run(settings: ConvertSettings) -> None:
+    """Convert, and print what came."""
+    from laparoflow.video.convert import convert_cache
+
+    records = convert_cache(settings.cache, settings.out)
+    print(f"{sum(record.frames for record in records)} frames of {len(records)} clips in {settings.out}")
+
+
+COMMAND = Command(ConvertSettings, run, {"what goes in and out": ("cache", "out")}, positional="cache", check=check)
