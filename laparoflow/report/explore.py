@@ -126,6 +126,7 @@ def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], n
         flow[None, :, :height, :width].float(),
         valid[None, :height, :width],
         torch.tensor([number]),
+        torch.tensor([frame.clip]),
         torch.tensor([0]),
     )
     pair = [whole_frame(batch, 0, encoder.embed_stride), two_views(batch, views, encoder.embed_stride, (number,))[1]]

@@ -43,6 +43,7 @@ SMALL_OPTIONS = {
         --steps 2 --labels 1 --seeds 0 --image-size 32 32 --pictures 1 --device cpu --random-control false
         --finetune-steps 1
     """,
+    "convert": "",
     "export": "",
     "report": "",
     "evidence": """
