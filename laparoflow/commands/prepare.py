@@ -50,6 +50,9 @@ def run(command: PrepareCommand) -> None:
         print(f"left out {frames} frames: {reason}")
     for clip, problem in report.problems.items():
         print(f"{clip}: {problem}")
+    for clip, notes in report.notes.items():
+        for note in notes:
+            print(f"{clip}: {note}")
     for shard in report.rebuilt:
         print(f"built again: {shard}")
     for source, reason in report.unreadable.items():
@@ -65,7 +68,16 @@ COMMAND = Command(
     run,
     {
         "what goes in and out": ("inputs", "out", "pattern", "skip_unreadable", "workers"),
-        "frames": ("short_side", "height", "width", "frame_rate", "image_rate", "drop_bad_frames"),
+        "frames": (
+            "short_side",
+            "height",
+            "width",
+            "frame_rate",
+            "image_rate",
+            "video_stream",
+            "deinterlace",
+            "drop_bad_frames",
+        ),
         "border": ("find_border", "crop_border", "border_margin"),
         "flow": ("gaps", "gap_choice", "min_motion", "camera_motion"),
         "its estimator": ("flow_method", "dis_preset", "flow_weights", "flow_folder"),

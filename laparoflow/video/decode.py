@@ -8,9 +8,10 @@ upright: a rotation by quarter turns that the file asks for is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -18,8 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.video.interlaced import deinterlaced
 from laparoflow.video.sources import VideoError, images_in, shown
-from laparoflow.video.times import Clock, believed_stamps
+from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
 Image = NDArray[np.uint8]
 
@@ -44,6 +46,7 @@ class DecodeReport:
         expected: frames that the file announces, None if it does not.
         damaged: indices of frames that could not be decoded.
         restarts: indices of frames at which the file's timestamps start again.
+        notes: what was decided about the file: which of several video tracks, square pixels, deinterlacing.
         problem: why reading ended early, or that timestamps restart, or None.
     """
 
@@ -51,6 +54,7 @@ class DecodeReport:
     expected: int | None = None
     damaged: list[int] = field(default_factory=list)
     restarts: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     problem: str | None = None
 
 
@@ -72,16 +76,19 @@ class Frame:
     Attributes:
         index: place in the source.
         time: seconds, larger than that of the frame before.
-        raw: what was decoded, or the image file.
+        raw: what was decoded, or the pixels of a picture.
         source: the video or image folder.
-        part: number of times that timestamps started again up to here; frames of different parts are no neighbours.
+        part: number of times up to here that timestamps started again, the frame size changed or a picture was damaged;
+            frames of different parts are no neighbours.
+        size: (height, width) of the decoded frame in square pixels, before a rotation.
     """
 
     index: int
     time: float
-    raw: av.VideoFrame | Path
+    raw: av.VideoFrame | Image
     source: Path
     part: int = 0
+    size: tuple[int, int] | None = None
 
     def rgb(self) -> Image:
         """Pixels uint8 [H, W, 3].
@@ -89,10 +96,10 @@ class Frame:
         Raises:
             VideoError: if they cannot be converted or the image cannot be read.
         """
-        if isinstance(self.raw, Path):
-            return _read_image(self.raw)
+        if isinstance(self.raw, np.ndarray):
+            return self.raw
         with _named(self.source, f"convert frame {self.index} of"):
-            return _rgb(self.raw)
+            return _rgb(self.raw, self.size)
 
 
 def _quarter_turns(raw: av.VideoFrame) -> int:
@@ -101,14 +108,31 @@ def _quarter_turns(raw: av.VideoFrame) -> int:
     return 0 if rest else turns % 4
 
 
-def _rgb(raw: av.VideoFrame) -> Image:
-    """Upright pixels uint8 [H, W, 3]."""
-    return np.ascontiguousarray(np.rot90(raw.to_ndarray(format="rgb24"), _quarter_turns(raw)), np.uint8)
+def _rgb(raw: av.VideoFrame, size: tuple[int, int] | None) -> Image:
+    """Upright pixels uint8 [H, W, 3] of a frame that is scaled to ``size`` (height, width) before it is turned."""
+    height, width = size or (raw.height, raw.width)
+    pixels = raw.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(raw)), np.uint8)
 
 
-def _announced(container: av.container.InputContainer, rate: float) -> tuple[int | None, int]:
+def _rate(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 25)
+
+
+def _best(streams: Sequence[av.VideoStream]) -> int:
+    """The video track with the most pixels a second that is no cover picture; of equals the first default one."""
+
+    def rank(place: int) -> tuple[bool, float, bool, int]:
+        stream = streams[place]
+        kind = str(getattr(stream, "disposition", "")).lower()
+        still = "attached" in kind or "thumbnail" in kind or "still" in kind
+        return not still, stream.width * stream.height * _rate(stream), "default" in kind, -place
+
+    return max(range(len(streams)), key=rank)
+
+
+def _announced(container: av.container.InputContainer, stream: av.VideoStream, rate: float) -> tuple[int | None, int]:
     """Number of frames that a file announces and by how many it may be wrong; the duration is less exact."""
-    stream = container.streams.video[0]
     if stream.frames:
         return stream.frames, 0
     if container.duration:
@@ -151,21 +175,40 @@ class Source:
         path: file or folder.
         image_rate: frame rate given to image sequences.
         pattern: which pictures of a folder are its frames, see ``images_in``.
+        video_stream: which of several video tracks, from 0; None takes the best.
+        deinterlace: "flagged" where the file says that it is interlaced, "always" or "never".
 
     Raises:
         VideoError: if it cannot be opened, has no video stream or not a single frame.
     """
 
-    def __init__(self, path: Path, image_rate: float = 25.0, pattern: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        image_rate: float = 25.0,
+        pattern: str | None = None,
+        video_stream: int | None = None,
+        deinterlace: str = "flagged",
+    ) -> None:
         self.path = path
-        self.image_rate = image_rate
+        self.image_rate, self.video_stream, self.deinterlace = image_rate, video_stream, deinterlace
+        self.notes: list[str] = []
+        self.size: tuple[int, int] | None = None
         self.images = images_in(path, pattern) if path.is_dir() else []
         self.info = self._image_info() if path.is_dir() else self._video_info()
 
     def _image_info(self) -> SourceInfo:
         if not self.images:
             raise VideoError(f"no frames in {shown(self.path)}: the folder holds no images")
-        height, width = _read_image(self.images[0]).shape[:2]
+        shapes, problems = [], []
+        for path in self.images[:: max(1, len(self.images) // 8)]:
+            try:
+                shapes.append(_read_image(path).shape[:2])
+            except VideoError as error:
+                problems.append(str(error))
+        if not shapes:
+            raise VideoError(f"no frames in {shown(self.path)}: {problems[0]}")
+        height, width = max(shapes, key=shapes.count)  # one odd picture does not decide
         return SourceInfo(height, width, self.image_rate, len(self.images), f"opencv {cv2.__version__}")
 
     def _open(self) -> av.container.InputContainer:
@@ -179,20 +222,44 @@ class Source:
         if not container.streams.video:
             container.close()
             raise VideoError(f"cannot read {shown(self.path)}: it has no video stream")
-        container.streams.video[0].thread_count = 1
+        for stream in container.streams.video:
+            stream.thread_count = 1
         return container
 
+    def _stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        """The video track that is read."""
+        streams = container.streams.video
+        place = _best(streams) if self.video_stream is None else self.video_stream
+        if not 0 <= place < len(streams):
+            raise VideoError(f"video_stream must be in [0, {len(streams)}) for {shown(self.path)}, got {place}")
+        stream = streams[place]
+        if len(streams) > 1 and not self.notes:
+            self.notes.append(
+                f"video track {place} of {len(streams)} is read ({stream.width} x {stream.height} pixels, {_rate(stream):g} "
+                "frames per second); video_stream names another"
+            )
+        return stream
+
     def _video_info(self) -> SourceInfo:
-        with self._open() as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            expected, _ = _announced(container, rate)
-            codec = stream.codec_context.name
-        first = next(self.frames(), None)
-        if first is None or isinstance(first.raw, Path):
+        with _named(self.path, "decode video"), self._open() as container:
+            stream = self._stream(container)
+            rate = _rate(stream)
+            expected, _ = _announced(container, stream, rate)
+            codec, aspect = stream.codec_context.name, float(stream.sample_aspect_ratio or 1)
+            first = [raw for _, raw in islice(self._decoded(container, stream, DecodeReport()), LOOK_AHEAD)]
+        if not first:
             raise VideoError(f"no frames in {shown(self.path)}: not one frame can be decoded")
-        height, width = first.raw.height, first.raw.width
-        if _quarter_turns(first.raw) % 2:
+        height, width = first[0].height, max(1, round(first[0].width * aspect))
+        self.size = height, width
+        if width != first[0].width:
+            self.notes.append(f"pixels are not square: {first[0].width} x {height} is read as {width} x {height}")
+        flagged = any(raw.interlaced_frame for raw in first)
+        if flagged and self.deinterlace == "never":
+            self.notes.append("interlaced, and left as it is")
+        self.deinterlaced = self.deinterlace == "always" or (flagged and self.deinterlace == "flagged")
+        if self.deinterlaced:
+            self.notes.append(f"{'interlaced, ' if flagged else ''}deinterlaced by bwdif")
+        if _quarter_turns(first[0]) % 2:
             height, width = width, height
         return SourceInfo(height, width, rate, expected, f"PyAV {av.__version__} {codec}")
 
@@ -203,24 +270,31 @@ class Source:
             VideoError: if the file cannot be opened, or what PyAV says of it is no damage that it knows.
         """
         report = report if report is not None else DecodeReport()
+        report.notes = list(self.notes)
         if self.images:
-            report.expected = len(self.images)
-            for index, path in enumerate(self.images):
-                report.frames += 1
-                yield Frame(index, index / self.image_rate, path, self.path)
+            yield from self._image_frames(report, self.images)
             return
-        slack = 0
+        slack, changes, last = 0, 0, None
         with _named(self.path, "decode video"), self._open() as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            report.expected, slack = _announced(container, rate)
+            stream = self._stream(container)
+            rate = _rate(stream)
+            report.expected, slack = _announced(container, stream, rate)
             clock = Clock(1 / rate)
-            for index, raw, stamp in believed_stamps(self._decoded(container, report)):
+            stamped = believed_stamps(self._decoded(container, stream, report))
+            for index, raw, stamp in deinterlaced(stamped) if self.deinterlaced else stamped:
                 time, again = clock(index, stamp)
                 if again:
                     report.restarts.append(index)
+                size = raw.width, raw.height
+                if last not in (None, size):
+                    changes += 1
+                    report.notes.append(f"the frame size changes to {size[0]} x {size[1]} at frame {index}")
+                last = size
+                if not self._fits(raw, stream):
+                    report.damaged.append(index)
+                    continue
                 report.frames += 1
-                yield Frame(index, time, raw, self.path, len(report.restarts))
+                yield Frame(index, time, raw, self.path, len(report.restarts) + changes, self.size)
         read = report.frames + len(report.damaged)
         if report.problem is None and report.expected and read < report.expected - slack:
             report.problem = f"truncated: {report.frames} of {report.expected} announced frames could be read"
@@ -229,10 +303,39 @@ class Source:
             text = f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it"
             report.problem = f"{report.problem}; {text}" if report.problem else text
 
-    def _decoded(self, container: av.container.InputContainer, report: DecodeReport) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Whole frames with their place in the file; what is damaged uses up a place and goes into the report."""
+    def _image_frames(self, report: DecodeReport, images: Sequence[Path]) -> Iterator[Frame]:
+        """Pictures; one that cannot be read or has another size is damaged, and begins a new part."""
+        report.expected = len(images)
+        for index, path in enumerate(images):
+            try:
+                pixels = _read_image(path)
+            except VideoError as error:
+                report.notes.append(str(error))
+                pixels = None
+            if pixels is not None and pixels.shape[:2] != (self.info.height, self.info.width):
+                size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, not {self.info.width} x {self.info.height}"
+                report.notes.append(f"left out {shown(path)}: it has {size}")
+                pixels = None
+            if pixels is None:
+                report.damaged.append(index)
+                continue
+            report.frames += 1
+            yield Frame(index, index / self.image_rate, pixels, self.path, len(report.damaged))
+
+    def _fits(self, raw: av.VideoFrame, stream: av.VideoStream) -> bool:
+        """Whether a frame, whatever its size, shows the same section as the first one: it has the same shape."""
+        height, width = self.size or (raw.height, raw.width)
+        return abs(raw.width * float(stream.sample_aspect_ratio or 1) / raw.height / (width / height) - 1) < 0.02
+
+    def _decoded(
+        self, container: av.container.InputContainer, stream: av.VideoStream, report: DecodeReport
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Whole frames with their place in the file; what is damaged uses up a place and goes into the report.
+
+        Frames that an edit list cuts away are decoded for others' sake; they are not shown and not expected.
+        """
         index = 0
-        packets = container.demux(container.streams.video[0])
+        packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets)
@@ -241,6 +344,8 @@ class Source:
             except av.error.FFmpegError as error:
                 report.problem = f"reading stopped after frame {index}: {error.strerror or error}"
                 return
+            if packet.is_discard and report.expected:
+                report.expected -= 1
             try:
                 decoded = packet.decode()
             except av.error.EOFError:
@@ -260,10 +365,11 @@ class Source:
         """Up to ``count`` frames spread over the source (or its first ones where it cannot be searched)."""
         if self.images:
             step = max(1, len(self.images) // count)
-            return [_read_image(path) for path in self.images[::step][:count]]
+            frames = self._image_frames(DecodeReport(), self.images[::step][:count])
+            return [frame.rgb() for frame in frames] or [next(self.frames()).rgb()]
         result: list[Image] = []
         with _named(self.path, "decode video"), self._open() as container:
-            stream = container.streams.video[0]
+            stream = self._stream(container)
             duration = container.duration or 0
             for number in range(count if duration else 0):
                 try:
@@ -271,8 +377,8 @@ class Source:
                     raw = next(container.decode(stream), None)
                 except (av.error.FFmpegError, OSError):
                     continue
-                if raw is not None and not raw.is_corrupt:
-                    result.append(_rgb(raw))
+                if raw is not None and not raw.is_corrupt and self._fits(raw, stream):
+                    result.append(_rgb(raw, self.size))
         if not result:
             for frame in self.frames():
                 result.append(frame.rgb())

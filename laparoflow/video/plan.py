@@ -87,7 +87,7 @@ def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
     Raises:
         VideoError: if the source cannot be read or has no frame.
     """
-    source = Source(path, settings.image_rate, settings.pattern)
+    source = Source(path, settings.image_rate, settings.pattern, settings.video_stream, settings.deinterlace)
     try:
         content = fingerprint(path, settings.pattern)
     except OSError as error:

@@ -81,6 +81,11 @@ class PrepareReport:
         return {clip.name: clip.report["problem"] for clip in self.clips if clip.report.get("problem")}
 
     @property
+    def notes(self) -> dict[str, list[str]]:
+        """What was decided about clips on the way: the video track, square pixels, deinterlacing, damaged pictures."""
+        return {clip.name: clip.report["notes"] for clip in self.clips if clip.report.get("notes")}
+
+    @property
     def excluded(self) -> dict[str, int]:
         """Number of source frames left out, by reason."""
         counts: dict[str, int] = {}
@@ -91,7 +96,7 @@ class PrepareReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        summary = {"frames": self.frames, "excluded": self.excluded, "problems": self.problems}
+        summary = {"frames": self.frames, "excluded": self.excluded, "problems": self.problems, "notes": self.notes}
         return {**summary, **asdict(self)}
 
 
@@ -114,7 +119,8 @@ def _check_folder(out: Path, identity: dict[str, Any]) -> None:
         return
     if not (out / "cache.json").exists():
         raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
-    have = read_header(out)["settings"]
+    recent = {"pattern": None, "video_stream": None, "deinterlace": "flagged"}  # a cache may be older than these options
+    have = {**recent, **read_header(out)["settings"]}
     different = sorted(key for key in {*have, *identity} if have.get(key) != identity.get(key))
     if different:
         listed = ", ".join(f"{key} is {have.get(key)!r}, asked {identity.get(key)!r}" for key in different)

@@ -20,6 +20,8 @@ class PrepareSettings:
         frame_rate: frames per second to keep; None keeps every source frame. Flow is found over source frames.
         pattern: takes the files of folders whose path ends so (``*_left.avi``, ``Raw/*.jpg``) and no others, in place of
             the rules that tell frames from masks; None keeps to the rules.
+        video_stream: which of a file's video tracks, from 0; None takes the one with the most pixels a second.
+        deinterlace: "flagged" deinterlaces where the file says that it is interlaced; "always" or "never".
         image_rate: frame rate of image sequences, which carry none.
         gaps: distances from a frame to the flow's target frame, in source frames, in increasing order; a negative
             one leads to an earlier frame.
@@ -52,6 +54,8 @@ class PrepareSettings:
     short_side: int | None = 240
     frame_rate: float | None = 5.0
     pattern: str | None = None
+    video_stream: int | None = None
+    deinterlace: Literal["flagged", "always", "never"] = "flagged"
     image_rate: float = 25.0
     gaps: tuple[int, ...] = (1, 2, 4)
     gap_choice: Literal["first_moving", "all", "stack"] = "first_moving"
@@ -88,6 +92,7 @@ class PrepareSettings:
         if list(self.gaps) != sorted(self.gaps):
             raise ValueError(f"gaps must be in increasing order, got {self.gaps}")
         for name, choices in (
+            ("deinterlace", ("flagged", "always", "never")),
             ("gap_choice", ("first_moving", "all", "stack")),
             ("camera_motion", ("keep", "similarity", "affine")),
             ("flow_method", ("dis", "raft", "precomputed")),

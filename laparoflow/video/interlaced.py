@@ -1,0 +1,54 @@
+"""Whole frames from interlaced ones, whose lines were taken at two times, by FFmpeg's filter bwdif."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import av
+from av.filter import Graph
+
+Stamped = tuple[int, av.VideoFrame, float | None]
+
+
+def _graph(raw: av.VideoFrame) -> Graph:
+    """A filter that gives one frame for each that it takes."""
+    graph = Graph()
+    source = graph.add_buffer(width=raw.width, height=raw.height, format=raw.format, time_base=raw.time_base)
+    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=all")
+    sink = graph.add("buffersink")
+    source.link_to(bwdif)
+    bwdif.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def deinterlaced(frames: Iterable[Stamped]) -> Iterator[Stamped]:
+    """Deinterlace frames; their places and times stay. The filter begins anew where the size changes."""
+    graph: Graph | None = None
+    kind: tuple[int, int, str] | None = None
+    waiting: deque[tuple[int, float | None]] = deque()
+
+    def pull() -> Iterator[Stamped]:
+        while graph is not None and waiting:
+            try:
+                whole = graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            index, stamp = waiting.popleft()
+            yield index, whole, stamp
+
+    for index, raw, stamp in frames:
+        if kind != (raw.width, raw.height, raw.format.name):
+            if graph is not None:
+                graph.vpush(None)
+                yield from pull()
+                waiting.clear()
+            kind, graph = (raw.width, raw.height, raw.format.name), _graph(raw)
+        waiting.append((index, stamp))
+        raw.pts = index  # the filter needs stamps that grow
+        graph.vpush(raw)
+        yield from pull()
+    if graph is not None:
+        graph.vpush(None)
+        yield from pull()
