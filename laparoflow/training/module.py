@@ -17,7 +17,7 @@ from laparoflow.models.encoder import build_encoder
 from laparoflow.models.loading import SETTINGS_KEY, check_fit
 from laparoflow.training.clock import RateMeter, Stopwatch
 from laparoflow.training.frames import FrameBatch, mixed_seed
-from laparoflow.training.optim import build_optimiser
+from laparoflow.training.optim import build_optimiser, freeze
 from laparoflow.training.pairs import two_views
 from laparoflow.training.resume import DATA_KEY, RUN_KEY
 from laparoflow.training.settings import PretrainSettings, plain
@@ -53,6 +53,7 @@ class PretrainModule(pl.LightningModule):
             # a run that goes on takes its checkpoint's weights; the file that it once started from may be gone
             encoder = build_encoder(replace(settings.encoder, weights=None) if settings.resume else settings.encoder)
             self.method = build_method(encoder, settings.method)
+        freeze(self.method, len(encoder.backbone.model.blocks), settings.optimiser.freeze)
         self.views = TwoViews(settings.views)
         self.watch = Stopwatch()
         self.view_rate = RateMeter()

@@ -33,6 +33,22 @@ def depth_of(name: str, blocks: int) -> int:
     return 0 if any(f"encoder.backbone.model.{part}" in name for part in stem) else blocks + 1
 
 
+def freeze(method: nn.Module, blocks: int, part: str | int | None) -> None:
+    """Keeps a part of the backbone as it is, see ``OptimiserSettings.freeze``.
+
+    Raises:
+        ValueError: neither "stem" nor a number of blocks that the backbone has.
+    """
+    if part is None:
+        return
+    last = 0 if part == "stem" else part
+    if isinstance(last, str) or not (part == "stem" or 1 <= last <= blocks):
+        raise ValueError(f"optimiser.freeze: expected stem, null or a number of blocks from 1 to {blocks}, got {part!r}")
+    for name, parameter in method.named_parameters():
+        if depth_of(name, blocks) <= last:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(method: nn.Module, blocks: int, settings: OptimiserSettings) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay over the trainable parameters."""
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

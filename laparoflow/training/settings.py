@@ -62,6 +62,8 @@ class OptimiserSettings:
         final_rate: share of the learning rate that is left at the end.
         layer_decay: factor on the learning rate per block counted from the last; 1 for none.
         clip: largest norm of the gradient; 0 for no clipping.
+        freeze: what of the backbone keeps its weights: "stem" is the patch embedding (with the position embedding), a number
+            N that and the first N blocks; null nothing. Meant for ``encoder.weights``.
     """
 
     rate: float = 5e-4
@@ -71,6 +73,7 @@ class OptimiserSettings:
     final_rate: float = 0.01
     layer_decay: float = 1.0
     clip: float = 1.0
+    freeze: Literal["stem"] | int | None = None
 
 
 @dataclass

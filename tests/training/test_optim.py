@@ -4,7 +4,7 @@ import pytest
 
 from laparoflow.methods import MethodSettings, build_method
 from laparoflow.models import EncoderSettings, build_encoder
-from laparoflow.training.optim import build_optimiser, parameter_groups, rate_at
+from laparoflow.training.optim import build_optimiser, freeze, parameter_groups, rate_at
 from laparoflow.training.settings import OptimiserSettings
 
 
@@ -53,3 +53,21 @@ def test_a_teacher_is_not_optimised():
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match="optimiser"):
         build_optimiser(method(), 2, 10, OptimiserSettings(**change))
+
+
+@pytest.mark.parametrize(("part", "kept"), [("stem", ()), (1, ("blocks.0.",)), (2, ("blocks.0.", "blocks.1."))])
+def test_what_is_frozen_is_not_trained(part, kept):
+    model = method()
+    freeze(model, 2, part)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    wanted = ("patch_embed.", "pos_embed", *kept)
+    prefix = "encoder.backbone.model."
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefix + part for part in wanted))}
+    trained = [p for group in parameter_groups(model, 2, OptimiserSettings()) for p in group["params"]]
+    assert len(trained) == len(list(model.parameters())) - len(frozen)
+
+
+@pytest.mark.parametrize("part", [0, 3, "head"])
+def test_a_part_that_the_backbone_has_not_is_refused(part):
+    with pytest.raises(ValueError, match=r"optimiser\.freeze: expected stem, null or a number of blocks from 1 to 2"):
+        freeze(method(), 2, part)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from laparoflow.models import load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
 from laparoflow.training.run import pretrain, source_commit
+from laparoflow.training.settings import OptimiserSettings
 from laparoflow.video.cache import CacheError
 
 
@@ -247,3 +249,16 @@ def test_a_changed_checkout_is_told_from_its_commit(tmp_path, monkeypatch):
 def test_a_batch_of_one_that_teaches_nothing_is_refused(make_settings, method, reason):
     with pytest.raises(ValueError, match=f"batch_size: expected at least 2 .*{reason}"):
         pretrain(make_settings(batch_size=1, method=method))
+
+
+def test_a_run_goes_on_from_the_weights_of_another_with_its_stem_frozen(make_settings, tmp_path):
+    first = make_settings(max_steps=2)
+    pretrain(first)
+    weights = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    second = make_settings("continued", max_steps=2, optimiser=OptimiserSettings(freeze="stem"))
+    second.encoder = replace(first.encoder, weights=weights)
+    pretrain(second)
+    before, after = (load_encoder(tmp_path / name).backbone.state_dict() for name in ("run", "continued"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "model.blocks.0.attn.qkv.weight" in changed
+    assert not [name for name in changed if "patch_embed" in name or "pos_embed" in name]
