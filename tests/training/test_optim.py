@@ -61,8 +61,8 @@ def test_what_is_frozen_is_not_trained(part, kept):
     freeze(model, 2, part)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     wanted = ("patch_embed.", "pos_embed", *kept)
-    prefix = "encoder.backbone.model."
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefix + part for part in wanted))}
+    starts = tuple("encoder.backbone.model." + start for start in wanted)
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(starts)}
     trained = [p for group in parameter_groups(model, 2, OptimiserSettings()) for p in group["params"]]
     assert len(trained) == len(list(model.parameters())) - len(frozen)
 
