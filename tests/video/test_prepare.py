@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -331,3 +332,21 @@ def test_too_little_space_is_known_before_work(tmp_path, monkeypatch):
 def test_settings_that_cannot_be_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         PrepareSettings(**change)
+
+
+def test_all_videos_share_one_bar_that_names_the_current_one(tmp_path, monkeypatch):
+    bars: dict[str, list[tuple[int, str | None]]] = {}
+
+    @contextlib.contextmanager
+    def record(what, total, show=True):
+        bars[what] = [(total, None)]
+        yield lambda count=1, what_now=None: bars[what].append((count, what_now))
+
+    monkeypatch.setattr("laparoflow.video.prepare.show_progress", record)
+    for name, frames in (("a", 12), ("b", 13)):
+        video(tmp_path / "videos" / f"{name}.mp4", frames)
+    prepare([tmp_path / "videos"], tmp_path / "cache", progress=True)
+    (total, _), *steps = bars["source frames"]
+    assert total == 25
+    assert sum(count for count, _ in steps) == 25
+    assert list(dict.fromkeys(name for _, name in steps)) == ["a (1 of 2 clips)", "b (2 of 2 clips)"]
