@@ -7,28 +7,36 @@ Environment variables (docs/BUILD.md):
     CUDA_HOME                 root of the CUDA toolkit; default: what `nvcc --dryrun` says, else where torch looks
     MAX_JOBS                  parallel compilations
 
-torch's C++ interface holds within one minor version alone. So a build with the extension depends on the minor version of
-torch that it was compiled with, and leaves _C.json beside the extension, which tells it before the extension is loaded.
+The library uses torch's stable C interface alone and nothing of Python's: one build serves every torch from OLDEST on and
+every Python. _C.json beside it has the facts of the build; they are read before the library is loaded.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import setup
 
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        f"laparoflow: the build needs setuptools 77 or newer, and this is {setuptools.__version__}. Type:\n"
+        '    pip install "setuptools>=77" wheel ninja'
+    )
+from setuptools.command.bdist_wheel import bdist_wheel
+
 ROOT = Path(__file__).resolve().parent
-SUPPORTED_TORCH = "torch>=2.11,<2.16"
+OLDEST = (2, 11)  # the first torch whose stable interface has all that csrc/ uses
+SUPPORTED_TORCH = "torch>={}.{}".format(*OLDEST)
 # commands that compile nothing must work where torch is not: packaging metadata, source distributions
 COMPILES_NOTHING = {"sdist", "egg_info", "dist_info", "clean", "--version", "--name", "--help"}
-DESCRIBES_SOURCES = COMPILES_NOTHING - {"dist_info"}  # dist_info announces the metadata of the wheel that is built next
 ANY_GPU = "8.0+PTX;9.0a"
 # torch's names of architectures
 NAMED = {
@@ -54,15 +62,32 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++").split()[0]
 
 
-def torch_requirement() -> str:
-    """The supported range for sources and pure Python builds; with an extension the minor version it is compiled with."""
-    if os.environ.get("LAPAROFLOW_NATIVE", "1") == "0" or DESCRIBES_SOURCES.intersection(sys.argv[1:]):
-        return SUPPORTED_TORCH
-    try:
-        major, minor = importlib.metadata.version("torch").split(".")[:2]
-    except importlib.metadata.PackageNotFoundError:
-        return SUPPORTED_TORCH
-    return f"torch=={major}.{minor}.*" if shutil.which(compiler()) else SUPPORTED_TORCH
+def first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0]
+
+
+def supported(flags: list[str]) -> list[str]:
+    """The flags that the compiler takes; the others are left out aloud, since none is needed for right results."""
+    kept = []
+    for flag in flags:
+        command = [*shlex.split(os.environ.get("CXX", "g++")), "-Werror", flag, "-x", "c++", "-fsyntax-only", os.devnull]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            kept.append(flag)
+        else:
+            warn(f"{compiler()} does not take {flag}: building without it")
+    return kept
+
+
+def old_glibc() -> list[str]:
+    return ["-include", str(ROOT / "csrc" / "old_glibc.h")] if sys.platform == "linux" else []
+
+
+class AnyPythonWheel(bdist_wheel):
+    """The library is loaded by torch, not imported: a wheel serves every Python of its platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
 
 
 def toolkit_root() -> Path | None:
@@ -164,7 +189,7 @@ def extension_arguments() -> dict:
     except ImportError:
         raise SystemExit(
             "laparoflow: the build cannot see torch (pip builds in an isolated environment). Type:\n"
-            "    pip install torch setuptools wheel ninja pybind11 numpy && pip install --no-build-isolation .\n"
+            "    pip install torch 'setuptools>=77' wheel ninja && pip install --no-build-isolation .\n"
             "or, for the pure Python backends only:\n"
             "    LAPAROFLOW_NATIVE=0 pip install ."
         ) from None
@@ -173,53 +198,56 @@ def extension_arguments() -> dict:
         return {}
     root = toolkit_root()
     reason = no_cuda_reason(torch.version.cuda, root)
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
-    sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
-    # -fopenmp: at::parallel_for is a template, and runs on one thread without it
+    folders = [ROOT / "csrc", ROOT / "csrc" / "cpu"] + ([ROOT / "csrc" / "cuda"] if reason is None else [])
+    sources = sorted(
+        str(path.relative_to(ROOT)) for folder in folders for path in folder.glob("*.c*") if path.suffix in (".cpp", ".cu")
+    )
     # no -ffast-math: compensated sums and infinities must stay
-    cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp"]
-    cxx += ["-include", str(ROOT / "csrc" / "old_glibc.h")]
-    macros: list[tuple[str, str | None]] = [("LF_TORCH_VERSION", f'"{torch.__version__}"')]
+    wanted = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp-simd"]
+    flags: dict[str, list[str]] = {"cxx": supported(wanted) + old_glibc()}
+    macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", f"0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000ULL")]
     if reason is None:
         os.environ["CUDA_HOME"] = str(root)
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures()
-        sources += sorted(
-            str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.c*") if p.suffix in (".cu", ".cpp")
-        )
-        macros += [
-            ("LF_WITH_CUDA", None),
-            ("LF_CUDA_VERSION", f'"{torch.version.cuda}"'),
-            ("LF_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'),
-        ]
-    else:
-        macros += [("LF_NO_CUDA_REASON", json.dumps(reason))]
+        macros += [("LF_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"')]
+        # denormal weights are 0 by definition; --use_fast_math would also change divisions
+        flags["nvcc"] = ["-O3", "--ftz=true", "--expt-relaxed-constexpr"]
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    facts = {
+        "torch": torch.__version__,
+        "oldest_torch": ".".join(map(str, OLDEST)),
+        "compiler": first_line(compiler(), "--version"),
+        "cuda": torch.version.cuda if reason is None else None,
+        "cuda_architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if reason is None else "",
+        "no_cuda_reason": reason,
+    }
 
     from torch.utils import cpp_extension  # reads CUDA_HOME when imported
 
     kind = cpp_extension.CUDAExtension if reason is None else cpp_extension.CppExtension
-    flags: dict[str, list[str]] = {"cxx": cxx}
-    if reason is None:
-        # denormal weights are 0 by definition; --use_fast_math would also change divisions
-        flags["nvcc"] = ["-O3", "--ftz=true", "--expt-relaxed-constexpr"]
     module = kind(
         "laparoflow_kernels._C",
         sources,
         include_dirs=[str(ROOT / "csrc")],
         define_macros=macros,
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp"],
+        py_limited_api=True,  # torch's Python library is not linked
     )
 
     class Build(cpp_extension.BuildExtension):
-        """Also writes the facts that must be known before the extension may be loaded."""
+        """Writes the facts of the build, which must be known before the library may be loaded, beside it."""
 
         def run(self) -> None:
             super().run()
-            facts = {"torch": torch.__version__, "cuda": torch.version.cuda if reason is None else None}
-            Path(self.get_ext_fullpath(module.name)).with_name("_C.json").write_text(json.dumps(facts) + "\n")
+            Path(self.get_ext_fullpath(module.name)).with_name("_C.json").write_text(json.dumps(facts, indent=1) + "\n")
 
-    return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=True)}}
+    return {
+        "ext_modules": [module],
+        "cmdclass": {
+            "build_ext": Build.with_options(use_ninja=True, no_python_abi_suffix=True),
+            "bdist_wheel": AnyPythonWheel,
+        },
+    }
 
 
-setup(install_requires=[torch_requirement()], **extension_arguments())
+setup(install_requires=[SUPPORTED_TORCH], **extension_arguments())

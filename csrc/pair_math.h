@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -25,37 +24,39 @@ enum class FlowKernel : int { kGaussian = 0, kLaplace = 1, kCauchy = 2, kTophat 
 enum class Positives : int { kOutside = 0, kInside = 1 };
 enum class Negatives : int { kAll = 0, kDissimilar = 1 };
 enum class Scope : int { kFrame = 0, kBatch = 1 };
+enum class Reduction : int { kMean = 0, kSum = 1 };
 
-namespace detail {
-[[noreturn]] inline void unknown_option(const char* name, const char* expected, std::string_view got) {
-  throw std::invalid_argument(std::string(name) + " must be one of " + expected + ", got '" + std::string(got) + "'");
+/// An option's argument and the names of its enumerators in their order; laparoflow_kernels/problem.py has the same lists.
+template <class Option>
+struct OptionNames;
+#define LAPAROFLOW_OPTION(Option, argument, ...)                    \
+  template <>                                                       \
+  struct OptionNames<Option> {                                      \
+    static constexpr const char* name = argument;                   \
+    static constexpr std::string_view values[] = {__VA_ARGS__};     \
+  };
+LAPAROFLOW_OPTION(FlowKernel, "flow_kernel", "gaussian", "laplace", "cauchy", "tophat")
+LAPAROFLOW_OPTION(Positives, "positives", "outside", "inside")
+LAPAROFLOW_OPTION(Negatives, "negatives", "all", "dissimilar")
+LAPAROFLOW_OPTION(Scope, "scope", "frame", "batch")
+LAPAROFLOW_OPTION(Reduction, "reduction", "mean", "sum")
+#undef LAPAROFLOW_OPTION
+
+template <class Option>
+bool parse_option(std::string_view name, Option& option) {
+  int index = 0;
+  for (const std::string_view value : OptionNames<Option>::values) {
+    if (value == name) return option = static_cast<Option>(index), true;
+    ++index;
+  }
+  return false;
 }
-}  // namespace detail
 
-inline FlowKernel parse_flow_kernel(std::string_view name) {
-  if (name == "gaussian") return FlowKernel::kGaussian;
-  if (name == "laplace") return FlowKernel::kLaplace;
-  if (name == "cauchy") return FlowKernel::kCauchy;
-  if (name == "tophat") return FlowKernel::kTophat;
-  detail::unknown_option("flow_kernel", "gaussian, laplace, cauchy, tophat", name);
-}
-
-inline Positives parse_positives(std::string_view name) {
-  if (name == "outside") return Positives::kOutside;
-  if (name == "inside") return Positives::kInside;
-  detail::unknown_option("positives", "outside, inside", name);
-}
-
-inline Negatives parse_negatives(std::string_view name) {
-  if (name == "all") return Negatives::kAll;
-  if (name == "dissimilar") return Negatives::kDissimilar;
-  detail::unknown_option("negatives", "all, dissimilar", name);
-}
-
-inline Scope parse_scope(std::string_view name) {
-  if (name == "frame") return Scope::kFrame;
-  if (name == "batch") return Scope::kBatch;
-  detail::unknown_option("scope", "frame, batch", name);
+template <class Option>
+std::string unknown_option(std::string_view got) {
+  std::string text = std::string(OptionNames<Option>::name) + ": expected one of ";
+  for (const std::string_view value : OptionNames<Option>::values) text += "'" + std::string(value) + "', ";
+  return text + "got '" + std::string(got) + "'";
 }
 
 constexpr float kLog2e = 1.44269504088896340736f;

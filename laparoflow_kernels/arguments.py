@@ -24,6 +24,8 @@ class PairArguments(NamedTuple):
     key_offsets: Tensor  # [B + 1] int64
     query_mask: Tensor | None  # [Tq] bool, True = keep
     key_mask: Tensor | None  # [Tk]
+    query_group: Tensor | None  # [Tq] int64: a pair of equal groups is neither positive nor negative
+    key_group: Tensor | None  # [Tk], where query_group is
     max_query: int  # pixels of the largest frame
     max_key: int
     flow_kernel: str
@@ -32,6 +34,8 @@ class PairArguments(NamedTuple):
     scope: str
     symmetric: bool
     bounded: bool  # no |s| is above packing.FIXED_MAXIMUM_LIMIT
+    full_float: bool  # float32 products on a GPU keep the accuracy of float32
+    deterministic: bool  # the same bits in every run, on the CPU with any number of threads
 
 
 class StatsArguments(NamedTuple):

@@ -88,8 +88,8 @@ def _weighted_sum_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 _PAIR_TENSORS = tensor_fields(PairArguments)
-_NO_PAIR: Any = PairArguments(*[None] * len(PairArguments._fields))
-_NO_SUM: Any = SumArguments(*[None] * len(SumArguments._fields))
+_NO_PAIR: Any = PairArguments._make([None] * len(PairArguments._fields))
+_NO_SUM: Any = SumArguments._make([None] * len(SumArguments._fields))
 _NOTHING = [None] * len(ReductionArguments._fields + Needs._fields)
 
 

@@ -29,6 +29,15 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def full_float() -> bool:
+    """Whether torch.set_float32_matmul_precision asks for float32 products at the accuracy of float32."""
+    return torch.get_float32_matmul_precision() == "highest"
+
+
+# torch.compile takes the value as a constant, and compiles again when the setting changes: it guards torch's global state
+full_float._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class PackedFrames(NamedTuple):
     """One side (query or key) of a problem: T pixels of B frames."""
 
@@ -37,6 +46,7 @@ class PackedFrames(NamedTuple):
     offsets: Tensor  # [B + 1] int64, on the device of the flow
     sizes: tuple[int, ...]  # pixels of each frame; (N,) * B when all are equal
     max_size: int
+    group: Tensor | None = None  # [T] int64: a pair of equal groups is neither positive nor negative
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,9 @@ class PairProblem:
         q, k = self.query_frames, self.key_frames
         return PairArguments(
             self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
-            q.mask, k.mask, q.max_size, k.max_size, self.flow_kernel, self.positives, self.negatives,
-            self.scope, self.symmetric, self.bounded,
+            q.mask, k.mask, q.group, k.group, q.max_size, k.max_size, self.flow_kernel, self.positives, self.negatives,
+            self.scope, self.symmetric, self.bounded, full_float(),
+            torch.are_deterministic_algorithms_enabled(),
         )  # fmt: skip
 
     def contiguous(self) -> PairProblem:

@@ -13,8 +13,8 @@ cd "$(dirname "$0")/.."
 
 python=$folder/env/bin/python
 [[ -x $python ]] || "${PYTHON:-python3}" -m venv "$folder/env"
-"$python" -m pip install --quiet --disable-pip-version-check "torch==$version" setuptools wheel ninja 'pybind11>=2.12' \
-  numpy pytest hypothesis
+"$python" -m pip install --quiet --disable-pip-version-check "torch==$version" 'setuptools>=77' wheel ninja \
+  pytest hypothesis
 
 mkdir -p "$folder/tree/tests"
 cp -r csrc laparoflow_kernels setup.py pyproject.toml README.md LICENSE "$folder/tree/"

@@ -35,7 +35,7 @@ step() {
 }
 : >"$log"
 pip=".venv/bin/python -m pip --disable-pip-version-check"
-step "installing the build tools" $pip install --upgrade pip "setuptools>=77" wheel ninja "pybind11>=2.12" numpy
-step "installing PyTorch (several GB at the first time)" $pip install "torch>=2.11,<2.16"
+step "installing the build tools" $pip install --upgrade pip "setuptools>=77" wheel ninja
+step "installing PyTorch (several GB at the first time)" $pip install "torch>=2.11"
 step "building the extension and installing laparoflow (minutes)" $pip install --no-build-isolation -e ".[train,test,dev]"
 touch "$stamp"

@@ -64,7 +64,18 @@ class Block {
     c.flow = pairs_.key_flow + run.begin * pairs_.channels;
     c.channels = pairs_.channels;
     c.inv_bandwidth2 = task_.inv_bandwidth2;
+    c.excludes = pairs_.query_group != nullptr;
     return c;
+  }
+
+  // products of a run, with kNoPair where the groups of a pair are equal
+  void logits(const KeyRun& run, T* s) {
+    products_.logits(run, s);
+    if (pairs_.query_group == nullptr) return;
+    const int64_t *rows = pairs_.query_group + task_.row, *keys = pairs_.key_group + run.begin;
+    for (int64_t j = 0; j < run.count; ++j)
+      for (int64_t i = 0; i < task_.rows; ++i)
+        if (rows[i] == keys[j]) s[j * kRows + i] = T(kNoPair);
   }
 
   template <class FORM, class Sweep>
@@ -83,7 +94,7 @@ class Block {
     for_each_run(task_, [&](const KeyRun& run) {
       KeyChunk<T> c = chunk(run);
       if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
-      products_.logits(run, scratch_.chunk);
+      logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale2()); });
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
@@ -107,7 +118,7 @@ class Block {
         c.column_max_positive = const_cast<T*>(column_max_positive) + run.begin;
       }
       T* s = scratch_.chunk;
-      products_.logits(run, s);
+      logits(run, s);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded) {
@@ -130,14 +141,14 @@ class Block {
       for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
       for_each_run(task_, [&](const KeyRun& run) {
         T* s = stored_a(run);
-        products_.logits(run, s);
+        logits(run, s);
         with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale2()); });
       });
       for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
     }
     for_each_run(task_, [&](const KeyRun& run) {
       T *a = stored_a(run), *b = stored_b(run);
-      if (!pairs_.guarded) products_.logits(run, scratch_.chunk);
+      if (!pairs_.guarded) logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
@@ -185,7 +196,7 @@ class Block {
         c.alpha = column[0], c.beta = column[1];
         c.lse2 = column[2], c.lse2_low = column[3], c.positive2 = column[4], c.positive2_low = column[5];
       }
-      products_.logits(run, scratch_.chunk);
+      logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)

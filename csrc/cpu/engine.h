@@ -28,6 +28,7 @@ struct Pairs {
   int64_t dim;
   const T* query_flow;  // [Tq, channels]
   const T* key_flow;    // [Tk, channels]
+  const int64_t *query_group, *key_group;  // [Tq], [Tk] or null: pairs of equal groups are left out
   int channels;
   double inv_temperature;
   FlowKernel flow_kernel;

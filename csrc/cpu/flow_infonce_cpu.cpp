@@ -3,8 +3,6 @@
 // Work is a list of blocks of kRows query rows; a thread holds one block's pairs at a time. Every row's results depend on
 // its block alone; dkey and column sums are added up from shares.
 
-#include <torch/library.h>
-
 #include "pair_problem.h"
 
 namespace laparoflow::cpu {
@@ -12,157 +10,181 @@ namespace {
 
 constexpr double kSmallPositive = 50.0;
 
-// Column statistics from the shares of sums over query rows.
+// Column statistics from the sums over all query rows [4, columns], in double.
 template <class T>
-void finish_columns(const PairProblem<T>& problem, const Tensor& sums, const Tensor& maxima, const Stats<T>& out) {
+void finish_columns(const PairProblem<T>& problem, const double* s, const T* maxima, const Stats<T>& out) {
   const bool plain = !problem.pairs.inside && !problem.pairs.dissimilar;
   const int64_t n = problem.columns();
   const double ln2 = std::log(2.0);
-  const Tensor total = sums.sum(0);
-  const double* s = total.data_ptr<double>();
-  const T* m = maxima.defined() ? maxima.data_ptr<T>() : nullptr;
   size_t frame = 0;
   for (int64_t j = 0; j < n; ++j) {
     while (j >= problem.key.offsets[frame + 1]) ++frame;
     const bool one_query = plain && problem.queries_of(frame) == 1;
     const double a = s[j], w = s[n + j], p = s[2 * n + j];
-    out.lse[j] = static_cast<T>(a > 0 ? ln2 * ((m ? m[j] : 0) + std::log2(a)) : -INFINITY);
+    out.lse[j] = static_cast<T>(a > 0 ? ln2 * ((maxima ? maxima[j] : 0) + std::log2(a)) : -INFINITY);
     out.weight_sum[j] = static_cast<T>(w);
     out.weight_log_sum[j] = static_cast<T>(ln2 * s[3 * n + j]);
     if (problem.pairs.inside)
-      out.positive[j] = static_cast<T>(p > 0 && w > 0 ? ln2 * ((m ? m[n + j] : 0) + std::log2(p)) : -INFINITY);
+      out.positive[j] = static_cast<T>(p > 0 && w > 0 ? ln2 * ((maxima ? maxima[n + j] : 0) + std::log2(p)) : -INFINITY);
     else
       out.positive[j] = static_cast<T>(w > 0 ? ln2 * p / w : 0);
     if (one_query && w > 0) out.lse[j] = out.positive[j];  // both are the one logit
   }
 }
 
+// The inside form without the guard lost positive sums of a column.
 template <class T>
-bool columns_underflow(const PairProblem<T>& problem, const Tensor& sums) {
+bool columns_underflow(const PairProblem<T>& problem, const double* s) {
   if (!problem.pairs.inside || problem.pairs.guarded) return false;
-  const Tensor total = sums.sum(0);
-  return ((total[1] > 0) & (total[2] < (sizeof(T) == 4 ? 0x1p-80 : 0x1p-900))).any().template item<bool>();
+  const int64_t n = problem.columns();
+  for (int64_t j = 0; j < n; ++j)
+    if (s[n + j] > 0 && s[2 * n + j] < (sizeof(T) == 4 ? 0x1p-80 : 0x1p-900)) return true;
+  return false;
 }
+
+// [2, rows] and [2, columns] (null unless asked for): largest logits and positive exponents, base 2.
+template <class T>
+struct Maxima {
+  std::vector<T> rows, columns;
+
+  Maxima(PairProblem<T>& problem, const Shares& shares, ScratchPool<T>& scratch, bool with_columns)
+      : rows(2 * problem.rows()), columns(with_columns ? 2 * problem.columns() : 0, -INFINITY) {
+    const int64_t n = problem.columns();
+    std::vector<T> of_threads(with_columns ? shares.threads * 2 * n : 0, -INFINITY);
+    shares.run([&](int64_t block, int64_t, int64_t thread) {
+      T* m = with_columns ? of_threads.data() + thread * 2 * n : nullptr;
+      engine<T>().maxima(problem.pairs, problem.blocks[block], scratch.of(thread), rows.data(),
+                         rows.data() + problem.rows(), m, m ? m + n : m);
+    });
+    for (size_t j = 0; j < columns.size(); ++j) {
+      for (int64_t thread = 0; thread < shares.threads; ++thread)
+        columns[j] = std::max(columns[j], of_threads[thread * 2 * n + j]);
+      if (columns[j] == T(-INFINITY)) columns[j] = 0;  // a column without pairs has nothing to subtract from
+    }
+  }
+};
 
 // One pass over the pairs (guarded: two): row statistics and, when symmetric, column statistics; false: needs the guard.
 template <class T>
 bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor& column_stats) {
-  const auto type = at::CppTypeToScalarType<T>::value;
-  const bool columns = problem.args_.symmetric;
+  const bool with_columns = problem.args_.symmetric;
   const int64_t n = problem.columns();
-  const Shares shares(problem.blocks);
-  ScratchPool<T> scratch(shares.threads, problem.scratch(false));
-  Tensor row_maxima, column_maxima;
-  if (problem.pairs.guarded) {
-    row_maxima = at::empty({2, problem.rows()}, type);
-    if (columns) column_maxima = at::full({shares.threads, 2, n}, -std::numeric_limits<double>::infinity(), type);
-    shares.run([&](int64_t block, int64_t, int64_t thread) {
-      T* m = columns ? column_maxima.data_ptr<T>() + thread * 2 * n : nullptr;
-      T* r = row_maxima.data_ptr<T>();
-      engine<T>().maxima(problem.pairs, problem.blocks[block], scratch.of(thread), r, r + problem.rows(), m, m ? m + n : m);
-    });
-    if (columns) {
-      column_maxima = column_maxima.amax(0);
-      column_maxima.masked_fill_(column_maxima.isneginf(), 0);  // a column without pairs has nothing to subtract from
-    }
-  }
-  Tensor sums;
-  if (columns) sums = at::zeros({shares.count, 4, n}, at::kDouble);
+  const Shares shares(problem.blocks, problem.args_.deterministic);
+  ScratchPool<T> scratch(row_stats, shares.threads, problem.scratch(false));
+  std::optional<Maxima<T>> maxima;
+  if (problem.pairs.guarded) maxima.emplace(problem, shares, scratch, with_columns);
+  const T* r = maxima ? maxima->rows.data() : nullptr;
+  const T* m = maxima && with_columns ? maxima->columns.data() : nullptr;
+  std::vector<double> sums(with_columns ? shares.count * 4 * n : 0);
   std::atomic<bool> ok{true};
   const Stats<T> out = PairProblem<T>::rows_of(row_stats);
   shares.run([&](int64_t block, int64_t share, int64_t thread) {
-    const T* r = row_maxima.defined() ? row_maxima.const_data_ptr<T>() : nullptr;
-    const T* m = column_maxima.defined() ? column_maxima.const_data_ptr<T>() : nullptr;
-    ColumnSums column_sums;
-    if (columns) {
-      double* base = sums.data_ptr<double>() + share * 4 * n;
-      column_sums = {base, base + n, base + 2 * n, base + 3 * n};
-    }
+    double* base = sums.data() + share * 4 * n;
+    const ColumnSums column_sums{base, base + n, base + 2 * n, base + 3 * n};
     if (!engine<T>().statistics(problem.pairs, problem.blocks[block], scratch.of(thread), r, r ? r + problem.rows() : r, m,
-                                m ? m + n : m, out, columns ? &column_sums : nullptr))
+                                m ? m + n : m, out, with_columns ? &column_sums : nullptr))
       ok = false;
   });
-  if (!ok || (columns && columns_underflow(problem, sums))) return false;
-  if (columns) finish_columns(problem, sums, column_maxima, PairProblem<T>::rows_of(column_stats));
+  if (!with_columns) return ok;
+  for (int64_t share = 1; share < shares.count; ++share)
+    for (int64_t i = 0; i < 4 * n; ++i) sums[i] += sums[share * 4 * n + i];
+  if (!ok || columns_underflow(problem, sums.data())) return false;
+  finish_columns(problem, sums.data(), m, PairProblem<T>::rows_of(column_stats));
   return true;
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> forward(const PairArgs& args) {
+std::tuple<Tensor, Tensor> forward(const PairArguments& args) {
   PairProblem<T> problem(args);
-  Tensor rows = problem.make_stats(problem.rows());
-  Tensor columns = problem.make_stats(args.symmetric ? problem.columns() : 0);
+  const Tensor rows = problem.make_stats(problem.rows());
+  const Tensor columns = problem.make_stats(args.symmetric ? problem.columns() : 0);
   if (!problem.finite) {
-    rows.fill_(std::numeric_limits<double>::quiet_NaN());
-    columns.fill_(std::numeric_limits<double>::quiet_NaN());
+    fill(rows, std::numeric_limits<T>::quiet_NaN());
+    fill(columns, std::numeric_limits<T>::quiet_NaN());
   } else if (!forward_pass(problem, rows, columns)) {
     problem.pairs.guarded = true;
     forward_pass(problem, rows, columns);
   }
-  if (problem.query.kept) {
-    Tensor all = problem.make_stats(problem.query.total);
-    problem.query.scatter_last(all, rows);
-    rows = all;
-  }
-  if (args.symmetric && problem.key.kept) {
-    Tensor all = problem.make_stats(problem.key.total);
-    problem.key.scatter_last(all, columns);
-    columns = all;
-  }
-  return {rows, columns};
+  return {problem.scattered_stats(problem.query, rows),
+          args.symmetric ? problem.scattered_stats(problem.key, columns) : columns};
+}
+
+// Inside: whether some positive term is too large or too small to be taken without its maximum.
+template <class T>
+bool has_large_positive(const Tensor& stats) {
+  const Stats<T> s = PairProblem<T>::rows_of(stats);
+  for (int64_t i = 0; i < stats.size(1); ++i)
+    if (s.weight_sum[i] > 0 && std::abs(s.positive[i]) > kSmallPositive && std::isfinite(s.positive[i])) return true;
+  return false;
 }
 
 template <class T>
 StatsGrad<T> stats_grad(const Tensor& stats, const Tensor& grad) {
-  const T *s = stats.const_data_ptr<T>(), *g = grad.const_data_ptr<T>();
-  const int64_t n = stats.size(1);
-  return {s, s + n, s + 2 * n, g, g + n};
+  const Stats<T> s = PairProblem<T>::rows_of(stats);
+  const T* g = grad.const_data_ptr<T>();
+  return {s.lse, s.weight_sum, s.positive, g, g + stats.size(1)};
+}
+
+// A power of two that brings the largest upstream gradient near 2^-13: over the smallest W it is then finite in float32.
+template <class T>
+double gradient_scale(const Tensor& rows, const Tensor& columns) {
+  double largest = 0;
+  for (const Tensor* x : {&rows, &columns}) {
+    const T* gradient = x->const_data_ptr<T>();
+    for (int64_t i = 0, n = x->numel(); i < n; ++i) {
+      const double size = std::abs(static_cast<double>(gradient[i]));
+      largest = largest <= size || std::isnan(size) ? size : largest;  // NaN wins, and stays
+    }
+  }
+  return largest > 0 && std::isfinite(largest) ? std::exp2(std::clamp(-13.0 - std::ilogb(largest), -100.0, 100.0)) : 1.0;
 }
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor> backward(const PairArgs& args, const Tensor& row_stats, const Tensor& column_stats,
-                                            const Tensor& row_grad, const Tensor& column_grad, bool need_query,
-                                            bool need_key, bool need_temperature) {
+Tensor scaled(const Tensor& x, double factor) {
+  const Tensor out = empty_on(x, {x.size(0), x.size(1)}, kAccumulator<T>);
+  const T* from = x.const_data_ptr<T>();
+  std::transform(from, from + x.numel(), out.mutable_data_ptr<T>(), [&](T v) { return static_cast<T>(v * factor); });
+  return out;
+}
+
+template <class T>
+std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const StatsArguments& given, const Needs& need) {
   PairProblem<T> problem(args);
-  const Tensor rows = problem.query.gather(row_stats).contiguous(), drows = problem.query.gather(row_grad).contiguous();
-  Tensor columns, dcolumns;
-  if (args.symmetric) {
-    columns = problem.key.gather(column_stats).contiguous();
-    dcolumns = problem.key.gather(column_grad).contiguous();
-  }
+  const Tensor rows = problem.query.template gather<T>(given.row_stats);
+  Tensor drows = problem.query.template gather<T>(given.row_grad);
+  const Tensor columns = args.symmetric ? problem.key.template gather<T>(given.column_stats) : rows;
+  Tensor dcolumns = args.symmetric ? problem.key.template gather<T>(given.column_grad) : drows;
+  const double scale = gradient_scale<T>(drows, dcolumns);
+  drows = scaled<T>(drows, scale);
+  dcolumns = scaled<T>(dcolumns, scale);
   if (problem.pairs.inside && !problem.pairs.guarded)
-    for (const Tensor& stats : {rows, columns})
-      if (stats.defined() && stats.size(1) > 0)
-        problem.pairs.guarded |=
-            ((stats[1] > 0) & (stats[2].abs() > kSmallPositive) & stats[2].isfinite()).any().template item<bool>();
-  const Shares shares(problem.blocks);
-  ScratchPool<T> scratch(shares.threads, problem.scratch(false));
-  GradientSums<T> sums(problem, shares, need_query, need_key, need_temperature);
+    problem.pairs.guarded = has_large_positive<T>(rows) || has_large_positive<T>(columns);
+  const Shares shares(problem.blocks, args.deterministic);
+  ScratchPool<T> scratch(rows, shares.threads, problem.scratch(false));
+  GradientSums<T> sums(problem, shares, need);
   if (problem.finite) {
-    const StatsGrad<T> row_side = stats_grad<T>(rows, drows);
-    StatsGrad<T> column_side{};
-    if (args.symmetric) column_side = stats_grad<T>(columns, dcolumns);
+    const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
     shares.run([&](int64_t block, int64_t share, int64_t thread) {
       engine<T>().gradient(problem.pairs, problem.blocks[block], scratch.of(thread), row_side,
                            args.symmetric ? &column_side : nullptr, sums.of(block, share));
     });
   }
-  return sums.sum(1.0, args.query.scalar_type());
+  return sums.sum(1.0 / scale, args.query.scalar_type());
 }
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArgs& args, bool mean, bool need_query, bool need_key,
-                                                         bool need_temperature) {
-  TORCH_CHECK_VALUE(!args.symmetric, "symmetric: the one-sweep form has one direction");
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArguments& args, const ReductionArguments& by,
+                                                         const Needs& need) {
+  check(!args.symmetric, "symmetric: the one-sweep form has one direction");
   PairProblem<T> problem(args);
-  Tensor stats = problem.make_stats(problem.rows());
+  const Tensor stats = problem.make_stats(problem.rows());
   const Stats<T> out = PairProblem<T>::rows_of(stats);
-  const Shares shares(problem.blocks);
-  ScratchPool<T> scratch(shares.threads, problem.scratch(true));
+  const Shares shares(problem.blocks, args.deterministic);
+  ScratchPool<T> scratch(stats, shares.threads, problem.scratch(true));
   std::optional<GradientSums<T>> sums;
   bool ok = false;
   while (!ok && problem.finite) {
-    sums.emplace(problem, shares, need_query, need_key, need_temperature);
+    sums.emplace(problem, shares, need);
     std::atomic<bool> good{true};
     shares.run([&](int64_t block, int64_t share, int64_t thread) {
       if (good && !engine<T>().fused(problem.pairs, problem.blocks[block], scratch.of(thread), out, sums->of(block, share)))
@@ -172,8 +194,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArgs& args, b
     if (!ok) problem.pairs.guarded = true;
   }
   if (!problem.finite) {
-    sums.emplace(problem, shares, need_query, need_key, need_temperature);
-    stats.fill_(std::numeric_limits<double>::quiet_NaN());
+    sums.emplace(problem, shares, need);
+    fill(stats, std::numeric_limits<T>::quiet_NaN());
   }
   double total = 0;
   int64_t valid = 0;
@@ -181,69 +203,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArgs& args, b
     if (out.weight_sum[i] > T(0) && out.lse[i] > T(-INFINITY))
       total += double(out.lse[i]) - double(out.positive[i]), ++valid;
   if (!problem.finite) total = std::numeric_limits<double>::quiet_NaN();
-  const double factor = mean ? 1.0 / std::max<int64_t>(valid, 1) : 1.0;
-  if (problem.query.kept) {
-    Tensor all = problem.make_stats(problem.query.total);
-    problem.query.scatter_last(all, stats);
-    stats = all;
-  }
-  const auto accumulator = at::CppTypeToScalarType<T>::value;
-  auto [dquery, dkey, dtemperature] = sums->sum(factor, accumulator);
-  return {at::full({}, total * factor, accumulator), stats, dquery, dkey, dtemperature};
+  const double factor = by.reduction == Reduction::kMean ? 1.0 / std::max<int64_t>(valid, 1) : 1.0;
+  auto [dquery, dkey, dtemperature] = sums->sum(factor, kAccumulator<T>);
+  return {GradientSums<T>::number(stats, total * factor), problem.scattered_stats(problem.query, stats), dquery, dkey,
+          dtemperature};
 }
 
-bool is_double(const Tensor& x) { return x.scalar_type() == at::kDouble; }
+bool is_double(const PairArguments& args) { return args.query.scalar_type() == ScalarType::Double; }
 
-#define LF_PAIR_PARAMETERS                                                                                             \
-  const Tensor &query, const Tensor &key, const Tensor &query_flow, const Tensor &key_flow, const Tensor &temperature, \
-      const Tensor &inv_bandwidth, const Tensor &query_offsets, const Tensor &key_offsets,                             \
-      const std::optional<Tensor>&query_mask, const std::optional<Tensor>&key_mask, int64_t, int64_t,                  \
-      std::string_view flow_kernel, std::string_view positives, std::string_view negatives, std::string_view scope,    \
-      bool symmetric, bool
-#define LF_PAIR_ARGS         \
-  {query,                    \
-   key,                      \
-   query_flow,               \
-   key_flow,                 \
-   temperature,              \
-   inv_bandwidth,            \
-   query_offsets,            \
-   key_offsets,              \
-   query_mask,               \
-   key_mask,                 \
-   std::string(flow_kernel), \
-   std::string(positives),   \
-   std::string(negatives),   \
-   std::string(scope),       \
-   symmetric}
-
-std::tuple<Tensor, Tensor> forward_op(LF_PAIR_PARAMETERS) {
-  const PairArgs args LF_PAIR_ARGS;
-  return is_double(query) ? forward<double>(args) : forward<float>(args);
+std::tuple<Tensor, Tensor> forward_op(const PairArguments& args) {
+  return is_double(args) ? forward<double>(args) : forward<float>(args);
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_op(LF_PAIR_PARAMETERS, const Tensor& row_stats, const Tensor& column_stats,
-                                               const Tensor& row_grad, const Tensor& column_grad, bool need_query,
-                                               bool need_key, bool need_temperature) {
-  const PairArgs args LF_PAIR_ARGS;
-  return is_double(query)
-             ? backward<double>(args, row_stats, column_stats, row_grad, column_grad, need_query, need_key, need_temperature)
-             : backward<float>(args, row_stats, column_stats, row_grad, column_grad, need_query, need_key, need_temperature);
+std::tuple<Tensor, Tensor, Tensor> backward_op(const PairArguments& args, const StatsArguments& given, const Needs& need) {
+  return is_double(args) ? backward<double>(args, given, need) : backward<float>(args, given, need);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_op(LF_PAIR_PARAMETERS, std::string_view reduction, bool need_query,
-                                                            bool need_key, bool need_temperature) {
-  const PairArgs args LF_PAIR_ARGS;
-  return is_double(query) ? fused<double>(args, reduction == "mean", need_query, need_key, need_temperature)
-                          : fused<float>(args, reduction == "mean", need_query, need_key, need_temperature);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_op(const PairArguments& args, const ReductionArguments& by,
+                                                            const Needs& need) {
+  return is_double(args) ? fused<double>(args, by, need) : fused<float>(args, by, need);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(laparoflow, CPU, m) {
-  m.impl("flow_infonce_forward", forward_op);
-  m.impl("flow_infonce_backward", backward_op);
-  m.impl("flow_infonce_fused", fused_op);
+STABLE_TORCH_LIBRARY_IMPL(laparoflow, CPU, m) {
+  m.impl("flow_infonce_forward", boxed<&forward_op>);
+  m.impl("flow_infonce_backward", boxed<&backward_op>);
+  m.impl("flow_infonce_fused", boxed<&fused_op>);
 }
 
 }  // namespace laparoflow::cpu

@@ -3,47 +3,9 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "convert.h"
+
 namespace laparoflow::cpu {
-
-Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets,
-               const std::optional<Tensor>& mask, at::ScalarType accumulator) {
-  TORCH_CHECK_VALUE(data.dim() == 2, name, ": expected a packed [T, D] tensor, got ", data.sizes());
-  TORCH_CHECK_VALUE(flow.dim() == 2 && flow.size(0) == data.size(0) && flow.size(1) >= 1 && flow.size(1) <= kMaxFlowChannels,
-                    name, "_flow: expected [", data.size(0), ", F] with F in 1..", kMaxFlowChannels, ", got ", flow.sizes());
-  TORCH_CHECK_TYPE(flow.scalar_type() == accumulator, name, "_flow: expected dtype ", accumulator, ", got ",
-                   flow.scalar_type());
-  Side side;
-  side.total = data.size(0);
-  const Tensor edges = offsets.contiguous();
-  const int64_t* edge = edges.data_ptr<int64_t>();
-  side.offsets.assign(edge, edge + edges.numel());
-  TORCH_CHECK_VALUE(!side.offsets.empty() && side.offsets.front() == 0 && side.offsets.back() == side.total, name,
-                    "_offsets: expected to run from 0 to ", side.total);
-  for (std::size_t b = 1; b < side.offsets.size(); ++b)
-    TORCH_CHECK_VALUE(side.offsets[b - 1] <= side.offsets[b], name, "_offsets: expected to rise, got ", side.offsets[b],
-                      " after ", side.offsets[b - 1]);
-  TORCH_CHECK_VALUE(!mask || (mask->dim() == 1 && mask->size(0) == side.total), name, "_mask: expected [", side.total,
-                    "], got ", mask ? mask->sizes() : at::IntArrayRef{});
-  if (mask && !mask->all().item<bool>()) {
-    const Tensor keep = mask->contiguous();
-    side.kept = keep.nonzero().view(-1);
-    side.data = data.index_select(0, *side.kept);
-    side.flow = flow.index_select(0, *side.kept);
-    const bool* kept = keep.data_ptr<bool>();
-    int64_t count = 0, at = 0;
-    for (auto& offset : side.offsets) {
-      for (; at < offset; ++at) count += kept[at];
-      offset = count;
-    }
-  } else {
-    side.data = data.contiguous();
-    side.flow = flow.contiguous();
-  }
-  TORCH_CHECK_VALUE(all_finite(side.flow), name, "_flow: expected finite values wherever the mask is True");
-  return side;
-}
-
-// The two scans below run at every call: one pass each, where chains of ATen calls make a pass and a tensor per step.
 namespace {
 
 template <class T>
@@ -52,6 +14,11 @@ bool finite_values(const T* x, int64_t n) {
 #pragma omp simd reduction(+ : zero)
   for (int64_t i = 0; i < n; ++i) zero += x[i] * 0;  // NaN as soon as one entry is not finite
   return zero == 0;
+}
+
+bool all_finite(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? finite_values(x.const_data_ptr<double>(), x.numel())
+                                               : finite_values(x.const_data_ptr<float>(), x.numel());
 }
 
 // Sums of squares in T; where they leave T's range, in double.
@@ -66,54 +33,120 @@ double row_norm(const T* row, int64_t dim) {
   return std::sqrt(wide);
 }
 
-template <class T>
-double norms_maximum(const Tensor& x) {
-  constexpr int64_t kGrain = 1 << 16;
-  const int64_t dim = x.size(1);
-  const T* base = x.const_data_ptr<T>();
-  // a maximum that a NaN wins
-  const auto larger = [](double a, double b) { return a <= b || std::isnan(b) ? b : a; };
-  return at::parallel_reduce(
-      int64_t(0), x.size(0), std::max<int64_t>(1, kGrain / dim), 0.0,
-      [&](int64_t begin, int64_t end, double largest) {
-        for (int64_t i = begin; i < end; ++i) largest = larger(largest, row_norm(base + i * dim, dim));
-        return largest;
-      },
-      larger);
+// The rows of `kept` of [total, width], any type.
+Tensor rows_of(const Tensor& x, const std::vector<int64_t>& kept) {
+  const Tensor from = row_major(x), out = empty_on(x, {int64_t(kept.size()), x.size(1)}, x.scalar_type());
+  const std::size_t bytes = x.size(1) * x.element_size();
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  const char* base = static_cast<const char*>(from.const_data_ptr());
+  for (const int64_t i : kept) std::memcpy(to, base + i * bytes, bytes), to += bytes;
+  return out;
 }
 
 }  // namespace
 
-bool all_finite(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? finite_values(x.const_data_ptr<double>(), x.numel())
-                                        : finite_values(x.const_data_ptr<float>(), x.numel());
+Tensor Side::scattered(const Tensor& x) const {
+  if (!kept) return x;
+  const Tensor out = empty_on(x, {total, x.size(1)}, x.scalar_type());
+  const std::size_t bytes = x.size(1) * x.element_size();
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  const char* from = static_cast<const char*>(x.const_data_ptr());
+  std::memset(to, 0, total * bytes);
+  for (const int64_t i : *kept) std::memcpy(to + i * bytes, from, bytes), from += bytes;
+  return out;
+}
+
+Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
+               const OptionalTensor& group, ScalarType accumulator) {
+  check(data.dim() == 2, name, ": expected a packed [T, D] tensor, got ", shape_of(data));
+  check(flow.dim() == 2 && flow.size(0) == data.size(0) && flow.size(1) >= 1 && flow.size(1) <= kMaxFlowChannels, name,
+        "_flow: expected [", data.size(0), ", F] with F in 1..", kMaxFlowChannels, ", got ", shape_of(flow));
+  check(flow.scalar_type() == accumulator, name, "_flow: expected dtype ", name_of(accumulator), ", got ",
+        name_of(flow.scalar_type()));
+  check(offsets.scalar_type() == ScalarType::Long, name, "_offsets: expected dtype int64, got ",
+        name_of(offsets.scalar_type()));
+  Side side;
+  side.total = data.size(0);
+  const Tensor edges = row_major(offsets);
+  const int64_t* edge = edges.const_data_ptr<int64_t>();
+  side.offsets.assign(edge, edge + edges.numel());
+  check(!side.offsets.empty() && side.offsets.front() == 0 && side.offsets.back() == side.total, name,
+        "_offsets: expected to run from 0 to ", side.total);
+  for (std::size_t b = 1; b < side.offsets.size(); ++b)
+    check(side.offsets[b - 1] <= side.offsets[b], name, "_offsets: expected to rise, got ", side.offsets[b], " after ",
+          side.offsets[b - 1]);
+  const auto per_pixel = [&](const OptionalTensor& x, const char* part, ScalarType type) {
+    if (!x) return;
+    check(x->dim() == 1 && x->size(0) == side.total, name, part, ": expected [", side.total, "], got ", shape_of(*x));
+    check(x->scalar_type() == type, name, part, ": expected dtype ", name_of(type), ", got ", name_of(x->scalar_type()));
+  };
+  per_pixel(mask, "_mask", ScalarType::Bool);
+  per_pixel(group, "_group", ScalarType::Long);
+  if (group) {
+    const Tensor ids = row_major(*group);
+    side.group.assign(ids.const_data_ptr<int64_t>(), ids.const_data_ptr<int64_t>() + side.total);
+  }
+  if (mask) {
+    const Tensor keep = row_major(*mask);
+    const bool* kept = keep.const_data_ptr<bool>();
+    if (std::find(kept, kept + side.total, false) != kept + side.total) {
+      side.kept.emplace();
+      for (int64_t i = 0; i < side.total; ++i)
+        if (kept[i]) side.kept->push_back(i);
+      int64_t count = 0, at = 0;
+      for (auto& offset : side.offsets) {
+        for (; at < offset; ++at) count += kept[at];
+        offset = count;
+      }
+      for (std::size_t i = 0; group && i < side.kept->size(); ++i) side.group[i] = side.group[(*side.kept)[i]];
+    }
+  }
+  side.data = side.kept ? rows_of(data, *side.kept) : row_major(data);
+  side.flow = side.kept ? rows_of(flow, *side.kept) : row_major(flow);
+  check(all_finite(side.flow), name, "_flow: expected finite values wherever the mask is True");
+  return side;
+}
+
+void check_frames(const Side& query, const Side& key, const Tensor& inv_bandwidth) {
+  check(query.offsets.size() == key.offsets.size() && inv_bandwidth.numel() + 1 == int64_t(query.offsets.size()),
+        "expected the same number of frames in query, key and bandwidth");
+  check(query.flow.size(1) == key.flow.size(1), "key_flow: expected F=", query.flow.size(1), ", got ", key.flow.size(1));
 }
 
 double largest_norm(const Tensor& x) {
-  if (x.numel() == 0) return 0;
-  if (x.scalar_type() == at::kFloat) return norms_maximum<float>(x);
-  if (x.scalar_type() == at::kDouble) return norms_maximum<double>(x);
-  return at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, false, at::kFloat).max().template item<double>();
+  constexpr int64_t kGrain = 1 << 16;
+  const int64_t rows = x.size(0), dim = x.size(1);
+  const Element element = element_of(x.scalar_type());
+  const void* base = x.const_data_ptr();
+  std::vector<double> norms(rows);
+  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kGrain / dim), [&](int64_t begin, int64_t end) {
+    std::vector<float> row(dim);
+    for (int64_t i = begin; i < end; ++i) {
+      if (element == Element::kDouble) {
+        norms[i] = row_norm(static_cast<const double*>(base) + i * dim, dim);
+      } else if (element == Element::kFloat) {
+        norms[i] = row_norm(static_cast<const float*>(base) + i * dim, dim);
+      } else {
+        convert_row(base, element, i * dim, dim, row.data());
+        norms[i] = row_norm(row.data(), dim);
+      }
+    }
+  });
+  double largest = 0;
+  for (const double norm : norms) largest = largest <= norm || std::isnan(norm) ? norm : largest;  // NaN wins, and stays
+  return largest;
 }
 
-FlowKernel parse_flow_kernel(const std::string& name) {
-  if (name == "gaussian") return FlowKernel::kGaussian;
-  if (name == "laplace") return FlowKernel::kLaplace;
-  if (name == "cauchy") return FlowKernel::kCauchy;
-  TORCH_CHECK_VALUE(name == "tophat", "flow_kernel: expected gaussian, laplace, cauchy or tophat, got ", name);
-  return FlowKernel::kTophat;
-}
-
-Element element_of(at::ScalarType type) {
+Element element_of(ScalarType type) {
   switch (type) {
-    case at::kFloat:
+    case ScalarType::Float:
       return Element::kFloat;
-    case at::kDouble:
+    case ScalarType::Double:
       return Element::kDouble;
-    case at::kBFloat16:
+    case ScalarType::BFloat16:
       return Element::kBFloat16;
     default:
-      TORCH_CHECK_TYPE(type == at::kHalf, "expected dtype float32, float64, bfloat16 or float16, got ", type);
+      check(type == ScalarType::Half, "expected dtype float32, float64, bfloat16 or float16, got ", name_of(type));
       return Element::kHalf;
   }
 }
@@ -135,8 +168,8 @@ Isa chosen_isa() {
 #endif
     if (const char* wanted = std::getenv("LAPAROFLOW_CPU_ISA")) {
       const std::string name = wanted;
-      TORCH_CHECK_VALUE(name == "portable" || name == "avx2" || name == "avx512",
-                        "LAPAROFLOW_CPU_ISA: expected portable, avx2 or avx512, got ", name);
+      check(name == "portable" || name == "avx2" || name == "avx512",
+            "LAPAROFLOW_CPU_ISA: expected portable, avx2 or avx512, got ", name);
       best = std::min(best, name == "portable" ? Isa::kPortable : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512);
     }
     return best;

@@ -1,50 +1,64 @@
-// Between ATen and the engine: masks removed by compaction, blocks of rows planned, threads and their scratch.
+// Between the dispatcher and the engine: masks removed by compaction, threads and their scratch.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-
+#include <algorithm>
 #include <atomic>
-#include <optional>
-#include <string>
+#include <cstring>
+#include <limits>
 #include <vector>
 
+#include "../arguments.h"
 #include "engine.h"
 
 namespace laparoflow::cpu {
 
-using at::Tensor;
+template <class T>
+constexpr ScalarType kAccumulator = sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double;
 
-// The arguments that every pair operator shares, in the order of its schema.
-struct PairArgs {
-  Tensor query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets;
-  std::optional<Tensor> query_mask, key_mask;
-  std::string flow_kernel, positives, negatives, scope;
-  bool symmetric;
-};
+template <class T>
+void fill(const Tensor& x, T value) {
+  std::fill_n(x.mutable_data_ptr<T>(), x.numel(), value);
+}
 
 // One side after compaction: only the pixels that its mask keeps.
 struct Side {
-  Tensor data;                   // [T, dim], contiguous
-  Tensor flow;                   // [T, F]
-  std::vector<int64_t> offsets;  // [B + 1]
-  std::optional<Tensor> kept;    // [T] original index of each pixel; empty when nothing was masked
-  int64_t total;                 // pixels before compaction
+  Tensor data;                               // [T, dim], contiguous
+  Tensor flow;                               // [T, F]
+  std::vector<int64_t> offsets;              // [B + 1]
+  std::vector<int64_t> group;                // [T], or empty
+  std::optional<std::vector<int64_t>> kept;  // [T] original index of each pixel; empty when nothing was masked
+  int64_t total;                             // pixels before compaction
 
-  Tensor gather(const Tensor& x) const { return kept ? x.index_select(-1, *kept) : x; }
-  // rows or columns back to their places; the places of masked pixels keep `out`'s values
-  void scatter_last(Tensor out, const Tensor& x) const { kept ? (void)out.index_copy_(-1, *kept, x) : (void)out.copy_(x); }
-  void scatter_first(Tensor out, const Tensor& x) const { kept ? (void)out.index_copy_(0, *kept, x) : (void)out.copy_(x); }
+  // columns [rows, total] -> [rows, T]
+  template <class T>
+  Tensor gather(const Tensor& x) const {
+    const Tensor from = row_major(x);
+    if (!kept) return from;
+    const int64_t rows = x.size(0), n = kept->size();
+    const Tensor out = empty_on(x, {rows, n}, kAccumulator<T>);
+    T* to = out.mutable_data_ptr<T>();
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = 0; i < n; ++i) to[row * n + i] = from.const_data_ptr<T>()[row * total + (*kept)[i]];
+    return out;
+  }
+  // columns [rows, T] back to their places in [rows, total]; the places of masked pixels keep `out`'s values
+  template <class T>
+  void scatter_columns(const Tensor& out, const Tensor& x) const {
+    const int64_t n = kept->size();
+    T* to = out.mutable_data_ptr<T>();
+    const T* from = x.const_data_ptr<T>();
+    for (int64_t row = 0; row * n < x.numel(); ++row)
+      for (int64_t i = 0; i < n; ++i) to[row * total + (*kept)[i]] = from[row * n + i];
+  }
+  // rows [T, width] back to their places in [total, width] of zeros; [T, width] itself where nothing was masked
+  Tensor scattered(const Tensor& x) const;
 };
 
-Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets,
-               const std::optional<Tensor>& mask, at::ScalarType accumulator);
-
-bool all_finite(const Tensor& x);      // [T, F] float or double, contiguous
+Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
+               const OptionalTensor& group, ScalarType accumulator);
+void check_frames(const Side& query, const Side& key, const Tensor& inv_bandwidth);
+Element element_of(ScalarType type);
 double largest_norm(const Tensor& x);  // of the rows of [T, D], contiguous; infinite or NaN when an entry is
-
-FlowKernel parse_flow_kernel(const std::string& name);
-Element element_of(at::ScalarType type);
 
 template <class T>
 const Engine<T>& engine();
@@ -55,21 +69,23 @@ bool has_native_bf16();  // and the AVX-512 engine is in use
 template <class Work>
 void parallel_items(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t thread = begin; thread < end; ++thread)
       for (int64_t item = next++; item < count; item = next++) work(item, thread);
   });
 }
 
-inline int64_t thread_count(int64_t items) { return std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), items)); }
+inline int64_t thread_count(int64_t items) {
+  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), items));
+}
 
 // Uninitialised scratch of each thread, aligned to cache lines.
 template <class T>
 class ScratchPool {
  public:
-  ScratchPool(int64_t threads, int64_t size)
-      : size_((size + 15) / 16 * 16), tensor_(at::empty({threads * size_}, at::CppTypeToScalarType<T>::value)) {}
-  T* of(int64_t thread) { return tensor_.template data_ptr<T>() + thread * size_; }
+  ScratchPool(const Tensor& like, int64_t threads, int64_t size)
+      : size_((size + 15) / 16 * 16), tensor_(empty_on(like, {threads * size_}, kAccumulator<T>)) {}
+  T* of(int64_t thread) { return tensor_.mutable_data_ptr<T>() + thread * size_; }
 
  private:
   int64_t size_;

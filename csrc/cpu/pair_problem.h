@@ -2,9 +2,7 @@
 // and the memory in which the gradients of the shares add up.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "host.h"
@@ -18,35 +16,34 @@ constexpr double kSmallLogitDouble = 300.0;
 template <class T>
 class PairProblem {
  public:
-  PairProblem(const PairArgs& args) : args_(args) {
-    const auto accumulator = at::CppTypeToScalarType<T>::value;
-    TORCH_CHECK_TYPE(args.key.scalar_type() == args.query.scalar_type(), "key: expected dtype ", args.query.scalar_type(),
-                     " like query, got ", args.key.scalar_type());
-    TORCH_CHECK_VALUE(
-        args.query.dim() == 2 && args.key.dim() == 2 && args.key.size(1) == args.query.size(1) && args.query.size(1) > 0,
-        "key: expected [Tk, D] with the D of query, got ", args.key.sizes(), " and ", args.query.sizes());
-    query = make_side("query", args.query, args.query_flow, args.query_offsets, args.query_mask, accumulator);
-    key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, accumulator);
-    TORCH_CHECK_VALUE(
-        query.offsets.size() == key.offsets.size() && args.inv_bandwidth.numel() + 1 == int64_t(query.offsets.size()),
-        "expected the same number of frames in query, key and bandwidth");
-    TORCH_CHECK_VALUE(query.flow.size(1) == key.flow.size(1), "key_flow: expected F=", query.flow.size(1), ", got ",
-                      key.flow.size(1));
-    const double temperature = args.temperature.item<double>();
-    TORCH_CHECK_VALUE(temperature > 0 && std::isfinite(temperature), "temperature: expected a finite number > 0, got ",
-                      temperature);
+  PairProblem(const PairArguments& args) : args_(args) {
+    const ScalarType type = args.query.scalar_type();
+    check(args.key.scalar_type() == type, "key: expected dtype ", name_of(type), " like query, got ",
+          name_of(args.key.scalar_type()));
+    check(args.query.dim() == 2 && args.key.dim() == 2 && args.key.size(1) == args.query.size(1) && args.query.size(1) > 0,
+          "key: expected [Tk, D] with the D of query, got ", shape_of(args.key), " and ", shape_of(args.query));
+    check(args.query_group.has_value() == args.key_group.has_value(), "key_group: expected where query_group is, and not else");
+    query = make_side("query", args.query, args.query_flow, args.query_offsets, args.query_mask, args.query_group,
+                      kAccumulator<T>);
+    key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, args.key_group, kAccumulator<T>);
+    check_frames(query, key, args.inv_bandwidth);
+    check(args.temperature.numel() == 1, "temperature: expected one number, got ", shape_of(args.temperature));
+    const double temperature = *args.temperature.const_data_ptr<T>();
+    check(temperature > 0 && std::isfinite(temperature), "temperature: expected a finite number > 0, got ", temperature);
     pairs.query = query.data.const_data_ptr();
     pairs.key = key.data.const_data_ptr();
-    pairs.element = element_of(args.query.scalar_type());
+    pairs.element = element_of(type);
     pairs.dim = args.query.size(1);
     pairs.query_flow = query.flow.template const_data_ptr<T>();
     pairs.key_flow = key.flow.template const_data_ptr<T>();
+    pairs.query_group = args.query_group ? query.group.data() : nullptr;
+    pairs.key_group = args.key_group ? key.group.data() : nullptr;
     pairs.channels = static_cast<int>(query.flow.size(1));
     pairs.inv_temperature = 1 / temperature;
-    pairs.flow_kernel = parse_flow_kernel(args.flow_kernel);
+    pairs.flow_kernel = args.flow_kernel;
     pairs.native_bf16 = has_native_bf16();
-    pairs.inside = args.positives == "inside";
-    pairs.dissimilar = args.negatives == "dissimilar";
+    pairs.inside = args.positives == Positives::kInside;
+    pairs.dissimilar = args.negatives == Negatives::kDissimilar;
     const double bound = largest_norm(query.data) * largest_norm(key.data) / temperature;
     finite = std::isfinite(bound);
     pairs.guarded = !(bound <= (sizeof(T) == 4 ? kSmallLogit : kSmallLogitDouble));
@@ -54,28 +51,36 @@ class PairProblem {
   }
 
   Tensor make_stats(int64_t pixels) const {
-    Tensor stats = at::empty({4, pixels}, at::CppTypeToScalarType<T>::value);
+    const Tensor stats = empty_on(args_.query, {4, pixels}, kAccumulator<T>);
     const T nothing = -std::numeric_limits<T>::infinity();
     const T initial[4] = {nothing, 0, pairs.inside ? nothing : 0, 0};
-    for (int64_t row = 0; row < 4; ++row) std::fill_n(stats.data_ptr<T>() + row * pixels, pixels, initial[row]);
+    for (int64_t row = 0; row < 4; ++row) std::fill_n(stats.mutable_data_ptr<T>() + row * pixels, pixels, initial[row]);
     return stats;
   }
 
+  // statistics of the pixels that a mask kept, at their places among all
+  Tensor scattered_stats(const Side& side, const Tensor& stats) const {
+    if (!side.kept) return stats;
+    const Tensor all = make_stats(side.total);
+    side.template scatter_columns<T>(all, stats);
+    return all;
+  }
+
   static Stats<T> rows_of(const Tensor& stats) {
-    T* base = stats.data_ptr<T>();
+    T* base = stats.mutable_data_ptr<T>();
     const int64_t n = stats.size(1);
     return {base, base + n, base + 2 * n, base + 3 * n};
   }
 
   // queries that a key of the frame meets
   int64_t queries_of(size_t frame) const {
-    return args_.scope == "batch" ? query.offsets.back() : query.offsets[frame + 1] - query.offsets[frame];
+    return args_.scope == Scope::kBatch ? query.offsets.back() : query.offsets[frame + 1] - query.offsets[frame];
   }
   int64_t rows() const { return query.offsets.back(); }
   int64_t columns() const { return key.offsets.back(); }
   int64_t scratch(bool stored) const { return engine<T>().scratch_size(pairs.dim, longest_keys_, stored); }
 
-  const PairArgs& args_;
+  const PairArguments& args_;
   Side query, key;
   Pairs<T> pairs;
   std::vector<BlockTask<T>> blocks;
@@ -83,9 +88,9 @@ class PairProblem {
 
  private:
   void plan_blocks() {
-    const Tensor bandwidth = args_.inv_bandwidth.contiguous();
-    const T* inv_bandwidth = bandwidth.const_data_ptr<T>();
-    const bool batch = args_.scope == "batch";
+    const Tensor bandwidth = row_major(args_.inv_bandwidth);
+    const T* inv_bandwidth = bandwidth.template const_data_ptr<T>();
+    const bool batch = args_.scope == Scope::kBatch;
     for (size_t b = 0; b + 1 < query.offsets.size(); ++b)
       for (int64_t row = query.offsets[b]; row < query.offsets[b + 1]; row += kRows) {
         BlockTask<T> task;
@@ -113,9 +118,8 @@ struct Shares {
   int64_t count, threads;
 
   template <class Block>
-  explicit Shares(const std::vector<Block>& blocks) {
+  Shares(const std::vector<Block>& blocks, bool deterministic) {
     const int64_t n = blocks.size();
-    const bool deterministic = at::globalContext().deterministicAlgorithms();
     count = deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, n)) : thread_count(n);
     threads = thread_count(count);
     std::vector<double> work(n + 1, 0.0);  // before each block
@@ -138,68 +142,78 @@ struct Shares {
 template <class T>
 class GradientSums {
  public:
-  GradientSums(const PairProblem<T>& problem, const Shares& shares, bool need_query, bool need_key, bool need_temperature)
-      : problem_(problem),
-        need_query_(need_query),
-        need_key_(need_key),
-        need_temperature_(need_temperature),
-        ld_(padded(problem.pairs.dim)) {
-    const auto type = at::CppTypeToScalarType<T>::value;
-    if (need_query) dquery_ = at::empty({problem.rows(), problem.pairs.dim}, type);
-    if (need_key) dkey_ = at::zeros({shares.count, problem.columns(), ld_}, type);
+  GradientSums(const PairProblem<T>& problem, const Shares& shares, const Needs& need)
+      : problem_(problem), need_(need), ld_(padded(problem.pairs.dim)) {
+    const Tensor& like = problem.args_.query;
+    if (need.query) dquery_ = empty_on(like, {problem.rows(), problem.pairs.dim}, kAccumulator<T>);
+    if (need.key) {
+      shares_ = empty_on(like, {shares.count, problem.columns(), ld_}, kAccumulator<T>);
+      const int64_t share = problem.columns() * ld_;
+      T* base = shares_.mutable_data_ptr<T>();
+      torch::stable::parallel_for(0, shares.count, 1, [&](int64_t begin, int64_t end) {
+        std::memset(base + begin * share, 0, sizeof(T) * (end - begin) * share);
+      });
+    }
     dtemperature_.assign(shares.blocks(), 0.0);
   }
   Gradients<T> of(int64_t block, int64_t share) {
-    return {need_query_ ? dquery_.data_ptr<T>() : nullptr,
-            need_key_ ? dkey_.data_ptr<T>() + share * problem_.columns() * ld_ : nullptr,
-            need_temperature_ ? &dtemperature_[block] : nullptr};
+    return {need_.query ? dquery_.mutable_data_ptr<T>() : nullptr,
+            need_.key ? shares_.mutable_data_ptr<T>() + share * problem_.columns() * ld_ : nullptr,
+            need_.temperature ? &dtemperature_[block] : nullptr};
   }
   // factor: what every gradient is multiplied by (1 / count of the mean); type: of dquery and dkey
-  std::tuple<Tensor, Tensor, Tensor> sum(double factor, at::ScalarType type) {
-    const auto accumulator = at::CppTypeToScalarType<T>::value;
-    const int64_t dim = problem_.pairs.dim;
+  std::tuple<Tensor, Tensor, Tensor> sum(double factor, ScalarType type) {
+    const Tensor& like = problem_.args_.query;
     const double inv_temperature = problem_.pairs.inv_temperature;
-    Tensor dquery = at::empty({0}, type), dkey = at::empty({0}, type), dtemperature = at::empty({0}, accumulator);
-    if (need_query_) {
-      if (factor != 1.0) dquery_.mul_(factor);
+    Tensor dquery = empty_on(like, {0}, type), dkey = dquery;
+    if (need_.query) {
+      T* x = dquery_.mutable_data_ptr<T>();
+      for (int64_t i = 0; factor != 1.0 && i < dquery_.numel(); ++i) x[i] *= static_cast<T>(factor);
       dquery = finished(problem_.query, dquery_, type);
     }
-    if (need_key_) {
-      add_shares(factor * inv_temperature);
-      dkey = finished(problem_.key, dkey_[0].narrow(1, 0, dim), type);
-    }
-    if (need_temperature_) {
-      double total = 0;
-      for (double t : dtemperature_) total += t;
-      // sum_ij dS_ij s_ij = sum_i q_i . (sum_j dS_ij k_j) / t
-      dtemperature = at::full({}, -total * inv_temperature * inv_temperature * factor, accumulator);
-    }
-    if (!problem_.finite)
-      for (Tensor* t : {&dquery, &dkey, &dtemperature}) t->fill_(std::numeric_limits<double>::quiet_NaN());
+    if (need_.key) dkey = finished(problem_.key, sum_of_shares(factor * inv_temperature), type);
+    // sum_ij dS_ij s_ij = sum_i q_i . (sum_j dS_ij k_j) / t
+    double total = 0;
+    for (const double t : dtemperature_) total += t;
+    total *= -inv_temperature * inv_temperature * factor;
+    if (!problem_.finite) total = std::numeric_limits<double>::quiet_NaN();
+    Tensor dtemperature = need_.temperature ? number(like, total) : empty_on(like, {0}, kAccumulator<T>);
     return {dquery, dkey, dtemperature};
   }
 
- private:
-  static Tensor finished(const Side& side, const Tensor& x, at::ScalarType type) {
-    if (!side.kept) return x.to(type).contiguous();
-    Tensor out = at::zeros({side.total, x.size(1)}, x.options().dtype(type));
-    side.scatter_first(out, x.to(type));
-    return out;
+  static Tensor number(const Tensor& like, double value) {
+    const Tensor x = empty_on(like, {}, kAccumulator<T>);
+    fill(x, static_cast<T>(value));
+    return x;
   }
-  void add_shares(double factor) {
-    const int64_t size = dkey_.size(1) * dkey_.size(2), shares = dkey_.size(0);
-    T* base = dkey_.data_ptr<T>();
-    at::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t share = 1; share < shares; ++share)
-        for (int64_t i = begin; i < end; ++i) base[i] += base[share * size + i];
-      for (int64_t i = begin; i < end; ++i) base[i] *= static_cast<T>(factor);
+
+ private:
+  Tensor finished(const Side& side, const Tensor& x, ScalarType type) const {
+    if (!problem_.finite) fill(x, std::numeric_limits<T>::quiet_NaN());
+    return side.scattered(x.scalar_type() == type ? x : torch::stable::to(x, type));
+  }
+  // [columns, dim]
+  Tensor sum_of_shares(double factor) const {
+    const int64_t columns = problem_.columns(), dim = problem_.pairs.dim, shares = shares_.size(0);
+    const Tensor out = empty_on(shares_, {columns, dim}, kAccumulator<T>);
+    T* to = out.mutable_data_ptr<T>();
+    const T* base = shares_.const_data_ptr<T>();
+    torch::stable::parallel_for(0, columns, std::max<int64_t>(1, (1 << 14) / ld_), [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        T* row = to + j * dim;
+        std::copy_n(base + j * ld_, dim, row);
+        for (int64_t share = 1; share < shares; ++share)
+          for (int64_t d = 0; d < dim; ++d) row[d] += base[(share * columns + j) * ld_ + d];
+        for (int64_t d = 0; d < dim; ++d) row[d] *= static_cast<T>(factor);
+      }
     });
+    return out;
   }
 
   const PairProblem<T>& problem_;
-  bool need_query_, need_key_, need_temperature_;
+  const Needs& need_;
   int64_t ld_;
-  Tensor dquery_, dkey_;
+  Tensor dquery_, shares_;  // [rows, dim], [shares, columns, ld]
   std::vector<double> dtemperature_;
 };
 

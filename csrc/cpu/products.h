@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "convert.h"
 #include "engine.h"
 #include "gemm.h"
 #ifdef LF_HAS_BF16
@@ -17,40 +18,6 @@
 namespace {
 
 using namespace laparoflow::cpu;
-
-LF_INLINE float bits_to_float(uint32_t bits) {
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
-LF_INLINE float bfloat16_to_float(uint16_t x) { return bits_to_float(uint32_t(x) << 16); }
-LF_INLINE float half_to_float(uint16_t x) {
-  // exponent and mantissa moved into place, then scaled by 2^(127 - 15): right for normals and subnormals alike
-  const uint32_t sign = uint32_t(x & 0x8000) << 16, rest = uint32_t(x & 0x7fff) << 13;
-  const float scaled = bits_to_float(rest) * 0x1p112f;
-  uint32_t bits;
-  std::memcpy(&bits, &scaled, 4);
-  if ((x & 0x7c00) == 0x7c00) bits = rest | 0x7f800000;  // infinity, NaN
-  return bits_to_float(sign | bits);
-}
-
-template <class T>
-void convert_row(const void* data, Element element, int64_t offset, int64_t n, T* out) {
-  switch (element) {
-    case Element::kFloat:
-      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<const float*>(data)[offset + i];
-      break;
-    case Element::kDouble:
-      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<const double*>(data)[offset + i]);
-      break;
-    case Element::kBFloat16:
-      for (int64_t i = 0; i < n; ++i) out[i] = bfloat16_to_float(static_cast<const uint16_t*>(data)[offset + i]);
-      break;
-    case Element::kHalf:
-      for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(static_cast<const uint16_t*>(data)[offset + i]);
-      break;
-  }
-}
 
 // A run of at most kChunk keys, all of them possible positives or none.
 struct KeyRun {

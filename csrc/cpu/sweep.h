@@ -54,6 +54,7 @@ struct KeyChunk {
   const T* flow;  // [keys, F]
   int channels;
   T inv_bandwidth2;
+  bool excludes;  // some logits are kNoPair: those pairs count nowhere
   double* column_sums[kSums];                                           // [keys] each, + this block's share
   T *column_max, *column_max_positive;                                  // [keys]: running maxima of the guarded form, base 2
   const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
@@ -82,6 +83,10 @@ LF_INLINE laparoflow::PairWeight<Vec<T>> weight_of(Vec<T> r2) {
   return laparoflow::pair_weight<VectorMath<T>>(KERNEL, r2, laparoflow::pair_gain(KERNEL, T(1)));
 }
 
+// The logit of a pair that counts nowhere (equal groups), and the squared distance at which every weight is 0. Both are finite:
+// 0 times either stays 0.
+constexpr float kNoPair = -1e30f, kNoWeight = 0x1p127f;
+
 template <class T>
 LF_INLINE Vec<T> flow_distance2(const RowBlock<T>& block, int lane, const T* key_flow, int channels, T inv_bandwidth2) {
   Vec<T> d = load<T>(block.flow[0] + lane) - key_flow[0];
@@ -91,6 +96,15 @@ LF_INLINE Vec<T> flow_distance2(const RowBlock<T>& block, int lane, const T* key
     r2 += d * d;
   }
   return r2 * inv_bandwidth2;
+}
+
+// The weight of the pairs of key j of a chunk with the rows of a lane, whose products (logits before 1 / t) are given.
+template <class T, FlowKernel KERNEL>
+LF_INLINE laparoflow::PairWeight<Vec<T>> chunk_weight(const RowBlock<T>& block, int lane, const KeyChunk<T>& chunk, int64_t j,
+                                                      Vec<T> product) {
+  Vec<T> r2 = flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2);
+  if (chunk.excludes) r2 = product <= T(kNoPair) ? splat<T>(T(kNoWeight)) : r2;
+  return weight_of<T, KERNEL>(r2);
 }
 
 template <class T>
@@ -115,15 +129,16 @@ void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scal
     Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
     const Vec<T> lowest = splat<T>(T(-INFINITY)), live = load<T>(block.live + lane);
     for (int64_t j = 0; j < chunk.keys; ++j) {
-      Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane), counted = s2, positive = lowest;
+      const Vec<T> product = load<T>(s + j * kRows + lane);
+      Vec<T> s2 = scale2 * product, counted = s2, positive = lowest;
       if constexpr (FORM::WEIGHTED) {
         if (FORM::INSIDE || FORM::DISSIMILAR) {
-          const auto pair = weight_of<T, FORM::KERNEL>(
-              flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+          const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
           if (FORM::DISSIMILAR) counted = pair.value < T(1) ? s2 : lowest;
           if (FORM::INSIDE) positive = laparoflow::inside_exponent<VectorMath<T>>(s2, pair, lowest);
         }
       }
+      if (chunk.excludes) counted = product <= T(kNoPair) ? lowest : counted;
       m = vmax(m, counted);
       mp = vmax(mp, positive);
       if (chunk.column_max) {
@@ -152,8 +167,7 @@ void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T
       Vec<T> e = exp2_vec(GUARDED ? vmin(scale2.minus(product, m, zero), splat<T>(T(100))) : s2);
       Vec<T> counted = e;
       if constexpr (FORM::WEIGHTED) {
-        const auto pair = weight_of<T, FORM::KERNEL>(
-            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
         Vec<T> b = pair.value;
         if (FORM::INSIDE) {
           if (GUARDED) b = exp2_vec(pair.value > T(0) ? scale2.minus(product, mp, -pair.log2) : splat<T>(T(-1000000)));
@@ -189,12 +203,12 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
     Vec<T> column[kSums] = {};
     for (int g = 0; g < groups; ++g) {
       const int lane = g * kLanes<T>;
-      Vec<T> s2 = scale2 * load<T>(s + j * kRows + lane);
+      const Vec<T> product = load<T>(s + j * kRows + lane);
+      Vec<T> s2 = scale2 * product;
       Vec<T> terms[kSums];
       Vec<T> e = exp2_vec(s2);
       if constexpr (FORM::WEIGHTED) {
-        const auto pair = weight_of<T, FORM::KERNEL>(
-            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
         terms[kSumW] = pair.value;
         terms[kSumPositive] = pair.value * (FORM::INSIDE ? e : s2);
         terms[kSumWLogW] = pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
@@ -230,8 +244,7 @@ void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T*
       Vec<T> s2 = scale2 * product;
       Vec<T> e = exp2_vec(vmin(scale2.minus(product, splat<T>(chunk.column_max[j]), zero), splat<T>(T(100))));
       if constexpr (FORM::WEIGHTED) {
-        const auto pair = weight_of<T, FORM::KERNEL>(
-            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
         Vec<T> b = FORM::INSIDE ? exp2_vec(pair.value > T(0)
                                                ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2)
                                                : splat<T>(T(-1000000)))
@@ -287,8 +300,7 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
       Vec<T> d;
       Vec<T> w{}, log2w{};
       if constexpr (FORM::WEIGHTED) {
-        const auto pair = weight_of<T, FORM::KERNEL>(
-            flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2));
+        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
         w = pair.value;
         log2w = pair.log2;
       }

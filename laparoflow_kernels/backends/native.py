@@ -6,7 +6,6 @@ import json
 import re
 import warnings
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,75 +19,78 @@ MAX_DIM = {"cuda": 256}
 
 
 HOW_TO_BUILD = (
-    "`pip install --no-build-isolation .` in a checkout, or of the source distribution in place of the dot, builds it for "
-    "the torch that is there, where a C++ compiler is"
+    "`pip install --no-build-isolation .` in a checkout, or of the source distribution in place of the dot, builds it, "
+    "where a C++ compiler is"
 )
 
 
 def other_torch(built_for: dict[str, Any], version: str, cuda: str | None) -> str | None:
-    """Which torch an extension needs when it is not this one, or None. torch's C++ interface holds within a minor version,
-    and the CUDA part links the runtime of one major version.
+    """Which torch the library needs when it is not this one, or None. torch's stable interface serves every version from
+    the oldest on; the CUDA part links the runtime of one major version.
 
     Args:
-        built_for: {"torch": version, "cuda": version or None}, as the build wrote it into _C.json.
+        built_for: {"oldest_torch": version, "cuda": version or None}, as the build wrote it into _C.json.
         version, cuda: torch.__version__ and torch.version.cuda of this process.
 
     Example:
-        >>> other_torch({"torch": "2.15.0+cu132", "cuda": "13.2"}, "2.15.1+cu130", "13.0") is None
+        >>> other_torch({"oldest_torch": "2.11", "cuda": "13.2"}, "2.15.1+cu130", "13.0") is None
         True
-        >>> other_torch({"torch": "2.15.0", "cuda": None}, "2.11.0", None)
-        'torch 2.15'
+        >>> other_torch({"oldest_torch": "2.11", "cuda": None}, "2.10.2", None)
+        'torch 2.11 or newer'
     """
-    wanted = _first(2, built_for["torch"])
-    major = built_for["cuda"] and _first(1, built_for["cuda"])
-    if wanted == _first(2, version) and major in (None, cuda and _first(1, cuda)):
+    oldest = built_for["oldest_torch"]
+    major = built_for["cuda"] and _numbers(built_for["cuda"])[0]
+    if _numbers(version) >= _numbers(oldest) and major in (None, cuda and _numbers(cuda)[0]):
         return None
-    return f"torch {wanted}" + (f" with CUDA {major}" if major else "")
+    return f"torch {oldest} or newer" + (f" with CUDA {major}" if major else "")
 
 
-def _first(count: int, version: str) -> str:
-    """The first numbers of a version: "2.15" of "2.15.0a0+git"."""
-    return ".".join(re.findall(r"\d+", version)[:count])
+def _numbers(version: str) -> list[int]:
+    """The first two numbers of a version: [2, 15] of "2.15.0a0+git"."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
-def _load(facts: Path) -> tuple[Any, str | None]:
-    """(the compiled module, None), or (None, why it could not be loaded). Loading it registers the kernels.
+def _load(package: Path) -> tuple[dict[str, Any], str | None]:
+    """(facts of the build, None), or ({}, why the library could not be loaded). Loading it registers the kernels.
 
-    An extension of another torch is not even opened: it would end in undefined symbols, or worse, in none.
+    A library that needs another torch is not even opened: it would end in undefined symbols, or worse, in none.
     """
-    wanted = other_torch(json.loads(facts.read_text()), torch.__version__, torch.version.cuda) if facts.exists() else None
+    path = package / "_C.json"
+    if not path.exists():
+        return {}, f"the library laparoflow_kernels/_C.so was not built; {HOW_TO_BUILD}"
+    facts = json.loads(path.read_text())
+    wanted = other_torch(facts, torch.__version__, torch.version.cuda)
     if wanted is not None:
         here = torch.__version__ + (f" with CUDA {torch.version.cuda}" if torch.version.cuda else " without CUDA")
-        reason = f"the extension laparoflow_kernels._C needs {wanted}, and this is torch {here}; otherwise {HOW_TO_BUILD}"
+        reason = f"the library laparoflow_kernels/_C.so needs {wanted}, and this is torch {here}; otherwise {HOW_TO_BUILD}"
     else:
         try:
-            return import_module("laparoflow_kernels._C"), None
-        except ModuleNotFoundError:
-            return None, f"the extension laparoflow_kernels._C was not built; {HOW_TO_BUILD}"
-        except ImportError as error:
-            reason = f"the extension laparoflow_kernels._C does not load ({error}); {HOW_TO_BUILD}"
+            torch.ops.load_library(package / "_C.so")
+            return {**facts, "cpu_capability": torch.ops.laparoflow.cpu_capability()}, None
+        except (OSError, RuntimeError, AttributeError) as error:
+            reason = f"the library laparoflow_kernels/_C.so does not load ({error}); {HOW_TO_BUILD}"
     warnings.warn(f"laparoflow_kernels goes on without its native backend: {reason}", RuntimeWarning, stacklevel=2)
-    return None, reason
+    return {}, reason
 
 
 define_ops("laparoflow")
-EXTENSION, LOAD_ERROR = _load(Path(__file__).parents[1] / "_C.json")
+_FACTS, LOAD_ERROR = _load(Path(__file__).parents[1])
 
 
 def build_facts() -> dict[str, Any]:
-    """Compiler, torch, CUDA and architectures of the build, and the CPU capability in use; empty without the extension."""
-    return {} if EXTENSION is None else dict(EXTENSION.build_facts())
+    """Compiler, torch, CUDA and architectures of the build, and the CPU capability in use; empty without the library."""
+    return dict(_FACTS)
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the compiled backend cannot run there, or None."""
-    if EXTENSION is None:
+    facts = build_facts()
+    if not facts:
         return LOAD_ERROR
     if device.type == "cpu":
         return None
     if device.type != "cuda":
         return f"it has kernels for cpu and cuda, not for {device.type}"
-    facts = build_facts()
     if not facts["cuda"]:
         return f"it was built without CUDA ({facts['no_cuda_reason']})"
     if not torch.cuda.is_available():

@@ -9,6 +9,8 @@ Memory: several N x M matrices per frame (scope "batch": B N x B M).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,7 @@ def _stats(s: Tensor, w: Tensor, n: Tensor, keep: Tensor, positives: str) -> Ten
 
 def _batch_stats(
     problem: PairProblem, q: Tensor, k: Tensor, f: Tensor, g: Tensor, inv_bandwidth: Tensor,
-    q_mask: Tensor | None, k_mask: Tensor | None, same_frame: Tensor | None,
+    q_mask: Tensor | None, k_mask: Tensor | None, q_group: Tensor | None, k_group: Tensor | None, same_frame: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Row and column statistics [4, B, N], [4, B, M] of a batch of equal frames."""
     q_keep, k_keep = _keep(q_mask, q), _keep(k_mask, k)
@@ -82,6 +84,8 @@ def _batch_stats(
     if same_frame is not None:
         w = w * same_frame
     keep_pair = q_keep[:, :, None] & k_keep[:, None, :]
+    if q_group is not None and k_group is not None:
+        keep_pair = keep_pair & (q_group[:, :, None] != k_group[:, None, :])
     w = w * keep_pair
     n = (1 - w if problem.negatives == "dissimilar" else torch.ones_like(w)) * keep_pair
     rows = _stats(s, w, n, q_keep, problem.positives)
@@ -113,7 +117,7 @@ def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
     # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, which is its key's too
     rows, columns = _batch_stats(
         problem, problem.query[None], problem.key[None], q.flow[None], k.flow[None], problem.inv_bandwidth[q_ids][None],
-        None if q.mask is None else q.mask[None], None if k.mask is None else k.mask[None],
+        *(None if x is None else x[None] for x in (q.mask, k.mask, q.group, k.group)),
         (q_ids[:, None] == k_ids[None, :])[None],
     )  # fmt: skip
     return rows.flatten(1), columns.flatten(1)
@@ -133,13 +137,13 @@ def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
         q_rows, k_rows = slice(q_start, q_start + frames * n), slice(k_start, k_start + frames * m)
         q_start, k_start = q_rows.stop, k_rows.stop
 
-        def cut(x: Tensor, part: slice, size: int, frames: int = frames) -> Tensor:
-            return x[part].reshape(frames, size, *x.shape[1:])
+        def cut(x: Any, part: slice, size: int, frames: int = frames) -> Any:
+            return None if x is None else x[part].reshape(frames, size, *x.shape[1:])
 
         r, c = _batch_stats(
             problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n),
-            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], None if q.mask is None else cut(q.mask, q_rows, n),
-            None if k.mask is None else cut(k.mask, k_rows, m), None,
+            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], cut(q.mask, q_rows, n), cut(k.mask, k_rows, m),
+            cut(q.group, q_rows, n), cut(k.group, k_rows, m), None,
         )  # fmt: skip
         rows.append(r.flatten(1))
         columns.append(c.flatten(1))

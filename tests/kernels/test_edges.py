@@ -18,7 +18,6 @@ from laparoflow_kernels import (
     pairwise_flow_weights,
     robust_flow_spread,
 )
-from laparoflow_kernels.backends.native import build_facts
 from tests.numerics import unit
 
 
@@ -238,11 +237,6 @@ def test_backends_reports_available_or_the_reason() -> None:
     assert states["native"]["cpu"] == "available", "the native CPU backend must be built for the tests"
     if not torch.cuda.is_available():
         assert states["triton"]["cuda"] != "available"
-
-
-def test_the_build_uses_more_than_one_thread() -> None:
-    """at::parallel_for is a template: compiled without OpenMP it silently runs on one thread."""
-    assert build_facts()["cpu_threads"] == "openmp"
 
 
 def test_a_mask_tensor_for_frames_of_several_sizes_is_refused(backend: str, device: str) -> None:

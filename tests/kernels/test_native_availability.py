@@ -13,7 +13,6 @@ GPU = torch.device("cuda", 0)
 def pretend(monkeypatch: pytest.MonkeyPatch, architectures: str, *capabilities: tuple[int, int]) -> None:
     """A CUDA build for these architectures, on a machine with these GPUs."""
     facts = {"cuda": "13.0", "cuda_architectures": architectures, "no_cuda_reason": None}
-    monkeypatch.setattr(native, "EXTENSION", native)
     monkeypatch.setattr(native, "build_facts", lambda: facts)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(

@@ -72,7 +72,7 @@ def test_a_toolkit_of_another_major_version_leaves_the_cuda_part_out(
     assert script.no_cuda_reason("13.0", root) == "LAPAROFLOW_CUDA=0 at build time"
 
 
-def test_the_reason_is_compiled_into_an_extension_without_cuda_code(
+def test_a_toolkit_of_another_version_leaves_no_cuda_source(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to what torch would be given to compile; with torch's own check alone the install would stop."""
@@ -83,7 +83,6 @@ def test_the_reason_is_compiled_into_an_extension_without_cuda_code(
     monkeypatch.setenv("MAX_JOBS", "1")
     monkeypatch.setenv("PATH", str(root / "bin"))
     (module,) = script.extension_arguments()["ext_modules"]
-    assert "of CUDA 12.4 at build time, torch of CUDA 13.0" in dict(module.define_macros)["LF_NO_CUDA_REASON"]
     assert module.sources and not [path for path in module.sources if "cuda" in path]
 
 

@@ -13,12 +13,10 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-import torch
 
 pytestmark = pytest.mark.timeout(3600)  # a compiler at work beside other tests
 
 ROOT = Path(__file__).resolve().parents[2]
-MINOR = ".".join(torch.__version__.split(".")[:2])
 
 
 def run(*command: str, **variables: str) -> str:
@@ -55,7 +53,7 @@ def torch_requirements(data: Message) -> list[str]:
 
 
 def test_the_wheel_has_the_tag_and_one_extension(wheel: Path) -> None:
-    assert wheel.name.endswith("-manylinux_2_28_x86_64.whl")
+    assert wheel.name.endswith("-py3-none-manylinux_2_28_x86_64.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert len([name for name in names if ".so" in name]) == 1, "a library of torch or CUDA came along"
@@ -63,11 +61,11 @@ def test_the_wheel_has_the_tag_and_one_extension(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"laparoflow", "laparoflow_kernels", "laparoflow-0.2.0.dist-info"}
 
 
-def test_the_wheel_depends_on_the_torch_that_it_was_compiled_with(wheel: Path) -> None:
+def test_the_wheel_depends_on_every_torch_from_the_oldest_on(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("dist-info/METADATA")]
         data = metadata(archive.read(name).decode())
-    assert torch_requirements(data) == [f"torch=={MINOR}.*"]
+    assert torch_requirements(data) == ["torch>=2.11"]
 
 
 def test_the_source_distribution_has_all_sources_and_the_whole_range_of_torch(built: Path) -> None:
@@ -77,7 +75,7 @@ def test_the_source_distribution_has_all_sources_and_the_whole_range_of_torch(bu
         file = archive.extractfile(path.name.removesuffix(".tar.gz") + "/PKG-INFO")
         assert file is not None
         data = metadata(file.read().decode())
-    assert [value.replace(" ", "") for value in torch_requirements(data)] == ["torch<2.16,>=2.11"]
+    assert [value.replace(" ", "") for value in torch_requirements(data)] == ["torch>=2.11"]
     for folder, kinds in (("csrc", "*"), ("tests/kernels", "*.py"), ("examples", "*.py"), ("docs", "*"), ("scripts", "*")):
         wanted = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob(kinds) if p.is_file() and p.suffix != ".pyc"}
         assert wanted and wanted <= names, sorted(wanted - names)
@@ -88,4 +86,4 @@ def test_the_wheel_passes_the_kernel_tests_in_a_fresh_environment_without_a_comp
     """Also: beside another torch it says which one it needs (at the end of the script)."""
     said = run("scripts/check_wheel.sh", str(wheel), "-q")
     assert " passed" in said
-    assert "beside another torch: the extension laparoflow_kernels._C needs torch 2.10" in said
+    assert "beside another torch: the library laparoflow_kernels/_C.so needs torch 99.0" in said

@@ -21,23 +21,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from laparoflow_kernels.arguments import PairArguments
+
 from .availability import unavailable
 
 __all__ = ["backward", "forward", "unavailable", "weighted_sum"]
+
+
+def _of_launch(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a pair operator as ``launch`` has them: precision and determinism come from torch's own settings."""
+    count = len(PairArguments._fields)
+    given = PairArguments(*arguments[:count])._asdict()
+    if given.pop("query_group") is not None or given.pop("key_group") is not None:
+        raise ValueError("query_group: the triton backend takes no groups; use backend='reference'")
+    del given["full_float"], given["deterministic"]
+    return (*given.values(), *arguments[count:])
 
 
 def forward(*arguments: Any) -> Any:
     """(row_stats [4, Tq], column_stats [4, Tk] or [4, 0]); see ``launch.forward`` for the arguments."""
     from . import launch
 
-    return launch.forward(*arguments)
+    return launch.forward(*_of_launch(arguments))
 
 
 def backward(*arguments: Any) -> Any:
     """(dquery [Tq, D], dkey [Tk, D], dtemperature []); see ``launch.backward`` for the arguments."""
     from . import launch
 
-    return launch.backward(*arguments)
+    return launch.backward(*_of_launch(arguments))
 
 
 def weighted_sum(*arguments: Any) -> Any:
