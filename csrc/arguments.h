@@ -39,12 +39,13 @@ class Reader {
   std::string unknown_;
 };
 
-/// A packed problem. Frames of a batch are concatenated: T pixels of B frames, frame b owns rows offsets[b] : offsets[b + 1].
+/// A packed problem. Frames of a batch are concatenated: T pixels of B frames, frame b owns rows offsets[b] : offsets[b +
+/// 1].
 struct PairArguments {
-  Tensor query, key;                  // [Tq, D], [Tk, D]
-  Tensor query_flow, key_flow;        // [Tq, F], [Tk, F]
-  Tensor temperature, inv_bandwidth;  // [], [B]
-  Tensor query_offsets, key_offsets;  // [B + 1] int64
+  Tensor query, key;                      // [Tq, D], [Tk, D]
+  Tensor query_flow, key_flow;            // [Tq, F], [Tk, F]
+  Tensor temperature, inv_bandwidth;      // [], [B]
+  Tensor query_offsets, key_offsets;      // [B + 1] int64
   OptionalTensor query_mask, key_mask;    // [Tq], [Tk] bool, true = keep
   OptionalTensor query_group, key_group;  // [Tq], [Tk] int64: a pair of equal groups counts nowhere
   std::int64_t max_query, max_key;        // pixels of the largest frame

@@ -12,8 +12,6 @@ const char* engine_name();
 std::string cpu_capability() { return cpu::engine_name(); }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(laparoflow, m) { m.def("cpu_capability() -> str"); }
-STABLE_TORCH_LIBRARY_IMPL(laparoflow, CompositeExplicitAutograd, m) {
-  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
-}
+STABLE_TORCH_LIBRARY_IMPL(laparoflow, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&cpu_capability)); }
 
 }  // namespace laparoflow

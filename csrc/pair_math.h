@@ -29,11 +29,11 @@ enum class Reduction : int { kMean = 0, kSum = 1 };
 /// An option's argument and the names of its enumerators in their order; laparoflow_kernels/problem.py has the same lists.
 template <class Option>
 struct OptionNames;
-#define LAPAROFLOW_OPTION(Option, argument, ...)                    \
-  template <>                                                       \
-  struct OptionNames<Option> {                                      \
-    static constexpr const char* name = argument;                   \
-    static constexpr std::string_view values[] = {__VA_ARGS__};     \
+#define LAPAROFLOW_OPTION(Option, argument, ...)                \
+  template <>                                                   \
+  struct OptionNames<Option> {                                  \
+    static constexpr const char* name = argument;               \
+    static constexpr std::string_view values[] = {__VA_ARGS__}; \
   };
 LAPAROFLOW_OPTION(FlowKernel, "flow_kernel", "gaussian", "laplace", "cauchy", "tophat")
 LAPAROFLOW_OPTION(Positives, "positives", "outside", "inside")

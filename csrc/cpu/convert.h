@@ -1,4 +1,5 @@
-// Rows of any element type as rows of the accumulator type. Internal linkage: units of several instruction sets include this.
+// Rows of any element type as rows of the accumulator type. Internal linkage: units of several instruction sets include
+// this.
 #pragma once
 
 #include <cstdint>

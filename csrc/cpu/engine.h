@@ -26,8 +26,8 @@ struct Pairs {
   const void* key;    // [Tk, dim]
   Element element;
   int64_t dim;
-  const T* query_flow;  // [Tq, channels]
-  const T* key_flow;    // [Tk, channels]
+  const T* query_flow;                     // [Tq, channels]
+  const T* key_flow;                       // [Tk, channels]
   const int64_t *query_group, *key_group;  // [Tq], [Tk] or null: pairs of equal groups are left out
   int channels;
   double inv_temperature;

@@ -53,8 +53,8 @@ struct Maxima {
     std::vector<T> of_threads(with_columns ? shares.threads * 2 * n : 0, -INFINITY);
     shares.run([&](int64_t block, int64_t, int64_t thread) {
       T* m = with_columns ? of_threads.data() + thread * 2 * n : nullptr;
-      engine<T>().maxima(problem.pairs, problem.blocks[block], scratch.of(thread), rows.data(),
-                         rows.data() + problem.rows(), m, m ? m + n : m);
+      engine<T>().maxima(problem.pairs, problem.blocks[block], scratch.of(thread), rows.data(), rows.data() + problem.rows(),
+                         m, m ? m + n : m);
     });
     for (size_t j = 0; j < columns.size(); ++j) {
       for (int64_t thread = 0; thread < shares.threads; ++thread)

@@ -22,7 +22,8 @@ class PairProblem {
           name_of(args.key.scalar_type()));
     check(args.query.dim() == 2 && args.key.dim() == 2 && args.key.size(1) == args.query.size(1) && args.query.size(1) > 0,
           "key: expected [Tk, D] with the D of query, got ", shape_of(args.key), " and ", shape_of(args.query));
-    check(args.query_group.has_value() == args.key_group.has_value(), "key_group: expected where query_group is, and not else");
+    check(args.query_group.has_value() == args.key_group.has_value(),
+          "key_group: expected where query_group is, and not else");
     query = make_side("query", args.query, args.query_flow, args.query_offsets, args.query_mask, args.query_group,
                       kAccumulator<T>);
     key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, args.key_group, kAccumulator<T>);

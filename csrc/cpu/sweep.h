@@ -54,7 +54,7 @@ struct KeyChunk {
   const T* flow;  // [keys, F]
   int channels;
   T inv_bandwidth2;
-  bool excludes;  // some logits are kNoPair: those pairs count nowhere
+  bool excludes;                                                        // some logits are kNoPair: those pairs count nowhere
   double* column_sums[kSums];                                           // [keys] each, + this block's share
   T *column_max, *column_max_positive;                                  // [keys]: running maxima of the guarded form, base 2
   const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
@@ -83,8 +83,8 @@ LF_INLINE laparoflow::PairWeight<Vec<T>> weight_of(Vec<T> r2) {
   return laparoflow::pair_weight<VectorMath<T>>(KERNEL, r2, laparoflow::pair_gain(KERNEL, T(1)));
 }
 
-// The logit of a pair that counts nowhere (equal groups), and the squared distance at which every weight is 0. Both are finite:
-// 0 times either stays 0.
+// The logit of a pair that counts nowhere (equal groups), and the squared distance at which every weight is 0. Both are
+// finite: 0 times either stays 0.
 constexpr float kNoPair = -1e30f, kNoWeight = 0x1p127f;
 
 template <class T>
@@ -100,8 +100,8 @@ LF_INLINE Vec<T> flow_distance2(const RowBlock<T>& block, int lane, const T* key
 
 // The weight of the pairs of key j of a chunk with the rows of a lane, whose products (logits before 1 / t) are given.
 template <class T, FlowKernel KERNEL>
-LF_INLINE laparoflow::PairWeight<Vec<T>> chunk_weight(const RowBlock<T>& block, int lane, const KeyChunk<T>& chunk, int64_t j,
-                                                      Vec<T> product) {
+LF_INLINE laparoflow::PairWeight<Vec<T>> chunk_weight(const RowBlock<T>& block, int lane, const KeyChunk<T>& chunk,
+                                                      int64_t j, Vec<T> product) {
   Vec<T> r2 = flow_distance2(block, lane, chunk.flow + j * chunk.channels, chunk.channels, chunk.inv_bandwidth2);
   if (chunk.excludes) r2 = product <= T(kNoPair) ? splat<T>(T(kNoWeight)) : r2;
   return weight_of<T, KERNEL>(r2);

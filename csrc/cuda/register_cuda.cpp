@@ -108,16 +108,15 @@ DeviceLimits limits_of(const Tensor& x) {
 Path path_of(const Tensor& query) {
   static const char* const setting = std::getenv("LAPAROFLOW_CUDA_PATH");
   const std::string_view wish = setting == nullptr ? "" : setting;
-  check(wish.empty() || wish == "sm80" || wish == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '",
-                    wish, "'");
+  check(wish.empty() || wish == "sm80" || wish == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '", wish, "'");
   if (wish == "sm80" || query.scalar_type() == ScalarType::Float) return Path::kWarp;
   constexpr bool kBuilt = std::string_view(LF_CUDA_ARCHITECTURES).find("9.0a") != std::string_view::npos;
   int major = 0, minor = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, query.get_device_index()));
   check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, query.get_device_index()));
   const bool runs = kBuilt && major == 9 && minor == 0;
-  check(runs || wish.empty(), "LAPAROFLOW_CUDA_PATH=sm90a: needs a GPU of compute capability 9.0, got ", major,
-                    ".", minor, ", and a build for 9.0a, got ", LF_CUDA_ARCHITECTURES);
+  check(runs || wish.empty(), "LAPAROFLOW_CUDA_PATH=sm90a: needs a GPU of compute capability 9.0, got ", major, ".", minor,
+        ", and a build for 9.0a, got ", LF_CUDA_ARCHITECTURES);
   return runs ? Path::kWarpgroup : Path::kWarp;
 }
 
