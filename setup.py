@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -71,7 +70,7 @@ def supported(flags: list[str]) -> list[str]:
     """The flags that the compiler takes; the others are left out aloud, since none is needed for right results."""
     kept = []
     for flag in flags:
-        command = [*shlex.split(os.environ.get("CXX", "g++")), "-Werror", flag, "-x", "c++", "-fsyntax-only", os.devnull]
+        command = [compiler(), "-Werror", flag, "-x", "c++", "-fsyntax-only", os.devnull]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             kept.append(flag)
         else:
