@@ -13,6 +13,8 @@ COMMANDS = {
     "pretrain": "train a network on a cache",
     "speed": "time reading, views and steps of a recipe",
     "probe": "score frozen features with few labels",
+    "view": "what a network sees in a video of yours, as a video or a page",
+    "predict": "masks or key points of videos and images, by a probe's head",
     "export": "write a trained network for timm or ONNX",
     "evidence": "ours against every control under one budget",
     "report": "one HTML page over runs",

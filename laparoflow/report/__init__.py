@@ -1,5 +1,5 @@
 """Pictures and the HTML page."""
 
-from laparoflow.report.html import write_report
+from laparoflow.lazy import lazily
 
-__all__ = ["write_report"]
+__getattr__ = lazily(__name__, html="write_report", view="view_video", predict="predict")

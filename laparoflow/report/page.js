@@ -42,7 +42,8 @@ class Explorer {
       frame.cells = frame.width * frame.height;
     });
     const first = this.frames[0];
-    this.query = { frame: 0, row: first.height >> 1, column: first.width >> 1 };
+    const [x, y] = data.pixel || [0.5, 0.5];
+    this.query = { frame: 0, row: Math.floor(y * first.height), column: Math.floor(x * first.width) };
     this.main = root.querySelector("canvas.main");
     this.slider = root.querySelector("input[type=range]");
     this.slider.max = this.frames.length - 1;

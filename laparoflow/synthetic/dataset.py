@@ -18,6 +18,7 @@ Images and masks exist for every ``label_every``-th frame, numbered as in the vi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -49,12 +50,24 @@ def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: s
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] % 2 or images.shape[2] % 2:
         raise ValueError(f"images must be [T, H, W, 3] with even H and W, got {list(images.shape)}")
+    encode_frames(path, images, images.shape[1:3], Fraction(frame_rate), codec, quality)
+
+
+def encode_frames(
+    path: Path,
+    images: Iterable[NDArray[np.uint8]],
+    size: Sequence[int],
+    frame_rate: Fraction,
+    codec: str = "libx264",
+    quality: int = 16,
+) -> None:
+    """As :func:`write_video`, of frames [H, W, 3] that come one by one, with even ``size`` (H, W)."""
     options = {"crf": str(quality)} if codec == "libx264" else {"qmin": "2", "qmax": str(max(2, quality // 4))}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     with av.open(str(partial), "w") as container:
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=Fraction(frame_rate), options=options))
-        stream.width, stream.height = images.shape[2], images.shape[1]
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=frame_rate, options=options))
+        stream.width, stream.height = size[1], size[0]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for image in images:

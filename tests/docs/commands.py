@@ -46,6 +46,8 @@ SMALL_OPTIONS = {
     "convert": "",
     "export": "",
     "report": "",
+    "view": "--frames 2 --width 64 --device cpu",
+    "predict": "--every 4 --device cpu",
     "evidence": """
         --scenes default --methods flow --seeds 0 --labels 1 --probe-steps 1 --scratch-labels 1 --scratch-steps 1
         --max-steps 1 --pretrain-clips 1 --test-clips 1 --frames 8 --device cpu --recipe evidence-small.yaml

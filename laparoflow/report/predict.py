@@ -1,0 +1,123 @@
+"""`laparoflow predict`: a probe's head on videos and images.
+
+    OUT/masks/NAME.png       class ids at the picture's own size (segmentation), named in OUT/classes.json
+    OUT/keypoints.json       COCO key points, one annotation an instrument (key points)
+    OUT/overlays/NAME.png    the picture with what was found
+
+NAME is an image's name, and of a video its name with the frame's number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.models.loading import load_encoder
+from laparoflow.probes.instruments import group_instruments
+from laparoflow.probes.progress import progress
+from laparoflow.probes.saved import SavedHead, load_head
+from laparoflow.report.files import write_json, write_png
+from laparoflow.report.pictures import Picture, keypoint_picture, overlay, shrink
+from laparoflow.report.sections import class_legend
+from laparoflow.report.settings import PredictSettings
+from laparoflow.report.view import device_of
+from laparoflow.video.decode import IMAGE_SUFFIXES, Frame, Source, find_sources
+
+
+def predict(settings: PredictSettings) -> tuple[int, float, str]:
+    """Write what a head finds.
+
+    Returns:
+        Number of frames, seconds, and what was written ("masks" or "key points").
+
+    Raises:
+        ValueError: a probe of another network, two inputs of one name, or an input that cannot be read.
+        FileNotFoundError: no checkpoint, or no head of that budget and draw.
+    """
+    begun = time.perf_counter()
+    run, probe, *inputs = (Path(path) for path in settings.inputs)
+    device, out = device_of(settings.device), Path(settings.out)
+    encoder = load_encoder(run).requires_grad_(False)
+    head = load_head(probe, labels=settings.labels, seed=settings.seed, encoder=encoder)
+    encoder.to(device)
+    head.head.to(device)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    sources: dict[str, Path] = {}
+    with progress("frames", _count(inputs, settings.every)) as advance:
+        for name, origin, image in pictures(inputs, settings.every):
+            if name in sources:
+                raise ValueError(f"inputs: {sources[name]} and {origin} would both be written as {name}; rename one")
+            sources[name] = origin
+            (found,) = head.predict(encoder, [image])
+            if head.task == "segmentation":
+                write_png(out / "masks" / f"{name}.png", found.astype(np.uint8))
+                drawn = overlay(image, found, len(head.names))
+            else:
+                images.append({"id": len(images) + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
+                for annotation in coco_instruments(found):
+                    annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+                drawn = keypoint_picture(image, np.zeros((0, len(head.names), 3)), found)
+            write_png(out / "overlays" / f"{name}.png", shrink(drawn, 1024))
+            advance(1)
+    if head.task == "segmentation":
+        classes = [{"id": i, "name": n, "colour": c} for i, (n, c) in enumerate(class_legend(head.names))]
+        write_json(out / "classes.json", {"classes": classes})
+    else:
+        write_json(out / "keypoints.json", coco_document(images, annotations, head))
+    return len(sources), time.perf_counter() - begun, "masks" if head.task == "segmentation" else "key points"
+
+
+def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Picture]]:
+    """Name, file and pixels of each picture, one by one."""
+    for path in inputs:
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path.stem, path, Frame(0, 0.0, path, path).rgb()
+            continue
+        for place in find_sources([path]):
+            for frame in Source(place).frames():
+                if isinstance(frame.raw, Path):
+                    yield frame.raw.stem, frame.raw, frame.rgb()
+                elif frame.index % every == 0:
+                    yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
+
+
+def _count(inputs: Sequence[Path], every: int) -> int:
+    """About how many pictures there are."""
+    count = 0
+    for path in inputs:
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+            count += 1
+            continue
+        for source in map(Source, find_sources([path])):
+            count += len(source.images) or -(-(source.info.expected or 0) // every)
+    return count
+
+
+def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
+    """COCO annotations of the instruments in a picture, from the points per joint [P, 3]; joints not found have v = 0."""
+    places, scores = group_instruments(found, 0.0)
+    for joints, score in zip(places, scores, strict=True):
+        there = [bool((np.abs(f[:, :2] - p) < 1e-6).all(1).any()) for f, p in zip(found, joints, strict=True)]
+        points = [[float(x), float(y), 2] if seen else [0, 0, 0] for (x, y), seen in zip(joints, there, strict=True)]
+        low, high = joints[there].min(0), joints[there].max(0)
+        yield {
+            "category_id": 1,
+            "keypoints": [value for point in points for value in point],
+            "num_keypoints": sum(there),
+            "bbox": [*map(float, low), *map(float, high - low)],
+            "area": float(np.prod(high - low)),
+            "iscrowd": 0,
+            "score": float(score),
+        }
+
+
+def coco_document(images: list[dict[str, Any]], annotations: list[dict[str, Any]], head: SavedHead) -> dict[str, Any]:
+    """The file that pycocotools reads."""
+    category = {"id": 1, "name": "instrument", "keypoints": list(head.names), "skeleton": []}
+    return {"images": images, "annotations": annotations, "categories": [category]}

@@ -1,0 +1,240 @@
+"""`laparoflow view`: the features of a network over a video of one's own, as a video or as a page.
+
+    frame with the pixel | principal components as colours | similarity to the pixel | a probe's prediction, if asked for
+
+The components are fitted once, to frames spread over the source, so that equal colours mean equal features all along; with a
+loss that standardises, so are the mean and deviation by which vectors are compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laparoflow.models.encoder import PixelEncoder
+from laparoflow.models.loading import load_encoder
+from laparoflow.probes.features import probe_size, to_input
+from laparoflow.probes.progress import progress
+from laparoflow.probes.saved import SavedHead, load_head
+from laparoflow.report.explore import encoded, explorer, run_settings
+from laparoflow.report.headline import Headline
+from laparoflow.report.html import write_page
+from laparoflow.report.pictures import Components, Picture, keypoint_picture, overlay, palette
+from laparoflow.report.sections import Section, class_legend
+from laparoflow.report.settings import ViewSettings
+from laparoflow.synthetic.dataset import encode_frames
+from laparoflow.video.decode import Frame, Source
+
+FITTED, PAGE_FRAMES = 16, 12
+BAR = 22
+"""Height in pixels of the line of text above a panel."""
+
+
+@dataclass
+class Viewed:
+    """What was done: frames, seconds of work, and frames a second of the written video (None for a page)."""
+
+    frames: int
+    seconds: float
+    frame_rate: float | None
+
+
+def device_of(name: str) -> str:
+    """The device that a setting names."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def standardises(checkpoint: Path) -> bool:
+    """Whether the loss of a run compares standardised vectors."""
+    folders = (checkpoint, *checkpoint.parents[:2])
+    method = next((s["method"] for s in map(run_settings, folders) if "method" in s), {})
+    return bool(((method.get(method.get("name")) or {}).get("contrast") or {}).get("standardise", False))
+
+
+@torch.no_grad()
+def view_video(settings: ViewSettings) -> Viewed:
+    """Write the video or the page.
+
+    Raises:
+        FileExistsError: ``out`` is there and ``overwrite`` is off.
+        VideoError: the video cannot be read.
+        ValueError: a pixel outside the frame, or a probe of another network.
+    """
+    out = Path(settings.out)
+    if out.exists() and not settings.overwrite:
+        raise FileExistsError(f"out: {out} exists; name another file or set overwrite")
+    begun = time.perf_counter()
+    source = Source(Path(settings.video))
+    device = device_of(settings.device)
+    encoder = load_encoder(settings.checkpoint).requires_grad_(False)
+    head = None if settings.probe is None else load_head(settings.probe, encoder=encoder)
+    encoder.to(device)
+    if head is not None:
+        head.head.to(device)
+    height, width = source.info.height, source.info.width
+    x, y = settings.pixel or (width // 2, height // 2)
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"pixel: expected x below {width} and y below {height}, got {x} {y}")
+    size = head.image_size if head else probe_size((height, width), encoder.feature_stride, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = (x / width, y / height)
+    standardise = standardises(Path(settings.checkpoint))
+    if out.suffix == ".html":
+        count = _write_page(settings, source, encoder, head, size, place, standardise)
+        return Viewed(count, time.perf_counter() - begun, None)
+    taken = min(settings.frame_rate or source.info.frame_rate, source.info.frame_rate)
+    rate = taken * settings.speed
+    panels = _Panels(encoder, head, size, place, standardise, source.spread(FITTED), settings.width)
+    total = source.info.expected or 0
+    total = round(total * taken / source.info.frame_rate)
+    with progress(f"{source.path.name}: frames", min(total, settings.frames or total)) as advance:
+        sheets = _counted((panels(frame.rgb()) for frame in chosen(source, settings)), advance)
+        first = next(sheets)
+        encode_frames(out, _chain(first, sheets), first.shape[:2], Fraction(rate).limit_denominator(1000), quality=20)
+    return Viewed(panels.drawn, time.perf_counter() - begun, rate)
+
+
+def chosen(source: Source, settings: ViewSettings) -> Iterator[Frame]:
+    """The frames that are looked at, one by one: those nearest after each tick of ``frame_rate``, at most ``frames``."""
+    step = 0.0 if settings.frame_rate is None else 1 / settings.frame_rate
+    due, count = -1e-6, 0
+    for frame in source.frames():
+        if frame.time >= due - 1e-6 and (settings.frames is None or count < settings.frames):
+            due, count = max(due + step, frame.time + step / 2) if count else frame.time + step, count + 1
+            yield frame
+        elif settings.frames is not None and count >= settings.frames:
+            return
+
+
+def _counted(sheets: Iterator[Picture], advance: Callable[[int], None]) -> Iterator[Picture]:
+    for sheet in sheets:
+        advance(1)
+        yield sheet
+
+
+def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
+    yield first
+    yield from rest
+
+
+def predicted(head: SavedHead, encoder: PixelEncoder, image: Picture) -> Picture:
+    """A picture with what a head finds in it painted over."""
+    (found,) = head.predict(encoder, [image])
+    if head.task == "segmentation":
+        return overlay(image, found, len(head.names))
+    return keypoint_picture(image, np.zeros((0, len(head.names), 3)), found)
+
+
+class _Panels:
+    """Makes the sheet of one frame after the other; the first one's pixel is what all are compared with."""
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        head: SavedHead | None,
+        size: tuple[int, int],
+        place: tuple[float, float],
+        standardise: bool,
+        fitted: list[Picture],
+        width: int,
+    ) -> None:
+        self.encoder, self.head, self.size, self.place = encoder, head, size, place
+        self.panel = (2 * max(1, round(width * fitted[0].shape[0] / fitted[0].shape[1] / 2)), width // 2 * 2)
+        maps = [self._maps(image) for image in fitted]
+        self.components = Components(torch.cat([features.flatten(1).T for features, _ in maps]))
+        rows = torch.cat([embedding.flatten(1).T for _, embedding in maps])
+        self.mean = rows.mean(0).view(-1, 1, 1) if standardise else torch.zeros(1)
+        self.deviation = rows.std(0).clamp_min(1e-6).view(-1, 1, 1) if standardise else torch.ones(1)
+        self.query: Tensor | None = None
+        self.drawn = 0
+
+    def _maps(self, image: Picture) -> tuple[Tensor, Tensor]:
+        tensor = to_input(image, self.size)[None].to(self.encoder.image_mean.device)
+        return self.encoder.features(tensor)[0].cpu(), self.encoder(tensor)[0].cpu()
+
+    def __call__(self, image: Picture) -> Picture:
+        """The sheet of a frame."""
+        features, embedding = self._maps(image)
+        unit = F.normalize((embedding - self.mean) / self.deviation, dim=0)
+        if self.query is None:
+            row, column = (min(int(s * n), n - 1) for s, n in zip(self.place[::-1], unit.shape[1:], strict=True))
+            self.query = unit[:, row, column]
+        near = torch.einsum("chw,c->hw", unit, self.query).clamp(0, 1).numpy()
+        heat = (255 * matplotlib.colormaps["viridis"](near)[..., :3]).round().astype(np.uint8)
+        small = cv2.resize(image, self.panel[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+        shown = {"frame": small.copy(), "features": self.components.picture(features), "similarity, 0 to 1": heat}
+        if self.drawn == 0:
+            centre = (int(self.place[0] * self.panel[1]), int(self.place[1] * self.panel[0]))
+            for colour, line in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+                cv2.circle(shown["frame"], centre, 9, colour, line, cv2.LINE_AA)
+        if self.head is not None:
+            shown["prediction"] = predicted(self.head, self.encoder, small)
+        self.drawn += 1
+        tiles = [self._tile(name, picture) for name, picture in shown.items()]
+        if len(tiles) % 2:
+            tiles.append(np.zeros_like(tiles[0]))
+        rows = [np.hstack(tiles[i : i + 2]) for i in range(0, len(tiles), 2)]
+        return np.vstack([*rows, self._legend(rows[0].shape[1])]).astype(np.uint8)
+
+    def _tile(self, name: str, picture: Picture) -> Picture:
+        """A panel under its name, with the colour bar of similarity."""
+        scaled = cv2.resize(picture, self.panel[::-1], interpolation=cv2.INTER_NEAREST)
+        bar = np.zeros((BAR, self.panel[1], 3), np.uint8)
+        cv2.putText(bar, name, (4, BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        if name.startswith("similarity"):
+            length = self.panel[1] // 2
+            colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, length))[:, :3]
+            bar[4:-4, -length:] = (255 * colours).round().astype(np.uint8)
+        return np.vstack([bar, scaled]).astype(np.uint8)
+
+    def _legend(self, width: int) -> Picture:
+        """Names of the head's classes in their colours, on as many lines as they need; nothing without a segmentation."""
+        if self.head is None or self.head.task != "segmentation":
+            return np.zeros((0, width, 3), np.uint8)
+        names = self.head.names
+        each = 30 + 9 * max(len(name) for name in names)
+        columns = max(1, width // each)
+        legend = np.zeros((BAR * -(-len(names) // columns), width, 3), np.uint8)
+        for i, (name, colour) in enumerate(zip(names, palette(len(names)), strict=False)):
+            x, y = each * (i % columns), BAR * (i // columns)
+            legend[y + 5 : y + BAR - 5, x + 6 : x + 20] = colour
+            cv2.putText(legend, name, (x + 26, y + BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        return legend
+
+
+def _write_page(
+    settings: ViewSettings,
+    source: Source,
+    encoder: PixelEncoder,
+    head: SavedHead | None,
+    size: tuple[int, int],
+    place: tuple[float, float],
+    standardise: bool,
+) -> int:
+    """The page with frames spread over the source; returns their number."""
+    images = source.spread(settings.frames or PAGE_FRAMES)
+    items = []
+    with progress(f"{source.path.name}: frames", len(images)) as advance:
+        for number, image in enumerate(images):
+            height = max(1, round(settings.width * image.shape[0] / image.shape[1]))
+            small = cv2.resize(image, (settings.width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+            layers = {} if head is None else {"prediction": predicted(head, encoder, small)}
+            item = encoded(encoder, to_input(image, size), f"frame {number + 1} of {len(images)}", layers)
+            item.image = small
+            items.append(item)
+            advance(1)
+    section = Section(f"{source.path.name}", f"{len(images)} frames spread over the source, by {settings.checkpoint}")
+    section.explorer = explorer(items, standardise=standardise) | {"pixel": list(place)}
+    section.legend = class_legend(head.names) if head is not None and head.task == "segmentation" else []
+    write_page(Path(settings.out), f"What the network sees in {source.path.name}", [section], Headline())
+    return len(images)
