@@ -9,13 +9,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from laparoflow.report.files import write_json
 from PIL import Image
 
 from laparoflow.cli import main
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
 from laparoflow.probes.heads import Head
 from laparoflow.probes.saved import SavedHead, save_head, weights_hash
-from laparoflow.report.files import write_json
 from laparoflow.report.predict import coco_instruments, pictures
 from laparoflow.synthetic.dataset import write_video
 
