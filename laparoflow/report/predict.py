@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.files import write_json, write_png
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.instruments import group_instruments
-from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, load_head
-from laparoflow.report.files import write_json, write_png
+from laparoflow.progress import progress
 from laparoflow.report.pictures import Picture, keypoint_picture, overlay, shrink
 from laparoflow.report.sections import class_legend
 from laparoflow.report.settings import PredictSettings

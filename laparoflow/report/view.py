@@ -24,8 +24,8 @@ from torch import Tensor
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.features import probe_size, to_input
-from laparoflow.probes.progress import progress
 from laparoflow.probes.saved import SavedHead, load_head
+from laparoflow.progress import progress
 from laparoflow.report.explore import encoded, explorer, run_settings
 from laparoflow.report.headline import Headline
 from laparoflow.report.html import write_page

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from laparoflow.report.files import write_json
 from PIL import Image
 
 from laparoflow.cli import main
+from laparoflow.files import write_json
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
 from laparoflow.probes.heads import Head
 from laparoflow.probes.saved import SavedHead, save_head, weights_hash
