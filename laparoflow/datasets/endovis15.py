@@ -163,7 +163,7 @@ class Endovis15Rigid(SegmentationDataset):
     classes = CLASSES
 
     def __init__(self, root: Path) -> None:
-        frames = []
+        frames: list[Frame] = []
         for folder, video, part in _recordings(require_folder(root, self.name), "Raw", self.name):
             for image in sorted((folder / "Raw").glob("*_raw.*")):
                 if image.suffix.lower() not in PICTURE_ENDINGS:

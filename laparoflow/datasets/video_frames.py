@@ -55,11 +55,12 @@ class VideoFrames:
                 frame = next(self._frames)
                 self._number, self._last = self._number + 1, None
             if self._last is None:
-                self._last = frame.to_ndarray(format=self.pixels)
+                self._last = np.asarray(frame.to_ndarray(format=self.pixels), np.uint8)
         except (av.error.FFmpegError, OSError, IndexError, StopIteration) as error:
             self._frames = None
             reason = f"it ends after {self._number + 1} frames" if isinstance(error, StopIteration) else error
             raise DatasetError(f"cannot read frame {number} of {self.path}: {reason}") from error
+        assert self._last is not None
         return self._last
 
     def _decode(self) -> Iterator[av.VideoFrame]:

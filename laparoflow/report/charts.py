@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 COLOURS = ("#0e8a63", "#c2517d", "#4a86bd", "#c98a1b", "#8a6cc0", "#7b8789", "#bd5335", "#2aa5a0")
 INK = "#7f8183"
 """Drawn in place of the page's text colour, which takes its place in the SVG."""
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -68,7 +68,7 @@ def bar_chart(values: Mapping[str, Mapping[str, float | None]], label: str) -> s
     figure, axes = _figure(4.2, 0.6 + 0.17 * len(names) * (len(values) + 1))
     for number, (backbone, row) in enumerate(values.items()):
         places = np.arange(len(names)) + 0.8 * (number + 0.5) / len(values) - 0.4
-        heights = [np.nan if row[name] is None else row[name] for name in names]
+        heights = np.array([row[name] for name in names], float)  # None becomes NaN
         axes.barh(places, heights, 0.75 / len(values), label=backbone, color=COLOURS[number % len(COLOURS)])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -89,7 +89,7 @@ def confusion_chart(counts: Sequence[Sequence[int]], names: Sequence[str]) -> st
     axes.imshow(share, cmap="viridis", vmin=0, vmax=100)
     for row, column in np.ndindex(*share.shape):
         dark = share[row, column] < 60
-        place = {"ha": "center", "va": "center", "fontsize": 8, "color": "#ffffff" if dark else "#000000"}
+        place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": "#ffffff" if dark else "#000000"}
         axes.text(column, row, f"{share[row, column]:.0f}", **place)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)

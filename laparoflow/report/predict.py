@@ -26,7 +26,8 @@ from laparoflow.report.pictures import Picture, keypoint_picture, overlay, shrin
 from laparoflow.report.sections import class_legend
 from laparoflow.report.settings import PredictSettings
 from laparoflow.report.view import device_of
-from laparoflow.video.decode import IMAGE_SUFFIXES, Frame, Source, find_sources
+from laparoflow.video.decode import Source, read_image
+from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources
 
 
 def predict(settings: PredictSettings) -> tuple[int, float, str]:
@@ -77,13 +78,14 @@ def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Pi
     """Name, file and pixels of each picture, one by one."""
     for path in inputs:
         if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path.stem, path, Frame(0, 0.0, path, path).rgb()
+            yield path.stem, path, read_image(path)
             continue
-        for place in find_sources([path]):
-            for frame in Source(place).frames():
-                if isinstance(frame.raw, Path):
-                    yield frame.raw.stem, frame.raw, frame.rgb()
-                elif frame.index % every == 0:
+        for place in find_sources([path]).sources:
+            source = Source(place)
+            for file in source.images:
+                yield file.stem, file, read_image(file)
+            for frame in () if source.images else source.frames():
+                if frame.index % every == 0:
                     yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
 
 
@@ -94,7 +96,7 @@ def _count(inputs: Sequence[Path], every: int) -> int:
         if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
             count += 1
             continue
-        for source in map(Source, find_sources([path])):
+        for source in map(Source, find_sources([path]).sources):
             count += len(source.images) or -(-(source.info.expected or 0) // every)
     return count
 

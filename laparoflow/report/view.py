@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
@@ -26,13 +27,14 @@ from laparoflow.models.loading import load_encoder
 from laparoflow.probes.features import probe_size, to_input
 from laparoflow.probes.saved import SavedHead, load_head
 from laparoflow.progress import progress
-from laparoflow.report.explore import encoded, explorer, run_settings
+from laparoflow.report.explore import encoded, explorer
 from laparoflow.report.headline import Headline
 from laparoflow.report.html import write_page
 from laparoflow.report.pictures import Components, Picture, keypoint_picture, overlay, palette
 from laparoflow.report.sections import Section, class_legend
 from laparoflow.report.settings import ViewSettings
 from laparoflow.synthetic.dataset import encode_frames
+from laparoflow.training.places import read_config
 from laparoflow.video.decode import Frame, Source
 
 FITTED, PAGE_FRAMES = 16, 12
@@ -57,8 +59,8 @@ def device_of(name: str) -> str:
 def standardises(checkpoint: Path) -> bool:
     """Whether the loss of a run compares standardised vectors."""
     folders = (checkpoint, *checkpoint.parents[:2])
-    method = next((s["method"] for s in map(run_settings, folders) if "method" in s), {})
-    return bool(((method.get(method.get("name")) or {}).get("contrast") or {}).get("standardise", False))
+    method: dict[str, Any] = next((s["method"] for s in map(read_config, folders) if "method" in s), {})
+    return bool(((method.get(method.get("name", "")) or {}).get("contrast") or {}).get("standardise", False))
 
 
 @torch.no_grad()

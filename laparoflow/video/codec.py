@@ -56,7 +56,7 @@ VALUES = _halves(np.arange(1 << 16, dtype=np.uint16)).astype(np.float32)
 
 def encode_flow(flow: Flow, valid: Mask, stride: int) -> bytes:
     """Bytes of flow float32 [C, H, W] in pixels (0 where it is not finite) and its mask bool [H, W]."""
-    rows, columns = grid_size(*flow.shape[1:], stride)
+    rows, columns = grid_size(flow.shape[1], flow.shape[2], stride)
     flow = np.clip(np.nan_to_num(flow, posinf=0.0, neginf=0.0), -LARGEST_HALF, LARGEST_HALF)
     if stride > 1:
         flow = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA) for plane in flow])

@@ -141,7 +141,12 @@ def _announced(container: av.container.InputContainer, stream: av.VideoStream, r
     return None, 0
 
 
-def _read_image(path: Path) -> Image:
+def read_image(path: Path) -> Image:
+    """Pixels uint8 [H, W, 3] of a picture file, upright.
+
+    Raises:
+        VideoError: if it cannot be read.
+    """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -203,7 +208,7 @@ class Source:
         shapes, problems = [], []
         for path in self.images[:: max(1, len(self.images) // 8)]:
             try:
-                shapes.append(_read_image(path).shape[:2])
+                shapes.append(read_image(path).shape[:2])
             except VideoError as error:
                 problems.append(str(error))
         if not shapes:
@@ -308,7 +313,7 @@ class Source:
         report.expected = len(images)
         for index, path in enumerate(images):
             try:
-                pixels = _read_image(path)
+                pixels = read_image(path)
             except VideoError as error:
                 report.notes.append(str(error))
                 pixels = None

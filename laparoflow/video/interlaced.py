@@ -47,6 +47,7 @@ def deinterlaced(frames: Iterable[Stamped]) -> Iterator[Stamped]:
             kind, graph = (raw.width, raw.height, raw.format.name), _graph(raw)
         waiting.append((index, stamp))
         raw.pts = index  # the filter needs stamps that grow
+        assert graph is not None
         graph.vpush(raw)
         yield from pull()
     if graph is not None:

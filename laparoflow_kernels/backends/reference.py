@@ -111,13 +111,17 @@ def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
         return _frame_scope(problem)
 
 
+def _lead(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x[None]
+
+
 def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
     q, k = problem.query_frames, problem.key_frames
     q_ids, k_ids = _frame_ids(q), _frame_ids(k)
     # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, which is its key's too
     rows, columns = _batch_stats(
         problem, problem.query[None], problem.key[None], q.flow[None], k.flow[None], problem.inv_bandwidth[q_ids][None],
-        *(None if x is None else x[None] for x in (q.mask, k.mask, q.group, k.group)),
+        _lead(q.mask), _lead(k.mask), _lead(q.group), _lead(k.group),
         (q_ids[:, None] == k_ids[None, :])[None],
     )  # fmt: skip
     return rows.flatten(1), columns.flatten(1)
