@@ -98,6 +98,15 @@ def check_positive(name: str, value: float | Tensor) -> None:
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
+def check_no_gradient(**given: object) -> None:
+    """Nothing that would need a gradient which the loss does not have: it would stay None in silence."""
+    for name, value in given.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parts):
+            raise ValueError(f"{name}: expected no gradient to be needed, as the loss has none for it; got a tensor with "
+                             "requires_grad=True (pass its .detach())")  # fmt: skip
+
+
 def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, sizes: Sequence[int]) -> None:
     """Packed flow [T, F] finite wherever the mask [T] keeps it; ``sizes`` tells the pixels of each frame."""
     if not values_readable(flow) or math.isfinite(float(flow.sum())):  # a finite sum has no NaN or infinity in it

@@ -70,10 +70,11 @@ def flow_infonce(
             is computed as it comes). Or a list of B tensors [N_b, D] (frames of different sizes; then all are lists).
         key: embeddings of view 2, [B, M, D], same dtype and device.
         query_flow: [B, N, F], F in 1..8: the guide that weights pairs; plain optical flow (F = 2) in source-frame axes and
-            pixels, sampled at each pixel's source coordinates. Any other guide (coordinates, depth) works. No gradient.
+            pixels, sampled at each pixel's source coordinates. Any other guide (coordinates, depth) works. It has no
+            gradient, and may not ask for one.
         key_flow: [B, M, F].
         temperature: a float or a 0-d tensor > 0; a tensor may require a gradient.
-        bandwidth: a float or a [B] tensor > 0, in the unit of the flow. No gradient.
+        bandwidth: a float or a [B] tensor > 0, in the unit of the flow. It has no gradient, and may not ask for one.
         flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1], to a few
             roundings.
             Weights below 2^-126 count as 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -114,6 +115,7 @@ class FlowInfoNCELoss(nn.Module):
             raise ValueError(f"bandwidth: expected a number or 'auto', got {bandwidth!r}")
         if not isinstance(bandwidth, str):
             checks.check_positive("bandwidth", bandwidth)
+            checks.check_no_gradient(bandwidth=bandwidth)
         checks.check_positive("temperature", temperature)
         if isinstance(temperature, Tensor) and temperature.ndim != 0:
             raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
@@ -153,9 +155,9 @@ class FlowInfoNCELoss(nn.Module):
         _check_maps("query", query, query_flow, query_mask)
         _check_maps("key", key, key_flow, key_mask)
         query, key = _tokens("query", query, self.skip_tokens), _tokens("key", key, self.skip_tokens)
-        query, key = (_each(_normalized, side) for side in (query, key))
         query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
         query_mask, key_mask = _pixels("query_mask", query_mask), _pixels("key_mask", key_mask)
+        query, key = _normalized_side(query, query_mask), _normalized_side(key, key_mask)
         bandwidth: float | Tensor
         if isinstance(self.bandwidth, str):
             for side, embedding, flow, mask in (
@@ -225,25 +227,35 @@ def _kept(mask: TensorOrList | None, flow: Tensor) -> Tensor:
     return mask if isinstance(mask, Tensor) else torch.ones(flow.shape[:2], dtype=torch.bool, device=flow.device)
 
 
-def _each(function: Any, value: TensorOrList) -> TensorOrList:
-    return function(value) if isinstance(value, Tensor) else [function(x) for x in value]
-
-
 def _joined(value: TensorOrList) -> Tensor:
     """All entries in one dimension."""
     return value.flatten() if isinstance(value, Tensor) else torch.cat([x.flatten() for x in value])
 
 
-def _normalized(x: Tensor) -> Tensor:
-    """Rows of length 1, in the dtype of x; a row without a direction becomes 0, and so does its gradient.
+def _normalized_side(value: TensorOrList, mask: TensorOrList | None) -> TensorOrList:
+    if isinstance(value, Tensor):
+        return _normalized(value, mask)
+    masks = list(mask) if isinstance(mask, Sequence) else []
+    return [_normalized(x, masks[b] if b < len(masks) else None) for b, x in enumerate(value)]
 
-    The length is taken in float32: float16 has no room for squares.
+
+def _normalized(x: Tensor, mask: Any) -> Tensor:
+    """Rows of length 1, in the dtype of x; a row without a direction, and a masked one, become 0, and so do their gradients.
+
+    Shapes and dtypes that cannot be are refused by name later, where all are. The length is taken in float32, as float16 has
+    no room for squares; in wider dtypes rows are first scaled by a power of 2, so that squares keep within their range.
     """
-    if not x.is_floating_point():
-        return x  # refused by name where all dtypes are
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=accumulator_dtype(x.dtype))
-    least = max(1e-12, torch.finfo(x.dtype).tiny)
-    return (x / length.masked_fill(length < least, torch.inf)).to(x.dtype)
+    if not x.is_floating_point() or x.shape[-1] == 0:
+        return x
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == x.shape[:-1] and mask.device == x.device:
+        x = x.masked_fill(~mask[..., None], 0)  # NaN there would come back through the gradient of the length
+    dtype = accumulator_dtype(x.dtype)
+    largest = torch.linalg.vector_norm(x.detach(), torch.inf, dim=-1, keepdim=True, dtype=dtype)
+    if x.dtype != torch.float16:
+        most = -math.log2(torch.finfo(dtype).tiny)
+        x = x * largest.log2().floor().neg().clamp(-most, most).exp2().to(x.dtype)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    return (x / length.masked_fill(largest < torch.finfo(dtype).tiny, torch.inf)).to(x.dtype)
 
 
 def _check_maps(side: str, embedding: Any, flow: Any, mask: Any) -> None:

@@ -136,6 +136,7 @@ def pack_frames(
 ) -> PackedFrames:  # fmt: skip
     """Flow and mask of one side, checked (``check_frames``), packed, in the accumulator dtype."""
     check_frames(side, flow, mask, sizes, batched)
+    checks.check_no_gradient(**{f"{side}_flow": flow})
     packed = _joined(flow)
     packed_mask = None if mask is None else _joined(mask).contiguous()
     checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
@@ -192,6 +193,7 @@ def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.
 
 def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     checks.check_positive("bandwidth", bandwidth)
+    checks.check_no_gradient(bandwidth=bandwidth)
     least = 2.0 * torch.finfo(dtype).tiny ** 0.5  # the square of its inverse must be a number
     if isinstance(bandwidth, Tensor):
         if checks.values_readable(bandwidth) and bool((bandwidth < least).any()):
