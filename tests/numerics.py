@@ -73,11 +73,12 @@ def make_case(
 
 
 def evaluate(
-    case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", rounded_from: torch.dtype | None = None
+    case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", rounded_from: torch.dtype | None = None,
+    upstream: float = 1.0,
 ) -> dict[str, Tensor]:
     """Loss, dquery, dkey and dtemperature in float64, computed in ``dtype`` by ``backend``.
 
-    ``rounded_from``: round the embeddings to that dtype first (the truth of a half-precision case).
+    ``rounded_from``: round the embeddings to that dtype first (the truth of a half-precision case). ``upstream``: dL/dloss.
     """
     accumulator = torch.float64 if dtype == torch.float64 else torch.float32
     flow_dtype = torch.float32 if rounded_from not in (None, torch.float64) else accumulator
@@ -100,7 +101,7 @@ def evaluate(
     if options.get("reduction") == "none":
         parts = loss if options.get("symmetric") else (loss,)
         total = sum((p * torch.linspace(0.5, 1.5, p.numel(), device=device, dtype=p.dtype).view_as(p)).sum() for p in parts)
-    dquery, dkey, dtemperature = torch.autograd.grad(total, (query, key, temperature))
+    dquery, dkey, dtemperature = torch.autograd.grad(upstream * total, (query, key, temperature))
     return {
         name: x.detach().double().cpu()
         for name, x in (("loss", total), ("dquery", dquery), ("dkey", dkey), ("dtemperature", dtemperature))
@@ -163,7 +164,7 @@ def sizes_of_cancelling_terms(case: Case) -> dict[str, float]:
 
 
 def assert_within_rule(
-    case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", cancels: bool = False
+    case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", cancels: bool = False, upstream: float = 1.0
 ) -> None:
     """Apply the rule to loss, dquery, dkey and dtemperature, over DRAWS rotations of the case.
 
@@ -177,9 +178,9 @@ def assert_within_rule(
     for draw in range(DRAWS):
         drawn = redrawn(case, draw)
         for results, outcome in (
-            (truth, evaluate(drawn, torch.float64, "reference", rounded_from=dtype)),
-            (same_dtype, evaluate(drawn, dtype, "reference", device)),
-            (fused, evaluate(drawn, dtype, backend, device)),
+            (truth, evaluate(drawn, torch.float64, "reference", rounded_from=dtype, upstream=upstream)),
+            (same_dtype, evaluate(drawn, dtype, "reference", device, upstream=upstream)),
+            (fused, evaluate(drawn, dtype, backend, device, upstream=upstream)),
         ):
             for name, value in outcome.items():
                 results[name].append(value)

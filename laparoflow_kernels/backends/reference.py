@@ -67,7 +67,9 @@ def _stats(s: Tensor, w: Tensor, n: Tensor, keep: Tensor, positives: str) -> Ten
     if positives == "inside":
         positive = _log_sum(s, w.log(), keep)
     else:
-        positive = (w * s).sum(-1) / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))
+        # divided first: an upstream gradient over a tiny W may overflow
+        share = w / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))[..., None]
+        positive = (share * s).sum(-1)
     return torch.stack([lse, weight_sum, positive, torch.special.xlogy(w, w).sum(-1)])
 
 

@@ -126,6 +126,19 @@ def test_inside_weights_near_the_smallest_float(backend: str, device: str) -> No
     assert_within_rule(case, torch.float32, backend, device)
 
 
+@pytest.mark.parametrize("upstream", [1e-30, 1.0, 65536.0])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_weight_sums_down_to_the_smallest_float(
+    backend: str, device: str, dtype: torch.dtype, positives: str, upstream: float
+) -> None:
+    """Queries at up to 13.2 bandwidths from all keys, so W is 2^-126 there: the upstream gradient over W is no float32."""
+    for symmetric in (False, True):
+        case = make_case(70, 60, 24, frames=1, motion=0.01, temperature=0.5, positives=positives, symmetric=symmetric)
+        case.query_flow[..., 0] += 13.2 * torch.linspace(0, 1, 70, dtype=torch.float64) ** 4
+        assert_within_rule(case, dtype, backend, device, upstream=upstream)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_reductions(backend: str, device: str, reduction: str, symmetric: bool) -> None:

@@ -14,7 +14,8 @@ Where W is tiny the weights are taken relative to it, so that a tiny weight and 
 rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (positive - ln W), c6 = -log2 W (0 elsewhere).
 Where all weights are 1 both terms then hold the same numbers and cancel exactly.
 
-c0 and c2 times ``gradient_scale``, a power of two that keeps float16 away from underflow and is divided out at the end;
+c0 and c2 times ``gradient_scale``, a power of two that keeps b / W finite and is divided out at the end; where b is divided
+by W it is divided by LIFT too, which the weights (inside: c3) have, so that float16 does not underflow (``launch.WEIGHT_LIFT``);
 c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
 
 Memory: 7 floats per row.
@@ -55,7 +56,7 @@ def in_product_units(x, temperature, scale):
 @triton.jit
 def coefficients_kernel(
     stats, gradient, temperature, gradient_scale, coefficients, total: tl.int32,
-    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr,
+    BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
     """coefficients [7, total] from stats [4, total] and gradient [2, total]."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -88,14 +89,14 @@ def coefficients_kernel(
         a = a * correction
     ratio = tl.zeros_like(a)
     if not INSIDE:
-        b = b / safe_sum
+        b = b / LIFT / safe_sum
     elif BOUNDED:
         # W e^-positive is within e^-40 .. e^40, its factors are not: small W are lifted by 2^64 first
         small = safe_sum < 9.094947017729282e-13
         lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
         power = accurate_exp(-lifted)
-        b = tl.where(small, b / safe_sum, b * power)
-        ratio = tl.where(small, safe_sum * 1.8446744073709552e19 * power, 1.0)
+        b = tl.where(small, b / LIFT / safe_sum, b * power)
+        ratio = tl.where(small, safe_sum * (1.8446744073709552e19 * LIFT) * power, 1.0)
     else:
         whole = tl.where(safe_sum < 2.0**-24, tl.log2(safe_sum), 0.0)
         in_nats, lost_in_nats = exact_product(whole, tl.full(whole.shape, LN_2, whole.dtype))

@@ -95,7 +95,8 @@ class Variant:
         if self.kernel == "finish":
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift, QUANTITIES=quantities)
         if self.kernel == "coefficients":
-            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded)
+            lift = launch.WEIGHT_LIFT if self.dtype == "fp16" else 1.0
+            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift)
         if self.kernel == "operands":
             return dict(F=self.F)
         if self.kernel == "weighted_sum":

@@ -40,9 +40,15 @@ from .weight_operands_kernel import load_near, load_own_operand, tile_weight
 
 
 @triton.jit
+def lifted(weight, LIFT: tl.constexpr):
+    """The weight times LIFT, by which b / W was divided."""
+    return weight if LIFT == 1.0 else weight * LIFT
+
+
+@triton.jit
 def side_terms(
     z, scale, weight, distance, factor, coefficients,
-    AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
+    AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
     """Unbounded form, z = q.k: the terms of dS that carry the coefficients of one side (1: own rows, 0: columns)."""
     c0 = tl.expand_dims(coefficients[0], AXIS)
@@ -60,7 +66,7 @@ def side_terms(
             shifted = tl.where(weight > 0.0, shifted, float("-inf"))
             terms += tl.exp2(shifted) * c2
         else:
-            terms += weight * c2
+            terms += lifted(weight, LIFT) * c2
     return terms
 
 
@@ -79,7 +85,7 @@ def softmax_factor(weight, side, AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INS
 def bounded_terms(
     power, weight, own, other,
     WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, LIFT_OTHER: tl.constexpr,
+    OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, LIFT_OTHER: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
     """dS where |s| is bounded: one exponential serves the terms of both sides.
 
@@ -97,6 +103,7 @@ def bounded_terms(
     if WEIGHTED and not INSIDE:
         if DISSIMILAR:
             terms = terms * (1.0 - weight)
+        weight = lifted(weight, LIFT)
         if OWN_TERMS and OTHER_TERMS:
             terms += weight * (own[2][:, None] + other[2][None, :])
         elif OWN_TERMS:
@@ -111,6 +118,7 @@ def terms_of_tile(
     z, s, scale, weight, distance, factor, own, other,
     WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
     RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, TEMPERATURE: tl.constexpr,
+    LIFT: tl.constexpr,
 ):  # fmt: skip
     """dS, and (with TEMPERATURE) dS (q.k - c) with the c of the row that each term belongs to.
 
@@ -119,7 +127,7 @@ def terms_of_tile(
     LIFT_OTHER: tl.constexpr = RELATIVE and OWN_TERMS
     power = z
     if BOUNDED and not (TEMPERATURE and OWN_TERMS and OTHER_TERMS):
-        ds = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS, LIFT_OTHER)
+        ds = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, OWN_TERMS, OTHER_TERMS, LIFT_OTHER, LIFT)
         spread = ds
         if TEMPERATURE:
             spread = ds * (s - own[4][:, None]) if OWN_TERMS else ds * (s - other[4][None, :])
@@ -128,17 +136,17 @@ def terms_of_tile(
         spread = ds
         if OWN_TERMS:
             if BOUNDED:
-                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, True, False, LIFT_OTHER)
+                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, True, False, LIFT_OTHER, LIFT)
             else:
-                part = side_terms(z, scale, weight, distance, factor, own, 1, WEIGHTED, INSIDE, DISSIMILAR)
+                part = side_terms(z, scale, weight, distance, factor, own, 1, WEIGHTED, INSIDE, DISSIMILAR, LIFT)
             ds = part
             if TEMPERATURE:
                 spread = part * (s - own[4][:, None])
         if OTHER_TERMS:
             if BOUNDED:
-                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, False, True, LIFT_OTHER)
+                part = bounded_terms(power, weight, own, other, WEIGHTED, INSIDE, DISSIMILAR, False, True, LIFT_OTHER, LIFT)
             else:
-                part = side_terms(z, scale, weight, distance, factor, other, 0, WEIGHTED, INSIDE, DISSIMILAR)
+                part = side_terms(z, scale, weight, distance, factor, other, 0, WEIGHTED, INSIDE, DISSIMILAR, LIFT)
             ds += part
             if TEMPERATURE:
                 spread += part * (s - other[4][None, :])
@@ -198,6 +206,7 @@ def backward_tile(
     ds, spread = terms_of_tile(
         z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
         WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
+        16777216.0 if own.dtype == tl.float16 else 1.0,
     )  # fmt: skip
     if TEMPERATURE:
         temperature_sum += tl.sum(spread, 1)

@@ -37,6 +37,7 @@ MAX_SPLITS = 16
 INSIDE_LIFT = 48.0
 ROW_BLOCK = 256
 HALF_LOG2_RANGE = 12
+WEIGHT_LIFT = 2.0**24  # of float16: what the weights are multiplied with before they meet b / W, which is divided by it
 OPERAND_CHUNK = 256  # rows of a chunk of weight_operands_kernel
 
 
@@ -201,10 +202,10 @@ def backward(
 
     with on_device(query):
         scale = gradient_scale(query, row_grad, column_grad)
-        query_coefficients = coefficients(row_stats, row_grad, temperature, scale, constants)
+        query_coefficients = coefficients(row_stats, row_grad, temperature, scale, constants, query.dtype)
         key_coefficients = query_coefficients
         if symmetric:
-            key_coefficients = coefficients(column_stats, column_grad, temperature, scale, constants)
+            key_coefficients = coefficients(column_stats, column_grad, temperature, scale, constants, query.dtype)
         operands, near, chunks = weight_operands(
             query, (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
             inv_bandwidth, flow_kernel, bounded, negatives == "dissimilar",
@@ -249,28 +250,29 @@ def backward(
         return dquery, dkey, dtemperature
 
 
-def coefficients(stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any]) -> Tensor:
+def coefficients(
+    stats: Tensor, gradient: Tensor, temperature: Tensor, scale: Tensor, constants: dict[str, Any], dtype: torch.dtype
+) -> Tensor:
     """Per-row coefficients [7, T] of the backward kernel from statistics [4, T] and upstream gradients [2, T]."""
     total = stats.shape[1]
     result = torch.empty((7, total), dtype=stats.dtype, device=stats.device)
     if total:
         coefficients_kernel[(triton.cdiv(total, ROW_BLOCK),)](
             stats, gradient.contiguous(), temperature, scale, result, total, BLOCK=ROW_BLOCK,
-            INSIDE=constants["INSIDE"], BOUNDED=constants["BOUNDED"],
+            INSIDE=constants["INSIDE"], BOUNDED=constants["BOUNDED"], LIFT=WEIGHT_LIFT if dtype == torch.float16 else 1.0,
         )  # fmt: skip
     return result
 
 
 def gradient_scale(query: Tensor, row_grad: Tensor, column_grad: Tensor) -> Tensor:
-    """A 0-d power of two that brings the largest upstream gradient to 2^12 for float16, 1 for other dtypes.
+    """A 0-d power of two that brings the largest upstream gradient to 2^12 for float16, 2^-12 for other dtypes.
 
-    dS is rounded to the input's dtype before the second product; with a mean over 1e5 rows it would be under the
-    smallest float16 otherwise.
+    Below 2^-12, b / W is finite for every W. dS is rounded to the input's dtype before the second product; with a mean over
+    1e5 rows it would be under the smallest float16, so there the weights carry another 2^24 (``WEIGHT_LIFT``).
     """
-    if query.dtype != torch.float16:
-        return torch.ones((), dtype=row_grad.dtype, device=query.device)
     largest = torch.cat([row_grad.reshape(-1), column_grad.reshape(-1), row_grad.new_zeros(1)]).abs().amax()
-    exponent = torch.where(largest > 0, HALF_LOG2_RANGE - torch.ceil(torch.log2(largest)), 0.0)
+    target = HALF_LOG2_RANGE if query.dtype == torch.float16 else -HALF_LOG2_RANGE
+    exponent = torch.where((largest > 0) & torch.isfinite(largest), target - torch.ceil(torch.log2(largest)), 0.0)
     return torch.exp2(exponent.clamp(-100.0, 100.0))
 
 
