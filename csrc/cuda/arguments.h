@@ -35,7 +35,7 @@ struct Problem {
   int depth = 0;       // D
   int flow_width = 0;  // F
   Element element = Element::kFloat;
-  bool full_float = true;  // float32: three tf32 products per product instead of one
+  bool full_float = true;  // float32: five tf32 products per product instead of one
   bool aligned = false;    // rows of both embeddings start at multiples of 16 bytes
   FlowKernel flow_kernel = FlowKernel::kGaussian;
   Positives positives = Positives::kOutside;

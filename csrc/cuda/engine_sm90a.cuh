@@ -28,7 +28,7 @@ struct EngineWarpgroup {
   static constexpr int kForwardRowTiles = 1;
   static constexpr int kFewestWarps = 4, kFewestStages = 2;
   static constexpr bool kWarpgroups = true;
-  // All exponentials on the exp unit: instructions bound these kernels more than that unit does (docs/GPU.md, measured).
+  // All exponentials on the exp unit: instructions bound these kernels more than that unit does (measured on an H200).
   static constexpr int kPolynomialShare = 0;
   static constexpr int kFactorBytes = laparoflow::cuda::kFactorBytes;
   // Registers: what the computing warpgroups and the producer have is all that a multiprocessor has. A block starts with as

@@ -66,7 +66,7 @@ struct EngineRows {
     return row * stride(depth) + d;
   }
 
-  bool full_float;  // float32 by three products; those of 16-bit numbers are exact in float32 anyway
+  bool full_float;  // float32 by five products; those of 16-bit numbers are exact in float32 anyway
 };
 
 template <class T>

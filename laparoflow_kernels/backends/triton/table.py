@@ -1,6 +1,6 @@
-"""Writes the table of docs/TRITON.md: what each kernel variant needs, and the time that predicts on an H200.
+"""Writes the table of notes/2026-11-26-triton-kernels.md: what each kernel variant needs, and the time that predicts on an H200.
 
-    python -m laparoflow_kernels.backends.triton.table docs/TRITON.md
+    python -m laparoflow_kernels.backends.triton.table notes/2026-11-26-triton-kernels.md
 
 Replaces what stands between the markers of that page. The model, in seconds per pair of pixels:
 
