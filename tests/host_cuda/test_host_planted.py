@@ -86,7 +86,9 @@ MISTAKES = {
     "scores fragment not transposed": Mistake(
         "cuda/engines_sm80.cuh", "load_matrices_transposed(a, score_at", "load_matrices(a, score_at"
     ),
-    "gradients scaled to where b / W overflows": Mistake("cuda/entry.cu", "scale.exponent = kGradientExponent", "scale.exponent = 11", unit="entry.cu"),
+    "gradients scaled to where b / W overflows": Mistake(
+        "cuda/entry.cu", "scale.exponent = kGradientExponent", "scale.exponent = 11", unit="entry.cu"
+    ),
     "sums of w x that underflow": Mistake(
         "cuda/forward.cuh", "tile.W >= kTinyWeights ||", "tile.W >= 0.0f ||", unit=WARPGROUP
     ),

@@ -15,7 +15,7 @@ rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (posi
 Where all weights are 1 both terms then hold the same numbers and cancel exactly.
 
 c0 and c2 times ``gradient_scale``, a power of two that keeps b / W finite and is divided out at the end; where b is divided
-by W it is divided by LIFT too, which the weights (inside: c3) have, so that float16 does not underflow (``launch.WEIGHT_LIFT``);
+by W it is divided by LIFT too, which the weights (inside: c3) have, so that float16 does not underflow;
 c4 is the c_i of dtemperature and c5 = c4 (a + b), unscaled, the host's part of it.
 
 Memory: 7 floats per row.

@@ -1,4 +1,4 @@
-"""Writes the table of notes/2026-11-26-triton-kernels.md: what each kernel variant needs, and the time that predicts on an H200.
+"""Writes the table of notes/2026-11-26-triton-kernels.md: what each variant needs, and the time that predicts on an H200.
 
     python -m laparoflow_kernels.backends.triton.table notes/2026-11-26-triton-kernels.md
 
