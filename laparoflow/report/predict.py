@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from laparoflow.files import write_json, write_png
 from laparoflow.models.loading import load_encoder
@@ -26,8 +27,8 @@ from laparoflow.report.pictures import Picture, keypoint_picture, overlay, shrin
 from laparoflow.report.sections import class_legend
 from laparoflow.report.settings import PredictSettings
 from laparoflow.report.view import device_of
-from laparoflow.video.decode import Source, read_image
-from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources
+from laparoflow.video.decode import Source
+from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources, images_in
 
 
 def predict(settings: PredictSettings) -> tuple[int, float, str]:
@@ -77,27 +78,35 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
 def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Picture]]:
     """Name, file and pixels of each picture, one by one."""
     for path in inputs:
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path.stem, path, read_image(path)
-            continue
-        for place in find_sources([path]).sources:
-            source = Source(place)
-            for file in source.images:
-                yield file.stem, file, read_image(file)
-            for frame in () if source.images else source.frames():
-                if frame.index % every == 0:
-                    yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
+        for place in _sources(path):
+            for image in images_in(place) if place.is_dir() else [place] if _is_image(place) else []:
+                with Image.open(image) as file:
+                    yield image.stem, image, np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            if not place.is_dir() and not _is_image(place):
+                for frame in Source(place).frames():
+                    if frame.index % every == 0:
+                        yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _sources(path: Path) -> list[Path]:
+    """The images, videos and folders of images that an input stands for; a folder of one image is enough here."""
+    if (path.is_dir() and images_in(path)) or (path.is_file() and _is_image(path)):
+        return [path]
+    return list(find_sources([path]).sources)
 
 
 def _count(inputs: Sequence[Path], every: int) -> int:
     """About how many pictures there are."""
     count = 0
-    for path in inputs:
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-            count += 1
-            continue
-        for source in map(Source, find_sources([path]).sources):
-            count += len(source.images) or -(-(source.info.expected or 0) // every)
+    for place in (place for path in inputs for place in _sources(path)):
+        if place.is_dir() or _is_image(place):
+            count += len(images_in(place)) if place.is_dir() else 1
+        else:
+            count += -(-(Source(place).info.expected or 0) // every)
     return count
 
 
