@@ -24,12 +24,14 @@ def playground(tmp_path_factory) -> Path:
     from laparoflow.cli import main
     from laparoflow.synthetic import SceneParameters, write_dataset
     from tests.docs.commands import SMALL
+    from tests.video.version_1 import write_version_1
 
     root = tmp_path_factory.mktemp("playground")
     write_dataset(root / "labelled", SceneParameters(height=64, width=64), 3, 8, flow=True, label_every=2)
     (root / "videos").mkdir()
     shutil.copy(root / "labelled" / "videos" / "clip_000.mp4", root / "videos")
     write_labelled_sets(root / "data")
+    write_version_1(root / "old-cache")
     for page in PAGES:
         for block in blocks(page, "yaml"):
             name = block.text.splitlines()[0].removeprefix("# ")
