@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from laparoflow.options import OptionError
 from tests.docs.commands import run_command
 from tests.docs.pages import PAGES, ROOT, SHELL, Command, all_commands, blocks, commands_of
 
@@ -54,5 +55,5 @@ def test_an_unknown_command_or_option_fails(in_playground, tmp_path, monkeypatch
         ("laparoflow", "report", "run", "--out", "page.html", "--nothing", "1"),
         ("torchrun", "-m", "laparoflow", "report", "nothing", "--out", "page.html"),
     ):
-        with pytest.raises((AssertionError, SystemExit)):
+        with pytest.raises((AssertionError, SystemExit, OptionError)):
             run_command(Command("page.md", 1, (), words), tmp_path, monkeypatch)
