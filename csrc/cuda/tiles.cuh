@@ -22,7 +22,7 @@ constexpr float kTinyInside = 8.271806125530277e-25f;  // 2^-80
 // A row of a tiny W (down to 2^-126) keeps its digits by powers of two: sums of w x are kept times kSumLift; backwards the
 // coefficients start from upstream gradients of at most 2^kGradientExponent, so that b / W is finite. dS in float16 must not
 // be that small, so there kWeightLift moves from b / W to the weights.
-constexpr float kSumLift = 16777216.0f;             // 2^24
+constexpr float kSumLift = 16777216.0f;                 // 2^24
 constexpr float kTinyWeights = 7.888609052210118e-31f;  // 2^-100: below this W, single products w x may underflow
 constexpr int kGradientExponent = -13;
 constexpr int kHalfExponent = 24;
