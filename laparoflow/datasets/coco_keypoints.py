@@ -1,45 +1,35 @@
-"""Key points in COCO's format.
-
-    root/annotations/*keypoints*.json     or root/*.json when there is exactly one
-    root/**/FILE_NAME                     the pictures, by the file_name of the annotation file
+"""Key points in COCO's format; see coco.py for the files.
 
 Each annotation is one instrument: `keypoints` is [x1, y1, v1, x2, ...] with v 0 not labelled, 1 labelled but hidden,
 2 visible. Joint names come from the category. A picture without annotations is labelled and empty, as in COCO; crowds
-and annotations with `num_keypoints` 0 are left out. A file named *train*, *val* or *test* makes that part of the split;
-its pictures may lie in a folder of that name, or of the last word of the file's (`train2017`).
-An image's `video` (or `video_id`), else its folder, else the picture itself, is the video; `frame` (or `frame_id`) is
-its time.
+and annotations with `num_keypoints` 0 are left out. A point that lies outside its picture counts as not labelled and is
+reported.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from laparoflow.datasets.samples import (
-    DatasetError,
-    Frame,
-    KeypointDataset,
-    KeypointSample,
-    read_json,
-    read_rgb,
-    require_folder,
-)
+from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, numbers, outside, read_coco, read_picture
+from laparoflow.datasets.samples import DatasetError, Frame, KeypointDataset, KeypointSample, require_folder
+
+SHOWN = 3
 
 
 class CocoKeypoints(KeypointDataset):
     """Reads COCO-style key points of one category.
 
     Args:
-        root: the folder described above.
+        root: the folder described in coco.py; of several files in `annotations`, those with keypoints in the name.
         annotations: the annotation file, absolute or below root; None finds them.
         category: name of the category; None takes the only one with key points.
 
     Raises:
-        DatasetError: no or several candidate files or categories, missing pictures, or key points of another length.
+        DatasetError: no or several candidate files or categories, missing pictures, pictures of another size than the
+            file says, or an annotation that is not of the form above, which is named.
     """
 
     name = "coco_keypoints"
@@ -47,39 +37,48 @@ class CocoKeypoints(KeypointDataset):
 
     def __init__(self, root: Path, annotations: str | None = None, category: str | None = None) -> None:
         root = require_folder(root, self.name)
-        files = [root / annotations] if annotations else _annotation_files(root)
+        files = annotation_files(root, annotations, "*keypoints*.json", self.name)
         self.joints = ()
+        self._outside: dict[str, None] = {}
         frames: list[Frame] = []
         for path in files:
-            content = _content(path)
+            content = read_coco(path)
             chosen = _category(content, category, path)
             joints = tuple(str(name) for name in chosen["keypoints"])
             if self.joints not in ((), joints):
                 raise DatasetError(f"{path} has joints {joints}, the other files have {self.joints}")
             self.joints = joints
-            part = next((part for part in ("train", "val", "test") if part in path.stem.lower()), "")
-            frames += _frames(content, chosen["id"], len(joints), root, path, part if len(files) > 1 else "")
+            wanted = str(chosen["id"])
+
+            def counts(annotation: dict[str, Any], wanted: str = wanted, path: Path = path) -> bool:
+                if str(annotation["category_id"]) != wanted or annotation.get("iscrowd"):
+                    return False
+                what = f"{path}: {called(annotation)}"
+                values = numbers(field(annotation, "keypoints", what), f"{what}: keypoints")
+                if values.size != 3 * len(self.joints):
+                    raise DatasetError(f"{what} has {values.size} numbers, not {3 * len(self.joints)}")
+                return bool(annotation.get("num_keypoints", 1))
+
+            frames += coco_frames(content, root, path, len(files) > 1, counts)
         super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
 
+    def findings(self) -> list[str]:
+        if not self._outside:
+            return []
+        some = "; ".join(list(self._outside)[:SHOWN])
+        return [f"{len(self._outside)} key points lie outside their pictures and count as not labelled: {some}"]
+
     def read(self, frame: Frame) -> KeypointSample:
-        return KeypointSample(read_rgb(frame.image), frame.label, frame.video, frame.name)
-
-
-def _annotation_files(root: Path) -> list[Path]:
-    files = sorted((root / "annotations").glob("*keypoints*.json")) or sorted(root.glob("*.json"))
-    if not files:
-        raise DatasetError(f"coco_keypoints: no annotations/*keypoints*.json and no *.json in {root}")
-    if files[0].parent == root and len(files) > 1:
-        raise DatasetError(f"coco_keypoints: {root} has several JSON files; say which by annotations")
-    return files
-
-
-def _content(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    missing = {"images", "annotations", "categories"} - set(content)
-    if missing:
-        raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: it is not in COCO's format")
-    return content
+        image = read_picture(frame)
+        rows = [np.asarray(annotation["keypoints"], np.float32) for annotation in frame.label.annotations]
+        points = np.stack(rows).reshape(len(rows), -1, 3) if rows else np.zeros((0, len(self.joints), 3), np.float32)
+        astray = outside(points[..., :2], image.shape) & (points[..., 2] > 0)
+        for row, joint in zip(*np.nonzero(astray), strict=True):
+            x, y = points[row, joint, :2].tolist()
+            place = f"{called(frame.label.annotations[row])}, {self.joints[joint]} at ({x:g}, {y:g})"
+            self._outside[f"{frame.image.name} ({image.shape[1]} x {image.shape[0]}), {place}"] = None
+        points[astray] = 0
+        return KeypointSample(image, points, frame.video, frame.name)
 
 
 def _category(content: dict[str, Any], name: str | None, path: Path) -> dict[str, Any]:
@@ -89,29 +88,3 @@ def _category(content: dict[str, Any], name: str | None, path: Path) -> dict[str
         names = [entry["name"] for entry in known]
         raise DatasetError(f"{path} has the key-point categories {names}; say which by category (got {name!r})")
     return chosen[0]
-
-
-def _frames(content: dict[str, Any], category: int, joints: int, root: Path, path: Path, part: str) -> list[Frame]:
-    points: dict[int, list[np.ndarray]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        if annotation["category_id"] != category or annotation.get("iscrowd") or not annotation.get("num_keypoints", 1):
-            continue
-        values = np.asarray(annotation["keypoints"], dtype=np.float32)
-        if values.size != 3 * joints:
-            raise DatasetError(f"{path}: annotation {annotation.get('id')} has {values.size} numbers, not {3 * joints}")
-        points[annotation["image_id"]].append(values.reshape(joints, 3))
-    frames, prefix = [], f"{part}_" if part else ""
-    words = dict.fromkeys(("", part, path.stem.rpartition("_")[2]))
-    folders = [base / word for word in words for base in (root, root / "images")]
-    for image in content["images"]:
-        name = PurePosixPath(image["file_name"])
-        file = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        if file is None:
-            raise DatasetError(f"{path}: the picture {name} is not below {root}")
-        folder = "" if str(name.parent) == "." else str(name.parent)
-        video = str(image.get("video", image.get("video_id", folder or f"{prefix}{name.stem}")))
-        order = float(image.get("frame", image.get("frame_id", image["id"])))
-        label = np.stack(points[image["id"]]) if points[image["id"]] else np.zeros((0, joints, 3), np.float32)
-        unique = f"{prefix}{image['id']}_{name.stem}"
-        frames.append(Frame(file, label, video, unique, order, part))
-    return frames

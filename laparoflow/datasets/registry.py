@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from laparoflow.datasets.cholecseg8k import CholecSeg8k
 from laparoflow.datasets.coco_keypoints import CocoKeypoints
+from laparoflow.datasets.coco_segmentation import CocoSegmentation
 from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic, Endovis15RoboticPose
 from laparoflow.datasets.endovis15_pose import Endovis15Pose
 from laparoflow.datasets.image_masks import ImageMasks
@@ -35,6 +36,7 @@ READERS: dict[tuple[str, str], Callable[..., FrameDataset[Any]]] = {
     ("endovis15_rigid", "segmentation"): Endovis15Rigid,
     ("endovis15_pose", "keypoints"): Endovis15Pose,
     ("coco_keypoints", "keypoints"): CocoKeypoints,
+    ("coco_segmentation", "segmentation"): CocoSegmentation,
     ("synthetic", "segmentation"): SyntheticSegmentation,
     ("synthetic", "keypoints"): SyntheticKeypoints,
     ("sznitman", "keypoints"): Sznitman,

@@ -150,3 +150,19 @@ def endovis15_rigid(root: Path) -> None:
             save(folder / "Raw" / f"img_{number:02d}_raw.jpg", np.full((6, 9, 3), number))
             save(folder / "Masks" / f"img_{number:02d}_class.png", np.repeat([0, 160, 70], 3)[None].repeat(6, axis=0))
             save(folder / "Masks" / f"img_{number:02d}_instrument.png", np.full((6, 9), 20))
+
+
+def coco_segmentation(root: Path) -> None:
+    """Two videos of two pictures: a square as polygon, a column as run lengths over it, a category without a mask."""
+    images = [{"id": k, "file_name": f"case{k % 2}/{k}.png", "width": 20, "height": 10} for k in (1, 2, 3, 4)]
+    for image in images:
+        save(root / "images" / str(image["file_name"]), np.zeros((10, 20, 3)))
+    square = {"category_id": 5, "segmentation": [[2, 1, 8, 1, 8, 7, 2, 7]]}
+    column = {"category_id": 9, "segmentation": {"counts": [4 * 10 + 3, 5, 200 - 48], "size": [10, 20]}}
+    annotations = [{"id": 10 * k, "image_id": k} | square for k in (1, 2, 4)]
+    annotations += [{"id": 10 * k + 1, "image_id": k, "iscrowd": 1} | column for k in (1, 4)]
+    names = {5: "grasper", 7: "unused", 9: "hook"}
+    categories = [{"id": number, "name": name, "supercategory": ""} for number, name in names.items()]
+    path = root / "annotations" / "instances_default.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))

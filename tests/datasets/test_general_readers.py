@@ -20,7 +20,7 @@ def test_coco_instruments_crowds_and_empty_pictures(tmp_path: Path) -> None:
     miniatures.coco_keypoints(tmp_path)
     dataset = build_dataset("coco_keypoints", tmp_path)
     assert dataset.joints == ("tip", "wrist")
-    found = {frame.image.stem: frame.label for frame in dataset.frames}
+    found = {frame.image.stem: dataset.read(frame).keypoints for frame in dataset.frames}
     assert found["1"].tolist() == [[[1, 2, 2], [3, 4, 1]], [[5, 6, 2], [0, 0, 0]]]
     assert found["2"].shape == found["3"].shape == (0, 2, 3)
     assert set(dataset.videos) == {"case0", "case1"}

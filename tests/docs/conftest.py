@@ -57,7 +57,7 @@ def write_labelled_sets(data: Path) -> None:
     from tests.datasets import miniatures
 
     for name in ("cholecseg8k", "m2caiseg", "sar_rarp50", "endovis15_pose", "sznitman",
-                 "endovis15_robotic", "endovis15_rigid", "coco_keypoints"):  # fmt: skip
+                 "endovis15_robotic", "endovis15_rigid", "coco_keypoints", "coco_segmentation"):  # fmt: skip
         getattr(miniatures, name)(data / name)
     points = data / "coco_keypoints" / "annotations" / "keypoints.json"
     content = json.loads(points.read_text())  # a part without labels to score is refused, so every picture gets some
