@@ -12,8 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from laparoflow_kernels import checks, fast_positives
-from laparoflow_kernels.backends import choose_backend, reference
+from laparoflow_kernels import checks
+from laparoflow_kernels.backends import choose_backend, reference, warn_of_dense_pairs
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats, direction_loss, reduce_loss
 from laparoflow_kernels.packing import (
     TensorOrList,
@@ -51,7 +51,6 @@ def flow_infonce(
     reduction: str = "mean",
     return_stats: bool = False,
     normalized: bool = False,
-    positives_eps: float | None = None,
     backend: str = "auto",
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
     """InfoNCE over pixel pairs, each pair weighted by the difference of the optical flows of its two pixels.
@@ -73,7 +72,7 @@ def flow_infonce(
             pixels, sampled at each pixel's source coordinates. Any other guide (coordinates, depth) works. It has no
             gradient, and may not ask for one.
         key_flow: [B, M, F].
-        temperature: a float or a 0-d tensor > 0; a tensor may require a gradient.
+        temperature: a float or a tensor of one element > 0; a tensor may require a gradient.
         bandwidth: a float or a [B] tensor > 0, in the unit of the flow. It has no gradient, and may not ask for one.
         flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1], to a few
             roundings.
@@ -89,10 +88,6 @@ def flow_infonce(
         return_stats: also return the row (and column) statistics, detached.
         normalized: a promise that all embeddings have at most unit norm; with a float temperature of at least 0.025 the GPU
             kernels then need no running maximum. Not checked.
-        positives_eps: None takes every weight exactly. A number between 0 and 1 allows the positive term of the gaussian,
-            outside form with all negatives to come from a low-rank expansion of the weights, each off by at most that share
-            of itself (``fast_positives`` has the bound); where it does not apply or would not be cheaper, sums stay exact.
-            Reading the flow for it waits for a GPU; inside torch.compile and CUDA graphs sums are exact.
         backend: "auto", "reference", "native" or "triton"; see ``backends()``.
 
     Returns:
@@ -120,19 +115,18 @@ def flow_infonce(
         symmetric=symmetric, normalized=normalized,
     )  # fmt: skip
     chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
+    if backend == "auto" and chosen is reference and not torch.compiler.is_compiling():
+        warn_of_dense_pairs(problem)
 
     fused = None
-    if positives_eps is None and reduction != "none" and hasattr(chosen, "fused_loss"):
+    if reduction != "none" and hasattr(chosen, "fused_loss"):
         fused = chosen.fused_loss(problem, reduction)
     result: LossResult
     if fused is not None:
         result, row_stats = fused
         columns = None
     else:
-        if positives_eps is None:
-            row_stats, column_stats = chosen.statistics(problem)
-        else:
-            row_stats, column_stats = fast_positives.statistics(problem, chosen, positives_eps)
+        row_stats, column_stats = chosen.statistics(problem)
         losses = [direction_loss(row_stats)] + ([direction_loss(column_stats)] if symmetric else [])
         columns = column_stats if symmetric else None
         if reduction == "none":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laparoflow_kernels import checks, fast_positives
+from laparoflow_kernels import checks
 from laparoflow_kernels.backends import load_backend
 from laparoflow_kernels.distributed import METHODS, distributed_flow_infonce
 from laparoflow_kernels.functional import flow_infonce
@@ -49,10 +49,9 @@ class FlowInfoNCELoss(nn.Module):
     flow of both views, at least ``auto_floor`` pixels (our choice; the paper's abstract does not say).
 
     Args:
-        temperature: a float, or an ``nn.Parameter`` (0-d) to learn it.
+        temperature: a float, or an ``nn.Parameter`` of one element to learn it (FSDP shards those of shape [1] only).
         bandwidth: pixels of flow, or "auto".
-        flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, positives_eps, backend: as
-            ``flow_infonce``.
+        flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, backend: as ``flow_infonce``.
         auto_scale, auto_floor: for ``bandwidth="auto"``.
         skip_tokens: class and register tokens at the front of query and key sequences, left out; flows and masks are
             those of the patch tokens alone.
@@ -95,7 +94,6 @@ class FlowInfoNCELoss(nn.Module):
         skip_tokens: int = 0,
         over_processes: str | None = None,
         warn_share: float | None = 0.5,
-        positives_eps: float | None = None,
     ) -> None:
         super().__init__()
         checks.check_loss_options(
@@ -117,8 +115,8 @@ class FlowInfoNCELoss(nn.Module):
             checks.check_positive("bandwidth", bandwidth)
             checks.check_no_gradient(bandwidth=bandwidth)
         checks.check_positive("temperature", temperature)
-        if isinstance(temperature, Tensor) and temperature.ndim != 0:
-            raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
+        if isinstance(temperature, Tensor) and temperature.numel() != 1:
+            raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
         checks.check_positive("auto_scale", auto_scale)
         checks.check_positive("auto_floor", auto_floor)
         self.temperature = temperature
@@ -131,11 +129,6 @@ class FlowInfoNCELoss(nn.Module):
             flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
             reduction=reduction, return_stats=return_stats, backend=backend,
         )  # fmt: skip
-        if positives_eps is not None:
-            fast_positives.check_eps(positives_eps)
-            if over_processes is not None:
-                raise ValueError(f"positives_eps: expected None with over_processes, got {positives_eps!r}")
-            self.options["positives_eps"] = positives_eps
 
     def extra_repr(self) -> str:
         shown = {"temperature": self.temperature, "bandwidth": self.bandwidth, **self.options}

@@ -184,10 +184,10 @@ def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     checks.check_positive("temperature", temperature)
     if isinstance(temperature, Tensor):
-        if temperature.ndim != 0:
-            raise ValueError(f"temperature: expected a float or a 0-d tensor, got shape {list(temperature.shape)}")
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
         checks.check_on(device, "query", temperature=temperature)
-        return temperature.to(dtype)
+        return temperature.reshape(()).to(dtype)
     return torch.full((), temperature, dtype=dtype, device=device)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType
 
 import torch
 
 from laparoflow_kernels.backends import native, reference, triton_backend
+from laparoflow_kernels.problem import PairProblem
 
 MODULES: dict[str, ModuleType] = {"reference": reference, "native": native, "triton": triton_backend}
 NAMES = tuple(MODULES)
 AUTO_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
+DENSE_BYTES = 37
+"""What ``reference`` holds for each pair, forward and backward in float32: 2.5 GB for 8,192 x 8,192 pairs, measured."""
+_warned: set[str] = set()
 
 
 class BackendUnavailable(RuntimeError):
@@ -58,6 +63,24 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, dim: int
     if reason is not None:
         raise BackendUnavailable(f"backend {name!r} cannot run on {device.type} {dtype}, D={dim}: {reason}")
     return backend
+
+
+def warn_of_dense_pairs(problem: PairProblem) -> None:
+    """Warn, once for each reason, that the automatic choice holds all pairs in memory where that takes 100 MB or more."""
+    query, q, k = problem.query, problem.query_frames, problem.key_frames
+    pairs = q.flow.shape[0] * (k.flow.shape[0] if problem.scope == "batch" else k.max_size)
+    if pairs * DENSE_BYTES < 100e6:
+        return
+    names = [name for name in AUTO_ORDER.get(query.device.type, ()) if name != "reference"]
+    reasons = "; ".join(f"{name}: {why_not(name, query.device, query.dtype, query.shape[1])}" for name in names)
+    if reasons not in _warned:
+        _warned.add(reasons)
+        warnings.warn(
+            f"flow_infonce holds all pairs in memory, about {pairs * DENSE_BYTES / 1e9:.1f} GB here, because no fused "
+            f"backend takes these tensors ({reasons}); backend='reference' says that this is meant",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def backends(dtype: torch.dtype = torch.float32) -> dict[str, dict[str, str]]:

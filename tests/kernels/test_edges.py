@@ -184,9 +184,9 @@ def test_robust_spread_ignores_outliers_and_masked_pixels() -> None:
         (dict(temperature=math.nan), ValueError, r"temperature"),
         (dict(temperature=torch.tensor(-0.1)), ValueError, r"temperature: expected finite values > 0"),
         (
-            dict(temperature=torch.tensor([0.1])),
+            dict(temperature=torch.tensor([0.1, 0.2])),
             ValueError,
-            r"temperature: expected a float or a 0-d tensor, got shape \[1\]",
+            r"temperature: expected a float or a tensor of one element, got \[2\]",
         ),
         (dict(temperature="hot"), TypeError, r"temperature: expected a number"),
         (dict(bandwidth=0.0), ValueError, r"bandwidth: expected a finite number > 0"),

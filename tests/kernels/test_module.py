@@ -71,7 +71,7 @@ def test_errors_name_the_argument_whatever_the_bandwidth(bandwidth: Any, name: s
 
 @pytest.mark.parametrize("options", [
     dict(flow_kernel="gauss"), dict(positives="in"), dict(negatives="none"), dict(scope="all"), dict(reduction="avg"),
-    dict(backend="cuda"), dict(positives_eps=7), dict(warn_share="x"), dict(temperature=torch.nn.Parameter(torch.ones(1))),
+    dict(backend="cuda"), dict(warn_share="x"), dict(temperature=torch.nn.Parameter(torch.ones(2))),
 ], ids=lambda options: next(iter(options)))  # fmt: skip
 def test_wrong_options_fail_where_they_are_given(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{next(iter(options))}: expected"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -98,3 +100,29 @@ def test_gradients_that_the_loss_does_not_have_are_refused_by_name() -> None:
         flow_weighted_sum(tokens[2], asking[3], tokens[1])
     with pytest.raises(ValueError, match=r"^query_flow: expected no gradient"):
         pairwise_flow_weights(asking[2], tokens[3])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_learned_temperature_of_one_element_has_any_shape(backend: str, device: str, shape: tuple[int, ...]) -> None:
+    """FSDP shards parameters of shape [1], and none without a dimension."""
+    module = FlowInfoNCELoss(temperature=torch.nn.Parameter(torch.full(shape, 0.2)), backend=backend).to(device)
+    (q, k), flows = maps(device=device)
+    loss = module(q, k, *flows)
+    loss.backward()
+    plain = FlowInfoNCELoss(temperature=0.2, backend=backend)(q, k, *flows)
+    torch.testing.assert_close(loss.detach(), plain)
+    assert module.temperature.grad.shape == shape
+    assert module.temperature.grad.abs().max() > 0
+
+
+def test_the_automatic_choice_says_once_that_it_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = import_module("laparoflow_kernels.backends")
+    monkeypatch.setattr(registry, "_warned", set())
+    monkeypatch.setattr(registry.native, "unavailable", lambda *_: "no extension")
+    tokens, flow = torch.randn(1, 1700, 4), torch.randn(1, 1700, 2)
+    with pytest.warns(RuntimeWarning, match=r"all pairs in memory, about 0\.1 GB here, .*native: no extension"):
+        flow_infonce(tokens, tokens, flow, flow)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow_infonce(tokens, tokens, flow, flow)
+        flow_infonce(tokens, tokens, flow, flow, backend="reference")
