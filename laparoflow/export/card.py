@@ -31,7 +31,8 @@ def model_card(encoder: PixelEncoder, run: Path, file: Path, format: str, size: 
         usage = (
             f"import timm\n{registers}"
             f'model = timm.create_model("{encoder.settings.backbone}", checkpoint_path="{file.name}"{arguments})\n'
-            "tokens = model.forward_features(images)  # images normalised with the mean and deviation below"
+            "tokens = model.forward_features(images)  # images normalised with the mean and deviation below\n"
+            "# at another size: pass img_size=SIDE, a multiple of the stride; timm resamples the position embedding"
         )
     else:
         usage = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from laparoflow.models.encoder import PixelEncoder
 
@@ -36,7 +36,8 @@ def write_timm(encoder: PixelEncoder, path: Path) -> None:
     model = encoder.backbone.model
     partial = path.with_name(f".{path.stem}.partial.safetensors")
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, partial, metadata={"format": "pt", "timm_model": encoder.settings.backbone})
+    # not save_file, which makes files that only their owner can read
+    partial.write_bytes(save(state, metadata={"format": "pt", "timm_model": encoder.settings.backbone}))
     try:
         plain: Any = timm.create_model(
             encoder.settings.backbone, checkpoint_path=str(partial), **create_arguments(encoder)

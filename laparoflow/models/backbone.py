@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class TokenBackbone(nn.Module):
     ) -> None:
         super().__init__()
         if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            near = get_close_matches(name.split(".")[0], timm.list_models(), 5, 0.4)
             raise ValueError(f"encoder.backbone: {name!r} is not a model of timm {timm.__version__}; near it: {near}")
         try:
             model = timm.create_model(

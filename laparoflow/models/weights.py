@@ -1,22 +1,33 @@
-"""Reading backbone weights from a local file: timm, DINO-style and our own checkpoints.
+"""Reading backbone weights from a local file: timm, DINO-style, MAE, MoCo and our own checkpoints.
 
-The file may hold the state dict itself or nest it under ``state_dict``, ``model``, ``teacher`` or
-``student``; the prefixes that trainers add (``module.``, ``backbone.``, ``method.encoder.backbone.model.``)
-are taken off.  timm's own filter then renames foreign layouts and resamples position embeddings.
+The file may hold the state dict itself or nest it under ``state_dict``, ``model``, ``teacher`` or ``student``. Whatever
+stands before the names of a vision transformer (``module.``, ``backbone.``, ``module.base_encoder.``, ...) is taken off; a
+teacher is taken before a student. timm's own filter then renames foreign layouts and resamples position embeddings. No code
+of a file is run.
 """
 
 from __future__ import annotations
 
-import pickle
+import argparse
+import logging
+import pathlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor
 
 NESTS = ("state_dict", "teacher", "student", "model")
-PREFIXES = ("method.encoder.backbone.model.", "encoder.backbone.model.", "backbone.model.", "module.", "backbone.")
+ANCHORS = ("patch_embed.", "blocks.0.", "cls_token", "pos_embed")
+"""What the names of a vision transformer begin with."""
+HARMLESS = [
+    argparse.Namespace, pathlib.PosixPath, np.dtype, np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+]  # fmt: skip
+"""Types beside tensors that DINO's and MAE's files hold: arguments and NumPy numbers. Making one runs no code of a file."""
+logger = logging.getLogger(__name__)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -33,13 +44,11 @@ def read_state(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"weights: {path} cannot be read as a checkpoint: {error}") from error
-    except Exception as error:  # safetensors raises a class of its own that derives from Exception alone
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(f"weights: {path} cannot be read as safetensors: {error}") from error
+        with torch.serialization.safe_globals(HARMLESS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: a text file, a damaged archive, a type that could run code
+        reason = str(error).split("\n")[0].split("(1) In PyTorch")[0].strip() or type(error).__name__
+        raise ValueError(f"weights: {path} cannot be read as a checkpoint of tensors: {reason}") from error
     if not isinstance(state, dict):
         raise ValueError(f"weights: {path} holds a {type(state).__name__}, expected a state dict")
     return state
@@ -51,11 +60,20 @@ def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
         if isinstance(state.get(nest), dict):
             state = state[nest]
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in PREFIXES:
-        inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if inside:
-            tensors = inside
-    return tensors
+    prefixes: dict[str, int] = {}
+    for name in tensors:
+        for anchor in ANCHORS:
+            before, found, _ = name.partition(anchor)
+            if found and (not before or before.endswith(".")):
+                prefixes[before] = prefixes.get(before, 0) + 1
+                break
+    if not prefixes:
+        return tensors
+    prefix = max(prefixes, key=lambda p: ("teacher" in p, not any(w in p for w in ("student", "momentum")), prefixes[p]))
+    if prefix:
+        others = ", ".join(repr(p) for p in prefixes if p != prefix)
+        logger.warning("weights: taken from under %r%s", prefix, f", not from under {others}" if others else "")
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_backbone_weights(model: vision_transformer.VisionTransformer | eva.Eva, path: Path) -> None:
@@ -74,6 +92,11 @@ def load_backbone_weights(model: vision_transformer.VisionTransformer | eva.Eva,
         if name in state and state[name].shape != own[name].shape
     ]
     missing = [name for name in own if name not in state]
+    if len(missing) == len(own):
+        raise ValueError(
+            f"weights: {path} does not fit: it holds nothing of the backbone; expected names like "
+            f"{', '.join(list(own)[:3])}, found {', '.join(list(state)[:6]) or 'no tensors'}"
+        )
     if wrong or missing:
         raise ValueError(
             f"weights: {path} does not fit the backbone; shapes that differ: {wrong[:4]}, "

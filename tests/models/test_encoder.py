@@ -99,3 +99,9 @@ def test_a_hybrid_s_stride_is_that_of_its_convolutions_too(name, stride):
     encoder = build_encoder(EncoderSettings(name, 64, embed_stride=4, dim=8, hidden=16)).eval()
     assert encoder.feature_stride == stride
     assert encoder(torch.rand(1, 3, 64, 96)).shape == (1, 8, 16, 24)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("vit_smal_patch16_224", "vit_small_patch16_224"), ("vit-tiny", "vit_tiny")])
+def test_a_misspelt_backbone_gets_near_names(typed, meant):
+    with pytest.raises(ValueError, match=rf"near it: \[.*{meant}"):
+        build_encoder(EncoderSettings(typed, 32))

@@ -1,5 +1,8 @@
+import argparse
 import os
+import pathlib
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -39,6 +42,56 @@ def test_local_weights_give_the_same_tokens(tmp_path, layout):
     images = torch.rand(1, 3, 64, 64)
     expected = model.forward_features(encoder.normalise(images))[:, 1:].transpose(1, 2).reshape(1, 32, 4, 4)
     torch.testing.assert_close(encoder.features(images), expected)
+
+
+PREFIXES = ["module.", "model.", "encoder.", "backbone.", "student.", "teacher.", "module.base_encoder.", "a.b.c."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_any_prefix_is_taken_off_and_said(tmp_path, caplog, prefix):
+    model = plain_model(64)
+    torch.save({f"{prefix}{name}": value for name, value in model.state_dict().items()}, tmp_path / "w.pth")
+    encoder = build_encoder(settings(tmp_path / "w.pth"))
+    assert torch.equal(encoder.backbone.model.cls_token, model.cls_token)
+    assert repr(prefix) in caplog.text
+
+
+def test_a_teacher_is_taken_before_a_student(tmp_path, caplog):
+    state = plain_model(64).state_dict()
+    both = {f"teacher.{name}": value for name, value in state.items()}
+    both |= {f"student.{name}": value + 1 for name, value in state.items()}
+    torch.save(dict(reversed(both.items())), tmp_path / "w.pth")
+    assert torch.equal(build_encoder(settings(tmp_path / "w.pth")).backbone.model.cls_token, state["cls_token"])
+    assert "not from under 'student.'" in caplog.text
+
+
+def test_whole_training_files_of_dino_and_mae_are_read(tmp_path):
+    model = plain_model(64)
+    whole = {
+        "model": model.state_dict(), "args": argparse.Namespace(lr=0.1, output_dir=pathlib.Path("out")), "epoch": 3,
+        "loss": np.float64(0.5), "best": np.array(1.5, np.float32)[()], "steps": np.int64(7),
+    }  # fmt: skip
+    torch.save(whole, tmp_path / "w.pth")
+    assert torch.equal(build_encoder(settings(tmp_path / "w.pth")).backbone.model.cls_token, model.cls_token)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("made-by-a-checkpoint",)
+
+
+def test_files_that_are_no_checkpoints_are_named_and_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pth").write_text("every checkpoint is a text file")
+    (tmp_path / "half.safetensors").write_bytes(b"abc")
+    torch.save({"model": plain_model(64).state_dict(), "x": Harmful()}, tmp_path / "harmful.pth")
+    for name in ("text.pth", "half.safetensors", "harmful.pth"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a checkpoint"):
+            build_encoder(settings(tmp_path / name))
+    assert not (tmp_path / "made-by-a-checkpoint").exists()
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"holds nothing of the backbone; .*found layer\.weight"):
+        build_encoder(settings(tmp_path / "other.pth"))
 
 
 @pytest.mark.parametrize(
