@@ -6,7 +6,7 @@ from run_logs import logged
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from laparoflow.models.loading import AVERAGED_KEY
-from laparoflow.training.frames import CachedFrames, StepSampler
+from laparoflow.training.frames import CachedFrames, StepSampler, groups_of
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.optim import depth_of, rate_at
 from laparoflow.training.pairs import two_views
@@ -39,8 +39,9 @@ def flat(tensors):
 def own_gradient(settings, numbers):
     """Mean gradient of the batches with these numbers, without a trainer, in the optimiser's order."""
     module = PretrainModule(settings)
-    frames = CachedFrames(FrameCache.open(settings.data))
-    batches = list(StepSampler(len(frames), settings.batch_size, 0, max(numbers) + 1, settings.seed))
+    cache = FrameCache.open(settings.data)
+    frames, groups = CachedFrames(cache), groups_of(cache, settings.balance)
+    batches = list(StepSampler(len(frames), settings.batch_size, 0, max(numbers) + 1, settings.seed, groups=groups))
     for number in numbers:
         items = [frames[item] for item in batches[number]]
         batch = type(items[0])(*(torch.stack(parts) for parts in zip(*items, strict=True)))
