@@ -41,6 +41,8 @@ def playground(tmp_path_factory) -> Path:
     (root / "evidence-small.yaml").write_text(RECIPE)
     steps = [
         ["prepare", str(root / "videos"), "--out", str(root / "cache")],
+        ["prepare", str(root / "videos"), "--out", str(root / "cache-stack"), "--frame-rate", "null",
+         "--gap-choice", "stack", "--gaps", "-1", "1"],
         ["pretrain", "--data", str(root / "cache"), "--out", str(root / "run")],
         ["export", str(root / "run"), "--out", str(root / "backbone.safetensors")],
         ["probe", "--task", "segmentation", "--dataset", "synthetic", "--root", str(root / "labelled"), "--checkpoint",
