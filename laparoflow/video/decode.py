@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.interlaced import deinterlaced
+from laparoflow.video.interlaced import deinterlaced, looks_interlaced
 from laparoflow.video.sources import VideoError, images_in, shown
 from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
@@ -264,6 +264,8 @@ class Source:
         self.deinterlaced = self.deinterlace == "always" or (flagged and self.deinterlace == "flagged")
         if self.deinterlaced:
             self.notes.append(f"{'interlaced, ' if flagged else ''}deinterlaced by bwdif")
+        elif not flagged and looks_interlaced(first[::4]):
+            self.notes.append("looks interlaced, though the file does not say so; --deinterlace always mends it")
         if _quarter_turns(first[0]) % 2:
             height, width = width, height
         return SourceInfo(height, width, rate, expected, f"PyAV {av.__version__} {codec}")

@@ -6,8 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 import av
+import numpy as np
 from av.filter import Graph
+from numpy.typing import NDArray
 
+COMBED_SHARE = 0.01
+"""Share of combed pixels from which a frame looks interlaced."""
 Stamped = tuple[int, av.VideoFrame, float | None]
 
 
@@ -21,6 +25,22 @@ def _graph(raw: av.VideoFrame) -> Graph:
     bwdif.link_to(sink)
     graph.configure()
     return graph
+
+
+def _combed(grey: NDArray[np.int32]) -> float:
+    """Share of pixels unlike the lines above and below (by 15 grey levels), which are alike (to 10)."""
+    above, here, below = grey[:-2], grey[1:-1], grey[2:]
+    return float((((here - above) * (here - below) > 225) & (np.abs(above - below) < 10)).mean())
+
+
+def looks_interlaced(frames: Iterable[av.VideoFrame]) -> bool:
+    """Whether some frame is combed between lines, far more than between columns, which noise and texture also are."""
+    for raw in frames:
+        grey = raw.to_ndarray(format="gray").astype(np.int32)
+        lines = _combed(grey)
+        if lines > COMBED_SHARE and lines > 4 * _combed(grey.T):
+            return True
+    return False
 
 
 def deinterlaced(frames: Iterable[Stamped]) -> Iterator[Stamped]:

@@ -91,7 +91,8 @@ def test_interlaced_video_is_deinterlaced_where_it_is_flagged(tmp_path):
     assert whole.notes == ["interlaced, deinterlaced by bwdif"]
     assert plain.notes == ["interlaced, and left as it is"]
     unflagged = write(tmp_path / "b.mp4", images)
-    assert Source(unflagged).notes == []
+    assert Source(unflagged).notes == ["looks interlaced, though the file does not say so; --deinterlace always mends it"]
+    assert Source(write(tmp_path / "c.mp4", images[:, ::2].repeat(2, 1))).notes == []  # whole frames
     assert Source(unflagged, deinterlace="always").notes == ["deinterlaced by bwdif"]
 
 
