@@ -93,7 +93,7 @@ def test_a_real_avi_gives_what_the_same_pictures_give_as_mp4(tmp_path):
         for frame in Source(path).frames():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.rgb(), format="rgb24")))
         container.mux(stream.encode())
-    settings = PrepareSettings(short_side=144)
+    settings = PrepareSettings(short_side=144, frame_rate=None)
     avi = prepare([path], tmp_path / "avi", settings, progress=False)
     mp4 = prepare([tmp_path / "same.mp4"], tmp_path / "mp4", settings, progress=False)
     assert (avi.problems, mp4.problems) == ({}, {})
