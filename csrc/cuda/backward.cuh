@@ -10,9 +10,8 @@
 //               order of summation, no workspace of N x D; S and dS are formed twice. The deterministic way.
 //   one pass    dS of the block goes through shared memory, dcolumn of the tile is summed over the block's rows and added
 //               to float32 sums in global memory, in no fixed order; finish_kernel rounds them. 16-bit types, depth <= 128.
-// dS is formed in float32 and only then rounded for the second product. The loss scale, a power of two, brings the largest
-// upstream gradient to 2^kGradientExponent (float16: 2^kHalfExponent more, else dS would underflow), so that b / W is
-// finite down to the smallest W; see kWeightLift.
+// dS is formed in float32 and only then rounded for the second product. For float16 it is first
+// multiplied by a power of two that brings the largest coefficient near 2^12, else it would underflow.
 #pragma once
 
 #include "feed_sm80.cuh"
@@ -62,7 +61,6 @@ template <class Engine, int kRowTiles, class Options, Terms kTerms>
 struct TileGradient {
   static constexpr int kRows = 2 * kRowTiles;
   static constexpr int kColumns = Engine::kColumns;
-  static constexpr float kLift = kWeightLift<typename Engine::Type>;
   float row[kCoefficients][kRows];
   float temperature[kRows];  // sum_j dS_ij x_ij
   bool any_row_terms, any_column_terms;
@@ -138,7 +136,7 @@ struct TileGradient {
             }
           } else if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
             const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
-            d = kWeights ? pair_gradient(e, w[r][p].value * kLift, a, both(kPositive, r, column, h)) : e * a;
+            d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
           } else if (options.bounded) {
             float e = DeviceMath::exp2(DeviceMath::fma(x, scale, bias_of(mark.at[h])));
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
@@ -159,7 +157,7 @@ struct TileGradient {
                 d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t.above(column[kPositiveLog].at[h], scale)),
                                     d);
             } else {
-              d = DeviceMath::fma(w[r][p].value * kLift, both(kPositive, r, column, h), d);
+              d = DeviceMath::fma(w[r][p].value, both(kPositive, r, column, h), d);
             }
           }
         }

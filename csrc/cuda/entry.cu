@@ -96,7 +96,6 @@ Status coefficients(const float* stats, const float* grad, const Side& side, con
   a.total = side.total;
   a.bounded = p.bounded;
   a.inside = p.positives == Positives::kInside;
-  if (p.element == Element::kHalf) a.weight_lift = kWeightLift<Half>;
   a.coefficients = out;
   return launch(coefficient_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
 }
@@ -168,9 +167,9 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   scale.row_total = p.row.total;
   scale.column_grad = p.symmetric ? in.column_grad : nullptr;
   scale.column_total = p.column.total;
-  scale.exponent = kGradientExponent + (p.element == Element::kHalf ? kHalfExponent : 0);
+  scale.scaled = p.element == Element::kHalf;
   scale.loss_scale = loss_scale;
-  Status status = launch(scale_kernel, 1, 1024, 1024 * 4, stream, scale);
+  Status status = launch(scale_kernel, 1, kThreads, kThreads * 4, stream, scale);
   if (status == kSuccess) status = coefficients(in.row_stats, in.row_grad, p.row, p, loss_scale, row_coefficients, stream);
   if (status == kSuccess && p.symmetric)
     status = coefficients(in.column_stats, in.column_grad, p.column, p, loss_scale, column_coefficients, stream);

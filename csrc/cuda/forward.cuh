@@ -134,27 +134,11 @@ struct TileStatistics {
       sums[r].l += tile[r].l;
       sums[r].W += tile[r].W;
       if constexpr (!(Options::kFixedInside))
-        sums[r].a += options.inside ? tile[r].a : lifted_sum(c, weights, r, tile[r]);
+        sums[r].a += tile[r].a;
       else if constexpr (kWeights)
         add_inside(c, weights, r, tile[r].a, tile[r].W, scale);
       sums[r].h = DeviceMath::fma(tile[r].h, weights.log2_unit(), sums[r].h);
     }
-  }
-
-  /// kSumLift sum w x of row r in a tile whose own sums are `tile`; formed anew where all weights are tiny.
-  template <class Weights>
-  LAPAROFLOW_DEVICE float lifted_sum(const float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights& weights, int r,
-                                     const Partial& tile) const {
-    if (!Weights::kAny || tile.W >= kTinyWeights || tile.W == 0.0f || sums[r].W >= kTinyWeights) return tile.a * kSumLift;
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < Engine::kColumnTiles; ++n) {
-      Weight w[kRows][2];
-      weights.get(w, n);
-#pragma unroll
-      for (int p = 0; p < 2; ++p) sum = DeviceMath::fma(w[r][p].value * kSumLift, c[r / 2][n][(r & 1) * 2 + p], sum);
-    }
-    return sum;
   }
 
   /// Adds a tile's sum of w e^s to that of row r; a tiny one is formed anew from exponents, relative to a maximum.
@@ -228,7 +212,7 @@ struct TileStatistics {
           l += DeviceMath::exp2(t[r][p].above(m, scale));
         W += w[r][p].value;
         a = options.inside ? a + DeviceMath::exp2(t_in[r][p].above(m_in, scale))
-                           : DeviceMath::fma(w[r][p].value * kSumLift, c[r / 2][n][(r & 1) * 2 + p], a);
+                           : DeviceMath::fma(w[r][p].value, c[r / 2][n][(r & 1) * 2 + p], a);
         h = DeviceMath::fma(w[r][p].value, w[r][p].log2, h);
       }
       v[4 * p] = l;

@@ -1,6 +1,6 @@
 // Partial statistics of one row (or column) over some of its pairs, and how they combine.
 //
-//   l  = sum n 2^(s - m)    W = sum w    a = kSumLift sum w x, or sum w 2^(s - m_in) for the inside form
+//   l  = sum n 2^(s - m)    W = sum w    a = sum w x, or sum w 2^(s - m_in) for the inside form
 //   h  = sum w log2 w       m, m_in: maxima that the sums are relative to (0 when bounded / outside)
 // with s = x * log2(e) / temperature and x = q . k. In memory: [slots][components][total], and
 // components is 4 where both maxima are fixed, else 6.

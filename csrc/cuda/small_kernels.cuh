@@ -41,7 +41,7 @@ merge_kernel(MergeArguments a) {
   if (a.inside)
     positive = sum.a == 0.0f ? -infinity : natural_log(sum.a, sum.m_in);
   else
-    positive = sum.W == 0.0f ? 0.0f : sum.a / sum.W / (a.temperature[0] * kSumLift);
+    positive = sum.W == 0.0f ? 0.0f : sum.a / sum.W / a.temperature[0];
   a.stats[i] = sum.l == 0.0f ? -infinity : natural_log(sum.l, m);
   a.stats[a.total + i] = sum.W;
   a.stats[2 * a.total + i] = positive;
@@ -52,11 +52,11 @@ struct ScaleArguments {
   const float* row_grad = nullptr;     // [2, row_total]
   const float* column_grad = nullptr;  // [2, column_total] or null
   std::int64_t row_total = 0, column_total = 0;
-  int exponent = 0;  // that of the largest gradient after scaling
+  bool scaled = false;  // float16
   float* loss_scale = nullptr;
 };
 
-/// Sums or maximises one value per thread over a block; the result is in every thread.
+/// Sums or maximises one value per thread over a block of 256; the result is in every thread.
 template <class Combine>
 LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
   float* shared = reinterpret_cast<float*>(shared_memory());
@@ -69,22 +69,22 @@ LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
   return shared[0];
 }
 
-/// The power of two that brings the largest upstream gradient to 2^exponent; 1 where there is none. One block.
-LAPAROFLOW_KERNEL(1024, 1)
+/// The power of two that brings the largest upstream gradient to [2^11, 2^12); 1 unless `scaled`. One block.
+LAPAROFLOW_KERNEL(256, 1)
 scale_kernel(ScaleArguments a) {
   float largest = 0.0f;
-  for (std::int64_t i = thread_index(); i < 2 * a.row_total; i += thread_count())
-    largest = DeviceMath::max(largest, DeviceMath::abs(a.row_grad[i]));
-  if (a.column_grad != nullptr)
-    for (std::int64_t i = thread_index(); i < 2 * a.column_total; i += thread_count())
-      largest = DeviceMath::max(largest, DeviceMath::abs(a.column_grad[i]));
+  if (a.scaled) {
+    for (std::int64_t i = thread_index(); i < 2 * a.row_total; i += thread_count())
+      largest = DeviceMath::max(largest, DeviceMath::abs(a.row_grad[i]));
+    if (a.column_grad != nullptr)
+      for (std::int64_t i = thread_index(); i < 2 * a.column_total; i += thread_count())
+        largest = DeviceMath::max(largest, DeviceMath::abs(a.column_grad[i]));
+  }
   largest = combine_over_block(largest, [](float x, float y) { return DeviceMath::max(x, y); });
   if (thread_index() != 0) return;
   const int exponent = static_cast<int>(DeviceMath::to_bits(largest) >> 23) - 127;  // of a positive number
-  int shift = a.exponent - exponent;
-  shift = shift < -100 ? -100 : shift > 100 ? 100 : shift;
-  const bool usable = largest > 0.0f && exponent < 128;
-  a.loss_scale[0] = usable ? DeviceMath::from_bits(static_cast<std::uint32_t>(127 + shift) << 23) : 1.0f;
+  const bool usable = a.scaled && exponent > -100 && exponent < 100;
+  a.loss_scale[0] = usable ? DeviceMath::from_bits(static_cast<std::uint32_t>(127 + 11 - exponent) << 23) : 1.0f;
 }
 
 struct CoefficientArguments {
@@ -94,7 +94,6 @@ struct CoefficientArguments {
   const float* loss_scale = nullptr;
   std::int64_t total = 0;
   bool bounded = false, inside = false;
-  float weight_lift = 1.0f;
   float* coefficients = nullptr;  // [kCoefficients, total]
 };
 
@@ -125,7 +124,7 @@ coefficient_kernel(CoefficientArguments a) {
       (a.bounded ? denominator * accurate_exp2(-lse2) : denominator) * (1.0f - kLn2 * lse_rest);
   a.coefficients[kLogSum * a.total + i] = lse2;
   a.coefficients[kPositive * a.total + i] = a.inside       ? b * (1.0f - kLn2 * positive_rest)
-                                            : has_positive ? b / a.weight_lift / weight_sum
+                                            : has_positive ? b / weight_sum
                                                            : 0.0f;
   a.coefficients[kPositiveLog * a.total + i] = positive2;
 }

@@ -19,18 +19,6 @@ constexpr int kFixedFlow = 2;  // flow components held in registers by the defau
 // whose sum is tiny; those are summed anew, from exponents.
 constexpr float kTinyInside = 8.271806125530277e-25f;  // 2^-80
 
-// A row of a tiny W (down to 2^-126) keeps its digits by powers of two: sums of w x are kept times kSumLift; backwards the
-// coefficients start from upstream gradients of at most 2^kGradientExponent, so that b / W is finite. dS in float16 must not
-// be that small, so there kWeightLift moves from b / W to the weights.
-constexpr float kSumLift = 16777216.0f;                 // 2^24
-constexpr float kTinyWeights = 7.888609052210118e-31f;  // 2^-100: below this W, single products w x may underflow
-constexpr int kGradientExponent = -13;
-constexpr int kHalfExponent = 24;
-template <class Type>
-constexpr float kWeightLift = 1.0f;
-template <>
-constexpr float kWeightLift<Half> = 16777216.0f;  // 2^kHalfExponent
-
 /// What one thread needs of 16 columns: those of its fragment in the even tile of 8 (at[0], at[1]) and the odd one.
 struct alignas(16) FloatQuad {
   float at[4];
@@ -43,7 +31,7 @@ constexpr int kCoefficients = 4;
 enum Coefficient : int {
   kDenominator = 0,  // a, or a e^-lse when bounded
   kLogSum = 1,       // lse in base 2 (unbounded)
-  kPositive = 2,     // b / W / kWeightLift (outside) or b (inside)
+  kPositive = 2,     // b / W (outside) or b (inside)
   kPositiveLog = 3,  // positive in base 2 (inside)
 };
 

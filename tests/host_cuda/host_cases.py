@@ -55,18 +55,6 @@ def make_case(
     )  # fmt: skip
 
 
-def far_case(far: str, element: str, upstream: float, **options: Any) -> Case:
-    """Rows of one side (``far``: query or key) at up to 13.2 bandwidths from all of the other: their W falls to 2^-126.
-
-    ``upstream`` decides the temperature alone: gradients of float16 have to stay in its range.
-    """
-    case = make_case([70], [130], 40, element=element, flow_scale=0.01, symmetric=True,
-                     temperature=0.1 if upstream < 1e3 else 1.0, **options)  # fmt: skip
-    flow = case.query_flow if far == "query" else case.key_flow
-    flow[:, 0] += 13.2 * np.linspace(0, 1, len(flow), dtype=np.float32) ** 4
-    return case
-
-
 def assert_right(name: str, got, truth, same_dtype, slack: float = 8 * 2.0**-24, size=None) -> None:
     """Max and mean error at most 2x those of the same precision's dense evaluation, plus slack x own size.
 
