@@ -3,6 +3,7 @@
 //
 //   exp, exp2, log, log2, pow   have a second version since 2.29 that differs from the first in error reporting (errno,
 //                               matherr) alone; -fno-math-errno says that nobody reads it. The first version is named here.
+//   dlsym                       moved from libdl to libc in 2.34; torch's headers call it. The old version is named here.
 //   __libc_single_threaded      (2.32) lets libstdc++ skip atomic operations; old_glibc.cpp gives the library its own, which
 //                               says "maybe not single" for good.
 //
@@ -17,5 +18,6 @@ __asm__(".symver exp2, exp2@GLIBC_2.2.5");
 __asm__(".symver log, log@GLIBC_2.2.5");
 __asm__(".symver log2, log2@GLIBC_2.2.5");
 __asm__(".symver pow, pow@GLIBC_2.2.5");
+__asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
 #endif
 #endif
