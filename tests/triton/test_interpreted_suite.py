@@ -10,16 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.xfail(
-    torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="without AVX-512 the reference's float32 products err less than the interpreter's (2.8 times)",
-    strict=False,
-)
 @pytest.mark.parametrize(
     ("file", "least"),
     [("test_numerics.py", 90), ("test_edges.py", 10), ("test_identities.py", 5), ("test_derivatives.py", 5)],
