@@ -15,13 +15,6 @@ BOOL = (False, True)
 SMALL = {kind: Tile(64, 32, 4, 1) for kind in ("forward", "symmetric", "backward")}
 
 
-AVX2_REFERENCE = pytest.mark.xfail(
-    torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="without AVX-512 the reference's float32 products err less than the interpreter's (2.8 times)",
-    strict=False,
-)
-
-
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """torch.empty gives NaN, so that an output nobody wrote shows."""
@@ -111,7 +104,6 @@ def test_every_number_of_flow_components(flow_dim: int) -> None:
     assert_right(problem((33,), (40,), 16, flow_dim=flow_dim, spread=1.0))
 
 
-@AVX2_REFERENCE
 @pytest.mark.parametrize("temperature", [0.01, 0.025, 1.0])
 @pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_temperatures(temperature: float, positives: str) -> None:
@@ -156,7 +148,6 @@ def test_tiny_weights(bounded: bool, positives: str) -> None:
     assert (weight_sum[weight_sum > 0] >= 2.0**-126).all()
 
 
-@AVX2_REFERENCE
 @pytest.mark.parametrize("bounded", BOOL)
 @pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_cauchy_weights_over_all_exponents(bounded: bool, positives: str) -> None:
