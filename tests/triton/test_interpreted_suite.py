@@ -23,7 +23,8 @@ def test_shared_suite_passes(file: str, least: int) -> None:
     environment = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     environment |= dict(LAPAROFLOW_TEST_BACKENDS="triton:cpu", LAPAROFLOW_TEST_DRAWS="3")
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.triton.thinned", "--no-header",
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.triton.ordered_products",
+        "-p", "tests.triton.thinned", "--no-header",
         f"tests/kernels/{file}",
     ]  # fmt: skip
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
