@@ -222,6 +222,8 @@ class ClipWriter:
         image, reason = self._image(frame), "no target frame"
         if settings.drop_bad_frames and is_black(image, self.visible):
             return shard.exclude("black", frame.index)
+        if stack and any(frame.index + gap not in near for gap in settings.gaps):
+            return shard.exclude(reason, frame.index)
         found: list[tuple[float, int, Flow, Mask]] = []  # motion, gap, flow, valid
         for gap in settings.gaps:
             target = near.get(frame.index + gap)

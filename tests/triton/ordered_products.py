@@ -1,8 +1,8 @@
 """A pytest plugin for processes with TRITON_INTERPRET=1: products of tiles are summed in one order, in float32.
 
-The interpreter takes NumPy's product. On some processors its BLAS chooses the order of a sum by the shape and the orientation
-of the tile, so that q k^T of the forward and of the backward differ in their last bits. At a temperature of 0.01 that made 2.8
-times the error of the reference, which forms each product once. With one order, whichever, the two are equal.
+The interpreter takes NumPy's product. On some processors its BLAS chooses the order of a sum by the shape and orientation of
+the tile, so that q k^T of the forward and of the backward differ in their last bits. At a temperature of 0.01 that made 2.8
+times the error of the reference, which forms each product once. With one order the two are equal.
 """
 
 from __future__ import annotations
