@@ -232,8 +232,8 @@ def test_our_configs_hold_differences_only(name):
     assert written
     for path, value in written.items():
         usual = default
-        for key in path:
-            usual = usual[key]
+        for key in path:  # what timm takes is no field of ours
+            usual = usual.get(key) if path[:2] == ("encoder", "backbone_options") else usual[key]
         assert value != usual, ".".join(path)
 
 

@@ -187,10 +187,6 @@ def test_killed_at_random_moments_ten_times_the_cache_is_the_same(source, tmp_pa
     assert len(FrameCache.open(out)) > 40
 
 
-def children_of(process: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -212,6 +208,7 @@ import os, time
 from laparoflow.video.flow import DISFlow
 estimate = DISFlow.__call__
 def held(self, *arguments):
+    open(f"{os.environ['hold']}.{os.getpid()}", "w").close()
     while os.path.exists(os.environ["hold"]):
         time.sleep(0.01)
     return estimate(self, *arguments)
@@ -229,9 +226,8 @@ def test_workers_end_with_their_parent_and_a_killed_worker_is_reported(source, t
     hold.touch()
     child = start(videos, tmp_path / "cache", workers=2, script=script, environment={"hold": str(hold)})
     go(child)
-    assert until(lambda: len(list((tmp_path / "cache").rglob("plan.json"))) == 2, 300)
-    workers = children_of(child.pid)
-    assert len(workers) >= 2
+    assert until(lambda: len(list(tmp_path.glob("hold.*"))) == 2, 300)  # both workers are at their first pair
+    workers = [int(path.suffix[1:]) for path in tmp_path.glob("hold.*")]
     if victim == "parent":
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=100)
