@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up .venv by themselves; the rest of the commands use it.
 VENV := .venv/bin
 STAMP := .venv/.installed
-SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/*/* csrc/cuda/*/*)
 DEMO_OUT ?= demo-out
 TEST_OPTIONS ?= -n 2 --dist loadfile
 
@@ -20,11 +20,11 @@ test: $(STAMP)  ## all tests
 lint: $(STAMP)  ## ruff, mypy, clang-format
 	$(VENV)/ruff check .
 	$(VENV)/mypy
-	$(VENV)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/* tests/host_cuda/*.cpp tests/host_cuda/*.h
+	$(VENV)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
 format: $(STAMP)  ## rewrite the sources in the project's style
 	$(VENV)/ruff check --fix-only .
-	$(VENV)/clang-format -i csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/* tests/host_cuda/*.cpp tests/host_cuda/*.h
+	$(VENV)/clang-format -i csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
 bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
 	$(VENV)/python -m pip install -q pykeops psutil pytest-benchmark

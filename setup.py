@@ -129,7 +129,7 @@ def no_cuda_reason(cuda_build: str | None, root: Path | None) -> str | None:
     reason = None
     if wish == "0":
         return "LAPAROFLOW_CUDA=0 at build time"
-    if not any((ROOT / "csrc" / "cuda").glob("*.cu")):
+    if not any((ROOT / "csrc" / "cuda").glob("*/*.cu")):
         reason = "this source tree has no CUDA kernels"
     elif cuda_build is None:
         reason = "torch was a CPU build at build time"
@@ -197,10 +197,8 @@ def extension_arguments() -> dict:
         return {}
     root = toolkit_root()
     reason = no_cuda_reason(torch.version.cuda, root)
-    folders = [ROOT / "csrc", ROOT / "csrc" / "cpu"] + ([ROOT / "csrc" / "cuda"] if reason is None else [])
-    sources = sorted(
-        str(path.relative_to(ROOT)) for folder in folders for path in folder.glob("*.c*") if path.suffix in (".cpp", ".cu")
-    )
+    places = ["*.cpp", "cpu/*.cpp"] + (["cuda/*/*.cpp", "cuda/*/*.cu"] if reason is None else [])
+    sources = sorted(str(path.relative_to(ROOT)) for place in places for path in (ROOT / "csrc").glob(place))
     # no -ffast-math: compensated sums and infinities must stay
     wanted = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp-simd"]
     flags: dict[str, list[str]] = {"cxx": supported(wanted) + old_glibc()}

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cuda/entry.h"
+#include "cuda/host/entry.h"
 
 using namespace laparoflow;
 using namespace laparoflow::cuda;

@@ -10,10 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent / "csrc"
-KERNELS = (
-    "entry.cu", "kernels_bfloat16.cu", "kernels_half.cu", "kernels_float.cu", "kernels_sm90a_bfloat16.cu",
-    "kernels_sm90a_half.cu",
-)  # fmt: skip
+KERNELS = tuple(sorted(path.name for path in SOURCES.glob("cuda/*/*.cu")))
 SIMULATOR = ("simulator.cpp", "simulator_warp.cpp", "simulator_async.cpp", "simulator_warpgroup.cpp")
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
 # The simulator switches stacks and stands for the machine, so it is not itself instrumented.
@@ -66,7 +63,7 @@ def build(
         _run(command)
         return target
 
-    sources = [csrc / "cuda" / name for name in KERNELS if name in only] + (own if rest is None else [])
+    sources = [path for path in sorted(csrc.glob("cuda/*/*.cu")) if path.name in only] + (own if rest is None else [])
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(compile_one, sources))
     if rest is not None:

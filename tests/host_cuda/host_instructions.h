@@ -1,4 +1,4 @@
-// Host definitions of csrc/cuda/instructions_sm80.cuh: the same functions by the PTX manual's rules.
+// Host definitions of csrc/cuda/common/instructions.cuh and sm80/instructions.cuh by the PTX manual's rules.
 // Collectives (shuffle, ldmatrix, mma) wait for all 32 lanes; cp.async moves its bytes only when it
 // is waited for, so a missing wait shows; addresses are checked against the block's shared memory.
 #pragma once

@@ -1,4 +1,4 @@
-// Host definitions of csrc/cuda/instructions_sm90a.cuh: warpgroup products and registers (simulator_warpgroup.cpp), bulk
+// Host definitions of csrc/cuda/sm90a/instructions.cuh: warpgroup products and registers (simulator_warpgroup.cpp), bulk
 // copies and mbarriers (simulator_async.cpp), each as slow as the PTX manual allows.
 #pragma once
 

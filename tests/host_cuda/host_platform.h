@@ -1,4 +1,4 @@
-// The host's side of csrc/cuda/platform.cuh: the threads of a block are fibers of one CPU thread.
+// The host's side of csrc/cuda/common/platform.cuh: the threads of a block are fibers of one CPU thread.
 // simulator.cpp runs them; launch() runs the blocks of a grid one after another.
 #pragma once
 

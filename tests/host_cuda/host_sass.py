@@ -153,13 +153,14 @@ def tool(name: str) -> str | None:
 
 
 def compile_cubin(source: str, architecture: str, out: Path) -> Path:
-    """Compiles ``csrc/cuda/SOURCE.cu`` for ``sm_ARCHITECTURE``; RuntimeError with nvcc's output when it fails.
+    """Compiles ``csrc/cuda/*/SOURCE.cu`` for ``sm_ARCHITECTURE``; RuntimeError with nvcc's output when it fails.
 
     What the compiler noted lies beside the result, with the suffix ``.notes``.
     """
     cubin = out / f"{source}.{architecture}.cubin"
     command = ["nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-    command += ["--ftz=true", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", str(CSRC / "cuda" / f"{source}.cu"), "-o", str(cubin)]
+    command += ["--ftz=true", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", "-o", str(cubin)]
+    command += map(str, CSRC.glob(f"cuda/*/{source}.cu"))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
@@ -285,7 +286,7 @@ def row_of(kernel: Kernel, device: Device, depth: int) -> list[str]:
 def main() -> None:
     architecture = sys.argv[1] if len(sys.argv) > 1 else "80"
     device = {"80": A100, "90": H200_MMA, "90a": H200_WGMMA}[architecture]
-    source = "kernels_sm90a_bfloat16" if architecture == "90a" else "kernels_bfloat16"
+    source = "kernels_sm90a_bfloat16" if architecture == "90a" else "kernels_sm80_bfloat16"
     with tempfile.TemporaryDirectory() as folder:
         kernels = [k for k in read_cubin(compile_cubin(source, architecture, Path(folder))) if "BFloat16" in k.name]
     print(f"{device.name}, bfloat16, default form of the loss, N = M = 100,000; milliseconds")

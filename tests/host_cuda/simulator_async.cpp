@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/instructions_sm90a.cuh"
+#include "cuda/sm90a/instructions.cuh"
 #include "simulator.h"
 
 namespace laparoflow::cuda::simulator {

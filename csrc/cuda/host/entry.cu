@@ -1,24 +1,20 @@
 // Entry points: choose the engine by element type, lay out the workspace, launch in order.
 #include <algorithm>
 
+#include "../common/small_kernels.cuh"
+#include "../common/weighted_sum.cuh"
+#include "../sm80/feed.cuh"
+#include "../sm90a/feed.cuh"
 #include "entry.h"
 #include "launch.cuh"
-#include "small_kernels.cuh"
-#include "weighted_sum.cuh"
 
 namespace laparoflow::cuda {
 
-#define LAPAROFLOW_COMPILED_ELSEWHERE(...)                                                            \
-  extern template ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);         \
-  extern template Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);                \
-  extern template BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&, bool); \
-  extern template Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream);              \
-  extern template Status launch_finish<__VA_ARGS__>(const FinishArguments&, Stream)
-LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<BFloat16>);
-LAPAROFLOW_COMPILED_ELSEWHERE(EngineHalf<Half>);
-LAPAROFLOW_COMPILED_ELSEWHERE(EngineFloat);
-LAPAROFLOW_COMPILED_ELSEWHERE(EngineWarpgroup<BFloat16>);
-LAPAROFLOW_COMPILED_ELSEWHERE(EngineWarpgroup<Half>);
+LAPAROFLOW_ENGINE(extern template, EngineHalf<BFloat16>);
+LAPAROFLOW_ENGINE(extern template, EngineHalf<Half>);
+LAPAROFLOW_ENGINE(extern template, EngineFloat);
+LAPAROFLOW_ENGINE(extern template, EngineWarpgroup<BFloat16>);
+LAPAROFLOW_ENGINE(extern template, EngineWarpgroup<Half>);
 
 namespace {
 

@@ -1,8 +1,8 @@
 // The pair mathematics of pair_formulas.h on the device: marks of pairs without weight, exponentials on either unit.
 #pragma once
 
-#include "../pair_formulas.h"
-#include "instructions_sm80.cuh"
+#include "../../pair_formulas.h"
+#include "instructions.cuh"
 
 namespace laparoflow::cuda {
 

@@ -1,13 +1,13 @@
-// Forward statistics of the rows on sm_90a, as forward.cuh has them; those of the columns are another launch with the sides
-// exchanged, which costs less there than column sums in the same pass.
+// Forward statistics of the rows on sm_90a, as common/forward.cuh has them; those of the columns are another launch with the
+// sides exchanged, which costs less there than column sums in the same pass.
 //
 // A warpgroup owns 64 rows and takes tile after tile of 64 columns from the producer. For the default form one product gives
 // the logits and another log2 of the weights (factors.cuh); tiles beyond the reach of the factors take the flows'
 // difference. The warpgroups are not held in step: while one waits for its products the others compute.
 #pragma once
 
-#include "feed_sm90a.cuh"
-#include "forward.cuh"
+#include "../common/forward.cuh"
+#include "feed.cuh"
 
 namespace laparoflow::cuda {
 

@@ -3,14 +3,20 @@
 // A column tile holds embeddings and per column the flow (or the mark of a column without weight), a mark (1, or 0 for a
 // column outside the denominator) and, in the backward, four coefficients.
 // Masked and out-of-range rows are never read: zeros stand in for them, so NaN under a mask stays out.
-// How tiles get there is the feed's part: feed_sm80.cuh, feed_sm90a.cuh.
+// How tiles get there is the feed's part: feed.cuh of sm80 and of sm90a.
 #pragma once
 
 #include "arguments.h"
-#include "engines_sm80.cuh"
 #include "pair_device.cuh"
 
 namespace laparoflow::cuda {
+
+/// The place of this thread in its warp's fragments.
+struct Lane {
+  int lane, group, quad;  // group = lane / 4 is the row, quad = lane % 4 the column pair
+  LAPAROFLOW_DEVICE Lane() : Lane(thread_index()) {}
+  LAPAROFLOW_DEVICE explicit Lane(int thread) : lane(thread & 31), group(lane >> 2), quad(lane & 3) {}
+};
 
 constexpr int kMaxFlow = 8;
 constexpr int kFixedFlow = 2;  // flow components held in registers by the default options
@@ -79,37 +85,6 @@ struct DepthLayout {
   LAPAROFLOW_HOST_DEVICE int product_depth() const { return Engine::kDepthStep == 16 ? padded : depth; }
 };
 
-/// Starts the copy of `count` embedding rows from `first` to shared memory; 8 threads share a row.
-template <class Engine>
-LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& side, Range range, std::int64_t first,
-                                       int count, const DepthLayout<Engine>& layout, bool aligned) {
-  using Type = typename Engine::Type;
-  constexpr int kThreadsPerRow = 8;
-  const Type* from = static_cast<const Type*>(side.embedding);
-  const int chunk = thread_index() % kThreadsPerRow;
-#pragma unroll 1
-  for (int r = thread_index() / kThreadsPerRow; r < count; r += thread_count() / kThreadsPerRow) {
-    const std::int64_t i = first + r;
-    const bool valid = counts(side, range, i);
-    const Type* row = from + (valid ? i * layout.depth : 0);
-    auto target = [&](int d) { return to + Engine::tile_offset(r, d, count, layout.padded); };
-    if (aligned) {
-#pragma unroll 1
-      for (int d = chunk * Engine::kVector; d < layout.padded; d += kThreadsPerRow * Engine::kVector) {
-        const bool inside = valid && d < layout.depth;
-        copy_async_16(target(d), inside ? row + d : from, inside);
-      }
-    } else {
-#pragma unroll 1
-      for (int d = chunk; d < layout.padded; d += kThreadsPerRow) {
-        Type x{};
-        if (valid && d < layout.depth) x = row[d];
-        *target(d) = x;
-      }
-    }
-  }
-}
-
 /// Where column (or row) c of a tile lies in its arrays of floats: the four numbers that a thread needs of 16
 /// columns, (2t, 2t + 1) and (2t + 8, 2t + 9), stand side by side.
 LAPAROFLOW_HOST_DEVICE int place(int c) { return (c & ~15) | (c >> 1 & 3) << 2 | (c >> 3 & 1) << 1 | (c & 1); }
@@ -134,7 +109,7 @@ template <class Engine>
 struct ColumnStage {
   static constexpr int kColumns = Engine::kColumns;
   typename Engine::Type* embedding;  // [kColumns, depth] by tile_offset
-  char* factors;                     // image of the factors of their weights (factors.cuh), where the engine has them
+  char* factors;                     // image of the factors of their weights (sm90a/factors.cuh), where the engine has them
   float* flow;                       // [max(F, 2), kColumns] by place
   float* mark;                       // [kColumns] by place: 1, or 0 for a column that does not count
   float* coefficient;                // [kCoefficients, kColumns] by place
@@ -341,7 +316,7 @@ struct FlowWeights {
   }
 };
 
-/// ... or from their logarithms, which a product of factors has given (factors.cuh).
+/// ... or from their logarithms, which a product of factors has given (sm90a/factors.cuh).
 template <int kColumnTiles>
 struct ProductWeights {
   static constexpr bool kAny = true;

@@ -9,9 +9,8 @@
 // record says whether all of its rows are within their reach. Cost: N x D x 2 bytes a side, read and written once.
 #pragma once
 
-#include "engine_sm90a.cuh"
-#include "factors.cuh"
-#include "feed_sm80.cuh"
+#include "../common/feed.cuh"
+#include "engine.cuh"
 
 namespace laparoflow::cuda {
 
@@ -22,11 +21,6 @@ struct alignas(16) RecordRows {
   std::int64_t begin, end;
   int within_reach;  // all of them
 };
-
-template <class Engine>
-LAPAROFLOW_HOST_DEVICE int record_bytes(int depth, int flow_width, int coefficients) {
-  return ColumnStage<Engine>::bytes(depth, flow_width, coefficients) + static_cast<int>(sizeof(RecordRows));
-}
 
 struct RecordArguments {
   Side side;
@@ -105,8 +99,11 @@ class Feed<EngineWarpgroup<T>> {
   static constexpr int kMostStages = 4;
   static constexpr bool kTilesCrossFrames = false;
 
+  static int record_bytes(int depth, int flow_width, int coefficients) {
+    return ColumnStage<Engine>::bytes(depth, flow_width, coefficients) + static_cast<int>(sizeof(RecordRows));
+  }
   static int bytes(int, int row_count, int stages, int depth, int flow_width, int coefficients) {
-    const int record = to_multiple(record_bytes<Engine>(depth, flow_width, coefficients), kSwizzleGroup);
+    const int record = to_multiple(record_bytes(depth, flow_width, coefficients), kSwizzleGroup);
     return (row_count / kSlotRows + stages) * record + (1 + 2 * kMostStages) * static_cast<int>(sizeof(Barrier));
   }
   static std::int64_t column_tiles_of_batch(const Side& side, int frames) { return slot_count(side, frames); }

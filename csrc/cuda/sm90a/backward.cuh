@@ -1,4 +1,4 @@
-// The gradient of one side, or of both in one pass, on sm_90a; the formulas are those of backward.cuh.
+// The gradient of one side, or of both in one pass, on sm_90a; the formulas are those of common/backward.cuh.
 //
 // A warpgroup owns 64 rows, or two times 64, and keeps their gradient in registers. Per tile of 64 columns and 64 rows it
 // forms the logits and log2 of the weights (factors.cuh), turns them into dS, and starts the product dS k, whose end it
@@ -7,8 +7,8 @@
 // two buffers says that dS is there, another that it has been used.
 #pragma once
 
-#include "backward.cuh"
-#include "feed_sm90a.cuh"
+#include "../common/backward.cuh"
+#include "feed.cuh"
 
 namespace laparoflow::cuda {
 

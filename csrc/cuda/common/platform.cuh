@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../pair_math.h"
+#include "../../pair_math.h"
 
 #if defined(LAPAROFLOW_HOST_EXECUTION)
 #include "host_platform.h"

@@ -13,7 +13,7 @@
 // The host definitions are in tests/host_cuda/host_instructions_sm90a.h.
 #pragma once
 
-#include "instructions_sm80.cuh"
+#include "../common/instructions.cuh"
 
 namespace laparoflow::cuda {
 

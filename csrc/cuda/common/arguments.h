@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "../pair_math.h"
+#include "../../pair_math.h"
 
 namespace laparoflow::cuda {
 

@@ -9,37 +9,10 @@
 // What a kernel asks of an engine: the constants below, tile_bytes, tile_offset, logits, gradient.
 #pragma once
 
-#include "instructions_sm80.cuh"
+#include "../common/backward.cuh"
+#include "instructions.cuh"
 
 namespace laparoflow::cuda {
-
-/// The place of this thread in its warp's fragments.
-struct Lane {
-  int lane, group, quad;  // group = lane / 4 is the row, quad = lane % 4 the column pair
-  LAPAROFLOW_DEVICE Lane() : Lane(thread_index()) {}
-  LAPAROFLOW_DEVICE explicit Lane(int thread) : lane(thread & 31), group(lane >> 2), quad(lane & 3) {}
-};
-
-/// The columns' sums of the one pass: a tile of 64 columns for every slot (Side's frame b begins at slot offsets[b] / 64 +
-/// b), in it a group of 16 columns after the other, in that 8 of the depth after the other, as fragments of 128 numbers.
-struct ColumnSums {
-  float* data;
-  int depth;  // padded to 64
-
-  LAPAROFLOW_HOST_DEVICE static std::int64_t count(std::int64_t slots, int depth) { return slots * 64 * depth; }
-  /// The sums of 16 columns from `column` of a slot's tile.
-  LAPAROFLOW_HOST_DEVICE float* fragments(std::int64_t slot, int column) const {
-    return data + (slot * 64 + column) * depth;
-  }
-  /// Where this lane adds to the fragment of depth d .. d + 7.
-  LAPAROFLOW_DEVICE static int place(int lane, int d) { return d * 16 + place_of_sum(lane, 0); }
-  /// Number d (even) of a column of a slot; d + 1 is `step()` further.
-  LAPAROFLOW_DEVICE const float* at(std::int64_t slot, int column, int d) const {
-    const int lane = column % 8 * 4 + d % 8 / 2, e = column % 16 / 8 * 2;
-    return fragments(slot, column / 16 * 16) + d / 8 * 128 + place_of_sum(lane, e);
-  }
-  LAPAROFLOW_DEVICE static int step() { return place_of_sum(0, 1) - place_of_sum(0, 0); }
-};
 
 /// What the engines of sm_80 have in common: tiles row by row, kPad elements (16 bytes) behind each row.
 template <class T, int kPad>
@@ -299,17 +272,5 @@ struct EngineFloat : EngineRows<float, 4> {
     }
   }
 };
-
-/// Writes two neighbours of a row, rounded to the row's type; the second only where there is one.
-template <class T>
-LAPAROFLOW_DEVICE void store_pair(T* to, float x, float y, bool second) {
-  const std::uint32_t both = pack_pair(x, y, T{});
-  to[0].bits = static_cast<std::uint16_t>(both);
-  if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
-}
-LAPAROFLOW_DEVICE void store_pair(float* to, float x, float y, bool second) {
-  to[0] = x;
-  if (second) to[1] = y;
-}
 
 }  // namespace laparoflow::cuda

@@ -1,13 +1,13 @@
-// Tile products by the warpgroup instructions of sm_90a (16-bit types), for the same kernels as sm_80.
+// Tile products by the warpgroup instructions of sm_90a (16-bit types).
 //
 // A warpgroup of 4 warps owns 64 rows; a thread's accumulators are those of EngineHalf with one row tile. A tile is an
 // image of 64 rows for every 64 of the depth, in 128-byte swizzle: one image serves the logits (k along d), and the
 // gradient (k along the rows). Threads: the computing warpgroups first, then one that feeds them.
 #pragma once
 
-#include "engines_sm80.cuh"
+#include "../common/backward.cuh"
 #include "factors.cuh"
-#include "instructions_sm90a.cuh"
+#include "instructions.cuh"
 
 namespace laparoflow::cuda {
 

@@ -9,7 +9,7 @@
 // A row without weight has -kFarExponent in place of -|u|^2, and so has a column: w is 0 without a test.
 #pragma once
 
-#include "tiles.cuh"
+#include "../common/tiles.cuh"
 
 namespace laparoflow::cuda {
 

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "entry.h"
 
 // In every CUDA build of torch; its header declares it where USE_CUDA is defined alone.

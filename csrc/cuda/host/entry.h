@@ -4,8 +4,8 @@
 
 #include <cstddef>
 
-#include "arguments.h"
-#include "platform.cuh"
+#include "../common/arguments.h"
+#include "../common/platform.cuh"
 
 namespace laparoflow::cuda {
 

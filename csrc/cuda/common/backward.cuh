@@ -14,9 +14,30 @@
 // multiplied by a power of two that brings the largest coefficient near 2^12, else it would underflow.
 #pragma once
 
-#include "feed_sm80.cuh"
+#include "feed.cuh"
 
 namespace laparoflow::cuda {
+
+/// The columns' sums of the one pass: a tile of 64 columns for every slot (Side's frame b begins at slot offsets[b] / 64 +
+/// b), in it a group of 16 columns after the other, in that 8 of the depth after the other, as fragments of 128 numbers.
+struct ColumnSums {
+  float* data;
+  int depth;  // padded to 64
+
+  LAPAROFLOW_HOST_DEVICE static std::int64_t count(std::int64_t slots, int depth) { return slots * 64 * depth; }
+  /// The sums of 16 columns from `column` of a slot's tile.
+  LAPAROFLOW_HOST_DEVICE float* fragments(std::int64_t slot, int column) const {
+    return data + (slot * 64 + column) * depth;
+  }
+  /// Where this lane adds to the fragment of depth d .. d + 7.
+  LAPAROFLOW_DEVICE static int place(int lane, int d) { return d * 16 + place_of_sum(lane, 0); }
+  /// Number d (even) of a column of a slot; d + 1 is `step()` further.
+  LAPAROFLOW_DEVICE const float* at(std::int64_t slot, int column, int d) const {
+    const int lane = column % 8 * 4 + d % 8 / 2, e = column % 16 / 8 * 2;
+    return fragments(slot, column / 16 * 16) + d / 8 * 128 + place_of_sum(lane, e);
+  }
+  LAPAROFLOW_DEVICE static int step() { return place_of_sum(0, 1) - place_of_sum(0, 0); }
+};
 
 struct BackwardPlan {
   int warps = 4, stages = 2, feed_bytes = 0, shared_bytes = 0;
@@ -175,6 +196,18 @@ struct TileGradient {
   }
 };
 
+/// Writes two neighbours of a row, rounded to the row's type; the second only where there is one.
+template <class T>
+LAPAROFLOW_DEVICE void store_pair(T* to, float x, float y, bool second) {
+  const std::uint32_t both = pack_pair(x, y, T{});
+  to[0].bits = static_cast<std::uint16_t>(both);
+  if (second) to[1].bits = static_cast<std::uint16_t>(both >> 16);
+}
+LAPAROFLOW_DEVICE void store_pair(float* to, float x, float y, bool second) {
+  to[0] = x;
+  if (second) to[1] = y;
+}
+
 /// The end of a row tile: drow from its sums, and the block's sum for the temperature; `row_of` is where in the tile the
 /// thread's row r is, and `temperature` its sum for that row.
 template <int kRowTiles, int kDepthTiles, class Temperature, class Feed, class RowOf>
@@ -221,78 +254,6 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
       arguments.temperature_partials[block_index()] = total;
     }
   }
-}
-
-template <class Engine, int kRowTiles, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
-LAPAROFLOW_KERNEL(Engine::backward_threads(kRowTiles), Engine::backward_blocks(kRowTiles))
-backward_kernel(BackwardArguments arguments) {
-  const Problem& problem = arguments.problem;
-  const BackwardPlan& plan = arguments.plan;
-  const int row_count = plan.warps * 16 * kRowTiles;
-  const int warp = thread_index() / 32;
-  const Lane at;
-  const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
-  const Range range = rows_of_block(arguments, frame, row_count);
-  const std::int64_t first_row = range.begin, end_of_rows = range.end;
-  if (first_row >= end_of_rows) return;
-  const DepthLayout<Engine> layout(problem.depth);
-  Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
-  feed.span(frame, 0, std::int64_t{1} << 40);
-  const Options options(problem);
-  const Engine engine{problem.full_float};
-  const float temperature = problem.temperature[0];
-  const float scale = kLog2e / temperature;
-  const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
-
-  feed.begin(frame, first_row);
-  RowFlows<Options, kRowTiles> flows;
-  TileGradient<Engine, kRowTiles, Options, kTerms> tile_gradient;
-  tile_gradient.read_rows(arguments, end_of_rows, first_of_thread);
-  float g[kRowTiles][kDepthTiles][4];
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m)
-#pragma unroll
-    for (int d = 0; d < kDepthTiles; ++d)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) g[m][d][e] = 0.0f;
-
-  for (int tile = 0; tile < feed.tiles(); ++tile) {
-    const ColumnStage<Engine> stage = feed.acquire(tile);
-    if (tile == 0)
-      flows.refresh(options, feed.rows(), warp * 16 * kRowTiles - feed.first_of_rows(), problem.flow_width,
-                    problem.inv_bandwidth[frame]);
-    float c[kRowTiles][Engine::kColumnTiles][4];
-    engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums.
-    constexpr bool kOneCopy = !Options::kFixed || (kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass);
-    const FlowWeights<Options, kRowTiles, ColumnStage<Engine>> weights(flows, options, stage);
-    if (kOneCopy || arguments.temperature_partials != nullptr) {
-      if (feed.holds_weights(tile))
-        tile_gradient.template apply<true>(c, weights, options, stage, scale);
-      else
-        tile_gradient.template apply<true>(c, NoWeights(), options, stage, scale);
-    } else if (feed.holds_weights(tile)) {
-      tile_gradient.template apply<kOneCopy>(c, weights, options, stage, scale);
-    } else {
-      tile_gradient.template apply<kOneCopy>(c, NoWeights(), options, stage, scale);
-    }
-    if constexpr (kOnePass) {
-      char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
-      engine.store_scores(scores, c);
-      engine.gradient(g, c, stage.embedding, layout.product_depth());
-      feed.barrier();
-      engine.column_gradient(scores, feed.all_rows(), feed.row_pitch(), plan.warps, layout.product_depth(), tile,
-                             ColumnSums{arguments.column_sums, plan.sums_depth}, feed.slot(tile));
-    } else {
-      engine.gradient(g, c, stage.embedding, layout.product_depth());
-    }
-    feed.release(tile);
-  }
-  feed.end();
-
-  write_gradient<kRowTiles>(
-      arguments, row_count, g, [&](int r) { return tile_gradient.temperature[r]; }, feed,
-      [&](int r) { return warp * 16 * kRowTiles + at.group + r * 8; });
 }
 
 struct FinishArguments {

@@ -1,36 +1,42 @@
 // How tiles reach shared memory on sm_80: all threads of the block copy, with cp.async for the embeddings, the next
 // column tile while the present one is computed.
-//
-// What the kernels ask of a feed (Feed<Engine>; feed_sm90a.cuh has the other one, which asks more of its kernels):
-//   span           the columns to sweep: `count` tiles from tile `first` of the frame's denominator
-//   begin          a new row tile; acquire(t), release(t) around the use of column tile t; end
-//   rows           the row tile, after the first acquire;   columns(t)  the columns of tile t;
-//                  present_columns(t)  the same between acquire and release
-//   slot(t)        the slot of tile t for column sums; batch tiles that cross frames are numbered as they come
-//   holds_weights  whether columns of tile t belong to the row's frame
-//   barrier        of the threads that compute
 #pragma once
 
-#include "tiles.cuh"
+#include "../common/feed.cuh"
+#include "engines.cuh"
 
 namespace laparoflow::cuda {
 
-/// Records of tiles in the workspace; unused on sm_80.
-struct Records {
-  char* data = nullptr;
-  float* origins = nullptr;  // [frames, 2], of the factors
-  std::int64_t slots = 0;
-  int bytes = 0;
-};
-
-/// What both kernels tell their feed.
-struct FeedArguments {
-  const Problem* problem;
-  int warps, stages, row_count;
-  const float* column_coefficients;  // [kCoefficients, column.total] or null
-  int coefficient_space;             // coefficients a stage has room for
-  Records row_records, column_records;
-};
+/// Starts the copy of `count` embedding rows from `first` to shared memory; 8 threads share a row.
+template <class Engine>
+LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& side, Range range, std::int64_t first,
+                                       int count, const DepthLayout<Engine>& layout, bool aligned) {
+  using Type = typename Engine::Type;
+  constexpr int kThreadsPerRow = 8;
+  const Type* from = static_cast<const Type*>(side.embedding);
+  const int chunk = thread_index() % kThreadsPerRow;
+#pragma unroll 1
+  for (int r = thread_index() / kThreadsPerRow; r < count; r += thread_count() / kThreadsPerRow) {
+    const std::int64_t i = first + r;
+    const bool valid = counts(side, range, i);
+    const Type* row = from + (valid ? i * layout.depth : 0);
+    auto target = [&](int d) { return to + Engine::tile_offset(r, d, count, layout.padded); };
+    if (aligned) {
+#pragma unroll 1
+      for (int d = chunk * Engine::kVector; d < layout.padded; d += kThreadsPerRow * Engine::kVector) {
+        const bool inside = valid && d < layout.depth;
+        copy_async_16(target(d), inside ? row + d : from, inside);
+      }
+    } else {
+#pragma unroll 1
+      for (int d = chunk; d < layout.padded; d += kThreadsPerRow) {
+        Type x{};
+        if (valid && d < layout.depth) x = row[d];
+        *target(d) = x;
+      }
+    }
+  }
+}
 
 template <class Engine>
 class Feed {
@@ -40,6 +46,7 @@ class Feed {
   static constexpr int kMostStages = 2;
   static constexpr bool kTilesCrossFrames = true;  // when the denominator is the batch's
 
+  static int record_bytes(int, int, int) { return 0; }
   /// Shared memory of the row tile and the stages.
   static int bytes(int warps, int row_count, int stages, int depth, int flow_width, int coefficients) {
     (void)warps;

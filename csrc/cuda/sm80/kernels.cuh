@@ -1,0 +1,47 @@
+// Which kernel of sm_80 serves a problem.
+#pragma once
+
+#include "../host/launch.cuh"
+#include "backward.cuh"
+#include "forward.cuh"
+
+namespace laparoflow::cuda {
+
+/// Of the engines with tiles row by row.
+template <class Engine>
+struct Kernels {
+  /// Row tiles of 16 a warp owns in the backward; two where the gradient's registers allow it.
+  static constexpr int row_tiles(int depth) { return depth <= 64 ? Engine::kForwardRowTiles : 1; }
+  static int row_tiles(const Problem& p, bool) { return row_tiles(p.depth); }
+  static int backward_warps(int depth) { return Engine::backward_warps(row_tiles(depth)); }
+  static int scores_bytes(int rows) { return Engine::kScoreBuffers * Engine::scores_bytes(rows); }
+
+  static auto forward(const Problem& p) -> void (*)(ForwardArguments) {
+    constexpr int kTiles = Engine::kForwardRowTiles;
+    if (FixedOptions::serves(p))
+      return p.symmetric ? forward_kernel<Engine, kTiles, FixedOptions, true>
+                         : forward_kernel<Engine, kTiles, FixedOptions, false>;
+    return p.symmetric ? forward_kernel<Engine, kTiles, GeneralOptions, true>
+                       : forward_kernel<Engine, kTiles, GeneralOptions, false>;
+  }
+
+  template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
+  static auto backward_for() -> void (*)(BackwardArguments) {
+    return backward_kernel<Engine, row_tiles(kDepthTiles * 8), kDepthTiles, Options, kTerms, kOnePass>;
+  }
+  static auto backward(const BackwardArguments& a) -> void (*)(BackwardArguments) {
+    const auto of_depth = [&](auto tiles) {
+      constexpr int kTiles = decltype(tiles)::value;
+      return FixedOptions::serves(a.problem) ? backward_of_form<Kernels, Engine, kTiles, FixedOptions>(a)
+                                             : backward_of_any<Kernels, Engine, kTiles>(a);
+    };
+    const int depth = a.problem.depth;
+    return depth <= 64 ? of_depth(Count<8>{}) : depth <= 128 ? of_depth(Count<16>{}) : of_depth(Count<32>{});
+  }
+
+  static Status write_records(const Problem&, const Records&, const Records&, const float*, const float*, int, Stream) {
+    return kSuccess;
+  }
+};
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,8 @@
+// The bfloat16 kernels of the sm_80 path.
+#include "kernels.cuh"
+
+namespace laparoflow::cuda {
+
+LAPAROFLOW_ENGINE(template, EngineHalf<BFloat16>);
+
+}  // namespace laparoflow::cuda

@@ -1,0 +1,91 @@
+// Which kernel of sm_90a serves a problem.
+#pragma once
+
+#include "../host/launch.cuh"
+#include "backward.cuh"
+#include "forward.cuh"
+
+namespace laparoflow::cuda {
+
+/// A name for options that are chosen by value.
+template <class Options>
+struct Form {
+  using Type = Options;
+};
+
+template <class T>
+struct Kernels<EngineWarpgroup<T>> {
+  using Engine = EngineWarpgroup<T>;
+  static constexpr int depth_tiles(int depth) { return ceil_div(depth, 64) * 8; }
+  static int row_tiles(const Problem& p, bool one_pass) {
+    return Engine::row_images(depth_tiles(p.depth), one_pass && !p.symmetric && FixedOptions::serves(p));
+  }
+  static int backward_warps(int depth) { return Engine::backward_warps(depth_tiles(depth)); }
+  static int scores_bytes(int rows) { return ScoreBuffers<Engine>::bytes(rows); }
+
+  static auto forward(const Problem& p) -> void (*)(ForwardArguments) {
+    const auto of_form = [&](auto options) {
+      using Options = typename decltype(options)::Type;
+      return p.depth <= 64    ? warpgroup_forward_kernel<Engine, 1, Options>
+             : p.depth <= 128 ? warpgroup_forward_kernel<Engine, 2, Options>
+             : p.depth <= 192 ? warpgroup_forward_kernel<Engine, 3, Options>
+                              : warpgroup_forward_kernel<Engine, 4, Options>;
+    };
+    return FixedOptions::serves(p)    ? of_form(Form<FixedOptions>{})
+           : InsideOptions::serves(p) ? of_form(Form<InsideOptions>{})
+                                      : warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
+  }
+
+  template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
+  static auto backward_for() -> void (*)(BackwardArguments) {
+    return warpgroup_backward_kernel<Engine, kDepthTiles, Options, kTerms, kOnePass>;
+  }
+  static auto backward(const BackwardArguments& a) -> void (*)(BackwardArguments) {
+    const auto of_depth = [&](auto tiles) {
+      constexpr int kTiles = decltype(tiles)::value;
+      return FixedOptions::serves(a.problem)    ? backward_of_form<Kernels, Engine, kTiles, FixedOptions>(a)
+             : InsideOptions::serves(a.problem) ? backward_of_form<Kernels, Engine, kTiles, InsideOptions>(a)
+                                                : backward_of_any<Kernels, Engine, kTiles>(a);
+    };
+    switch (depth_tiles(a.problem.depth)) {
+      case 8:
+        return of_depth(Count<8>{});
+      case 16:
+        return of_depth(Count<16>{});
+      case 24:
+        return of_depth(Count<24>{});
+      default:
+        return of_depth(Count<32>{});
+    }
+  }
+
+  /// Lays out both sides' tiles for the feed.
+  static Status write_records(const Problem& p, const Records& rows, const Records& columns, const float* row_coefficients,
+                              const float* column_coefficients, int coefficients, Stream stream) {
+    if (p.frames == 0) return kSuccess;
+    OriginArguments origins;
+    origins.side = p.row;
+    origins.flow_width = p.flow_width;
+    origins.origins = rows.origins;
+    const Status placed = launch(origin_kernel<Engine>, p.frames, 256, 256 * 4, stream, origins);
+    if (placed != kSuccess) return placed;
+    for (const bool of_rows : {true, false}) {
+      RecordArguments a;
+      a.side = of_rows ? p.row : p.column;
+      a.frames = p.frames;
+      a.depth = p.depth;
+      a.flow_width = p.flow_width;
+      a.of_columns = !of_rows;
+      a.inv_bandwidth = p.inv_bandwidth;
+      a.coefficients = of_rows ? row_coefficients : column_coefficients;
+      a.coefficient_space = coefficients;
+      a.aligned = p.aligned;
+      a.records = of_rows ? rows : columns;
+      const Status status = launch(record_kernel<Engine>, a.records.slots + 1, 128, 0, stream, a);
+      if (status != kSuccess) return status;
+    }
+    return kSuccess;
+  }
+};
+
+}  // namespace laparoflow::cuda
