@@ -9,6 +9,7 @@ one is an error.  Dashes and underscores in option names are the same; a list ta
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,17 @@ HELP = ("-h", "--help", "--help-all", "--help_all")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; returns the exit status, 141 where what reads its output has closed (``| head``)."""
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in HELP:
         print(overview())
@@ -90,6 +101,8 @@ def run_command(name: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"laparoflow {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get("LAPAROFLOW_TRACEBACK"):
             raise

@@ -18,6 +18,11 @@ class Advance(Protocol):
     def __call__(self, count: int = 1, what: str | None = None) -> None: ...
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 clip``, ``2 clips``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @contextmanager
 def progress(
     what: str,

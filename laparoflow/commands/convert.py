@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laparoflow.commands.base import Command, need
+from laparoflow.progress import counted
 
 
 @dataclass
@@ -31,7 +32,8 @@ def run(settings: ConvertSettings) -> None:
     from laparoflow.video.convert import convert_cache
 
     records = convert_cache(settings.cache, settings.out)
-    print(f"{sum(record.frames for record in records)} frames of {len(records)} clips in {settings.out}")
+    frames = sum(record.frames for record in records)
+    print(f"{counted(frames, 'frame')} of {counted(len(records), 'clip')} in {settings.out}")
 
 
 COMMAND = Command(ConvertSettings, run, {"what goes in and out": ("cache", "out")}, positional="cache", check=check)

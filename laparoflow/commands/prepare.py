@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from laparoflow.commands.base import Command, need
+from laparoflow.progress import counted
 from laparoflow.video.settings import PrepareSettings
 
 
@@ -45,9 +46,9 @@ def run(command: PrepareCommand) -> None:
         command.inputs, command.out, command.settings, workers=command.workers, skip_unreadable=command.skip_unreadable
     )
     share = "" if report.world_size == 1 else f"process {report.rank} of {report.world_size} finished "
-    print(f"{share}{report.frames} frames of {len(report.clips)} clips in {report.cache}")
+    print(f"{share}{counted(report.frames, 'frame')} of {counted(len(report.clips), 'clip')} in {report.cache}")
     for reason, frames in report.excluded.items():
-        print(f"left out {frames} frames: {reason}")
+        print(f"left out {counted(frames, 'frame')}: {reason}")
     for clip, problem in report.problems.items():
         print(f"{clip}: {problem}")
     for clip, notes in report.notes.items():

@@ -19,6 +19,7 @@ from typing import Any
 
 from laparoflow.files import DiskFullError, locked, remove_leftovers, write_json
 from laparoflow.machine import cores
+from laparoflow.progress import counted
 from laparoflow.progress import progress as show_progress
 from laparoflow.video.cache import (
     FORMAT,
@@ -143,7 +144,7 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
             f"not enough space on the disk of {out}: about {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; "
             "lower short_side, frame_rate or jpeg_quality, or choose another disk"
         )
-    return f"{len(plans)} clips, about {frames:.0f} frames, {needed / 1e9:.2f} GB ({free / 1e9:.0f} GB are free)"
+    return f"{counted(len(plans), 'clip')}, about {frames:.0f} frames, {needed / 1e9:.2f} GB ({free / 1e9:.0f} GB are free)"
 
 
 def _intact(out: Path, name: str) -> ClipRecord | None:

@@ -35,6 +35,14 @@ def test_help_loads_no_implementation():
     assert loaded_by("from laparoflow.cli import main", *calls)[1] == "[]"
 
 
+def test_a_reader_that_closes_early_gets_no_traceback():
+    command = [sys.executable, "-m", "laparoflow", "pretrain", "--help-all"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize(
     "words",
     [
