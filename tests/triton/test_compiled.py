@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from laparoflow_kernels.backends.triton import tiles
-from laparoflow_kernels.backends.triton.compiled import Facts, Variant, compile_variant
 from tests.triton import variants
+from tests.triton.compiled import Facts, Variant, compile_variant
 
 EXHAUSTIVE = os.environ.get("LAPAROFLOW_TRITON_EXHAUSTIVE", "0") == "1"
 CASES = variants.every() if EXHAUSTIVE else variants.sample()
@@ -100,7 +100,7 @@ def test_a_tile_that_is_too_large_is_seen_to_spill() -> None:
 
 def test_another_number_of_rows_needs_no_other_kernel() -> None:
     """Sizes of a problem are run-time arguments, so a new N compiles and tunes nothing."""
-    from laparoflow_kernels.backends.triton.compiled import KERNELS
+    from tests.triton.compiled import KERNELS
 
     for kernel in KERNELS.values():
         constants = {kernel.arg_names[index] for index in kernel.constexprs}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from laparoflow_kernels.backends.triton.compiled import Variant
+from tests.triton.compiled import Variant
 
 CAPABILITIES = (80, 90, 100)
 CONSUMER = (89, 120)

@@ -21,15 +21,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import launch, tiles
-from .coefficients_kernel import coefficients_kernel
-from .finish_kernel import finish_kernel
-from .gradient_kernels import backward_kernel
-from .launch import INSIDE_LIFT, ROW_BLOCK, padded
-from .statistics_kernels import forward_kernel
-from .tiles import Tile
-from .weight_operands_kernel import weight_operands_kernel
-from .weighted_sum_kernel import weighted_sum_kernel
+from laparoflow_kernels.backends.triton import launch, tiles
+from laparoflow_kernels.backends.triton.coefficients_kernel import coefficients_kernel
+from laparoflow_kernels.backends.triton.finish_kernel import finish_kernel
+from laparoflow_kernels.backends.triton.gradient_kernels import backward_kernel
+from laparoflow_kernels.backends.triton.launch import INSIDE_LIFT, ROW_BLOCK, padded
+from laparoflow_kernels.backends.triton.statistics_kernels import forward_kernel
+from laparoflow_kernels.backends.triton.tiles import Tile
+from laparoflow_kernels.backends.triton.weight_operands_kernel import weight_operands_kernel
+from laparoflow_kernels.backends.triton.weighted_sum_kernel import weighted_sum_kernel
 
 KERNELS = {
     "forward": forward_kernel,

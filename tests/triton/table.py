@@ -1,6 +1,6 @@
 """Writes the table of notes/2026-11-26-triton-kernels.md: what each variant needs, and the time that predicts on an H200.
 
-    python -m laparoflow_kernels.backends.triton.table notes/2026-11-26-triton-kernels.md
+    python -m tests.triton.table notes/2026-11-26-triton-kernels.md
 
 Replaces what stands between the markers of that page. The model, in seconds per pair of pixels:
 
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .compiled import Facts, Variant, compile_variant
+from tests.triton.compiled import Facts, Variant, compile_variant
 
 CLOCK = 1.85e9
 MULTIPROCESSORS = 132
@@ -155,7 +155,7 @@ def shares() -> list[str]:
 
 
 def main() -> None:
-    from rich.progress import track  # of the extra "train"; nothing else in this package needs it
+    from rich.progress import track
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="Markdown page with the two markers")
