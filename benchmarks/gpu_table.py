@@ -1,4 +1,4 @@
-"""The table of docs/GPU.md, written from the results file of ``make gpu-check``.
+"""The table of notes/2026-11-26-cuda-kernels.md, written from the results file of ``make gpu-check``.
 
     python -m benchmarks.gpu_table [--check]
 
@@ -23,7 +23,7 @@ from benchmarks.machine import ROOT
 from benchmarks.readme import difference, insert
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_check.json"
-PAGE = ROOT / "docs" / "GPU.md"
+PAGE = ROOT / "notes" / "2026-11-26-cuda-kernels.md"
 PRODUCTS, EXPONENTIALS = 780e12, 16 * 132 * 1.8e9  # a second
 ONE_PASS_DEPTH = 128
 CASE = ("backend", "N", "D", "positives", "symmetric", "deterministic")  # that of a backward is its forward's

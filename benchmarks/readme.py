@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/USE_THE_LOSS.md, written from a results file.
+"""The tables of the README and of docs/LOSS.md, written from a results file.
 
     python -m benchmarks.readme [--results FILE] [--readme FILE] [--page FILE] [--check]
 
@@ -21,7 +21,7 @@ from benchmarks.machine import ROOT
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 RESULTS, README = ROOT / "benchmarks" / "results" / "cpu.json", ROOT / "README.md"
-PAGE = ROOT / "docs" / "USE_THE_LOSS.md"
+PAGE = ROOT / "docs" / "LOSS.md"
 OURS, DENSE = "ours: native", "dense PyTorch"
 SIZES = (1024, 8192, 65536)
 DIM = 64

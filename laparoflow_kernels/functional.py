@@ -1,7 +1,7 @@
 """The public operators: check the arguments, pack the batch, choose a backend, reduce.
 
-Source: Laparoflow-SSL (Moens et al., MIDL 2024) gives the idea, DESIGN of this package the formulas; docs/FIDELITY.md tells
-which is which.
+Source: Laparoflow-SSL (Moens et al., MIDL 2024) gives the idea; docs/MATH.md has the formulas, and docs/FIDELITY.md says
+which points are the paper's and which are ours.
 """
 
 from __future__ import annotations

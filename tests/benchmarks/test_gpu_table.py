@@ -1,4 +1,4 @@
-"""The table of docs/GPU.md is the one that the results file of `make gpu-check` gives."""
+"""The table of notes/2026-11-26-cuda-kernels.md is the one that the results file of `make gpu-check` gives."""
 
 from __future__ import annotations
 

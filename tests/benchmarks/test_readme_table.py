@@ -1,4 +1,4 @@
-"""The tables of README and docs/USE_THE_LOSS.md are those that the results file gives."""
+"""The tables of README and docs/LOSS.md are those that the results file gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the help prints what TRAINING.md says of it."""
+"""The benchmark of the help prints what TRAIN.md says of it."""
 
 import subprocess
 import sys

@@ -160,7 +160,7 @@ def test_contributing_names_every_file_that_knows_a_weight_kernel():
     assert not missing, f"CONTRIBUTING.md names files that are not there: {missing}"
 
 
-# options of SLURM that TRAINING.md names
+# options of SLURM that TRAIN.md names
 SRUN = {"--nodes", "--ntasks-per-node", "--signal", "--gpus-per-node", "--gpus-per-task", "--kill-on-bad-exit"}
 
 
@@ -176,7 +176,7 @@ def test_commands_and_options_within_sentences_exist(page):
             assert re.search(rf"^{re.escape(words[1])}:", makefile, re.M), f"{page.name}: no target for `{span}`"
         elif words[:1] == ["laparoflow"] and len(words) > 1 and not (words[1].isupper() or words[1] == "--help"):
             assert words[1] in COMMANDS, f"{page.name}: `{span}` is no command"
-        elif page.name in ("TRAINING.md", "DATA.md", "FIDELITY.md", "README.md") and span.startswith("--"):
+        elif page.name in ("TRAIN.md", "DATA.md", "FIDELITY.md", "README.md") and span.startswith("--"):
             option = "--" + re.split(r"[ =]", span[2:])[0].replace("-", "_")
             known = option in options or any(one.startswith(option + ".") for one in options)
             assert known or span.split("=")[0] in SRUN, f"{page.name}: `{span}` is no option"
@@ -188,7 +188,7 @@ def test_every_data_set_has_a_command():
 
 
 def test_every_subcommand_is_shown_in_training():
-    shown = "\n".join(block.text for block in blocks(ROOT / "docs" / "TRAINING.md", "bash"))
+    shown = "\n".join(block.text for block in blocks(ROOT / "docs" / "TRAIN.md", "bash"))
     assert {name for name in COMMANDS if f"laparoflow {name} " not in shown} == set()
 
 

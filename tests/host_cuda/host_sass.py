@@ -1,6 +1,6 @@
 """Reads compiled kernels: registers, spills, instruction counts of one column tile, and the time these predict.
 
-    python tests/host_cuda/host_sass.py [80 | 90 | 90a]     prints the table of docs/GPU.md
+    python tests/host_cuda/host_sass.py [80 | 90 | 90a]     prints the table of notes/2026-11-26-cuda-kernels.md
 
 `read_library` reads all kernels of the built extension, `compile_cubin` and `read_cubin` those of one source file.
 
@@ -271,7 +271,7 @@ def predict(kernel: Kernel, device: Device, depth: int, count: int = 100_000) ->
 
 
 def row_of(kernel: Kernel, device: Device, depth: int) -> list[str]:
-    """One line of the table of docs/GPU.md."""
+    """One line of the table of notes/2026-11-26-cuda-kernels.md."""
     if kernel.forward:
         name = "forward, symmetric" if kernel.symmetric else "forward"
     else:

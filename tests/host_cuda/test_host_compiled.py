@@ -111,7 +111,7 @@ def test_registers_of_the_warpgroups(library: list[tuple[str, Kernel]]) -> None:
 
 def test_exponential_budget(library: list[tuple[str, Kernel]]) -> None:
     """Operations on the exp unit per pair of the default form: at most 1.25 on the sm_80 path, where three of four e^s take
-    the polynomial; two on the sm_90a path, where an H200 was the faster for it (docs/GPU.md)."""
+    the polynomial; two on the sm_90a path, where an H200 was the faster for it (notes/2026-11-26-cuda-kernels.md)."""
     seen = 0
     for architecture, kernel in library:
         if kernel.fixed and is_product(kernel) and not (kernel.warpgroup and architecture != "sm_90a"):

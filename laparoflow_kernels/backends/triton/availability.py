@@ -56,7 +56,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     if capability < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is sm_{capability[0]}{capability[1]}, at least sm_80 is needed"
     if dtype == torch.float64:
-        return "float64 has no tensor-core path in these kernels; use the native or the reference backend"
+        return "float64 has no tensor-core path in these kernels; use backend='reference'"
     if dtype not in DTYPES:
         return f"dtype {dtype} is not one of float32, bfloat16, float16"
     return None

@@ -42,7 +42,7 @@ class Tile:
 
 
 # of every four exponentials that may go either way, how many go to the special function unit by default; on an H200 all four
-# made the CUDA kernels fastest (docs/GPU.md): a polynomial costs seven instructions, and those are the scarcer there
+# made the CUDA kernels fastest (notes/2026-11-26-cuda-kernels.md): a polynomial costs seven instructions, which are scarcer
 SHARE = {80: 1, 90: 4, 100: 1}
 
 # 16-bit inputs, by generation, by kernel and need (``is_heavy``): tiles for D up to 64, 128, 256

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from laparoflow_kernels import FlowInfoNCELoss
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "USE_THE_LOSS.md").read_text()
+PAGE = (ROOT / "docs" / "LOSS.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def page() -> dict[str, Any]:
     torch._dynamo.reset()
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-        exec(compile(block, "docs/USE_THE_LOSS.md", "exec"), names)
+        exec(compile(block, "docs/LOSS.md", "exec"), names)
     return names
 
 
