@@ -51,7 +51,7 @@ VARIANTS = (
     *(Variant(kernel, dtype="fp32", precision="ieee") for kernel in ("forward", "backward")),
     *(Variant("weighted_sum", dtype="fp32", precision=precision) for precision in ("tf32", "ieee")),
 )  # fmt: skip
-# milliseconds of the CUDA kernels, forward and backward: their goals, and what an H200 took (notes/2026-11-26-cuda-kernels.md)
+# milliseconds of the CUDA kernels, forward and backward: their goals, and what an H200 took
 GOALS = {64: (4.0, 7.8), 128: (4.5, 13.0), 256: (7.5, 26.0)}
 MEASURED = {64: (6.3, 10.4), 128: (7.1, 16.1), 256: (10.0, 35.7)}
 
