@@ -77,7 +77,14 @@ def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
 
 def _joined(value: TensorOrList) -> Tensor:
     """[B, N, ...] or a list of [N_b, ...] -> [T, ...]."""
-    return value.flatten(0, 1) if isinstance(value, Tensor) else torch.cat(list(value))
+    return _recordable(value.flatten(0, 1) if isinstance(value, Tensor) else torch.cat(list(value)))
+
+
+def _recordable(x: Tensor) -> Tensor:
+    """``x``, or a copy of it outside the inference mode that it was made in: autograd saves no inference tensor."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not x.is_inference():
+        return x  # torch.compile makes such copies itself
+    return x.clone()
 
 
 def unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
@@ -187,7 +194,7 @@ def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.
         if temperature.numel() != 1:
             raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
         checks.check_on(device, "query", temperature=temperature)
-        return temperature.reshape(()).to(dtype)
+        return _recordable(temperature).reshape(()).to(dtype)
     return torch.full((), temperature, dtype=dtype, device=device)
 
 

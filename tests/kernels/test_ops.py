@@ -7,7 +7,7 @@ import torch
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
+from laparoflow_kernels import FlowInfoNCELoss, flow_infonce, flow_weighted_sum
 from laparoflow_kernels.arguments import PairArguments
 from tests.numerics import unit
 
@@ -191,3 +191,30 @@ def test_loss_scale_reaches_half_precision_gradients(backend: str, device: str) 
     )
     error = lambda x: ((x.float() - right).norm() / right.norm()).item()
     assert error(scaled.float() / 2.0**12) < 2e-3 < error(plain)
+
+
+@pytest.mark.parametrize("made", [
+    "query", "key", "query_flow", "key_flow", "query_mask", "key_mask", "temperature", "bandwidth",
+])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"reduction": "none"}])
+def test_what_inference_mode_made_goes_into_a_gradient(backend: str, device: str, made: str, options: dict) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {name: unit(2, 5, 4, seed=seed).float() for seed, name in enumerate(("query", "key"))}
+    inputs |= {f"{name}_flow": torch.randn(2, 5, 2, generator=generator) for name in ("query", "key")}
+    inputs |= {f"{name}_mask": torch.rand(2, 5, generator=generator) > 0.2 for name in ("query", "key")}
+    inputs |= {"temperature": torch.tensor(0.2), "bandwidth": torch.ones(2)}
+    inputs = {name: x.to(device) for name, x in inputs.items()}
+
+    def gradient(of: str) -> torch.Tensor:
+        x = inputs[of].detach().clone().requires_grad_()
+        return torch.autograd.grad(flow_infonce(**{**inputs, of: x}, backend=backend, **options).sum(), x)[0]
+
+    wanted = "key" if made == "query" else "query"
+    right = gradient(wanted)
+    with torch.inference_mode():
+        inputs[made] = inputs[made].clone()
+    assert torch.equal(gradient(wanted), right)
+    for name in ("reference", backend):
+        values = unit(2, 5, 4, seed=3).float().to(device).requires_grad_()
+        guides = {name: inputs[name] for name in ("query_flow", "key_flow", "key_mask", "bandwidth")}
+        flow_weighted_sum(**guides, values=values, backend=name).sum().backward()
