@@ -9,12 +9,14 @@ from laparoflow.export import ExportSettings
 
 
 def check(settings: ExportSettings) -> None:
-    """Refuse a run that is not there."""
+    """Refuse a run or a probe that is not there."""
     need("run", Path(settings.run), "a run of `laparoflow pretrain` or one of its checkpoints")
+    for probe in settings.probes:
+        need("probes", Path(probe), "a folder of `laparoflow probe`", folder=True)
 
 
 def run(settings: ExportSettings) -> None:
-    """Write the file and its card, and print their paths."""
+    """Write the export, and print the paths."""
     from laparoflow.export import export_run
 
     for path in export_run(settings):
@@ -24,7 +26,7 @@ def run(settings: ExportSettings) -> None:
 COMMAND = Command(
     ExportSettings,
     run,
-    {"what goes in and out": ("run", "out", "format", "image_size", "overwrite")},
+    {"what goes in and out": ("run", "out", "format", "image_size", "probes", "licence", "overwrite")},
     positional="run",
     check=check,
 )

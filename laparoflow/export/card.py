@@ -1,70 +1,130 @@
-"""A model card beside an exported file: what it is, how to load it, what it was trained on."""
+"""Model cards: what an export is, how to load it, what it was trained on and how it scored."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
+from laparoflow.export.run import ExportSettings
 from laparoflow.export.timm_weights import create_arguments
 from laparoflow.models.encoder import PixelEncoder
 
+NOT_RECORDED = "not recorded"
+ANOTHER_SIZE = (
+    "# At another size pass img_size=SIDE, a multiple of the stride; timm resamples the position embedding."
+)
 
-def model_card(encoder: PixelEncoder, run: Path, file: Path, format: str, size: tuple[int, int]) -> str:
-    """The card as Markdown.
 
-    Args:
-        encoder: what was exported.
-        run: folder of the run, for its settings and its data's hash.
-        file: the exported file.
-        format: ``timm`` or ``onnx``.
-        size: (height, width) that an ONNX file takes.
-    """
-    summary = _read_json(run / "run.json")
-    config = (run / "config.yaml").read_text() if (run / "config.yaml").is_file() else "not recorded\n"
-    mean, std = (value.flatten().tolist() for value in (encoder.image_mean, encoder.image_std))
-    arguments = "".join(f", {key}={value!r}" for key, value in create_arguments(encoder).items())
-    if format == "timm":
-        registers = "import laparoflow.models  # registers the model\n" if _ours(encoder) else ""
+def file_card(encoder: PixelEncoder, settings: ExportSettings, size: tuple[int, int]) -> str:
+    """The card beside a timm or ONNX file, as Markdown; ``size`` is (height, width) of an ONNX model's pictures."""
+    file = Path(settings.out).name
+    if settings.format == "timm":
+        arguments = "".join(f", {key}={value!r}" for key, value in create_arguments(encoder).items())
         usage = (
-            f"import timm\n{registers}"
-            f'model = timm.create_model("{encoder.settings.backbone}", checkpoint_path="{file.name}"{arguments})\n'
+            f"import timm\n{_registers(encoder)}"
+            f'model = timm.create_model("{encoder.settings.backbone}", checkpoint_path="{file}"{arguments})\n'
             "tokens = model.forward_features(images)  # images normalised with the mean and deviation below\n"
-            "# at another size: pass img_size=SIDE, a multiple of the stride; timm resamples the position embedding"
+            f"{ANOTHER_SIZE}"
         )
     else:
         usage = (
-            "import onnxruntime\n"
-            f'session = onnxruntime.InferenceSession("{file.name}")\n'
-            f'# images float32 [B, 3, {size[0]}, {size[1]}], RGB in 0..1; normalisation is inside\n'
+            f'import onnxruntime\nsession = onnxruntime.InferenceSession("{file}")\n'
+            f"# images float32 [B, 3, {size[0]}, {size[1]}], RGB in 0..1; normalisation is inside\n"
             'features, embeddings = session.run(None, {"images": images})'
         )
+    return _card(encoder, settings, usage)
+
+
+def hub_card(encoder: PixelEncoder, settings: ExportSettings, probes: Mapping[str, dict[str, Any]]) -> str:
+    """The README.md of a hub folder.
+
+    Args:
+        encoder: what was exported.
+        settings: of the export.
+        probes: name -> the content of its metrics.json, for the scores.
+    """
+    header: dict[str, Any] = {"library_name": "timm", "pipeline_tag": "image-feature-extraction"}
+    header |= {"license": settings.licence} if settings.licence else {"license": "other", "license_name": "not-stated"}
+    header["tags"] = ["timm", "laparoflow", "self-supervised-learning", "surgical-video"]
+    name = Path(settings.out).resolve().name
+    usage = (
+        f"import timm\n{_registers(encoder)}"
+        f'model = timm.create_model("local-dir:{name}", pretrained=True)  # or "hf-hub:USER/{name}" once it is there\n'
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
+        "tokens = model.forward_features(transform(image)[None])  # image: a PIL picture\n"
+        f"{ANOTHER_SIZE}"
+    )
+    push = (
+        "With timm, which writes the weights and the configuration, or as it stands with its card and its probes:\n\n"
+        f'```python\nimport timm\nfrom huggingface_hub import HfApi\n\ntimm.models.push_to_hf_hub(model, "USER/{name}")\n'
+        f'HfApi().upload_folder(repo_id="USER/{name}", folder_path="{name}")\n```\n'
+    )
+    parts = [f"\n## Pushing it to the hub\n\n{push}"]
+    if probes:
+        parts.append(f"\n## Scores and heads\n\n{_score_table(probes)}\n\n{_heads_usage(name, probes)}")
+    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n" + _card(encoder, settings, usage, "".join(parts))
+
+
+def _score_table(probes: Mapping[str, dict[str, Any]]) -> str:
+    """Mean and deviation over the draws of labelled frames, per probe and budget."""
+    lines = ["| probe | data set | labels | score | mean | deviation | draws |", "|" + " --- |" * 7]
+    for name, content in probes.items():
+        for entry in content["summary"]:
+            for score, found in entry.items():
+                if isinstance(found, dict) and found.get("mean") is not None:
+                    deviation = "" if found["deviation"] is None else f"{found['deviation']:.4f}"
+                    cells = (name, content.get("dataset"), entry["labels"], score, f"{found['mean']:.4f}", deviation)
+                    lines.append("| " + " | ".join(map(str, (*cells, len(found["values"])))) + " |")
+    return "\n".join(lines)
+
+
+def _heads_usage(name: str, probes: Mapping[str, dict[str, Any]]) -> str:
+    first = next(iter(probes))
+    return (
+        "The heads are in `probes/`, and need `pip install laparoflow[train]`:\n\n"
+        f"```bash\nlaparoflow predict {name} {name}/probes/{first} VIDEO --out predicted\n```\n"
+    )
+
+
+def _registers(encoder: PixelEncoder) -> str:
+    ours = encoder.settings.backbone.startswith("laparoflow_")
+    return "import laparoflow.models  # registers the model; pip install laparoflow[train]\n" if ours else ""
+
+
+def _card(encoder: PixelEncoder, settings: ExportSettings, usage: str, more: str = "") -> str:
+    """Title, how to load it, facts, settings."""
+    run = Path(settings.run)
+    run = run if run.is_dir() else run.parent.parent
+    summary = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    config = (run / "config.yaml").read_text() if (run / "config.yaml").is_file() else f"{NOT_RECORDED}\n"
+    mean, std = (
+        [round(value, 4) for value in values.flatten().tolist()] for values in (encoder.image_mean, encoder.image_std)
+    )
     facts = {
         "backbone": encoder.settings.backbone,
         "feature stride (pixels)": encoder.feature_stride,
         "feature channels": encoder.feature_dim,
-        "mean of RGB in 0..1": [round(value, 4) for value in mean],
-        "deviation of RGB in 0..1": [round(value, 4) for value in std],
-        "method": summary.get("method", "not recorded"),
-        "steps": summary.get("steps", "not recorded"),
-        "frames": summary.get("frames", "not recorded"),
-        "content hash of the data": summary.get("data_hash", "not recorded"),
-        "versions": summary.get("versions", "not recorded"),
-        "source commit": summary.get("commit") or "not recorded",
+        "size of pictures it was laid out for": encoder.settings.image_size,
+        "mean of RGB in 0..1": mean,
+        "deviation of RGB in 0..1": std,
+        **{name: summary.get(name, NOT_RECORDED) for name in ("method", "steps", "frames")},
+        "content hash of the data": summary.get("data_hash", NOT_RECORDED),
+        "versions": summary.get("versions", NOT_RECORDED),
+        "source commit": summary.get("commit") or NOT_RECORDED,
     }
+    if settings.format == "hub":
+        facts["licence"] = settings.licence or "none was stated at the export"
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return (
-        f"# {file.name}\n\nA vision transformer pretrained without labels on surgical video by laparoflow.\n\n"
+        f"# {Path(settings.out).name}\n\nA vision transformer pretrained without labels on surgical video by laparoflow.\n\n"
         f"```python\n{usage}\n```\n\n| | |\n| --- | --- |\n{rows}\n\n"
-        "Not a medical device. What it knows it learned from the videos named by the hash above; probe it on your "
-        f"own labels before use.\n\n## Settings\n\n```yaml\n{_without_paths(config)}```\n"
+        "This is not a medical device. All that it knows comes from the videos named by the hash above; test it on your "
+        f"own labels before use.\n{more}\n## Settings\n\n```yaml\n{_without_paths(config)}```\n"
     )
-
-
-def _ours(encoder: PixelEncoder) -> bool:
-    return encoder.settings.backbone.startswith("laparoflow_")
 
 
 def _without_paths(config: str) -> str:
@@ -82,7 +142,3 @@ def _names(value: Any) -> Any:
     if isinstance(value, list):
         return [_names(item) for item in value]
     return PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}

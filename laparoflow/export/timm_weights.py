@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import save
 
+from laparoflow.files import write_bytes
 from laparoflow.models.encoder import PixelEncoder
 
 TOLERANCE = 1e-5
@@ -20,35 +21,43 @@ def create_arguments(encoder: PixelEncoder) -> dict[str, Any]:
     return {"num_classes": 0, "img_size": settings.image_size, **settings.backbone_options}
 
 
+def safetensors_bytes(module: torch.nn.Module, **metadata: str) -> bytes:
+    """The weights of a module as a safetensors file."""
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    return save(state, metadata={"format": "pt", **metadata})
+
+
+def compare_with_timm(encoder: PixelEncoder, name: str, **arguments: Any) -> None:
+    """Build a model with ``timm.create_model`` and compare its tokens with those of the encoder, in eval mode.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    plain: Any = timm.create_model(name, **arguments).eval()
+    size = encoder.settings.image_size
+    image = encoder.normalise(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        ours = encoder.backbone.model.forward_features(image)
+        error = float((plain.forward_features(image) - ours).abs().max() / ours.abs().max())
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"the exported weights give other features in timm: relative error {error:.2e}")
+
+
 def write_timm(encoder: PixelEncoder, path: Path) -> None:
-    """Write the backbone's weights, load them back through timm, and compare the tokens.
+    """Write the backbone's weights, after loading them through timm and comparing the tokens.
 
     Args:
         encoder: in eval mode.
-        path: the file; its suffix must be ``.safetensors``.
+        path: the file, ending in ``.safetensors``.
 
     Raises:
-        ValueError: another suffix.
-        RuntimeError: plain timm does not give the same tokens; the file is removed.
+        RuntimeError: plain timm does not give the same tokens; no file is left.
     """
-    if path.suffix != ".safetensors":
-        raise ValueError(f"out: expected a name ending in .safetensors, got {path}")
-    model = encoder.backbone.model
+    name = encoder.settings.backbone
     partial = path.with_name(f".{path.stem}.partial.safetensors")
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # not save_file, which makes files that only their owner can read
-    partial.write_bytes(save(state, metadata={"format": "pt", "timm_model": encoder.settings.backbone}))
     try:
-        plain: Any = timm.create_model(
-            encoder.settings.backbone, checkpoint_path=str(partial), **create_arguments(encoder)
-        ).eval()
-        size = encoder.settings.image_size
-        image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            ours = model.forward_features(encoder.normalise(image))
-            error = float((plain.forward_features(encoder.normalise(image)) - ours).abs().max() / ours.abs().max())
-        if not error <= TOLERANCE:
-            raise RuntimeError(f"the exported weights give other features in timm: relative error {error:.2e}")
+        write_bytes(partial, safetensors_bytes(encoder.backbone.model, timm_model=name))
+        compare_with_timm(encoder, name, checkpoint_path=str(partial), **create_arguments(encoder))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""Loading a pretrained network from a run folder or from one of its checkpoints."""
+"""Loading a pretrained network from a run folder, from one of its checkpoints, or from a folder exported for the hub."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from laparoflow.models.weights import read_state
 SETTINGS_KEY = "laparoflow_encoder"
 STATE_PREFIX = "method.encoder."
 AVERAGED_KEY = "averaged_encoder"
+CONFIG_FILE, BACKBONE_FILE, HEAD_FILE = "config.json", "model.safetensors", "pixel_head.safetensors"
+HUB_KEY = "laparoflow"
+"""Key of timm's config.json under which the encoder's settings stand."""
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -81,27 +85,42 @@ def check_fit(found: dict[str, Any], expected: dict[str, Any], path: Path | str)
         )
 
 
+def is_hub_folder(folder: Path) -> bool:
+    """Whether ``laparoflow export --format hub`` wrote this folder."""
+    try:
+        return HUB_KEY in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def _read(run: Path, averaged: bool) -> tuple[EncoderSettings, dict[str, Any], Path]:
+    """Settings and tensors of an encoder, and the file or folder that they were read from."""
+    if is_hub_folder(run):
+        config = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        parts = {"backbone.model.": BACKBONE_FILE, "head.": HEAD_FILE}
+        tensors = {prefix + name: value for prefix, file in parts.items() for name, value in read_state(run / file).items()}
+        return checkpoint_settings({SETTINGS_KEY: config[HUB_KEY].get("encoder")}, run), tensors, run
+    path = find_checkpoint(run)
+    state = read_state(path)
+    found = state.get(AVERAGED_KEY) if averaged else None
+    own = {name.removeprefix(STATE_PREFIX): value for name, value in state.get("state_dict", {}).items()
+           if name.startswith(STATE_PREFIX)}  # fmt: skip
+    return checkpoint_settings(state, path), found or own, path
+
+
 def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
     """The pretrained network, in eval mode on the CPU.
 
     Args:
-        run: a folder written by ``laparoflow pretrain``, or a checkpoint file of one.
+        run: a folder written by ``laparoflow pretrain`` or by ``laparoflow export --format hub``, or a checkpoint file.
         averaged: take the moving average of the weights where the run kept one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
         ValueError: damaged, not one of ours, or of a network that this version builds otherwise.
     """
-    path = find_checkpoint(Path(run))
-    state = read_state(path)
-    encoder = build_encoder(checkpoint_settings(state, path))
-    tensors = state.get(AVERAGED_KEY) if averaged else None
-    if not tensors:
-        tensors = {
-            name.removeprefix(STATE_PREFIX): value
-            for name, value in state.get("state_dict", {}).items()
-            if name.startswith(STATE_PREFIX)
-        }
+    settings, tensors, path = _read(Path(run), averaged)
+    encoder = build_encoder(settings)
     check_fit(tensors, encoder.state_dict(), path)
     encoder.load_state_dict(tensors)
     return encoder.eval()
@@ -109,5 +128,4 @@ def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
 
 def initial_encoder(run: Path | str, seed: int = 0) -> PixelEncoder:
     """The same network as :func:`load_encoder` before any training: the random-init control."""
-    path = find_checkpoint(Path(run))
-    return build_encoder(checkpoint_settings(read_state(path), path), seed=seed).eval()
+    return build_encoder(_read(Path(run), averaged=False)[0], seed=seed).eval()
