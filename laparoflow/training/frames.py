@@ -129,7 +129,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.groups = groups
         self.frames, self.batch_size, self.start, self.stop = frames, batch_size, start, stop
         self.seed, self.rank, self.world = seed, rank, world
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
         """Batches of the whole run: the trainer counts those before ``start`` as done."""
@@ -144,8 +144,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         epoch, place = divmod(position, self.frames)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
-            self._order = (epoch, torch.randperm(self.frames, generator=generator).tolist())
-        return self._order[1][place]
+            self._order = (epoch, torch.randperm(self.frames, generator=generator))
+        return int(self._order[1][place])
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for number in range(self.start, self.stop):
