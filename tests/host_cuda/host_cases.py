@@ -55,6 +55,14 @@ def make_case(
     )  # fmt: skip
 
 
+def far_case(far: str, element: str, **options: Any) -> Case:
+    """Rows of one side (``far``: query or key) at up to 13.2 bandwidths from all of the other: their W falls to 2^-126."""
+    case = make_case([70], [130], 40, element=element, flow_scale=0.01, symmetric=True, **options)
+    flow = case.query_flow if far == "query" else case.key_flow
+    flow[:, 0] += 13.2 * np.linspace(0, 1, len(flow), dtype=np.float32) ** 4
+    return case
+
+
 def assert_right(name: str, got, truth, same_dtype, slack: float = 8 * 2.0**-24, size=None) -> None:
     """Max and mean error at most 2x those of the same precision's dense evaluation, plus slack x own size.
 

@@ -11,7 +11,7 @@ import host_reference as reference
 import numpy as np
 import pytest
 from host_calls import FLOW_KERNELS, WARPGROUP, Host, round_to
-from host_cases import EPSILON, OPTIONS, assert_right, check, make_case
+from host_cases import EPSILON, OPTIONS, assert_right, check, far_case, make_case
 
 ELEMENTS = ("bfloat16", "float16", "float32")
 
@@ -140,6 +140,23 @@ def test_tiny_weights_keep_inside_finite(host: Host) -> None:
     case = make_case([20], [70], 16, temperature=0.033, positives="inside", bounded=True, flow_scale=0.01)
     case.key_flow[:, 0] += np.float32(12.8)
     check(host, case)
+
+
+@pytest.mark.parametrize("upstream", [1e-30, 1.0, 65536.0])
+@pytest.mark.parametrize("far", ["query", "key"])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("path", [0, 1])
+def test_tiny_weight_sums(built: Path, path: int, element: str, positives: str, far: str, upstream: float) -> None:
+    """b / W of float32 overflows from W = 2^-115 on in float16 and, with the 65536 of a gradient scaler, in all."""
+    if path == 1 and element == "float32":
+        return  # the sm_90a path has 16-bit types alone
+    host = Host(built / "libhost.so", **(WARPGROUP if path else {}))
+    # gradients of float16 have to stay in its range: 600 is 65536 over the rows of a mean
+    scale, temperature = (600.0, 1.0) if (element, upstream) == ("float16", 65536.0) else (upstream, 0.1)
+    for bounded in (True, False):
+        case = far_case(far, element, positives=positives, bounded=bounded, temperature=temperature)
+        check(host, case, grad_scale=scale)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [([0], [5]), ([5], [0]), ([0, 7], [9, 0]), ([0], [0])])

@@ -8,14 +8,71 @@
 
 namespace laparoflow::cuda {
 
+/// Combines one value per thread over a block of 256; the result is in every thread.
+template <class Combine>
+LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  block_barrier();
+  shared[thread_index()] = value;
+  block_barrier();
+  for (int half = thread_count() / 2; half > 0; half /= 2) {
+    if (thread_index() < half) shared[thread_index()] = combine(shared[thread_index()], shared[thread_index() + half]);
+    block_barrier();
+  }
+  return shared[0];
+}
+LAPAROFLOW_DEVICE float sum_over_block(float x) {
+  return combine_over_block(x, [](float a, float b) { return a + b; });
+}
+
 struct MergeArguments {
-  const float* partials = nullptr;  // [slots, components, total]
-  std::int64_t slots = 0, total = 0;
-  const unsigned char* mask = nullptr;
-  const float* temperature = nullptr;
-  bool bounded = false, inside = false;
-  float* stats = nullptr;  // [4, total]
+  Problem problem;                  // the side of these statistics is its row side
+  const float* partials = nullptr;  // [slots, components, row.total]
+  std::int64_t slots = 0;
+  float* stats = nullptr;  // [4, row.total]
 };
+
+// Of a row with a smaller sum of weights the forward's products w x underflow; merge_kernel sums it anew, times kLift.
+constexpr float kTinyWeights = 7.888609052210118e-31f;  // 2^-100
+constexpr float kLift = 1.8446744073709552e19f;         // 2^64
+
+/// Number `at` of an array of elements.
+LAPAROFLOW_DEVICE float element_at(const void* array, Element element, std::int64_t at) {
+  if (element == Element::kFloat) return static_cast<const float*>(array)[at];
+  const std::uint32_t bits = static_cast<const std::uint16_t*>(array)[at];
+  return element == Element::kHalf ? half_to_float(bits) : DeviceMath::from_bits(bits << 16);
+}
+
+/// W of row i and sum w x / W, over all keys by all threads of the block.
+LAPAROFLOW_DEVICE void sum_far_row(const Problem& p, std::int64_t i, float& weight_sum, float& mean) {
+  int frame = 0;
+  for (int high = p.frames; high - frame > 1;) {
+    const int middle = (frame + high) / 2;
+    (p.row.offsets[middle] <= i ? frame : high) = middle;
+  }
+  const Range columns = frame_range(p.column, frame);
+  const float gain = weight_gain(p.flow_kernel, p.inv_bandwidth[frame]);
+  float W = 0.0f, sum = 0.0f;
+  for (std::int64_t j = columns.begin + thread_index(); j < columns.end; j += thread_count()) {
+    if (!counts(p.column, columns, j)) continue;
+    float r2 = 0.0f, x = 0.0f;
+    for (int f = 0; f < p.flow_width; ++f) {
+      const float d = limited_flow(p.row.flow[i * p.flow_width + f]) - limited_flow(p.column.flow[j * p.flow_width + f]);
+      r2 = DeviceMath::fma(d, d, r2);
+    }
+    const float w = marked_weight(p.flow_kernel, r2, gain).value * kLift;
+    if (w == 0.0f) continue;
+    for (int d = 0; d < p.depth; ++d)
+      x = DeviceMath::fma(element_at(p.row.embedding, p.element, i * p.depth + d),
+                          element_at(p.column.embedding, p.element, j * p.depth + d), x);
+    W += w;
+    sum = DeviceMath::fma(w, x, sum);
+  }
+  W = sum_over_block(W);
+  sum = sum_over_block(sum);
+  weight_sum = W / kLift;
+  mean = W == 0.0f ? 0.0f : sum / W;
+}
 
 /// ln(x 2^m), rounded once at its own size.
 LAPAROFLOW_DEVICE float natural_log(float x, float m) {
@@ -26,74 +83,85 @@ LAPAROFLOW_DEVICE float natural_log(float x, float m) {
 /// Merges the slots of each row in order and writes its statistics; one thread per row.
 LAPAROFLOW_KERNEL(256, 1)
 merge_kernel(MergeArguments a) {
-  const std::int64_t i = block_index() * thread_count() + thread_index();
-  if (i >= a.total) return;
-  const int components = a.bounded && !a.inside ? 4 : kMaxComponents;
+  const Problem& p = a.problem;
+  const std::int64_t first = block_index() * thread_count(), i = first + thread_index(), total = p.row.total;
+  const bool inside = p.positives == Positives::kInside;
+  const int components = partial_components(p);
   Partial sum;
-  const bool valid = a.mask == nullptr || a.mask[i] != 0;
-  if (valid)
+  if (i < total && (p.row.mask == nullptr || p.row.mask[i] != 0))
     for (std::int64_t slot = 0; slot < a.slots; ++slot)
-      sum.merge(Partial::read(a.partials + slot * components * a.total + i, a.total, components), a.bounded, a.inside);
+      sum.merge(Partial::read(a.partials + slot * components * total + i, total, components), p.bounded, inside);
   const float infinity = DeviceMath::from_bits(0x7f800000u);
-  const float m = a.bounded ? 0.0f : sum.m;
   // Sums are 0 where nothing was summed; NaN is no such sum and must stay.
   float positive;
-  if (a.inside)
+  if (inside)
     positive = sum.a == 0.0f ? -infinity : natural_log(sum.a, sum.m_in);
   else
-    positive = sum.W == 0.0f ? 0.0f : sum.a / sum.W / a.temperature[0];
-  a.stats[i] = sum.l == 0.0f ? -infinity : natural_log(sum.l, m);
-  a.stats[a.total + i] = sum.W;
-  a.stats[2 * a.total + i] = positive;
-  a.stats[3 * a.total + i] = sum.h * kLn2;
+    positive = sum.W == 0.0f ? 0.0f : sum.a / sum.W / p.temperature[0];
+  float* far = reinterpret_cast<float*>(shared_memory()) + 256;
+  far[thread_index()] = !inside && sum.W > 0.0f && sum.W < kTinyWeights ? 1.0f : 0.0f;
+  if (sum_over_block(far[thread_index()]) > 0.0f)
+    for (int r = 0; r < thread_count(); ++r) {
+      if (far[r] == 0.0f) continue;
+      float weight_sum, mean;
+      sum_far_row(p, first + r, weight_sum, mean);
+      if (r != thread_index()) continue;
+      sum.W = weight_sum;
+      positive = mean / p.temperature[0];
+    }
+  if (i >= total) return;
+  a.stats[i] = sum.l == 0.0f ? -infinity : natural_log(sum.l, p.bounded ? 0.0f : sum.m);
+  a.stats[total + i] = sum.W;
+  a.stats[2 * total + i] = positive;
+  a.stats[3 * total + i] = sum.h * kLn2;
 }
+
+// Upstream gradients are scaled by a power of two, the loss scale, so that the largest is near 2^kGradientExponent: dS in
+// float16 would underflow otherwise; and by less where b / W of a row far from all keys would overflow.
+constexpr int kGradientExponent = 11, kQuotientExponent = 125, kMostScale = 100, kMostScaleBlocks = 64;
 
 struct ScaleArguments {
-  const float* row_grad = nullptr;     // [2, row_total]
-  const float* column_grad = nullptr;  // [2, column_total] or null
-  std::int64_t row_total = 0, column_total = 0;
-  bool scaled = false;  // float16
-  float* loss_scale = nullptr;
+  struct {
+    const float* stats = nullptr;  // [4, total]
+    const float* grad = nullptr;   // [2, total]
+    std::int64_t total = 0;
+  } sides[2];
+  bool inside = false;
+  std::int64_t blocks = 0;
+  float* exponents = nullptr;  // [blocks]
 };
 
-/// Sums or maximises one value per thread over a block of 256; the result is in every thread.
-template <class Combine>
-LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
-  float* shared = reinterpret_cast<float*>(shared_memory());
-  shared[thread_index()] = value;
-  block_barrier();
-  for (int half = thread_count() / 2; half > 0; half /= 2) {
-    if (thread_index() < half) shared[thread_index()] = combine(shared[thread_index()], shared[thread_index() + half]);
-    block_barrier();
-  }
-  return shared[0];
+/// floor(log2 |x|) of a normal number; -127 of 0, 128 of infinity and NaN.
+LAPAROFLOW_DEVICE int exponent_of(float x) { return static_cast<int>(DeviceMath::to_bits(x) >> 23 & 255) - 127; }
+LAPAROFLOW_DEVICE float smallest_over_block(float x) {
+  return combine_over_block(x, [](float a, float b) { return DeviceMath::min(a, b); });
 }
 
-/// The power of two that brings the largest upstream gradient to [2^11, 2^12); 1 unless `scaled`. One block.
+/// The loss scale's exponent by the rows of each block.
 LAPAROFLOW_KERNEL(256, 1)
 scale_kernel(ScaleArguments a) {
-  float largest = 0.0f;
-  if (a.scaled) {
-    for (std::int64_t i = thread_index(); i < 2 * a.row_total; i += thread_count())
-      largest = DeviceMath::max(largest, DeviceMath::abs(a.row_grad[i]));
-    if (a.column_grad != nullptr)
-      for (std::int64_t i = thread_index(); i < 2 * a.column_total; i += thread_count())
-        largest = DeviceMath::max(largest, DeviceMath::abs(a.column_grad[i]));
-  }
-  largest = combine_over_block(largest, [](float x, float y) { return DeviceMath::max(x, y); });
-  if (thread_index() != 0) return;
-  const int exponent = static_cast<int>(DeviceMath::to_bits(largest) >> 23) - 127;  // of a positive number
-  const bool usable = a.scaled && exponent > -100 && exponent < 100;
-  a.loss_scale[0] = usable ? DeviceMath::from_bits(static_cast<std::uint32_t>(127 + 11 - exponent) << 23) : 1.0f;
+  int least = kMostScale;
+  const auto at_most = [&](int exponent) { least = exponent < least ? exponent : least; };
+  for (const auto& side : a.sides)
+    for (std::int64_t i = block_index() * 256 + thread_index(); i < side.total; i += a.blocks * 256) {
+      const int lse = exponent_of(side.grad[i]), positive = exponent_of(side.grad[side.total + i]);
+      const float weights = side.stats[side.total + i];
+      if (lse < 128) at_most(kGradientExponent - lse);
+      if (positive < 128) at_most(kGradientExponent - positive);
+      if (positive < 128 && !a.inside && weights > 0.0f) at_most(kQuotientExponent - positive + exponent_of(weights));
+    }
+  const float exponent = smallest_over_block(static_cast<float>(least));
+  if (thread_index() == 0) a.exponents[block_index()] = exponent;
 }
 
 struct CoefficientArguments {
   const float* stats = nullptr;  // [4, total]
   const float* grad = nullptr;   // [2, total]
   const unsigned char* mask = nullptr;
-  const float* loss_scale = nullptr;
-  std::int64_t total = 0;
+  const float* scale_exponents = nullptr;  // [scale_blocks], of scale_kernel
+  std::int64_t scale_blocks = 0, total = 0;
   bool bounded = false, inside = false;
+  float* loss_scale = nullptr;    // [1]
   float* coefficients = nullptr;  // [kCoefficients, total]
 };
 
@@ -109,14 +177,18 @@ LAPAROFLOW_DEVICE float to_base_2(float x, float& residual) {
 LAPAROFLOW_KERNEL(256, 1)
 coefficient_kernel(CoefficientArguments a) {
   const std::int64_t i = block_index() * thread_count() + thread_index();
+  const int t = thread_index();
+  const float exponent = smallest_over_block(t < a.scale_blocks ? a.scale_exponents[t] : static_cast<float>(kMostScale));
+  const float loss_scale = accurate_exp2(DeviceMath::max(exponent, -static_cast<float>(kMostScale)));
+  if (i == 0) a.loss_scale[0] = loss_scale;
   if (i >= a.total) return;
   const bool valid = a.mask == nullptr || a.mask[i] != 0;
   const float infinity = DeviceMath::from_bits(0x7f800000u);
   const float lse = a.stats[i], weight_sum = a.stats[a.total + i], positive = a.stats[2 * a.total + i];
   const bool has_denominator = valid && !(lse == -infinity);
   const bool has_positive = valid && !(weight_sum == 0.0f) && !(positive == -infinity);
-  const float denominator = has_denominator ? a.grad[i] * a.loss_scale[0] : 0.0f;
-  const float b = has_positive ? a.grad[a.total + i] * a.loss_scale[0] : 0.0f;
+  const float denominator = has_denominator ? a.grad[i] * loss_scale : 0.0f;
+  const float b = has_positive ? a.grad[a.total + i] * loss_scale : 0.0f;
   float lse_rest, positive_rest;
   const float lse2 = to_base_2(has_denominator ? lse : 0.0f, lse_rest);
   const float positive2 = to_base_2(a.inside && has_positive ? positive : 0.0f, positive_rest);
@@ -154,7 +226,7 @@ LAPAROFLOW_KERNEL(256, 1)
 temperature_kernel(TemperatureArguments a) {
   float sum = 0.0f;
   for (std::int64_t i = thread_index(); i < a.count; i += thread_count()) sum += a.partials[i];
-  sum = combine_over_block(sum, [](float x, float y) { return x + y; });
+  sum = sum_over_block(sum);
   if (thread_index() == 0) a.gradient[0] = -sum / a.loss_scale[0] / (a.temperature[0] * a.temperature[0]);
 }
 

@@ -52,6 +52,10 @@ bool takes_symmetric_pass(const Problem& p) {
   return with_engine(p, [](auto engine) { return !decltype(engine)::kWarpgroups; });
 }
 
+std::int64_t scale_blocks(const Problem& p) {
+  return std::min<std::int64_t>(kMostScaleBlocks, ceil_div(std::max(p.row.total, p.column.total), 4 * kThreads) + 1);
+}
+
 /// The problem without the statistics of its columns.
 Problem one_direction(const Problem& p) {
   Problem rows = p;
@@ -69,31 +73,14 @@ struct Arena {
   }
 };
 
-Status merge(const float* partials, std::int64_t slots, const Side& side, const Problem& p, float* stats, Stream stream) {
+/// The statistics of the row side from its partials.
+Status merge(const float* partials, std::int64_t slots, const Problem& p, float* stats, Stream stream) {
   MergeArguments a;
+  a.problem = p;
   a.partials = partials;
   a.slots = slots;
-  a.total = side.total;
-  a.mask = side.mask;
-  a.temperature = p.temperature;
-  a.bounded = p.bounded;
-  a.inside = p.positives == Positives::kInside;
   a.stats = stats;
-  return launch(merge_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
-}
-
-Status coefficients(const float* stats, const float* grad, const Side& side, const Problem& p, const float* loss_scale,
-                    float* out, Stream stream) {
-  CoefficientArguments a;
-  a.stats = stats;
-  a.grad = grad;
-  a.mask = side.mask;
-  a.loss_scale = loss_scale;
-  a.total = side.total;
-  a.bounded = p.bounded;
-  a.inside = p.positives == Positives::kInside;
-  a.coefficients = out;
-  return launch(coefficient_kernel, ceil_div(side.total, kThreads), kThreads, 0, stream, a);
+  return launch(merge_kernel, ceil_div(p.row.total, kThreads), kThreads, 2 * kThreads * 4, stream, a);
 }
 
 }  // namespace
@@ -129,15 +116,15 @@ Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutput
   a.row_partials = arena.take(a.plan.column_chunks * partial_components(p) * p.row.total);
   if (p.symmetric) a.column_partials = arena.take(a.plan.row_chunks * partial_components(p) * p.column.total);
   Status status = with_engine(p, [&](auto engine) { return launch_forward<decltype(engine)>(a, stream); });
-  if (status == kSuccess) status = merge(a.row_partials, a.plan.column_chunks, p.row, p, out.row_stats, stream);
+  if (status == kSuccess) status = merge(a.row_partials, a.plan.column_chunks, p, out.row_stats, stream);
   if (status == kSuccess && p.symmetric)
-    status = merge(a.column_partials, a.plan.row_chunks, p.column, p, out.column_stats, stream);
+    status = merge(a.column_partials, a.plan.row_chunks, exchanged(p), out.column_stats, stream);
   return status;
 }
 
 std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device, bool both) {
   const BackwardPlan plan = plan_of_backward(p, device, both && !p.deterministic);
-  std::int64_t floats = kCoefficients * (p.row.total + p.column.total) + plan.blocks + 1;
+  std::int64_t floats = kCoefficients * (p.row.total + p.column.total) + plan.blocks + 1 + scale_blocks(p);
   if (plan.sums_depth > 0)
     floats += ColumnSums::count(slot_count(p.column, p.frames), plan.sums_depth);
   else
@@ -159,16 +146,28 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
 
   ScaleArguments scale;
-  scale.row_grad = in.row_grad;
-  scale.row_total = p.row.total;
-  scale.column_grad = p.symmetric ? in.column_grad : nullptr;
-  scale.column_total = p.column.total;
-  scale.scaled = p.element == Element::kHalf;
-  scale.loss_scale = loss_scale;
-  Status status = launch(scale_kernel, 1, kThreads, kThreads * 4, stream, scale);
-  if (status == kSuccess) status = coefficients(in.row_stats, in.row_grad, p.row, p, loss_scale, row_coefficients, stream);
-  if (status == kSuccess && p.symmetric)
-    status = coefficients(in.column_stats, in.column_grad, p.column, p, loss_scale, column_coefficients, stream);
+  scale.sides[0] = {in.row_stats, in.row_grad, p.row.total};
+  if (p.symmetric) scale.sides[1] = {in.column_stats, in.column_grad, p.column.total};
+  scale.inside = p.positives == Positives::kInside;
+  scale.blocks = scale_blocks(p);
+  scale.exponents = arena.take(scale.blocks);
+  Status status = launch(scale_kernel, scale.blocks, kThreads, kThreads * 4, stream, scale);
+  for (const bool of_rows : {true, false}) {
+    if (status != kSuccess || !(of_rows || p.symmetric)) continue;
+    CoefficientArguments c;
+    c.stats = of_rows ? in.row_stats : in.column_stats;
+    c.grad = of_rows ? in.row_grad : in.column_grad;
+    c.mask = of_rows ? p.row.mask : p.column.mask;
+    c.scale_exponents = scale.exponents;
+    c.scale_blocks = scale.blocks;
+    c.total = of_rows ? p.row.total : p.column.total;
+    c.bounded = p.bounded;
+    c.inside = scale.inside;
+    c.loss_scale = loss_scale;
+    c.coefficients = of_rows ? row_coefficients : column_coefficients;
+    status = launch(coefficient_kernel, c.total / kThreads + 1, kThreads, kThreads * 4, stream,
+                    c);  // one at least: the loss scale
+  }
 
   if (status == kSuccess && one_pass) {
     ClearArguments clear;
