@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host_reference as reference
 from host_calls import Host
-from host_cases import assert_right, check, make_case
+from host_cases import assert_right, check, far_case, make_case
 
 
 def main(library: str) -> int:
@@ -51,6 +51,9 @@ def main(library: str) -> int:
         tiny.query[:], tiny.key[:] = np.eye(16)[0], -np.eye(16)[0]
         tiny.key_flow[:, 0] += np.float32(12.8)
         assert np.allclose(warpgroup.forward(tiny)[0][2], reference.forward(tiny)[0][2], atol=2e-4), "inside, far"
+        # W down to 2^-126: of rows, and of columns
+        check(host, far_case("query", "float16", bounded=True))
+        check(warpgroup, far_case("key", "bfloat16", bounded=True), grad_scale=65536.0)
         # frames that end where a tile does leave gaps between their records
         check(warpgroup, make_case([20, 1, 0, 65], [64, 0, 64, 10], 16, scope="batch", symmetric=True, positives="inside"))
         check(warpgroup, make_case([20, 65], [64, 10], 16, scope="batch", bounded=True))

@@ -1,7 +1,12 @@
-"""The host execution can fail: mistakes planted in a copy of the sources are each caught."""
+"""The host execution can fail: mistakes planted in a copy of the sources are each caught.
+
+A mistake is found by its C++ tokens anywhere under csrc/cuda, so that moving code to another file or formatting it anew
+changes nothing here. One whose place is gone, or is no longer the only one, fails at once, without a compiler.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -13,222 +18,223 @@ import host_build
 import pytest
 
 HERE = Path(__file__).resolve().parent
+BFLOAT16, FLOAT, WARPGROUP = "kernels_sm80_bfloat16.cu", "kernels_sm80_float.cu", "kernels_sm90a_bfloat16.cu"
+ENTRY = "entry.cu"
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """``old`` occurs in ``file``; its first occurrence becomes ``new``. ``unit`` is the file to compile again."""
+    """The tokens of ``old`` become ``new``.
 
-    file: str
+    ``old`` occurs once in csrc/cuda, or the first time in its file behind ``after``. ``unit`` is the source file to compile
+    again; default by the architecture of the file.
+    """
+
     old: str
     new: str
-    sanitizer: str | None = None
+    after: str = ""
     unit: str = ""
-
-    def compiled(self, name: str) -> str:
-        if self.unit or self.file in ("cuda/common/weighted_sum.cuh", "cuda/common/small_kernels.cuh"):
-            return self.unit or "entry.cu"
-        if "sm90a" in self.file:
-            return WARPGROUP
-        return "kernels_sm80_float.cu" if "tf32" in name else "kernels_sm80_bfloat16.cu"
-
-
-WARPGROUP = "kernels_sm90a_bfloat16.cu"
+    sanitizer: str | None = None
 
 
 MISTAKES = {
-    "tile read before the barrier": Mistake(
-        "cuda/sm80/feed.cuh", "copy_async_wait<0>();\n    }\n    block_barrier();", "copy_async_wait<0>();\n    }"
-    ),
-    "a copy that is not waited for": Mistake("cuda/sm80/feed.cuh", "copy_async_wait<1>();", "copy_async_wait<3>();"),
-    "fragment registers exchanged": Mistake("cuda/sm80/engines.cuh", "a[m][1] = pack_operands", "a[m][2] = pack_operands"),
+    "tile read before the barrier": Mistake("copy_async_wait<0>(); } block_barrier();", "copy_async_wait<0>(); }"),
+    "a copy that is not waited for": Mistake("copy_async_wait<1>();", "copy_async_wait<3>();"),
+    "fragment registers exchanged": Mistake("a[m][1] = pack_operands", "a[m][2] = pack_operands"),
     "ldmatrix row of the wrong lane": Mistake(
-        "cuda/sm80/engines.cuh", "(at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8",
-        "(at.lane >> 3 & 1) * 8) * stride + (at.lane >> 4) * 8",
+        "(at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8", "(at.lane >> 3 & 1) * 8) * stride + (at.lane >> 4) * 8"
     ),
     "tf32 fragment in memory order": Mistake(
-        "cuda/sm80/engines.cuh", "{p[m][n][0], p[m][n][2], p[m][n][1], p[m][n][3]}",
-        "{p[m][n][0], p[m][n][1], p[m][n][2], p[m][n][3]}",
+        "{p[m][n][0], p[m][n][2], p[m][n][1], p[m][n][3]}", "{p[m][n][0], p[m][n][1], p[m][n][2], p[m][n][3]}", unit=FLOAT
     ),
-    "tf32 without its low part": Mistake("cuda/sm80/engines.cuh", "if (!full_float) return", "if (true) return"),
-    "off by one at the end of a frame": Mistake("cuda/common/tiles.cuh", "i < end", "i <= end"),
-    "key mask ignored": Mistake("cuda/common/tiles.cuh", "side.mask[i] != 0", "true"),
-    "masked rows in the column sums": Mistake("cuda/common/forward.cuh", "fma(e[r][p], row_mark[r], l)",
-        "fma(e[r][p], row_mark[r] >= 0.0f ? 1.0f : 0.0f, l)",
-   ),
-    "masked rows in the unbounded column sums": Mistake(
-        "cuda/common/forward.cuh", "kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"
+    "tf32 without its low part": Mistake("if (!full_float) return", "if (true) return", unit=FLOAT),
+    "off by one at the end of a frame": Mistake("i >= begin && i < end", "i >= begin && i <= end"),
+    "key mask ignored": Mistake("side.mask == nullptr || side.mask[i] != 0", "side.mask == nullptr || true"),
+    "masked rows in the column sums": Mistake(
+        "fma(e[r][p], row_mark[r], l)", "fma(e[r][p], row_mark[r] >= 0.0f ? 1.0f : 0.0f, l)"
     ),
+    "masked rows in the unbounded column sums": Mistake("kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"),
     "a key without weight looks like a query without": Mistake(
-        "cuda/sm80/feed.cuh", "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
+        "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
     ),
     "weights of the next frame": Mistake(
-        "cuda/common/tiles.cuh", "load_flows(flow, side, frame, first",
-        "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
+        "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
     ),
-    "flows in the order of columns": Mistake("cuda/common/tiles.cuh", "to[f * count + place(r)] =", "to[f * count + r] ="),
-    "shared memory one row short": Mistake("cuda/common/tiles.cuh", "(flows + 1) * 4", "flows * 4"),
-    "wrong lanes in the column sum": Mistake("cuda/common/forward.cuh", "(send, 4 * half)", "(send, 2 * half)"),
-    "a wrong digit in the polynomial": Mistake(
-        "cuda/common/pair_device.cuh", "5.582631751894951e-2f", "5.583631751894951e-2f"
-    ),
+    "flows in the order of columns": Mistake("to[f * count + place(r)] =", "to[f * count + r] ="),
+    "shared memory one row short": Mistake("(flows + 1) * 4", "flows * 4"),
+    "wrong lanes in the column sum": Mistake("(send, 4 * half)", "(send, 2 * half)"),
+    "a wrong digit in the polynomial": Mistake("5.582631751894951e-2f", "5.583631751894951e-2f"),
     "polynomial that rounds up": Mistake(
-        "cuda/common/pair_device.cuh", "DeviceMath::fma_round_down(x, gain, magic)", "DeviceMath::fma(x, gain, magic) + 1.0f"
+        "DeviceMath::fma_round_down(x, gain, magic)", "DeviceMath::fma(x, gain, magic) + 1.0f"
     ),
-    "masked keys in the sums of the default form": Mistake("cuda/common/forward.cuh", "fma(e[r][p], m, tile[r].l)",
-        "fma(e[r][p], 1.0f, tile[r].l)"
-    ),
+    "masked keys in the sums of the default form": Mistake("fma(e[r][p], m, tile[r].l)", "fma(e[r][p], 1.0f, tile[r].l)"),
     "sums of the columns in another order than they are read": Mistake(
-        "cuda/common/backward.cuh", "column % 8 * 4 + d % 8 / 2", "column % 8 + d % 8 / 2 * 8"
+        "column % 8 * 4 + d % 8 / 2", "column % 8 + d % 8 / 2 * 8"
     ),
-    "maximum not rescaled": Mistake("cuda/common/forward.cuh", "tile_sum *= factor;", ""),
+    "maximum not rescaled": Mistake("tile_sum *= factor;", ""),
     "scores read before the barrier": Mistake(
-        "cuda/sm80/backward.cuh", "feed.barrier();\n      engine.column_gradient", "engine.column_gradient",
-        sanitizer="thread"
+        "feed.barrier(); engine.column_gradient", "engine.column_gradient", sanitizer="thread"
     ),
-    "scores fragment not transposed": Mistake(
-        "cuda/sm80/engines.cuh", "load_matrices_transposed(a, score_at", "load_matrices(a, score_at"
-    ),
-    "sums of the columns not cleared": Mistake("cuda/common/small_kernels.cuh", "a.to[i] = 0.0f", "(void)a.to[i]"),
+    "scores fragment not transposed": Mistake("load_matrices_transposed(a, score_at", "load_matrices(a, score_at"),
+    "sums of the columns not cleared": Mistake("a.to[i] = 0.0f", "(void)a.to[i]", unit=ENTRY),
     "bytes that nobody announced": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_arrive_expect(full(stage_), a_.column_records.bytes)", "barrier_arrive(full(stage_))"
+        "barrier_arrive_expect(full(stage_), a_.column_records.bytes)", "barrier_arrive(full(stage_))"
     ),
     "fewer bytes announced than copied": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_arrive_expect(row_full(), row_images() * a_.row_records.bytes)",
+        "barrier_arrive_expect(row_full(), row_images() * a_.row_records.bytes)",
         "barrier_arrive_expect(row_full(), a_.row_records.bytes)",
     ),
-    "wrong parity of a full stage": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_wait(full(stage_), phase_)", "barrier_wait(full(stage_), phase_ ^ 1)"
-    ),
+    "wrong parity of a full stage": Mistake("barrier_wait(full(stage_), phase_)", "barrier_wait(full(stage_), phase_ ^ 1)"),
     "wrong parity of an empty stage": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_wait_asleep(empty(stage_), phase_ ^ 1)", "barrier_wait_asleep(empty(stage_), phase_)"
+        "barrier_wait_asleep(empty(stage_), phase_ ^ 1)", "barrier_wait_asleep(empty(stage_), phase_)"
     ),
-    "phase kept after the ring": Mistake("cuda/sm90a/feed.cuh", "phase_ ^= 1;", ""),
-    "an empty stage that nobody reports": Mistake("cuda/sm90a/feed.cuh", "barrier_arrive(empty(stage_));", ""),
+    "phase kept after the ring": Mistake("phase_ ^= 1;", ""),
+    "an empty stage that nobody reports": Mistake("barrier_arrive(empty(stage_));", ""),
     "producer that waits for no empty stage": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_wait_asleep(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
+        "barrier_wait_asleep(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
     ),
     "image without its swizzle": Mistake(
-        "cuda/sm90a/engine.cuh", "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
+        "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
         "return (d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
     ),
     "swizzle by the wrong bits of the row": Mistake(
-        "cuda/sm90a/instructions.cuh", "offset ^ ((offset >> 7 & 7) << 4)", "offset ^ ((offset >> 8 & 7) << 4)"
+        "offset ^ ((offset >> 7 & 7) << 4)", "offset ^ ((offset >> 8 & 7) << 4)"
     ),
-    "scores not published to wgmma": Mistake("cuda/sm90a/engine.cuh", "publish_shared_writes();", ""),
-    "one buffer of scores for two tiles": Mistake("cuda/sm90a/engine.cuh", "kScoreBuffers = 2", "kScoreBuffers = 1"),
+    "scores not published to wgmma": Mistake("publish_shared_writes();", ""),
+    "one buffer of scores for two tiles": Mistake("kScoreBuffers = 2", "kScoreBuffers = 1"),
     "scores used before all have left theirs": Mistake(
-        "cuda/sm90a/engine.cuh", "barrier_wait(full, phase);", "(void)full; (void)phase;", sanitizer="thread"
+        "barrier_wait(full, phase);", "(void)full; (void)phase;", sanitizer="thread"
     ),
     "scores overwritten while they are used": Mistake(
-        "cuda/sm90a/backward.cuh", "barrier_wait(scores.used(tile), scores.phase(tile) ^ 1);", "", sanitizer="thread"
+        "barrier_wait(scores.used(tile), scores.phase(tile) ^ 1);", "", sanitizer="thread"
     ),
-    "scores that nobody is told of": Mistake(
-        "cuda/sm90a/backward.cuh", "if (m == kImages - 1) barrier_arrive(scores.full(tile));", ""
-    ),
+    "scores that nobody is told of": Mistake("if (m == kImages - 1) barrier_arrive(scores.full(tile));", ""),
     "a piece of the columns' gradient that is nobody's turn": Mistake(
-        "cuda/sm90a/engine.cuh", "if (++turn == groups) turn = 0;", "++turn; (void)groups;"
+        "if (++turn == groups) turn = 0;", "++turn; (void)groups;"
     ),
     "stmatrix rows of the wrong lane": Mistake(
-        "cuda/sm90a/engine.cuh", "at.lane % 16 * kSwizzleRow + at.lane / 16 * 16",
-        "at.lane % 16 * kSwizzleRow + at.lane / 8 % 2 * 16",
+        "at.lane % 16 * kSwizzleRow + at.lane / 16 * 16", "at.lane % 16 * kSwizzleRow + at.lane / 8 % 2 * 16"
     ),
-    "stage given back while dS k reads it": Mistake(
-        "cuda/sm90a/feed.cuh", "empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)", "empty(stage_)"
-    ),
-    "factors of a row for a column": Mistake(
-        "cuda/sm90a/factors.cuh", "own = of_columns ? 11 : 8", "own = of_columns ? 8 : 11", unit=WARPGROUP
-    ),
+    "stage given back while dS k reads it": Mistake("empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)", "empty(stage_)"),
+    "factors of a row for a column": Mistake("own = of_columns ? 11 : 8", "own = of_columns ? 8 : 11"),
     "factors of one half alone": Mistake(
-        "cuda/sm90a/factors.cuh", "split(split(components[i], high), low);", "split(components[i], high); low = 0.0f;",
-        unit=WARPGROUP,
+        "split(split(components[i], high), low);", "split(components[i], high); low = 0.0f;"
     ),
-    "a squared length in two parts": Mistake(
-        "cuda/sm90a/factors.cuh", "at[own + i] = -part", "at[own + i] = i < 2 ? -part : 0.0f", unit=WARPGROUP
-    ),
+    "a squared length in two parts": Mistake("at[own + i] = -part", "at[own + i] = i < 2 ? -part : 0.0f"),
     "tiny sums of w e^s taken as they are": Mistake(
-        "cuda/common/tiles.cuh", "kTinyInside = 8.271806125530277e-25f", "kTinyInside = 0.0f", unit=WARPGROUP
+        "kTinyInside = 8.271806125530277e-25f", "kTinyInside = 0.0f", unit=WARPGROUP
     ),
-    "factors beyond their reach": Mistake(
-        "cuda/sm90a/forward.cuh", "rows_within_reach && feed.within_reach()", "(rows_within_reach | true)"
-    ),
+    "factors beyond their reach": Mistake("rows_within_reach && feed.within_reach()", "(rows_within_reach | true)"),
     "the reach of the columns not asked for": Mistake(
-        "cuda/sm90a/backward.cuh", "feed.rows_within_reach(m) && feed.within_reach()", "feed.rows_within_reach(m)"
+        "feed.rows_within_reach(m) && feed.within_reach()", "feed.rows_within_reach(m)"
     ),
     "the reach of another warpgroup's rows": Mistake(
-        "cuda/sm90a/feed.cuh", "rows_of(row_image(m)).within_reach", "rows_of(memory_ + 0 * m).within_reach"
+        "rows_of(row_image(m)).within_reach", "rows_of(memory_ + 0 * m).within_reach"
     ),
-    "wgmma step along the wrong index": Mistake(
-        "cuda/sm90a/engine.cuh", "(d / 8 * kColumns + i * 16)", "(d / 8 * kColumns + i)"
-    ),
-    "wgmma result not waited for": Mistake("cuda/sm90a/forward.cuh", "warpgroup_wait();", ""),
+    "wgmma step along the wrong index": Mistake("(d / 8 * kColumns + i * 16)", "(d / 8 * kColumns + i)"),
+    "wgmma result not waited for": Mistake("warpgroup_wait();", "", after="warpgroup_forward_kernel"),
     "gradient read before its products are done": Mistake(
-        "cuda/sm90a/backward.cuh", "warpgroup_wait();\n#pragma unroll\n  for (int m = 0; m < kImages; ++m) hold",
-        "for (int m = 0; m < kImages; ++m) hold",
+        "warpgroup_wait(); for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);",
+        "for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);"
     ),
-    "products that nobody commits": Mistake("cuda/sm90a/engine.cuh", "warpgroup_commit();", ""),
-    "wgmma without a fence": Mistake("cuda/sm90a/forward.cuh", "warpgroup_fence();", ""),
+    "products that nobody commits": Mistake("warpgroup_commit();", "", after="barrier_wait(full, phase);"),
+    "wgmma without a fence": Mistake("warpgroup_fence();", "", after="warpgroup_forward_kernel"),
     "what the accumulators held before is added": Mistake(
-        "cuda/sm90a/engine.cuh", "warpgroup_multiply(c, a, b, T{});", "warpgroup_multiply_add(c, a, b, T{});"
+        "warpgroup_multiply(c, a, b, T{});", "warpgroup_multiply_add(c, a, b, T{});"
     ),
     "scores released while wgmma reads them": Mistake(
-        "cuda/sm90a/engine.cuh",
-        "warpgroup_commit();\n      warpgroup_wait();\n      hold_accumulators(h);",
-        "if (piece > 8) warpgroup_commit();",
+        "warpgroup_commit(); warpgroup_wait(); hold_accumulators(h);", "if (piece > 8) warpgroup_commit();"
     ),
-    "wgmma step of half its size": Mistake("cuda/sm90a/engine.cuh", "kStep = 32", "kStep = 16"),
-    "every step from the first image of the depth": Mistake("cuda/sm90a/engine.cuh", "a = a.further(kImage);", ""),
-    "rows of the first warpgroup for all": Mistake(
-        "cuda/sm90a/feed.cuh", "(thread_index() / 128 * (row_images() * 4 / a_.warps) + m)", "m"
-    ),
+    "wgmma step of half its size": Mistake("kStep = 32", "kStep = 16"),
+    "every step from the first image of the depth": Mistake("a = a.further(kImage);", ""),
+    "rows of the first warpgroup for all": Mistake("(thread_index() / 128 * (row_images() * 4 / a_.warps) + m)", "m"),
     "scores at any address": Mistake(
-        "cuda/host/launch.cuh", "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128",
-        unit=WARPGROUP
+        "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP
     ),
-    "row tile read before it has come": Mistake("cuda/sm90a/feed.cuh", "barrier_wait(row_full(), 0);", ""),
+    "row tile read before it has come": Mistake("barrier_wait(row_full(), 0);", ""),
     "readers of a stage miscounted": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_init(empty(s), computing());", "barrier_init(empty(s), computing() / 2);"
+        "barrier_init(empty(s), computing());", "barrier_init(empty(s), computing() / 2);"
     ),
     "barriers used before all threads know them": Mistake(
-        "cuda/sm90a/feed.cuh", "barrier_init_publish();\n    }\n    block_barrier();", "barrier_init_publish();\n    }"
+        "barrier_init_publish(); } block_barrier();", "barrier_init_publish(); }"
     ),
-    "barriers that the copies cannot see": Mistake("cuda/sm90a/feed.cuh", "barrier_init_publish();", ""),
+    "barriers that the copies cannot see": Mistake("barrier_init_publish();", ""),
     "a gap between frames taken for keys": Mistake(
-        "cuda/sm90a/feed.cuh", "const Range frame = frame_range(a.side, low);",
-        "const Range frame{a.side.offsets[low], a.side.total};",
+        "const Range frame = frame_range(a.side, low);", "const Range frame{a.side.offsets[low], a.side.total};"
     ),
     "first tile of a frame taken for the gap before it": Mistake(
-        "cuda/common/tiles.cuh", "/ kSlotRows + middle <= slot", "/ kSlotRows + middle < slot", unit=WARPGROUP
+        "/ kSlotRows + middle <= slot", "/ kSlotRows + middle < slot", unit=WARPGROUP
     ),
-    "registers that nobody gave away": Mistake("cuda/sm90a/feed.cuh", "lower_registers<kCount>();", ""),
+    "registers that nobody gave away": Mistake("lower_registers<kCount>();", ""),
     "registers given away by one thread": Mistake(
-        "cuda/sm90a/feed.cuh", "lower_registers<kCount>();", "if (thread_index() == computing()) lower_registers<kCount>();"
+        "lower_registers<kCount>();", "if (thread_index() == computing()) lower_registers<kCount>();"
     ),
-    "rows of the next frame in a row tile": Mistake(
-        "cuda/sm90a/feed.cuh", "slot + i < own.end ? slot + i : a_.row_records.slots", "slot + i"
-    ),
-    "weighted sum without a barrier": Mistake(
-        "cuda/common/weighted_sum.cuh", "value;\n    }\n    block_barrier();", "value;\n    }"
-    ),
+    "rows of the next frame in a row tile": Mistake("slot + i < own.end ? slot + i : a_.row_records.slots", "slot + i"),
+    "weighted sum without a barrier": Mistake("value; } block_barrier();", "value; }", unit=ENTRY),
     "stage overwritten while it is read": Mistake(
-        "cuda/sm80/feed.cuh", "release(int) { block_barrier(); }", "release(int) {}", sanitizer="thread"
+        "release(int) { block_barrier(); }", "release(int) {}", sanitizer="thread"
     ),
+    "b / W beyond float32": Mistake(
+        "at_most(kQuotientExponent - positive + exponent_of(weights));", "(void)weights;", unit=ENTRY
+    ),
+    "sums of w x that underflow": Mistake("sum.W < kTinyWeights", "sum.W < 0.0f", unit=ENTRY),
 }  # fmt: skip
 
 
-def plant(mistake: Mistake, folder: Path) -> Path:
-    """A copy of ``csrc`` with the mistake in it."""
+SKIPPED = r"//[^\n]*|\\\n|#pragma unroll[ \d]*|\s+"
+TOKEN = re.compile(SKIPPED + r"|(?P<token>\"[^\"]*\"|\d[\w.]*(?:(?<=e)[-+]\d+f?)?|\w+|.)", re.DOTALL)
+
+
+@functools.cache
+def tokens(text: str) -> list[re.Match[str]]:
+    """Its tokens, without comments, white space and hints to unroll."""
+    return [match for match in TOKEN.finditer(text) if match["token"]]
+
+
+def places(text: str, wanted: str) -> list[tuple[int, int]]:
+    """(start, end) of each run of tokens in ``text`` that is ``wanted``."""
+    found, names = tokens(text), [match["token"] for match in tokens(wanted)]
+    size = len(names)
+    have = [match["token"] for match in found]
+    starts = [i for i in range(len(have) - size + 1) if have[i] == names[0] and have[i : i + size] == names]
+    return [(found[i].start(), found[i + size - 1].end()) for i in starts]
+
+
+def place_of(mistake: Mistake, csrc: Path) -> tuple[Path, int, int]:
+    """The file of the mistake, where in it the mistake begins, and where it ends."""
+    found = []
+    for path in sorted((csrc / "cuda").glob("*/*")):
+        text = path.read_text()
+        hits = places(text, mistake.old)
+        if mistake.after:
+            starts = places(text, mistake.after)
+            hits = [hit for hit in hits if starts and hit[0] > starts[0][0]][:1]
+        found += [(path, *hit) for hit in hits]
+    assert len(found) == 1, f"{mistake.old!r} is in csrc/cuda {len(found)} times: {[str(path) for path, *_ in found]}"
+    return found[0]
+
+
+def plant(mistake: Mistake, folder: Path) -> tuple[Path, str]:
+    """A copy of ``csrc`` with the mistake in it, and the source file to compile again."""
     csrc = folder / "csrc"
     shutil.copytree(host_build.SOURCES / "cuda", csrc / "cuda")
     for header in host_build.SOURCES.glob("*.h"):
         shutil.copy(header, csrc / header.name)
-    path = csrc / mistake.file
+    path, start, end = place_of(mistake, csrc)
     text = path.read_text()
-    # white space counts for nothing, so that reformatting the sources does not lose the place
-    place = re.search(r"\s+".join(map(re.escape, mistake.old.split())), text)
-    assert place is not None, f"the sources no longer contain {mistake.old!r}"
-    path.write_text(text[: place.start()] + mistake.new + text[place.end() :])
-    return csrc
+    path.write_text(text[:start] + mistake.new + text[end:])
+    return csrc, mistake.unit or (WARPGROUP if path.parent.name == "sm90a" else BFLOAT16)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_every_mistake_has_its_place(name: str) -> None:
+    place_of(MISTAKES[name], host_build.SOURCES)
+
+
+def test_the_place_of_a_mistake_outlasts_formatting() -> None:
+    text = "if (x)  // why\n  f( a[1],\n     2.5e-3f );\n#pragma unroll 2\nfor (;;)"
+    assert [text[a:b] for a, b in places(text, "f(a[1], 2.5e-3f); for")] == [text[text.index("f(") : text.index("(;;") - 1]]
+    assert places(text, "f(a[1], 2.5e-3f); fo") == []
 
 
 @pytest.fixture(scope="module")
@@ -251,25 +257,21 @@ def test_unchanged_sources_pass(built: Path) -> None:
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     mistake = MISTAKES[name]
-    csrc = plant(mistake, tmp_path)
-    only = (mistake.compiled(name),)
+    csrc, unit = plant(mistake, tmp_path)
     if mistake.sanitizer:
         rest = request.getfixturevalue("built_for_threads")
-        done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer, only=only, rest=rest))
+        done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer, only=(unit,), rest=rest))
         assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stderr[-2000:]
     else:
-        library = host_build.build(tmp_path, csrc, only=only, rest=built)
+        library = host_build.build(tmp_path, csrc, only=(unit,), rest=built)
         done = run(sys.executable, HERE / "host_quick_check.py", library)
     assert done.returncode != 0, "the mistake went unnoticed"
-    assert "the sources no longer" not in done.stdout
 
 
 def test_missing_lane_is_reported(built: Path, tmp_path: Path) -> None:
     """A collective inside a divergent branch is an error with a message, not a hang."""
-    csrc = plant(
-        Mistake("cuda/common/forward.cuh", "sum.merge(sum.across(1,", "if (at.lane != 3) sum.merge(sum.across(1,"), tmp_path
-    )
-    library = host_build.build(tmp_path, csrc, only=("kernels_sm80_bfloat16.cu",), rest=built)
+    csrc, unit = plant(Mistake("sum.merge(sum.across(1,", "if (at.lane != 3) sum.merge(sum.across(1,"), tmp_path)
+    library = host_build.build(tmp_path, csrc, only=(unit,), rest=built)
     done = run(sys.executable, HERE / "host_quick_check.py", library)
     assert done.returncode == 1, done.stdout
     assert "collective" in done.stdout or "deadlock" in done.stdout, done.stdout
