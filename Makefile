@@ -5,7 +5,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/*/* csrc/cuda/*/*)
 DEMO_OUT ?= demo-out
 TEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint format bench gpu-check wheel clean
+.PHONY: help demo test lint format bench gpu-check sanitizer gpu-device wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## ?/\1\t/' | expand -t 12
@@ -27,11 +27,38 @@ format: $(STAMP)  ## rewrite the sources in the project's style
 	$(VENV)/clang-format -i csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
 bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
-	$(VENV)/python -m pip install -q pykeops psutil pytest-benchmark
+	$(VENV)/python -m pip install -q pykeops psutil
 	$(VENV)/python -m benchmarks && $(VENV)/python -m benchmarks.readme
 
-gpu-check:  ## on a machine with a GPU: build, tests, sanitizer, tuning, benchmark; one results file
-	$(if $(wildcard $(VENV)/python),$(VENV)/python,python3) -m benchmarks.gpu_check
+# A stage that ended well leaves a file and its log in $(GPU), named after the sources, and is not run again; `make -k gpu-check`
+# goes on behind a stage that failed.
+GPU := build/gpu-check/$(shell git rev-parse --short HEAD 2>/dev/null)-$(shell git diff HEAD -- . ':!benchmarks/results' \
+	':!docs' ':!*.md' 2>/dev/null | cksum | cut -d' ' -f1)
+GPU_PYTHON := $(if $(wildcard $(VENV)/python),$(VENV)/python,python3)
+GPU_STAGES := $(addprefix $(GPU)/,build native triton sm80 memcheck racecheck bench)
+GPU_TESTS = $(GPU_PYTHON) -m pytest -q -m gpu
+SANITIZER = LAPAROFLOW_TEST_DRAWS=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 PATH="$$PATH:$${CUDA_HOME:-/usr/local/cuda}/bin" \
+	compute-sanitizer --error-exitcode 9 --tool $(@F) $(GPU_TESTS) tests/kernels/test_numerics.py \
+	-k "native and (every_option_float32 or half_precision or widths)"
+
+gpu-check: $(GPU_STAGES)  ## on a machine with a GPU: build, tests, sanitizer, benchmark; what is done is not repeated
+
+sanitizer: $(GPU)/memcheck $(GPU)/racecheck  ## of gpu-check: compute-sanitizer over the CUDA kernels
+
+gpu-device:
+	@$(GPU_PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch sees no GPU on this machine')"
+
+$(GPU)/build: RUN = rm -f laparoflow_kernels/_C*.so laparoflow_kernels/_C.json && $(GPU_PYTHON) setup.py build_ext --inplace
+$(GPU)/native: RUN = $(GPU_TESTS) -k native tests/kernels
+$(GPU)/sm80: RUN = LAPAROFLOW_CUDA_PATH=sm80 $(GPU_TESTS) -k native tests/kernels
+$(GPU)/triton: RUN = LAPAROFLOW_TEST_DRAWS=3 $(GPU_TESTS) -p tests.triton.thinned -k triton tests/kernels
+$(GPU)/memcheck $(GPU)/racecheck: RUN = $(SANITIZER)
+$(GPU)/bench: RUN = $(GPU_PYTHON) -m benchmarks --device cuda --resume && $(GPU_PYTHON) -m benchmarks.readme
+$(filter-out $(GPU)/build $(GPU)/triton,$(GPU_STAGES)): $(GPU)/build
+$(GPU_STAGES): | gpu-device
+	@mkdir -p $(GPU)
+	OMP_NUM_THREADS=1 bash -o pipefail -c '{ $(RUN); } 2>&1 | tee $@.log'
+	@touch $@
 
 wheel: $(STAMP)  ## source distribution and manylinux wheel in wheelhouse/, and the kernel tests on that wheel
 	rm -rf wheelhouse

@@ -22,6 +22,7 @@ class Case:
     Attributes:
         threads: CPU threads, 0 = those of the run.
         needs: the embeddings whose gradient is asked for: "both", "query" (frozen or queued keys) or "key".
+        deterministic: under torch.use_deterministic_algorithms(True).
     """
 
     pixels: int
@@ -37,12 +38,12 @@ class Case:
     device: str = "cpu"
     temperature: float = 0.1
     bandwidth: float = 1.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.needs not in NEEDS:
-            raise ValueError(f"needs: expected one of {', '.join(NEEDS)}, got {self.needs!r}")
+        for name, known in (("dtype", tuple(DTYPES)), ("needs", NEEDS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("pixels", "dim", "frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -75,15 +76,14 @@ class Case:
     @property
     def label(self) -> str:
         """A short name, unique in a results file."""
-        size = f"N={self.pixels}" if self.frames == 1 else f"B={self.frames} N={self.pixels}"
-        options = [
-            size, f"D={self.dim}", self.dtype, *([] if self.positives == "outside" else [self.positives]),
-            *([] if self.negatives == "all" else [self.negatives]), *(["symmetric"] if self.symmetric else []),
-            *(["one-hot"] if self.one_hot else []),
-            *([] if self.needs == "both" else [f"{self.needs} gradient only"]),
-            *([f"{self.threads} thread(s)"] if self.threads else []),
+        words = [
+            f"B={self.frames}" if self.frames > 1 else "", f"N={self.pixels} D={self.dim} {self.dtype}",
+            "" if self.positives == "outside" else self.positives, "" if self.negatives == "all" else self.negatives,
+            "symmetric" if self.symmetric else "", "one-hot" if self.one_hot else "",
+            "" if self.needs == "both" else f"{self.needs} gradient only",
+            f"{self.threads} thread(s)" if self.threads else "", "deterministic" if self.deterministic else "",
         ]  # fmt: skip
-        return " ".join(options)
+        return " ".join(filter(None, words))
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for a results file."""

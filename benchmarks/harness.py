@@ -1,4 +1,4 @@
-"""Run a plan: each peer on each case in a process of its own; what cannot run says why in its row."""
+"""A run: each peer on each case in a process of its own; what cannot run says why in its row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,11 +17,11 @@ from benchmarks import floors
 from benchmarks.case import PARTS, Case
 from benchmarks.machine import ROOT, describe
 from benchmarks.peers import Peer
-from benchmarks.plan import Entry
 from benchmarks.worker import Effort
 
 Row = dict[str, Any]
 FORMAT = 1
+FINISHED = ("ok", "not applicable", "out of memory", "wrong")
 
 
 @dataclass(frozen=True)
@@ -66,24 +65,45 @@ class Run:
         # at the start: what is measured is this commit, on a machine as busy as it is now
         self.machine = describe(self.device, self.effort.threads)
 
+    def go_on_from(self, earlier: Row) -> None:
+        """Take over what an earlier run finished; what failed, was too slow or was not reached runs again.
+
+        Raises:
+            ValueError: it was of another commit or machine, or either has changes that no commit holds.
+        """
+        for fact in ("commit", "gpu", "cpu", "threads"):
+            if earlier["machine"].get(fact) != self.machine[fact]:
+                raise ValueError(f"{fact}: expected {self.machine[fact]}, got {earlier['machine'].get(fact)}")
+        if earlier["machine"]["uncommitted_changes"] or self.machine["uncommitted_changes"] or not self.machine["commit"]:
+            raise ValueError("uncommitted_changes: expected a tree that its commit describes")
+        self.rates = dict(earlier["rates"])
+        self.started -= earlier["seconds"]
+        of_case: dict[tuple[str, str], list[Row]] = {}
+        for row in earlier["rows"]:
+            of_case.setdefault((row["peer"], row["label"]), []).append(row)
+        for rows in of_case.values():
+            if all(row["status"] in FINISHED for row in rows):
+                self.rows += rows
+
     def measure_rates(self, dtypes: set[str]) -> None:
         """Measure the machine's rates; the best of this and every earlier time counts."""
         torch.set_num_threads(self.effort.threads)
         measured = floors.measure_rates(self.device, dtypes)
         self.rates = {name: max(rate, self.rates.get(name, 0.0)) for name, rate in measured.items()}
 
-    def add(self, entry: Entry, peer: Peer) -> None:
-        """Measure one peer on one case, or say why not."""
-        answer = self._refusal(entry.case, peer) or self._ask(entry.case, peer)
-        parts = answer.get("parts") or {part: {**answer} for part in PARTS}
-        for part in PARTS:
-            self.rows.append({
-                "peer": peer.name, "label": entry.case.label, "part": part, "case": entry.case.to_json(),
-                "product_rate": answer.get("product_rate"), "memory_exact": answer.get("memory_exact"), **parts[part],
-            })  # fmt: skip
-        both = parts["both"]
-        if both.get("seconds"):
-            self.pace[self._pace_key(entry.case, peer)] = (entry.case, both["seconds"])
+    def add(self, case: Case, peer: Peer) -> None:
+        """Measure one peer on one case, or say why not; what is there already is not measured again."""
+        rows = [row for row in self.rows if (row["peer"], row["label"]) == (peer.name, case.label)]
+        if not rows:
+            answer = self._refusal(case, peer) or self._ask(case, peer)
+            common = {"peer": peer.name, "label": case.label, "case": case.to_json()}
+            common |= {name: answer.get(name) for name in ("product_rate", "memory_exact")}
+            parts = answer.get("parts") or {part: answer for part in PARTS}
+            rows = [{**common, "part": part, **parts[part]} for part in PARTS]
+            self.rows += rows
+        for row in rows:
+            if row["part"] == "both" and row.get("seconds"):
+                self.pace[self._pace_key(case, peer)] = (case, row["seconds"])
 
     def results(self) -> dict[str, Any]:
         """Everything for a results file, with each row's floor at the rates known now."""
@@ -104,26 +124,21 @@ class Run:
             return {"status": "not applicable", "reason": reason}
         needed, allowed = peer.predicted_bytes(case), self.limits.memory_bytes
         if needed > allowed:
-            return {
-                "status": "out of memory",
-                "reason": f"needs about {needed / 1e9:.1f} GB, more than the {allowed / 1e9:.1f} GB it may use",
-            }
-        known = self.pace.get(self._pace_key(case, peer))
-        if known is not None:
-            expected = known[1] * case.pairs * case.dim / (known[0].pairs * known[0].dim)
-            if expected > self.limits.slow_seconds:
-                return {
-                    "status": "too slow",
-                    "reason": f"{expected:.0f} s expected from {known[1]:.1f} s at N={known[0].pixels:,}, D={known[0].dim}; "
-                    f"at most {self.limits.slow_seconds:.0f} s here",
-                }
+            reason = f"needs about {needed / 1e9:.1f} GB, more than the {allowed / 1e9:.1f} GB it may use"
+            return {"status": "out of memory", "reason": reason}
+        before, seconds = self.pace.get(self._pace_key(case, peer), (case, 0.0))
+        expected = seconds * case.pairs * case.dim / (before.pairs * before.dim)
+        if expected > self.limits.slow_seconds:
+            reason = f"{expected:.0f} s expected from {seconds:.1f} s at N={before.pixels:,}, D={before.dim}; at most "
+            return {"status": "too slow", "reason": f"{reason}{self.limits.slow_seconds:.0f} s here"}
         if time.monotonic() - self.started > self.limits.run_seconds:
             return {"status": "not run", "reason": f"the {self.limits.run_seconds / 60:.0f} minutes of the run were used up"}
         return None
 
     @staticmethod
     def _pace_key(case: Case, peer: Peer) -> tuple[Any, ...]:
-        return peer.name, case.dtype, case.positives, case.negatives, case.symmetric, case.one_hot, case.needs, case.threads
+        form = case.positives, case.negatives, case.symmetric, case.one_hot, case.needs, case.threads, case.deterministic
+        return peer.name, case.dtype, *form
 
     def _ask(self, case: Case, peer: Peer) -> Row:
         effort = asdict(self.effort)
@@ -157,23 +172,3 @@ def answer_of(status: int, output: str, log: str) -> Row:
         return {"status": "out of memory", "reason": "the system ended its process"}
     last = log.strip().splitlines()[-1:] or [""]
     return {"status": "failed", "reason": f"exit status {status}: {last[0][:200]}"}
-
-
-def run_plan(run: Run, plan: list[Entry], on_progress: Callable[[str], None], save: Callable[[Row], None]) -> Row:
-    """Run every entry; the rates are measured at the start and again at the end.
-
-    Args:
-        on_progress: called with what starts next.
-        save: called with the results so far after each case.
-    """
-    dtypes = {entry.case.dtype for entry in plan}
-    on_progress("rates of the machine")
-    run.measure_rates(dtypes)
-    for entry in plan:
-        for peer in entry.peers:
-            on_progress(f"{entry.case.label}: {peer.name}")
-            run.add(entry, peer)
-        save(run.results())
-    on_progress("rates of the machine, again")
-    run.measure_rates(dtypes)
-    return run.results()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.case import Case
+from benchmarks.case import NEEDS, Case
 from benchmarks.peers import ALL, BY_NAME, Peer
 
-CORE = ("ours: native", "dense PyTorch", "torch.compile of dense", "chunked PyTorch")
-LOOP = "ours: native, loop over frames"
+OURS = "ours: native"
+CORE = (OURS, "dense PyTorch", "torch.compile of dense", "chunked PyTorch")
+LOOP = f"{OURS}, loop over frames"
+FORMS = ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"})
 FRAME_PIXELS = 56 * 56
 
 
@@ -45,12 +47,12 @@ def _one_frame() -> tuple[Peer, ...]:
     return tuple(peer for peer in ALL if peer.name != LOOP and peer.name not in _CROSS_ENTROPIES)
 
 
-def _without(name: str) -> tuple[Peer, ...]:
-    return tuple(peer for peer in _one_frame() if peer.name != name)
+def _plain() -> tuple[Peer, ...]:
+    return tuple(peer for peer in _one_frame() if peer.name != "ours: reference")
 
 
 _CROSS_ENTROPIES = ("torch linear_cross_entropy", "cut-cross-entropy", "liger-kernel")
-_ONE_HOT = ("ours: native", "ours: triton", "dense PyTorch", *_CROSS_ENTROPIES)
+_ONE_HOT = (OURS, "ours: triton", "dense PyTorch", *_CROSS_ENTROPIES)
 
 
 def _quick(device: str) -> list[Entry]:
@@ -58,34 +60,44 @@ def _quick(device: str) -> list[Entry]:
     return [
         # KeOps compiles for minutes before its first result
         Entry(base, tuple(peer for peer in _one_frame() if peer.name != "KeOps")),
-        Entry(replace(base, pixels=2048), _named("ours: native", "dense PyTorch", "chunked PyTorch")),
-        Entry(replace(base, symmetric=True), _named("ours: native", "dense PyTorch", "chunked PyTorch")),
+        Entry(replace(base, pixels=2048), _named(OURS, "dense PyTorch", "chunked PyTorch")),
+        Entry(replace(base, symmetric=True), _named(OURS, "dense PyTorch", "chunked PyTorch")),
         Entry(replace(base, one_hot=True), _named(*_ONE_HOT)),
-        Entry(replace(base, pixels=784, frames=2), _named("ours: native", LOOP, "chunked PyTorch")),
+        Entry(replace(base, pixels=784, frames=2), _named(OURS, LOOP, "chunked PyTorch")),
     ]
 
 
 def _default(device: str) -> list[Entry]:
-    base = Case(8192, device=device, dtype=_dtype(device))
-    on_cpu = device == "cpu"
-    core = _named(*CORE) if on_cpu else _named("ours: native", "ours: triton", *CORE[1:], "FlexAttention")
-    lean = tuple(peer for peer in core if peer.name != "dense PyTorch")
-    sizes = (1024, 2048, 4096, 8192) if on_cpu else (1024, 4096, 16384)
-    large_sizes = (16384, 32768) if on_cpu else (65536,)
-    largest = 65536 if on_cpu else 100_000
-    other_sizes = (1024, 8192) if on_cpu else (16384, 100_000)
-    dtypes = ("bfloat16", "float16") if on_cpu else ("float32", "float16")
-    plan = [Entry(replace(base, pixels=n), _one_frame() if n == sizes[0] else _without("ours: reference")) for n in sizes]
-    plan += [Entry(replace(base, threads=1), _named("ours: native"))] if on_cpu else []
-    plan += [Entry(replace(base, needs=needs), _named("ours: native")) for needs in ("query", "key")]
-    for options in ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"}):
-        plan.append(Entry(replace(base, **options), lean))  # type: ignore[arg-type]
-    plan += [Entry(replace(base, dim=dim, pixels=n), lean) for dim in (128, 256) for n in reversed(other_sizes)]
+    return _cpu() if device == "cpu" else _gpu()
+
+
+def _cpu() -> list[Entry]:
+    base = Case(8192)
+    core = _named(*CORE)
+    lean = _named(*(name for name in CORE if name != "dense PyTorch"))
+    plan = [Entry(replace(base, pixels=n), _one_frame() if n == 1024 else _plain()) for n in (1024, 2048, 4096, 8192)]
+    plan += [Entry(case, _named(OURS)) for case in (replace(base, threads=1), *(replace(base, needs=n) for n in NEEDS[1:]))]
+    plan += [Entry(replace(base, **option), lean) for option in FORMS]  # type: ignore[arg-type]
+    plan += [Entry(replace(base, dim=dim, pixels=n), lean) for dim in (128, 256) for n in (8192, 1024)]
     plan.append(Entry(replace(base, frames=8, pixels=FRAME_PIXELS), (*lean, *_named(LOOP))))
-    plan.append(Entry(replace(base, pixels=largest), _without("chunked PyTorch") if on_cpu else _one_frame()))
-    plan += [Entry(replace(base, dtype=dtype), _named(CORE[0], CORE[3])) for dtype in dtypes]
+    plan.append(Entry(replace(base, pixels=65536), tuple(peer for peer in _one_frame() if peer not in core[3:])))
+    plan += [Entry(replace(base, dtype=dtype), _named(OURS, CORE[3])) for dtype in ("bfloat16", "float16")]
     plan += [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 1024)]
-    return plan + [Entry(replace(base, pixels=n), _without("ours: reference")) for n in large_sizes]
+    return plan + [Entry(replace(base, pixels=n), _plain()) for n in (16384, 32768)]
+
+
+def _gpu() -> list[Entry]:
+    base = Case(100_000, device="cuda", dtype="bfloat16")
+    ours = _named(OURS, "ours: triton")
+    peers = (*ours, *_named(*CORE[1:], "FlexAttention"))
+    plan = [Entry(replace(base, dim=dim), _one_frame() if dim == 64 else peers) for dim in (64, 128, 256)]
+    plan += [Entry(replace(base, positives="inside", dim=dim), peers if dim == 64 else ours) for dim in (64, 128, 256)]
+    plan += [Entry(replace(base, **option), ours) for option in (*FORMS[::2], {"needs": "query"}, {"deterministic": True})]  # type: ignore[arg-type]
+    frames = ((35_000, 1), (FRAME_PIXELS, 64), (12_544, 8), (FRAME_PIXELS, 8), (784, 8))
+    plan += [Entry(replace(base, pixels=n, frames=b), (*ours, *_named(LOOP))) for n, b in frames]
+    plan += [Entry(replace(base, pixels=n), peers) for n in (1024, 4096, 16384, 65536, 1_000_000)]
+    plan += [Entry(replace(base, dtype=dtype, pixels=16384), (*ours, *_named("KeOps"))) for dtype in ("float32", "float16")]
+    return plan + [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 65536)]
 
 
 def _full(device: str) -> list[Entry]:

@@ -1,6 +1,6 @@
-"""The tables of the README and of docs/LOSS.md, written from a results file.
+"""The benchmark tables of the README and of the pages in docs/, written from the results files.
 
-    python -m benchmarks.readme [--results FILE] [--readme FILE] [--page FILE] [--check]
+    python -m benchmarks.readme [--check]
 
 Between a page's markers stands what this module makes and nothing else; ``--check`` (and a test) fails where one differs.
 """
@@ -12,65 +12,79 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import tables
 from benchmarks.case import Case
-from benchmarks.files import write_atomically
 from benchmarks.machine import ROOT
+from laparoflow.files import write_text
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-RESULTS, README = ROOT / "benchmarks" / "results" / "cpu.json", ROOT / "README.md"
-PAGE = ROOT / "docs" / "LOSS.md"
 OURS, DENSE = "ours: native", "dense PyTorch"
 SIZES = (1024, 8192, 65536)
-DIM = 64
 
 
-def block(results: dict[str, Any]) -> str:
-    """What stands between the markers: forward + backward of each peer at three sizes, time and extra memory."""
-    present = tables.plain_sizes(results, DIM)
-    sizes = [n for n in SIZES if n in present] or present[:3]
-    first = results["rows"][0]["case"]
-    labels = [Case(n, DIM, dtype=first["dtype"], device=first["device"]).label for n in sizes]
-    rows = {(row["peer"], row["label"]): row for row in results["rows"] if row["part"] == "both"}
+def peers_block(results: dict[str, Any]) -> str:
+    """Forward + backward of each peer at three sizes: time and extra memory."""
+    rows = tables.plain_rows(results)
+    sizes = [n for n in SIZES if n in tables.sizes_of(rows)] or tables.sizes_of(rows)[:3]
     lines = []
-    for peer in tables.peers_of(results):
-        cells = [rows.get((peer, label)) for label in labels]
-        if any(cell and cell["status"] == "ok" for cell in cells):
-            lines.append([peer, *(_cell(cell) for cell in cells)])
-    header = ["forward + backward", *(f"N = {n:,}" for n in sizes)]
+    for peer in dict.fromkeys(row["peer"] for row in results["rows"]):
+        found = [rows.get((peer, n, "both")) for n in sizes]
+        if any(row and row["status"] == "ok" for row in found):
+            lines.append([peer, *map(tables.cell, found)])
     caption = (
-        f"Seconds (median) and memory above inputs and gradients; N queries x N keys, D = {DIM}, {first['dtype']}, "
-        f"one direction. {tables.machine_line(results)}"
+        f"Seconds (median) and memory above inputs and gradients; N queries x N keys, D = {tables.DIM}, "
+        f"{results['rows'][0]['case']['dtype']}, one direction. {tables.machine_line(results)}"
     )
-    return "\n".join([*tables.markdown(header, lines), "", caption])
+    return "\n".join([*tables.markdown(["forward + backward", *(f"N = {n:,}" for n in sizes)], lines), "", caption])
 
 
 def sizes_block(results: dict[str, Any]) -> str:
     """What to expect per N: time and memory of ours forward and with backward, beside the dense loss."""
-    first = results["rows"][0]["case"]
-    rows = {(row["peer"], row["label"], row["part"]): row for row in results["rows"]}
-    lines = []
-    for n in tables.plain_sizes(results, DIM):
-        label = Case(n, DIM, dtype=first["dtype"], device=first["device"]).label
-        forward, both = (rows.get((OURS, label, part)) for part in ("forward", "both"))
-        if both and both["status"] == "ok":
-            lines.append([f"{n:,}", _cell(forward), _cell(both), _cell(rows.get((DENSE, label, "both")))])
-    header = ["N", "forward", "forward + backward", "dense PyTorch, forward + backward"]
+    rows = tables.plain_rows(results)
+    columns = ((OURS, "forward"), (OURS, "both"), (DENSE, "both"))
+    lines = [
+        [f"{n:,}", *(tables.cell(rows.get((peer, n, part))) for peer, part in columns)]
+        for n in tables.sizes_of(rows) if rows.get((OURS, n, "both"), {}).get("status") == "ok"
+    ]  # fmt: skip
     caption = (
-        f"One frame of N queries and N keys, D = {DIM}, {first['dtype']}; B frames take about B times as long. Seconds "
-        f"(median), and memory above inputs and gradients. {tables.machine_line(results)}"
+        f"One frame of N queries and N keys, D = {tables.DIM}, {results['rows'][0]['case']['dtype']}; B frames take about B "
+        f"times as long. Seconds (median), and memory above inputs and gradients. {tables.machine_line(results)}"
     )
+    header = ["N", "forward", "forward + backward", "dense PyTorch, forward + backward"]
     return "\n".join([*tables.markdown(header, lines), "", caption])
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    if row["status"] != "ok":
-        return tables.SHORT.get(row["status"], row["status"])
-    return f"{tables.seconds_text(row['seconds'])}, {tables.bytes_text(row['extra_bytes'])}"
+def gpu_block(results: dict[str, Any]) -> str:
+    """The plain form at N = 100,000 by our kernels: forward, backward, memory."""
+    lines = []
+    for backend, dim in ((backend, dim) for backend in ("native", "triton") for dim in (64, 128, 256)):
+        case = Case(100_000, dim, dtype="bfloat16", device="cuda").label
+        rows = [row for row in results["rows"] if row["label"] == case and row["peer"].startswith(f"ours: {backend}")]
+        found = {row["part"]: row for row in reversed(rows) if row["status"] == "ok"}
+        if {"forward", "backward"} <= set(found):
+            times = [tables.seconds_text(found[part]["seconds"]) for part in ("forward", "backward")]
+            memory = found.get("both", found["forward"])["extra_bytes"]
+            lines.append([f"`{backend}`", str(dim), *times, tables.bytes_text(memory)])
+    header = ["backend", "D", "forward", "backward", "extra memory"]
+    return "\n".join([*tables.markdown(header, lines), "", tables.machine_line(results)])
+
+
+class Page(NamedTuple):
+    """A page, the results file that its table comes from, and what makes the table."""
+
+    path: Path
+    results: Path
+    make: Callable[[dict[str, Any]], str]
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (
+    Page(ROOT / "README.md", RESULTS / "cpu.json", peers_block),
+    Page(ROOT / "docs" / "LOSS.md", RESULTS / "cpu.json", sizes_block),
+    Page(ROOT / "docs" / "BACKENDS.md", RESULTS / "h200.json", gpu_block),
+)
 
 
 def insert(page: str, text: str) -> str:
@@ -85,35 +99,29 @@ def insert(page: str, text: str) -> str:
     return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 
-def difference(page: Path, results: Path, make: Callable[[dict[str, Any]], str] = block) -> str | None:
+def difference(page: Page) -> str | None:
     """What is wrong between a page and its results file, in words, or None."""
-    text = page.read_text() if page.exists() else ""
-    if not results.exists():
+    text, name = page.path.read_text() if page.path.exists() else "", page.path.name
+    if not page.results.exists():
         shown = text.split(BEGIN)[-1].split(END)[0].strip() if BEGIN in text else ""
-        return f"{page.name} shows a benchmark, but there is no {results.name}" if shown else None
+        return f"{name} shows a benchmark, but there is no {page.results.name}" if shown else None
     try:
-        expected = insert(text, make(json.loads(results.read_text())))
+        expected = insert(text, page.make(json.loads(page.results.read_text())))
     except ValueError as error:
-        return f"{page.name}: {error}"
-    return None if text == expected else f"{page.name} differs from {results.name}: run python -m benchmarks.readme"
+        return f"{name}: {error}"
+    return None if text == expected else f"{name} differs from {page.results.name}: run python -m benchmarks.readme"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, pages: tuple[Page, ...] = PAGES) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 when they differ")
-    options = parser.parse_args(arguments)
-    pages = ((options.readme, block), (options.page, sizes_block))
-    if options.check:
-        wrong = [difference(page, options.results, make) for page, make in pages]
-        print("\n".join(filter(None, wrong)) or f"{options.readme} and {options.page} agree with {options.results}")
-        return 1 if any(wrong) else 0
-    results = json.loads(options.results.read_text())
-    for page, make in pages:
-        write_atomically(page, insert(page.read_text(), make(results)))
-        print(f"{page}: table of {options.results}")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 when a page differs")
+    if parser.parse_args(arguments).check:
+        wrong = list(filter(None, map(difference, pages)))
+        print("\n".join(wrong) or "every page agrees with its results file")
+        return 1 if wrong else 0
+    for page in pages:
+        write_text(page.path, insert(page.path.read_text(), page.make(json.loads(page.results.read_text()))))
+        print(f"{page.path}: table of {page.results}")
     return 0
 
 

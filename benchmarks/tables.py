@@ -1,4 +1,4 @@
-"""Tables of a results file, as Markdown."""
+"""The tables of a results file, as Markdown: how a figure reads, one table writer, the page of a whole run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from benchmarks.case import PARTS, Case
 
 Row = dict[str, Any]
 SHORT = {"not applicable": "n/a"}
+DIM = 64
 
 
 def seconds_text(seconds: float) -> str:
@@ -25,6 +26,15 @@ def bytes_text(count: float | None) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e10 else f"{count / 1e6:,.0f} MB"
 
 
+def cell(row: Row | None) -> str:
+    """Time and memory of a row, or why there are none."""
+    if row is None:
+        return "-"
+    if row["status"] != "ok":
+        return str(SHORT.get(row["status"], row["status"]))
+    return f"{seconds_text(row['seconds'])}, {bytes_text(row['extra_bytes'])}"
+
+
 def markdown(header: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
     """A table; the first column to the left, all others to the right."""
     names = list(header)
@@ -36,61 +46,73 @@ def machine_line(results: Row) -> str:
     """One sentence: where, with what, when, which commit."""
     machine = results["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
+    driver = (machine.get("gpu_facts") or {}).get("driver_version")
+    named = [("driver", driver), ("torch", machine["packages"]["torch"]), ("triton", machine["gpu"] and
+             machine["packages"].get("triton"))]  # fmt: skip
     commit = (machine["commit"] or "unknown")[:10] + (" with changes" if machine["uncommitted_changes"] else "")
-    return f"{where}; torch {machine['packages']['torch']}; {machine['date'][:10]}; commit {commit}."
+    return "; ".join([where, *(f"{name} {value}" for name, value in named if value), machine["date"][:10],
+                      f"commit {commit}."])  # fmt: skip
 
 
-def plain_sizes(results: Row, dim: int = 64) -> list[int]:
-    """Pixels of the one-frame plain cases of one width, in the first dtype of the results."""
-    cases = {Case(**row["case"]) for row in results["rows"]}
-    first = results["rows"][0]["case"]["dtype"] if results["rows"] else "float32"
-    device = results["machine"]["device"]
-    return sorted(case.pixels for case in cases if case == Case(case.pixels, dim, dtype=first, device=device))
+def plain_rows(results: Row) -> dict[tuple[str, int, str], Row]:
+    """{(peer, pixels, part): row} of the one-frame plain cases of width DIM, in the first dtype of the results."""
+    found = {}
+    for row in results["rows"]:
+        case = Case(**row["case"])
+        if case == Case(case.pixels, DIM, dtype=results["rows"][0]["case"]["dtype"], device=case.device):
+            found[row["peer"], case.pixels, row["part"]] = row
+    return found
 
 
-def peers_of(results: Row) -> list[str]:
-    """Peers in the order of their first row."""
-    return list(dict.fromkeys(row["peer"] for row in results["rows"]))
+def sizes_of(plain: dict[tuple[str, int, str], Row]) -> list[int]:
+    """The sizes of ``plain_rows``, the smallest first."""
+    return sorted({pixels for _, pixels, _ in plain})
 
 
-def full_table(results: Row) -> list[str]:
-    """Every case: a line per peer, with spread, memory and ratio to the floor; and what did not run, with the reason."""
-    out: list[str] = []
-    for label in dict.fromkeys(row["label"] for row in results["rows"]):
-        rows = {(row["peer"], row["part"]): row for row in results["rows"] if row["label"] == label}
-        floors = {part: row["floor_seconds"] for (_, part), row in rows.items() if row.get("floor_seconds")}
-        shown, refused = [], []
-        for peer in dict.fromkeys(name for name, _ in rows):
-            parts = [rows[peer, part] for part in PARTS]
-            if any(part["status"] == "ok" for part in parts):
-                both = parts[2]
-                ratio = f"{both['ratio']:.2f}" if both.get("ratio") else "-"
-                memory = [bytes_text(part.get("extra_bytes")) for part in (parts[0], both)]
-                shown.append([peer, *(_time_with_spread(part) for part in parts), *memory, ratio])
-            else:
-                refused.append(f"- {peer}: {parts[2]['status']}: {parts[2]['reason']}")
-        out += [f"## {label}", ""]
-        if shown:
-            floor = [f"floor ({rows[shown[0][0], 'both'].get('bound', '?')})"]
-            floor += [seconds_text(floors[part]) if part in floors else "-" for part in PARTS]
-            header = ["peer", *PARTS, "memory forward", "memory both", "both / floor"]
-            out += [*markdown(header, [*shown, [*floor, "", "", ""]]), ""]
-        out += [*refused, ""] if refused else []
-    return out
+def case_lines(results: Row) -> tuple[list[list[str]], list[str]]:
+    """A line for each case and peer that ran (the header is ``CASE_HEADER``); and what did not run, with the reason."""
+    grouped: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in results["rows"]:
+        grouped.setdefault((row["label"], row["peer"]), {})[row["part"]] = row
+    lines, refused = [], []
+    for (label, peer), parts in grouped.items():
+        last = list(parts.values())[-1]
+        if all(row["status"] != "ok" for row in parts.values()):
+            refused.append(f"- {label}: {peer}: {last['status']}: {last['reason']}")
+            continue
+        clock = next((row["sm_clock"] for row in parts.values() if row.get("sm_clock")), "-")
+        both = next((row for name in ("both", "backward") if (row := parts.get(name, {})).get("ratio")), {})
+        lines.append([
+            label, peer, *(_spread(parts.get(part)) for part in PARTS),
+            *(bytes_text((parts.get(part) or {}).get("extra_bytes")) for part in ("forward", "both")),
+            f"{both['ratio']:.2f} ({both['bound']})" if both else "-", clock,
+        ])  # fmt: skip
+    return lines, refused
 
 
-def _time_with_spread(row: Row) -> str:
-    if row["status"] != "ok":
-        return str(SHORT.get(row["status"], row["status"]))
-    spread = f" ± {100 * row['iqr'] / 2 / row['seconds']:.0f} %" if row["rounds"] > 1 else " (1 run)"
-    return seconds_text(row["seconds"]) + spread
+CASE_HEADER = ("case", "peer", *PARTS, "memory forward", "memory both", "time / floor", "SM clock")
 
 
-def bars_table(found: list[Row]) -> list[str]:
+def _spread(row: Row | None) -> str:
+    if row is None or row["status"] != "ok":
+        return cell(row)
+    if row["rounds"] == 1:
+        return seconds_text(row["seconds"]) + " (1 run)"
+    return seconds_text(row["seconds"]) + (f" ± {50 * row['iqr'] / row['seconds']:.0f} %" if "iqr" in row else "")
+
+
+def goals_table(goals: list[Row]) -> list[str]:
     """The goals with their measured figures."""
     lines = []
-    for bar in found:
-        measured = bar["note"] if bar["measured"] is None else f"{bar['measured']:.3g}"
-        verdict = {True: "pass", False: "**fail**", None: "-"}[bar["passed"]]
-        lines.append([bar["name"], bar["goal"], measured, verdict])
+    for goal in goals:
+        measured = goal["note"] if goal["measured"] is None else f"{goal['measured']:.3g}"
+        verdict = {True: "pass", False: "**fail**", None: "-"}[goal["passed"]]
+        lines.append([goal["name"], goal["goal"], measured, verdict])
     return markdown(["goal", "at", "measured", ""], lines)
+
+
+def page(results: Row) -> str:
+    """Everything in a results file: each case and peer, what did not run, the goals."""
+    lines, refused = case_lines(results)
+    parts = [f"# {machine_line(results)}", "", *markdown(CASE_HEADER, lines), "", *refused, ""]
+    return "\n".join(parts + (goals_table(results["goals"]) + [""] if results.get("goals") else []))

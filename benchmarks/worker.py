@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytest_benchmark.stats import Stats
-from pytest_benchmark.timers import default_timer
 from torch import Tensor
 
 from benchmarks import floors
 from benchmarks.case import PARTS, Case
 from benchmarks.inputs import Inputs, errors, make_inputs, wrong
-from benchmarks.memory import PeakMemory
+from benchmarks.machine import PeakMemory, gpu_facts
 from benchmarks.peers import BY_NAME, Peer
 
 WARM_UP_PIXELS = 256
@@ -78,9 +78,9 @@ class Work:
 
     def _timed(self, run: Callable[[], object]) -> float:
         if self.case.device == "cpu":
-            start = default_timer()
+            start = time.perf_counter()
             run()
-            return default_timer() - start
+            return time.perf_counter() - start
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         begin.record()
@@ -93,6 +93,8 @@ class Work:
 def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
     """{"memory_exact", "product_rate", "parts": {part: row}} of one peer; a row that is wrong holds no time."""
     torch.set_num_threads(case.threads or effort.threads)
+    torch.use_deterministic_algorithms(case.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would count as time
     parts = tuple(part for part in PARTS if part != "backward" or not peer.gradients_in_forward)
     if not peer.generates_code:  # libraries loaded, threads started
         small = Work(peer, Case(**{**case.to_json(), "pixels": min(case.pixels, WARM_UP_PIXELS)}))
@@ -134,19 +136,18 @@ def wrong_set(case: Case, part: str, gradients: dict[str, Tensor | None]) -> str
 
 
 def timing(work: Work, part: str, first: float, seconds: float) -> dict[str, Any]:
-    """Median and spread in seconds. A first run of a second and more counts; one of many seconds is the only one."""
-    stats = Stats()
-    if first >= FIRST_RUN_COUNTS_SECONDS:
-        stats.update(first)
-        rounds = 2 if first < SINGLE_RUN_SECONDS else 0
-    else:
-        rounds = min(MOST_ROUNDS, max(3, math.ceil(seconds / max(first, 1e-6))))
-    for _ in range(rounds):
-        stats.update(work.part(part))
-    single = stats.rounds == 1
+    """Median and spread in seconds, and on a GPU the SM clock right after the last run.
+
+    A first run of a second and more counts; one of many seconds is the only one.
+    """
+    found = [first] if first >= FIRST_RUN_COUNTS_SECONDS else []
+    rounds = min(MOST_ROUNDS, max(3, math.ceil(seconds / max(first, 1e-6))))
+    found += [work.part(part) for _ in range(rounds if not found else 2 if first < SINGLE_RUN_SECONDS else 0)]
+    clock = gpu_facts("clocks.sm").get("clocks.sm") if work.case.device == "cuda" else None
+    quarters = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else (0.0, 0.0, 0.0)
     return {
-        "seconds": stats.median, "iqr": 0.0 if single else stats.iqr, "min": stats.min, "max": stats.max,
-        "rounds": stats.rounds,
+        "seconds": statistics.median(found), "iqr": quarters[2] - quarters[0], "min": min(found), "max": max(found),
+        "rounds": len(found), "sm_clock": clock,
     }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""Dense PyTorch: the formula of the loss written down, every N x N matrix in memory."""
+"""Dense PyTorch: the formula of the loss written down, every N x N matrix in memory; and torch.compile of it."""
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -40,13 +42,18 @@ def matrices(case: Case) -> float:
     return (8 if case.symmetric or not case.plain else 5.5) * 4 * case.pairs
 
 
-def _make(case: Case, part: str) -> LossFunction:
-    return lambda inputs: dense_loss(inputs, case)
-
-
 def symmetric_one_hot(case: Case) -> str | None:
     """The one combination that the dense form leaves out."""
     return "written for one direction of the one-hot loss" if case.one_hot and case.symmetric else None
 
 
-PEER = Peer("dense PyTorch", symmetric_one_hot, _make, predicted_bytes=matrices)
+@functools.cache
+def _compiled(case: Case) -> LossFunction:
+    """With static shapes, its fastest setting."""
+    return torch.compile(lambda inputs: dense_loss(inputs, case), dynamic=False)
+
+
+PEERS = (
+    Peer("dense PyTorch", symmetric_one_hot, lambda case, part: lambda inputs: dense_loss(inputs, case), matrices),
+    Peer("torch.compile of dense", symmetric_one_hot, lambda case, part: _compiled(case), matrices, generates_code=True),
+)

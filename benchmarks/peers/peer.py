@@ -52,12 +52,3 @@ def flow_loss_only(case: Case) -> str | None:
     if case.one_hot:
         return "written for flow weights; the one-hot case is measured against the cross entropies"
     return None if case.plain else "written for positives='outside', negatives='all'"
-
-
-def one_hot_only(case: Case) -> str | None:
-    """The reason of a cross entropy over a class per key."""
-    if not case.one_hot:
-        return "one positive per query only"
-    if case.symmetric or case.frames > 1:
-        return "one frame in one direction only"
-    return None

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floors, harness, plots, worker
-from benchmarks.__main__ import page_of
+from benchmarks import floors, harness, machine, plots, tables, worker
 from benchmarks.case import PARTS, Case
 from benchmarks.harness import Limits, Run
 from benchmarks.peers import BY_NAME, Peer
-from benchmarks.plan import Entry, entries
+from benchmarks.plan import entries
 
 EFFORT = worker.Effort(seconds=0.01, threads=1)
 RATES = {"product_float32": 1e11, "exp": 1e9, "copy": 1e10}
@@ -34,7 +33,7 @@ def run_of(limits: Limits) -> Run:
 
 def test_a_worker_process_measures_every_part(tmp_path: Path) -> None:
     run = run_of(Limits(1e9))
-    run.add(Entry(Case(256), ()), BY_NAME["chunked PyTorch"])
+    run.add(Case(256), BY_NAME["chunked PyTorch"])
     found = run.results()
     assert [row["part"] for row in found["rows"]] == list(PARTS)
     for row in found["rows"]:
@@ -45,11 +44,8 @@ def test_a_worker_process_measures_every_part(tmp_path: Path) -> None:
         assert (row["extra_bytes"] is None) == (row["part"] == "backward")
     assert {"cpu", "cores", "threads", "packages", "commit", "date"} <= set(found["machine"])
     json.dumps(found)
-    found["bars"] = []
-    assert "chunked PyTorch" in page_of(found)
-    pictures = plots.draw(found, tmp_path / "cpu")
-    assert [path.suffix for path in pictures] == [".png", ".svg"]
-    assert all(path.stat().st_size > 5000 for path in pictures)
+    assert "| chunked PyTorch |" in tables.page(found)
+    assert plots.draw(found, tmp_path / "cpu.png").stat().st_size > 5000
 
 
 def test_a_wrong_peer_shows_no_speed() -> None:
@@ -73,18 +69,18 @@ def test_a_peer_that_raises_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) 
 
 def test_refusals_name_their_reason() -> None:
     run = run_of(Limits(memory_bytes=1e9, slow_seconds=10))
-    run.add(Entry(Case(65536), ()), BY_NAME["dense PyTorch"])
-    run.add(Entry(Case(1024), ()), BY_NAME["FlexAttention"])
-    run.add(Entry(Case(1024), ()), BY_NAME["torch linear_cross_entropy"])
+    run.add(Case(65536), BY_NAME["dense PyTorch"])
+    run.add(Case(1024), BY_NAME["FlexAttention"])
+    run.add(Case(1024), BY_NAME["torch linear_cross_entropy"])
     chunked = BY_NAME["chunked PyTorch"]
     run.pace[run._pace_key(Case(1024), chunked)] = (Case(1024), 0.1)
-    run.add(Entry(Case(16384), ()), chunked)
+    run.add(Case(16384), chunked)
     rows = run.rows[:: len(PARTS)]
     assert [row["status"] for row in rows] == ["out of memory", "not applicable", "not applicable", "too slow"]
     assert "GB" in rows[0]["reason"] and "GPU" in rows[1]["reason"] and "one positive" in rows[2]["reason"]
     assert rows[3]["reason"].startswith("26 s expected from 0.1 s at N=1,024")
     used_up = run_of(Limits(1e9, run_seconds=-1))
-    used_up.add(Entry(Case(64), ()), chunked)
+    used_up.add(Case(64), chunked)
     assert used_up.rows[0]["status"] == "not run"
 
 
@@ -131,3 +127,54 @@ def test_importing_the_peers_needs_none_of_their_packages() -> None:
         "assert not {'pykeops', 'liger_kernel', 'cut_cross_entropy', 'triton_backend'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT, check=True)
+
+
+def test_a_run_goes_on_from_an_earlier_one_of_the_same_commit_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_machine(commit: str) -> Run:
+        run = run_of(Limits(1e9))
+        run.machine |= {"commit": commit, "uncommitted_changes": False}
+        return run
+
+    def asked(self: Run, case: Case, peer: Peer) -> dict:
+        return {"parts": {part: {"status": next(statuses), "seconds": 0.5, "reason": ""} for part in PARTS}}
+
+    monkeypatch.setattr(Run, "_ask", asked)
+    statuses = iter(["ok"] * 3 + ["ok", "ok", "failed"] + ["ok"] * 3)
+    first, chunked, dense = on_machine("one"), BY_NAME["chunked PyTorch"], BY_NAME["dense PyTorch"]
+    first.add(Case(64), chunked)
+    first.add(Case(64), dense)
+    second = on_machine("one")
+    second.go_on_from(json.loads(json.dumps(first.results())))
+    assert {row["peer"] for row in second.rows} == {"chunked PyTorch"}
+    second.add(Case(64), chunked)  # measured already: asks nobody
+    second.add(Case(64), dense)
+    assert [row["status"] for row in second.rows] == ["ok"] * 6
+    assert next(statuses, None) is None
+    with pytest.raises(ValueError, match="commit: expected two, got one"):
+        on_machine("two").go_on_from(first.results())
+    first.machine["uncommitted_changes"] = True
+    with pytest.raises(ValueError, match="uncommitted_changes"):
+        on_machine("one").go_on_from(first.results())
+
+
+@pytest.mark.parametrize(("script", "found"), [
+    ("echo '580.1, 1980 MHz'", {"driver_version": "580.1", "clocks.sm": "1980 MHz"}), ("exit 9", {}),
+    ("echo '580.1, 1980 MHz'; echo '580.1, 345 MHz'", {}), (None, {}),
+])  # fmt: skip
+def test_the_clock_of_the_gpu_comes_from_nvidia_smi(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, found: dict
+) -> None:
+    if script:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: None)
+    assert machine.gpu_facts("driver_version,clocks.sm") == found
+
+
+@pytest.mark.parametrize("name", ["cpu.json", "h200.json"])
+def test_committed_results_are_read(name: str) -> None:
+    results = json.loads((harness.ROOT / "benchmarks" / "results" / name).read_text())
+    assert results["format"] == harness.FORMAT
+    assert all(Case(**row["case"]).label == row["label"] for row in results["rows"])
+    assert len(tables.page(results).splitlines()) > 20

@@ -23,7 +23,9 @@ def backends_under_test() -> list[tuple[str, str]]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"backend", "device"} <= set(metafunc.fixturenames):
         pairs = backends_under_test()
-        metafunc.parametrize(("backend", "device"), pairs, ids=[f"{name}-{device}" for name, device in pairs])
+        marks = {"cuda": [pytest.mark.gpu]}
+        cases = [pytest.param(*pair, id="-".join(pair), marks=marks.get(pair[1], ())) for pair in pairs]
+        metafunc.parametrize(("backend", "device"), cases)
 
 
 @pytest.fixture(autouse=True)

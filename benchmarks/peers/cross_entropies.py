@@ -1,0 +1,66 @@
+"""Cross entropies over a class per key, the one-hot case: keys are the classifier's rows.
+
+torch.nn.functional.linear_cross_entropy with chunking, and two in Triton (GPU): cut-cross-entropy, liger-kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.case import Case
+from benchmarks.inputs import Inputs
+from benchmarks.peers.peer import LossFunction, Peer, not_installed
+
+
+def _why_not(case: Case) -> str | None:
+    if not case.one_hot:
+        return "one positive per query only"
+    return "one frame in one direction only" if case.symmetric or case.frames > 1 else None
+
+
+def _torch_why_not(case: Case) -> str | None:
+    here = hasattr(torch.nn.functional, "linear_cross_entropy")
+    return _why_not(case) if here else f"torch {torch.__version__} does not have it"
+
+
+def _triton_why_not(case: Case, module: str, package: str) -> str | None:
+    if case.device != "cuda":
+        return "needs a GPU"
+    return "no float64" if case.dtype == "float64" else _why_not(case) or not_installed(module, package)
+
+
+def _torch(case: Case, part: str) -> LossFunction:
+    # with options it works in chunks and, like ours, forms the gradients in the forward
+    options = torch.nn.LinearCrossEntropyOptions() if hasattr(torch.nn, "LinearCrossEntropyOptions") else None
+
+    def loss(inputs: Inputs) -> Tensor:
+        query = inputs.query[0] / case.temperature
+        return torch.nn.functional.linear_cross_entropy(query, inputs.key[0], inputs.target[0], options=options)
+
+    return loss
+
+
+def _cut(case: Case, part: str) -> LossFunction:
+    from cut_cross_entropy import linear_cross_entropy
+
+    return lambda x: linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0], impl="cce")
+
+
+def _liger(case: Case, part: str) -> LossFunction:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return lambda x: liger_fused_linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0])
+
+
+PEERS = (
+    Peer("torch linear_cross_entropy", _torch_why_not, _torch, gradients_in_forward=True),
+    Peer(
+        "cut-cross-entropy", lambda case: _triton_why_not(case, "cut_cross_entropy", "cut-cross-entropy"), _cut,
+        generates_code=True,
+    ),
+    Peer(
+        "liger-kernel", lambda case: _triton_why_not(case, "liger_kernel", "liger-kernel"), _liger,
+        gradients_in_forward=True, generates_code=True,
+    ),
+)  # fmt: skip
