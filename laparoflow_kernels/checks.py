@@ -107,20 +107,17 @@ def check_no_gradient(**given: object) -> None:
                              "requires_grad=True (pass its .detach())")  # fmt: skip
 
 
-def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, sizes: Sequence[int]) -> None:
-    """Packed flow [T, F] finite wherever the mask [T] keeps it; ``sizes`` tells the pixels of each frame."""
+def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, offsets: Tensor) -> None:
+    """Packed flow [T, F] finite wherever the mask [T] keeps it; frame b begins at ``offsets[b]``."""
     if not values_readable(flow) or math.isfinite(float(flow.sum())):  # a finite sum has no NaN or infinity in it
         return
     bad = ~torch.isfinite(flow).all(-1)
     if mask is not None:
         bad = bad & mask
     if bool(bad.any()):
-        first = pixel = int(bad.nonzero()[0])
-        frame = 0
-        while pixel >= sizes[frame]:
-            pixel -= sizes[frame]
-            frame += 1
+        first = int(bad.nonzero()[0])
+        frame = int((offsets <= first).sum()) - 1
         raise ValueError(
-            f"{name}: expected finite flow in source-frame pixels wherever the mask is True, got {flow[first].tolist()}"
-            f" at [{frame}, {pixel}] ({int(bad.sum())} such pixels); mask out pixels whose flow is unknown"
+            f"{name}: expected finite flow in source-frame pixels wherever the mask is True, got {flow[first].tolist()} at "
+            f"[{frame}, {first - int(offsets[frame])}] ({int(bad.sum())} such pixels); mask out pixels whose flow is unknown"
         )

@@ -30,11 +30,7 @@ from laparoflow_kernels.backends import choose_backend
 from laparoflow_kernels.functional import LossResult, flow_infonce, warn_that_nothing_counts
 from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
 from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
-from laparoflow_kernels.problem import (
-    PackedFrames,
-    PairProblem,
-    accumulator_dtype,
-)
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 
 METHODS = ("gathered", "ring")
 
@@ -114,10 +110,10 @@ def distributed_flow_infonce(
 def _direction(
     rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], method: str, group: dist.ProcessGroup | None,
     backend: str, options: dict[str, Any],
-) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
+) -> tuple[Tensor, FrameSizes]:  # fmt: skip
     """Joint statistics [4, T] of this process's rows, differentiable, and the frames' sizes."""
     (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
-    problem, query_sizes, _ = pack_pairs(
+    problem = pack_pairs(
         query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, scope="batch", symmetric=False, **options
     )
     chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
@@ -142,7 +138,7 @@ def _direction(
         elsewhere = log_sum(packed_query, keys, temperature, masks)
     else:
         elsewhere = _Ring.apply(packed_query, packed_key, temperature, keep, counts, group, log_sum)
-    return torch.cat([_log_add(here[STAT_LSE], elsewhere)[None], here[STAT_LSE + 1 :]]), query_sizes
+    return torch.cat([_log_add(here[STAT_LSE], elsewhere)[None], here[STAT_LSE + 1 :]]), problem.query_frames.sizes
 
 
 def _strangers(query: Tensor, query_mask: Tensor | None, key: Tensor, key_mask: Tensor) -> tuple[PackedFrames, PackedFrames]:
@@ -151,8 +147,8 @@ def _strangers(query: Tensor, query_mask: Tensor | None, key: Tensor, key_mask: 
     n, m = query.shape[0], key.shape[0]
     offsets = torch.tensor([[0, n, n], [0, 0, m]], device=query.device)
     return (
-        PackedFrames(flow[:n], query_mask, offsets[0], (n, 0), n),
-        PackedFrames(flow[n:], key_mask.contiguous(), offsets[1], (0, m), m),
+        PackedFrames(flow[:n], query_mask, offsets[0], FrameSizes.of((n, 0))),
+        PackedFrames(flow[n:], key_mask.contiguous(), offsets[1], FrameSizes.of((0, m))),
     )
 
 
@@ -164,7 +160,7 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _reduce(
-    parts: list[tuple[Tensor, Tensor, tuple[int, ...]]], reduction: str, group: dist.ProcessGroup | None, like: TensorOrList
+    parts: list[tuple[Tensor, Tensor, FrameSizes]], reduction: str, group: dist.ProcessGroup | None, like: TensorOrList
 ) -> LossResult:
     """From (loss per pixel, valid, sizes) of each direction to the joint value with gradients to be averaged."""
     if reduction == "none":

@@ -109,7 +109,7 @@ def flow_infonce(
     checks.check_loss_options(
         flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
     )  # fmt: skip
-    problem, query_sizes, key_sizes = pack_pairs(
+    problem = pack_pairs(
         query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
         bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
         symmetric=symmetric, normalized=normalized,
@@ -118,6 +118,7 @@ def flow_infonce(
     if backend == "auto" and chosen is reference and not torch.compiler.is_compiling():
         warn_of_dense_pairs(problem)
 
+    query_sizes, key_sizes = problem.query_frames.sizes, problem.key_frames.sizes
     fused = None
     if reduction != "none" and hasattr(chosen, "fused_loss"):
         fused = chosen.fused_loss(problem, reduction)
@@ -180,12 +181,11 @@ def flow_weighted_sum(
     checks.check_float("values", packed)
     dtype, device = accumulator_dtype(packed.dtype), packed.device
     _, query_sizes = pack("query_flow", query_flow)
-    batched = isinstance(values, Tensor)
-    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device, batched)
-    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, batched)
+    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
     check_guides(query_frames, key_frames)
     chosen = choose_backend(backend, device, packed.dtype, packed.shape[1])
-    inv_bandwidth = inverse_bandwidth(bandwidth, len(query_sizes), dtype, device)
+    inv_bandwidth = inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device)
     sums, weight_sum = chosen.weighted_sum(query_frames, key_frames, packed, inv_bandwidth, flow_kernel)
     if normalize:
         sums = sums / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))[:, None]
@@ -212,11 +212,11 @@ def pairwise_flow_weights(
     packed, query_sizes = pack("query_flow", query_flow)
     _, key_sizes = pack("key_flow", key_flow)
     dtype, device = accumulator_dtype(packed.dtype), packed.device
-    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device, True)
-    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, True)
+    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
     check_guides(query_frames, key_frames)
-    batch = len(query_sizes)
-    f, g = (frames.flow.reshape(batch, frames.max_size, frames.flow.shape[1]) for frames in (query_frames, key_frames))
+    batch = query_sizes.frames
+    f, g = (frames.flow.reshape(batch, frames.sizes.largest, frames.flow.shape[1]) for frames in (query_frames, key_frames))
     if key_mask is not None:
         g = g.masked_fill(~key_mask[..., None], 0)
     w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, batch, dtype, device), flow_kernel)

@@ -156,7 +156,7 @@ class FlowInfoNCELoss(nn.Module):
             for side, embedding, flow, mask in (
                 ("query", query, query_flow, query_mask), ("key", key, key_flow, key_mask),
             ):  # fmt: skip
-                check_frames(side, flow, mask, frame_sizes(side, embedding), isinstance(embedding, Tensor))
+                check_frames(side, flow, mask, frame_sizes(side, embedding))
             check_alike(query_flow, key_flow)
             spread = _spread(0.0, query_flow, key_flow, query_mask, key_mask)
             bandwidth = (self.auto_scale * spread).clamp(min=self.auto_floor)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.loss_forms import RowStats, detached_row_stats
-from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 
 TensorOrList: TypeAlias = Tensor | Sequence[Tensor]
 
@@ -21,41 +21,32 @@ TensorOrList: TypeAlias = Tensor | Sequence[Tensor]
 FIXED_MAXIMUM_LIMIT = 40.0
 
 
-class PackedPairs(NamedTuple):
-    """A problem, and what unpacks its results."""
-
-    problem: PairProblem
-    query_sizes: tuple[int, ...]
-    key_sizes: tuple[int, ...]
-
-
 def pack_pairs(
     query: TensorOrList, key: TensorOrList, query_flow: TensorOrList, key_flow: TensorOrList, *,
     query_mask: TensorOrList | None, key_mask: TensorOrList | None, temperature: float | Tensor, bandwidth: float | Tensor,
     flow_kernel: str, positives: str, negatives: str, scope: str, symmetric: bool, normalized: bool,
-) -> PackedPairs:  # fmt: skip
+) -> PairProblem:  # fmt: skip
     """Everything checked but the options' names; arguments and errors as in ``flow_infonce``."""
     packed_query, query_sizes = pack("query", query)
     packed_key, key_sizes = pack("key", key)
     _check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
     dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
-    query_frames = pack_frames("query", query_flow, query_mask, query_sizes, dtype, device, isinstance(query, Tensor))
-    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device, isinstance(key, Tensor))
+    query_frames = pack_frames("query", query_flow, query_mask, query_sizes, dtype, device)
+    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
     check_guides(query_frames, key_frames)
-    problem = PairProblem(
+    return PairProblem(
         *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
-        inverse_bandwidth(bandwidth, len(query_sizes), dtype, device), flow_kernel, positives, negatives, scope, symmetric,
+        inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device), flow_kernel, positives, negatives, scope, symmetric,
         _bounded(normalized, temperature),
     )  # fmt: skip
-    return PackedPairs(problem, query_sizes, key_sizes)
 
 
-def frame_sizes(name: str, value: TensorOrList) -> tuple[int, ...]:
+def frame_sizes(name: str, value: TensorOrList) -> FrameSizes:
     """Pixels of each frame of [B, N, X] or a list of [N_b, X], whose form is checked."""
     if isinstance(value, Tensor):
         if value.ndim != 3:
             raise ValueError(f"{name}: expected 3 dimensions [B, N, channels], got shape {list(value.shape)}")
-        return (value.shape[1],) * value.shape[0]
+        return FrameSizes(value.shape[0], value.shape[1])
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
     if not value:
@@ -66,10 +57,10 @@ def frame_sizes(name: str, value: TensorOrList) -> tuple[int, ...]:
         if item.dtype != value[0].dtype:
             raise TypeError(f"{name}[{b}]: expected dtype {value[0].dtype} like {name}[0], got {item.dtype}")
     checks.check_same_device(**{f"{name}[{b}]": item for b, item in enumerate(value)})
-    return tuple(item.shape[0] for item in value)
+    return FrameSizes.of([item.shape[0] for item in value])
 
 
-def pack(name: str, value: TensorOrList) -> tuple[Tensor, tuple[int, ...]]:
+def pack(name: str, value: TensorOrList) -> tuple[Tensor, FrameSizes]:
     """[B, N, X] or a list of [N_b, X] -> ([T, X], sizes)."""
     sizes = frame_sizes(name, value)
     return _joined(value), sizes
@@ -87,18 +78,19 @@ def _recordable(x: Tensor) -> Tensor:
     return x.clone()
 
 
-def unpack(packed: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> TensorOrList:
+def unpack(packed: Tensor, sizes: FrameSizes, like: TensorOrList) -> TensorOrList:
     """[T, ...] -> [B, N, ...], or a list when the input was one."""
-    if isinstance(like, Tensor):
-        return packed.reshape(len(sizes), sizes[0] if sizes else 0, *packed.shape[1:])
-    return list(packed.split(list(sizes)))
+    if sizes.each is not None:
+        return list(packed.split(list(sizes.each)))
+    frames = packed.reshape(sizes.frames, sizes.largest, *packed.shape[1:])
+    return frames if isinstance(like, Tensor) else list(frames)
 
 
-def unpack_stats(stats: Tensor, sizes: tuple[int, ...], like: TensorOrList) -> RowStats:
+def unpack_stats(stats: Tensor, sizes: FrameSizes, like: TensorOrList) -> RowStats:
     return RowStats(*(unpack(part, sizes, like) for part in detached_row_stats(stats)))  # type: ignore[arg-type]
 
 
-def _check_embeddings(query: Tensor, key: Tensor, query_sizes: tuple[int, ...], key_sizes: tuple[int, ...]) -> None:
+def _check_embeddings(query: Tensor, key: Tensor, query_sizes: FrameSizes, key_sizes: FrameSizes) -> None:
     checks.check_float("query", query)
     checks.check_float("key", key)
     checks.check_same_device(query=query, key=key)
@@ -108,68 +100,60 @@ def _check_embeddings(query: Tensor, key: Tensor, query_sizes: tuple[int, ...], 
         raise ValueError(f"key: expected D={query.shape[1]} channels like query, got {key.shape[1]}")
     if query.shape[1] == 0:
         raise ValueError("query: expected at least one channel, got D=0")
-    if len(query_sizes) != len(key_sizes):
-        raise ValueError(f"key: expected B={len(query_sizes)} frames like query, got {len(key_sizes)}")
+    if query_sizes.frames != key_sizes.frames:
+        raise ValueError(f"key: expected B={query_sizes.frames} frames like query, got {key_sizes.frames}")
 
 
-def check_frames(
-    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], batched: bool
-) -> None:
-    """Flow and mask of one side against the frame sizes of its embeddings; ``batched``: those are one tensor [B, N, D]."""
+def check_frames(side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: FrameSizes) -> None:
+    """Flow and mask of one side against the frame sizes of its embeddings."""
     flow_sizes = frame_sizes(f"{side}_flow", flow)
     for part in (flow,) if isinstance(flow, Tensor) else flow[:1]:  # of a list all have the same channels and dtype
         checks.check_float(f"{side}_flow", part)
         checks.check_flow_channels(f"{side}_flow", part)
-    if flow_sizes != sizes:
-        raise ValueError(f"{side}_flow: expected {_sizes_text(sizes)} like its embeddings, got {_sizes_text(flow_sizes)}")
+    if not flow_sizes.same(sizes):
+        raise ValueError(f"{side}_flow: expected {sizes} like its embeddings, got {flow_sizes}")
     if mask is None:
         return
     if isinstance(mask, Tensor):
-        if not batched and len(set(sizes)) > 1:
-            raise TypeError(f"{side}_mask: expected a list of masks, one for each of its {_sizes_text(sizes)}, got a tensor")
-        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": len(sizes), **({"N": sizes[0]} if sizes else {})})
+        if sizes.each is not None:
+            raise TypeError(f"{side}_mask: expected a list of masks, one for each of its {sizes}, got a tensor")
+        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": sizes.frames, "N": sizes.largest})
         return
     if not isinstance(mask, Sequence) or isinstance(mask, str):
         raise TypeError(f"{side}_mask: expected a torch.Tensor or a list of them, got {type(mask).__name__}")
-    if len(mask) != len(sizes):
-        raise ValueError(f"{side}_mask: expected {len(sizes)} masks, got {len(mask)}")
+    if len(mask) != sizes.frames:
+        raise ValueError(f"{side}_mask: expected {sizes.frames} masks, got {len(mask)}")
     for b, item in enumerate(mask):
-        checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes[b]})
+        checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes.each[b] if sizes.each else sizes.largest})
 
 
 def pack_frames(
-    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: tuple[int, ...], dtype: torch.dtype,
-    device: torch.device, batched: bool,
+    side: str, flow: TensorOrList, mask: TensorOrList | None, sizes: FrameSizes, dtype: torch.dtype, device: torch.device,
 ) -> PackedFrames:  # fmt: skip
     """Flow and mask of one side, checked (``check_frames``), packed, in the accumulator dtype."""
-    check_frames(side, flow, mask, sizes, batched)
+    check_frames(side, flow, mask, sizes)
     checks.check_no_gradient(**{f"{side}_flow": flow})
     packed = _joined(flow)
     packed_mask = None if mask is None else _joined(mask).contiguous()
     checks.check_on(device, "embeddings", **{f"{side}_flow": packed, f"{side}_mask": packed_mask})
     packed = packed.detach().to(dtype).contiguous()
-    checks.check_flow_values(f"{side}_flow", packed, packed_mask, sizes)
-    if batched:
-        offsets = torch.arange(len(sizes) + 1, device=device, dtype=torch.int64) * (sizes[0] if sizes else 0)
+    if sizes.each is None:
+        offsets = torch.arange(sizes.frames + 1, device=device, dtype=torch.int64) * sizes.largest
     else:
-        offsets = torch.tensor([0, *sizes], device=device, dtype=torch.int64).cumsum(0)
-    return PackedFrames(packed, packed_mask, offsets, sizes, max(sizes) if sizes else 0)
-
-
-def _sizes_text(sizes: tuple[int, ...]) -> str:
-    if len(set(sizes)) <= 1:
-        return f"B={len(sizes)} frames of {sizes[0] if sizes else 0} pixels"
-    return f"frames of {list(sizes)} pixels"
+        offsets = torch.tensor([0, *sizes.each], device=device, dtype=torch.int64).cumsum(0)
+    checks.check_flow_values(f"{side}_flow", packed, packed_mask, offsets)
+    return PackedFrames(packed, packed_mask, offsets, sizes)
 
 
 def check_guides(query: PackedFrames, key: PackedFrames) -> None:
-    _check_alike(query.flow.shape[1], key.flow.shape[1], len(query.sizes), len(key.sizes))
+    _check_alike(query.flow.shape[1], key.flow.shape[1], query.sizes.frames, key.sizes.frames)
 
 
 def check_alike(query_flow: TensorOrList, key_flow: TensorOrList) -> None:
     """Flows of both sides, whose form is checked, have as many frames and channels."""
     channels = [flow.shape[-1] if isinstance(flow, Tensor) else flow[0].shape[-1] for flow in (query_flow, key_flow)]
-    _check_alike(channels[0], channels[1], len(query_flow), len(key_flow))
+    frames = [flow.shape[0] if isinstance(flow, Tensor) else len(flow) for flow in (query_flow, key_flow)]
+    _check_alike(*channels, *frames)
 
 
 def _check_alike(query_channels: int, key_channels: int, query_frames: int, key_frames: int) -> None:

@@ -7,6 +7,7 @@ of maps of different sizes packs without padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -38,14 +39,37 @@ def full_float() -> bool:
 full_float._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+class FrameSizes(NamedTuple):
+    """How many frames one side has, and of how many pixels.
+
+    Equal frames are two numbers, which torch.compile and torch.export can leave open; a tuple of B numbers would fix B.
+    """
+
+    frames: int  # B
+    largest: int  # pixels of the largest frame
+    each: tuple[int, ...] | None = None  # pixels of each frame, or None where all have ``largest``
+
+    @classmethod
+    def of(cls, each: Sequence[int]) -> FrameSizes:
+        largest = max(each, default=0)
+        return cls(len(each), largest, None if all(size == largest for size in each) else tuple(each))
+
+    def same(self, other: FrameSizes) -> bool:
+        return self.frames == other.frames and self.largest == other.largest and self.each == other.each
+
+    def __str__(self) -> str:
+        if self.each is None:
+            return f"B={self.frames} frames of {self.largest} pixels"
+        return f"frames of {list(self.each)} pixels"
+
+
 class PackedFrames(NamedTuple):
     """One side (query or key) of a problem: T pixels of B frames."""
 
     flow: Tensor  # [T, F], accumulator dtype
     mask: Tensor | None  # [T] bool, True = keep
     offsets: Tensor  # [B + 1] int64, on the device of the flow
-    sizes: tuple[int, ...]  # pixels of each frame; (N,) * B when all are equal
-    max_size: int
+    sizes: FrameSizes
     group: Tensor | None = None  # [T] int64: a pair of equal groups is neither positive nor negative
 
 
@@ -71,8 +95,8 @@ class PairProblem:
         q, k = self.query_frames, self.key_frames
         return PairArguments(
             self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
-            q.mask, k.mask, q.group, k.group, q.max_size, k.max_size, self.flow_kernel, self.positives, self.negatives,
-            self.scope, self.symmetric, self.bounded, full_float(),
+            q.mask, k.mask, q.group, k.group, q.sizes.largest, k.sizes.largest, self.flow_kernel, self.positives,
+            self.negatives, self.scope, self.symmetric, self.bounded, full_float(),
             torch.are_deterministic_algorithms_enabled(),
         )  # fmt: skip
 
@@ -89,5 +113,5 @@ def sum_arguments(
     """A weighted sum as the operator takes it; values [Tk, C]."""
     return SumArguments(
         query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
-        query.max_size, key.max_size, flow_kernel,
+        query.sizes.largest, key.sizes.largest, flow_kernel,
     )  # fmt: skip

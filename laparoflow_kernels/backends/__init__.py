@@ -68,7 +68,7 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype, dim: int
 def warn_of_dense_pairs(problem: PairProblem) -> None:
     """Warn, once for each reason, that the automatic choice holds all pairs in memory where that takes 100 MB or more."""
     query, q, k = problem.query, problem.query_frames, problem.key_frames
-    pairs = q.flow.shape[0] * (k.flow.shape[0] if problem.scope == "batch" else k.max_size)
+    pairs = q.flow.shape[0] * (k.flow.shape[0] if problem.scope == "batch" else k.sizes.largest)
     if pairs * DENSE_BYTES < 100e6:
         return
     names = [name for name in AUTO_ORDER.get(query.device.type, ()) if name != "reference"]

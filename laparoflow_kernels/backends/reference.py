@@ -9,12 +9,13 @@ Memory: several N x M matrices per frame (scope "batch": B N x B M).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 
 TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
 
@@ -97,12 +98,13 @@ def _batch_stats(
     return rows, columns
 
 
-def _frame_ids(frames: PackedFrames) -> Tensor:
-    return torch.repeat_interleave(
-        torch.arange(len(frames.sizes), device=frames.flow.device),
-        torch.tensor(frames.sizes, device=frames.flow.device, dtype=torch.int64),
-        output_size=frames.flow.shape[0],
-    )
+def _frame_ids(side: PackedFrames) -> Tensor:
+    """The frame [T] of each pixel."""
+    ids = torch.arange(side.sizes.frames, device=side.flow.device)
+    if side.sizes.each is None:
+        return ids[:, None].expand(side.sizes.frames, side.sizes.largest).flatten()
+    counts = torch.tensor(side.sizes.each, device=ids.device)
+    return torch.repeat_interleave(ids, counts, output_size=side.flow.shape[0])
 
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
@@ -130,56 +132,47 @@ def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
 
 
 def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    q, k = problem.query_frames, problem.key_frames
-    if len(set(q.sizes)) <= 1 and len(set(k.sizes)) <= 1 and q.sizes:
-        groups = [slice(0, len(q.sizes))]
-    else:
-        groups = [slice(b, b + 1) for b in range(len(q.sizes))]
     rows, columns = [], []
-    q_start = k_start = 0
-    for group in groups:
-        frames = group.stop - group.start
-        n, m = q.sizes[group.start], k.sizes[group.start]
-        q_rows, k_rows = slice(q_start, q_start + frames * n), slice(k_start, k_start + frames * m)
-        q_start, k_start = q_rows.stop, k_rows.stop
-
-        def cut(x: Any, part: slice, size: int, frames: int = frames) -> Any:
-            return None if x is None else x[part].reshape(frames, size, *x.shape[1:])
-
+    q, k = problem.query_frames, problem.key_frames
+    for frames, cut_query, cut_key in _equal_frames(q.sizes, k.sizes):
         r, c = _batch_stats(
-            problem, cut(problem.query, q_rows, n), cut(problem.key, k_rows, m), cut(q.flow, q_rows, n),
-            cut(k.flow, k_rows, m), problem.inv_bandwidth[group], cut(q.mask, q_rows, n), cut(k.mask, k_rows, m),
-            cut(q.group, q_rows, n), cut(k.group, k_rows, m), None,
+            problem, cut_query(problem.query), cut_key(problem.key), cut_query(q.flow), cut_key(k.flow),
+            problem.inv_bandwidth[frames], cut_query(q.mask), cut_key(k.mask), cut_query(q.group), cut_key(k.group), None,
         )  # fmt: skip
         rows.append(r.flatten(1))
         columns.append(c.flatten(1))
-    if not rows:
-        empty = problem.inv_bandwidth.new_empty((4, 0))
-        return empty, empty
     return torch.cat(rows, 1), torch.cat(columns, 1)
+
+
+def _equal_frames(query: FrameSizes, key: FrameSizes) -> Iterator[tuple[slice, Callable[..., Any], Callable[..., Any]]]:
+    """Runs of frames that are equal on both sides: their indices, and for either side the cut [T, ...] -> [frames, N, ...].
+
+    That is all frames at once, or each alone.
+    """
+
+    def cut(start: int, frames: int, size: int) -> Callable[..., Any]:
+        return lambda x: None if x is None else x[start : start + frames * size].reshape(frames, size, *x.shape[1:])
+
+    if query.each is None and key.each is None:
+        yield slice(None), cut(0, query.frames, query.largest), cut(0, key.frames, key.largest)
+        return
+    q_start = k_start = 0
+    for b in range(query.frames):
+        n, m = (sizes.largest if sizes.each is None else sizes.each[b] for sizes in (query, key))
+        yield slice(b, b + 1), cut(q_start, 1, n), cut(k_start, 1, m)
+        q_start, k_start = q_start + n, k_start + m
 
 
 def weighted_sum(query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
                  ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame; values [Tk, C]."""
     dtype = accumulator_dtype(values.dtype)
-    if key.mask is not None:
-        values = values.masked_fill(~key.mask[:, None], 0)
     sums, totals = [], []
-    q_start = k_start = 0
-    for b, (n, m) in enumerate(zip(query.sizes, key.sizes, strict=True)):
-        q_rows, k_rows = slice(q_start, q_start + n), slice(k_start, k_start + m)
-        q_start, k_start = q_rows.stop, k_rows.stop
-        f, g = query.flow[q_rows], key.flow[k_rows]
-        if key.mask is not None:
-            g = g.masked_fill(~key.mask[k_rows, None], 0)
-        w = flow_weights(f[None], g[None], inv_bandwidth[b : b + 1], flow_kernel)[0]
-        if key.mask is not None:
-            w = w * key.mask[None, k_rows]
-        if query.mask is not None:
-            w = torch.where(query.mask[q_rows, None], w, torch.zeros_like(w))
-        sums.append(w @ values[k_rows].to(dtype))
-        totals.append(w.sum(-1))
-    if not sums:
-        return values.new_empty((0, values.shape[1]), dtype=dtype), values.new_empty((0,), dtype=dtype)
+    for frames, cut_query, cut_key in _equal_frames(query.sizes, key.sizes):
+        f, g, v = cut_query(query.flow), cut_key(key.flow), cut_key(values)
+        q_keep, k_keep = _keep(cut_query(query.mask), f), _keep(cut_key(key.mask), g)
+        f, g, v = (x.masked_fill(~keep[..., None], 0) for x, keep in ((f, q_keep), (g, k_keep), (v, k_keep)))
+        w = flow_weights(f, g, inv_bandwidth[frames], flow_kernel) * (q_keep[:, :, None] & k_keep[:, None, :])
+        sums.append((w @ v.to(dtype)).flatten(0, 1))
+        totals.append(w.sum(-1).flatten())
     return torch.cat(sums), torch.cat(totals)

@@ -17,7 +17,7 @@ from torch import Tensor
 from laparoflow_kernels.backends import reference
 from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.loss_forms import STAT_LSE, STAT_POSITIVE, STAT_WEIGHT_LOG_SUM, STAT_WEIGHT_SUM, direction_loss
-from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 from tests.numerics import violations
 
 DRAWS = 2
@@ -54,7 +54,7 @@ def problem(
         if masked:
             mask = torch.rand(total, generator=generator) > 0.3
             rows[~mask], flow[~mask] = float("nan"), float("nan")
-        return rows, PackedFrames(flow, mask, offsets(sizes), sizes, max(sizes, default=0))
+        return rows, PackedFrames(flow, mask, offsets(sizes), FrameSizes.of(sizes))
 
     query, query_frames = side(query_sizes)
     key, key_frames = side(key_sizes)

@@ -28,8 +28,8 @@ def poisoned_memory() -> Iterator[None]:
 def operands_of(p: PairProblem) -> launch.Operands:
     q, k = p.query_frames, p.key_frames
     return launch.weight_operands(
-        p.query, (q.flow, k.flow), (q.offsets, k.offsets), (q.mask, k.mask), (q.max_size, k.max_size), p.inv_bandwidth,
-        p.flow_kernel, p.bounded, False,
+        p.query, (q.flow, k.flow), (q.offsets, k.offsets), (q.mask, k.mask), (q.sizes.largest, k.sizes.largest),
+        p.inv_bandwidth, p.flow_kernel, p.bounded, False,
     )  # fmt: skip
 
 
