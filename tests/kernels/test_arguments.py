@@ -93,7 +93,7 @@ def test_pairs_of_equal_groups_are_neither_positive_nor_negative(
             q.to(dtype), k.to(dtype), f, g, query_mask=torch.arange(140).reshape(2, 70) % 7 > 0, key_mask=None,
             temperature=temperature, bandwidth=1.0, flow_kernel="gaussian", positives=positives, negatives=negatives,
             scope=scope, symmetric=symmetric, normalized=False,
-        ).problem  # fmt: skip
+        )  # fmt: skip
         grouped = replace(
             packed,
             query_frames=packed.query_frames._replace(group=torch.arange(140) % 5),
@@ -129,7 +129,7 @@ def test_a_group_that_holds_every_key_leaves_a_query_without_partners() -> None:
     p = pack_pairs(
         q, q, f, f, query_mask=None, key_mask=None, temperature=0.005, bandwidth=1.0, flow_kernel="gaussian",
         positives="outside", negatives="all", scope="frame", symmetric=True, normalized=False,
-    ).problem  # fmt: skip
+    )  # fmt: skip
     group = torch.ones(20, dtype=torch.int64)
     sides = [x._replace(group=group) for x in (p.query_frames, p.key_frames)]
     for stats in native.statistics(replace(p, query_frames=sides[0], key_frames=sides[1])):
