@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_weighted_sum
-from laparoflow_kernels.loss_forms import direction_loss
 
-CASES = [("reference", dict(symmetric=True)), ("native", dict(bandwidth="auto")), ("native", dict(scope="batch", symmetric=True))]
+CASES: list[tuple[str, dict]] = [
+    ("reference", dict(symmetric=True)),
+    ("native", dict(bandwidth="auto")),
+    ("native", dict(scope="batch", symmetric=True)),
+]
 FEW = [pytest.param(*CASES[0], marks=pytest.mark.slow), CASES[1], pytest.param(*CASES[2], marks=pytest.mark.slow)]
 
 
