@@ -30,8 +30,8 @@ bench: $(STAMP)  ## every backend and peer on this machine: table, plot, JSON
 	$(VENV)/python -m pip install -q pykeops psutil
 	$(VENV)/python -m benchmarks && $(VENV)/python -m benchmarks.readme
 
-# A stage that ended well leaves a file and its log in $(GPU), named after the sources, and is not run again; `make -k gpu-check`
-# goes on behind a stage that failed.
+# A stage that passed leaves a file and its log in $(GPU), named after the sources, and is not run again; `make gpu-check -k`
+# goes on after a stage that fails.
 GPU := build/gpu-check/$(shell git rev-parse --short HEAD 2>/dev/null)-$(shell git diff HEAD -- . ':!benchmarks/results' \
 	':!docs' ':!*.md' 2>/dev/null | cksum | cut -d' ' -f1)
 GPU_PYTHON := $(if $(wildcard $(VENV)/python),$(VENV)/python,python3)

@@ -38,7 +38,7 @@ echo "{name} $*" | tee -a {tmp_path}/calls
 [ ! -f {tmp_path}/broken ] || ! echo "$*" | grep -qf {tmp_path}/broken
 ''')
         program.chmod(0o755)
-    return [f"GPU={tmp_path}/out", f"GPU_PYTHON={tmp_path}/python", f"PATH={tmp_path}:{os.environ['PATH']}"]
+    return [f"GPU={tmp_path}/out", f"GPU_PYTHON={tmp_path}/python", f"PATH={':'.join([str(tmp_path), *os.get_exec_path()])}"]
 
 
 def test_a_second_call_repeats_what_did_not_pass_and_keeps_every_log(machine: list[str], tmp_path: Path) -> None:
