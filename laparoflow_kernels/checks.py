@@ -68,13 +68,21 @@ def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
             raise ValueError(f"{name}: expected device {device} like {of}, got {tensor.device}")
 
 
-def check_mask(name: str, mask: Tensor | None, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
-    if mask is None:
-        return
-    check_tensor(name, mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"{name}: expected dtype torch.bool (True = keep), got {mask.dtype}")
-    check_shape(name, mask, expected, sizes)
+PIXEL_DTYPES = {
+    "mask": ((torch.bool,), "torch.bool (True = keep)"),
+    "group": ((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "int64, or a shorter integer"),
+    "weight": (FLOAT_DTYPES, "float32, float64, bfloat16 or float16"),
+}
+
+
+def check_pixels(name: str, kind: str, value: object, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
+    """One number for each pixel; ``kind`` is a key of PIXEL_DTYPES."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    dtypes, wanted = PIXEL_DTYPES[kind]
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name}: expected dtype {wanted}, got {value.dtype}")
+    check_shape(name, value, expected, sizes)
 
 
 def check_flow_channels(name: str, flow: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.backends import choose_backend, reference, warn_of_dense_pairs
-from laparoflow_kernels.loss_forms import FlowInfoNCEStats, direction_loss, reduce_loss
+from laparoflow_kernels.loss_forms import FlowInfoNCEStats, reduce_loss, weighted_loss
 from laparoflow_kernels.packing import (
     TensorOrList,
     check_guides,
@@ -22,6 +22,7 @@ from laparoflow_kernels.packing import (
     pack,
     pack_frames,
     pack_pairs,
+    pack_weight,
     unpack,
     unpack_stats,
 )
@@ -48,6 +49,11 @@ def flow_infonce(
     symmetric: bool = False,
     query_mask: TensorOrList | None = None,
     key_mask: TensorOrList | None = None,
+    query_weight: TensorOrList | None = None,
+    key_weight: TensorOrList | None = None,
+    query_group: TensorOrList | None = None,
+    key_group: TensorOrList | None = None,
+    exclude_self: bool = False,
     reduction: str = "mean",
     return_stats: bool = False,
     normalized: bool = False,
@@ -83,6 +89,12 @@ def flow_infonce(
         symmetric: the mean of both directions, from one pass over the pairs where that costs less than two.
         query_mask: [B, N] bool, True = keep. Masked pixels may hold anything, NaN included.
         key_mask: [B, M] bool.
+        query_weight: [B, N], any float dtype, at least 0; may require a gradient. Each loss_i is multiplied by its weight,
+            and the mean is sum(weight_i loss_i) / sum(weight_i) over the valid queries (0 where that sum is 0).
+        key_weight: [B, M], the same for the other direction of the symmetric loss; None is 1.
+        query_group, key_group: [B, N] and [B, M] integers, both or none: a pair of equal groups is neither positive nor
+            negative, within a frame and, with scope="batch", across frames.
+        exclude_self: the pair of a query and the key at its own place is left out: for one view against itself.
         reduction: "mean" over the valid queries, "sum" over them, or "none": [B, N] with 0 where not valid (a list for list
             inputs; for the symmetric loss the pair ([B, N], [B, M]) of both directions).
         return_stats: also return the row (and column) statistics, detached.
@@ -112,37 +124,41 @@ def flow_infonce(
     problem = pack_pairs(
         query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
         bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
-        symmetric=symmetric, normalized=normalized,
+        symmetric=symmetric, normalized=normalized, query_group=query_group, key_group=key_group, exclude_self=exclude_self,
     )  # fmt: skip
-    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
+    q, k = problem.query_frames, problem.key_frames
+    if key_weight is not None and not symmetric:
+        raise ValueError("key_weight: expected None without symmetric=True, as keys have no loss of their own then")
+    weights = [pack_weight("query", query_weight, q), pack_weight("key", key_weight, k)]
+    asked = problem.query.device, problem.query.dtype, problem.query.shape[1], q.group is not None
+    chosen = choose_backend(backend, *asked)
     if backend == "auto" and chosen is reference and not torch.compiler.is_compiling():
         warn_of_dense_pairs(problem)
 
-    query_sizes, key_sizes = problem.query_frames.sizes, problem.key_frames.sizes
     fused = None
-    if reduction != "none" and hasattr(chosen, "fused_loss"):
+    if reduction != "none" and query_weight is None and hasattr(chosen, "fused_loss"):
         fused = chosen.fused_loss(problem, reduction)
     result: LossResult
+    columns = None
     if fused is not None:
-        result, row_stats = fused
-        columns = None
+        result, rows = fused
     else:
-        row_stats, column_stats = chosen.statistics(problem)
-        losses = [direction_loss(row_stats)] + ([direction_loss(column_stats)] if symmetric else [])
+        rows, column_stats = chosen.statistics(problem)
         columns = column_stats if symmetric else None
+        sides = [(rows, weights[0], q)] + ([(columns, weights[1], k)] if symmetric else [])
+        losses = [(*weighted_loss(stats, weight), frames.sizes) for stats, weight, frames in sides]
         if reduction == "none":
-            unpacked = [
-                unpack(loss, sizes, query) for (loss, _), sizes in zip(losses, (query_sizes, key_sizes), strict=False)
-            ]
+            unpacked = [unpack(loss, sizes, query) for loss, _, sizes in losses]
             result = (unpacked[0], unpacked[1]) if symmetric else unpacked[0]
         else:
-            reduced = [reduce_loss(loss, valid, reduction) for loss, valid in losses]
+            reduced = [reduce_loss(loss, weight, reduction) for loss, weight, _ in losses]
             result = sum(reduced[1:], reduced[0]) / len(reduced)
-    _warn_if_nothing_counts(row_stats, columns, result)
+    if checks.values_readable(rows) and (columns is not None or not isinstance(result, Tensor) or not result.any()):
+        _warn_if_nothing_counts([rows] if columns is None else [rows, columns], weights)
     if not return_stats:
         return result
-    rows = unpack_stats(row_stats, query_sizes, query)
-    return result, FlowInfoNCEStats(rows, None if columns is None else unpack_stats(columns, key_sizes, query))
+    row_stats = unpack_stats(rows, q.sizes, query)
+    return result, FlowInfoNCEStats(row_stats, None if columns is None else unpack_stats(columns, k.sizes, query))
 
 
 def flow_weighted_sum(
@@ -223,21 +239,17 @@ def pairwise_flow_weights(
     return w if key_mask is None else w * key_mask[:, None, :]
 
 
-def _warn_if_nothing_counts(rows: Tensor, columns: Tensor | None, loss: LossResult) -> None:
-    if not checks.values_readable(rows):
-        return
-    if columns is None and isinstance(loss, Tensor) and loss.ndim == 0 and loss.item() != 0:
-        return  # some query counted; cheaper than to look at all of them
-    for stats in (rows,) if columns is None else (rows, columns):
-        if not bool(direction_loss(stats.detach())[1].any()):
+def _warn_if_nothing_counts(sides: list[Tensor], weights: list[Tensor | None]) -> None:
+    for stats, weight in zip(sides, weights, strict=False):
+        if not bool(weighted_loss(stats.detach(), weight)[1].any()):
             warn_that_nothing_counts(stacklevel=4)
             return
 
 
 def warn_that_nothing_counts(stacklevel: int) -> None:
     warnings.warn(
-        "flow_infonce: no valid query (all masked, without a positive, or without a key): the loss is 0 with zero "
-        "gradients; widen the bandwidth or check the masks",
+        "flow_infonce: no valid query (all masked, of weight 0, without a positive, or without a key): the loss is 0 with "
+        "zero gradients; widen the bandwidth or check the masks",
         RuntimeWarning,
         stacklevel=stacklevel,
     )

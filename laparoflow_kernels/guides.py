@@ -99,7 +99,8 @@ def crop_coordinates(boxes: Tensor, size: tuple[int, int], flipped: Tensor | Non
     checks.check_tensor("boxes", boxes)
     checks.check_float("boxes", boxes)
     checks.check_shape("boxes", boxes, ("B", 4), {})
-    checks.check_mask("flipped", flipped, ("B",), {"B": boxes.shape[0]})
+    if flipped is not None:
+        checks.check_pixels("flipped", "mask", flipped, ("B",), {"B": boxes.shape[0]})
     height, width = size
     x, y = ((torch.arange(n, device=boxes.device, dtype=boxes.dtype) + 0.5) / n for n in (width, height))
     left, top, right, bottom = boxes[:, :, None].unbind(1)

@@ -58,12 +58,19 @@ def direction_loss(stats: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(valid, torch.where(valid, lse, zero) - torch.where(valid, positive, zero), zero), valid
 
 
-def reduce_loss(loss: Tensor, valid: Tensor, reduction: str) -> Tensor:
-    """Sum, or mean over the valid pixels (0 when there is none), of the per-pixel loss [T]."""
-    total = loss.sum()
-    if reduction == "sum":
-        return total
-    return total / valid.sum().clamp(min=1).to(total.dtype)
+def weighted_loss(stats: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight times loss [T], and the weight [T] that counts: 0 where the pixel is not valid, 1 where none is given."""
+    loss, valid = direction_loss(stats)
+    if weight is None:
+        return loss, valid.to(loss.dtype)
+    weight = torch.where(valid, weight, torch.zeros_like(weight))
+    return weight * loss, weight
+
+
+def reduce_loss(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """The sum of weighted losses [T], or their mean: that sum over the sum of the weights (0 when that is 0)."""
+    total, share = loss.sum(), weight.sum()
+    return total if reduction == "sum" else total / torch.where(share > 0, share, torch.ones_like(share))
 
 
 def detached_row_stats(stats: Tensor) -> RowStats:

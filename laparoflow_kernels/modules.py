@@ -51,7 +51,8 @@ class FlowInfoNCELoss(nn.Module):
     Args:
         temperature: a float, or an ``nn.Parameter`` of one element to learn it (FSDP shards those of shape [1] only).
         bandwidth: pixels of flow, or "auto".
-        flow_kernel, positives, negatives, scope, symmetric, reduction, return_stats, backend: as ``flow_infonce``.
+        flow_kernel, positives, negatives, scope, symmetric, exclude_self, reduction, return_stats, backend: as
+            ``flow_infonce``.
         auto_scale, auto_floor: for ``bandwidth="auto"``.
         skip_tokens: class and register tokens at the front of query and key sequences, left out; flows and masks are
             those of the patch tokens alone.
@@ -66,6 +67,7 @@ class FlowInfoNCELoss(nn.Module):
             may differ in number. Or lists of B maps [D, H, W] or tokens [N, D] of any sizes: then all are lists.
         query_flow, key_flow: [B, F, H, W] (F = 2 for plain flow), or [B, N, F]; in lists [F, H, W] or [N, F].
         query_mask, key_mask: [B, H, W] or [B, N], bool, True = keep; in lists [H, W] or [N].
+        query_weight, key_weight, query_group, key_group: of the same shapes; their meaning is that of ``flow_infonce``.
         ``reduction="none"`` and statistics come as [B, N] with N = H W, row-major (lists of [N] for lists).
 
     Example:
@@ -86,6 +88,7 @@ class FlowInfoNCELoss(nn.Module):
         negatives: str = "all",
         scope: str = "frame",
         symmetric: bool = False,
+        exclude_self: bool = False,
         reduction: str = "mean",
         return_stats: bool = False,
         backend: str = "auto",
@@ -107,6 +110,8 @@ class FlowInfoNCELoss(nn.Module):
             checks.check_option("over_processes", over_processes, METHODS)
             if scope != "batch":
                 raise ValueError(f"scope: expected 'batch' with over_processes={over_processes!r}, got {scope!r}")
+            if exclude_self:
+                raise ValueError(f"exclude_self: expected False with over_processes={over_processes!r}, got True")
         if warn_share is not None and not (isinstance(warn_share, int | float) and 0 <= warn_share <= 1):
             raise ValueError(f"warn_share: expected a share from 0 to 1, or None, got {warn_share!r}")
         if isinstance(bandwidth, str) and bandwidth != "auto":
@@ -127,7 +132,7 @@ class FlowInfoNCELoss(nn.Module):
         self._calls, self._warned = 0, warn_share is None
         self.options: dict[str, Any] = dict(
             flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
-            reduction=reduction, return_stats=return_stats, backend=backend,
+            exclude_self=exclude_self, reduction=reduction, return_stats=return_stats, backend=backend,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -143,10 +148,16 @@ class FlowInfoNCELoss(nn.Module):
         key_flow: TensorOrList,
         query_mask: TensorOrList | None = None,
         key_mask: TensorOrList | None = None,
+        query_weight: TensorOrList | None = None,
+        key_weight: TensorOrList | None = None,
+        query_group: TensorOrList | None = None,
+        key_group: TensorOrList | None = None,
     ) -> Any:
         """The loss; with ``return_stats`` the pair (loss, statistics). Raises as ``flow_infonce``."""
-        _check_maps("query", query, query_flow, query_mask)
-        _check_maps("key", key, key_flow, key_mask)
+        _check_maps("query", query, flow=query_flow, mask=query_mask, weight=query_weight, group=query_group)
+        _check_maps("key", key, flow=key_flow, mask=key_mask, weight=key_weight, group=key_group)
+        given = dict(query_weight=query_weight, key_weight=key_weight, query_group=query_group, key_group=key_group)
+        per_pixel = {name: _pixels(name, value) for name, value in given.items() if value is not None}
         query, key = _tokens("query", query, self.skip_tokens), _tokens("key", key, self.skip_tokens)
         query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
         query_mask, key_mask = _pixels("query_mask", query_mask), _pixels("key_mask", key_mask)
@@ -168,10 +179,12 @@ class FlowInfoNCELoss(nn.Module):
         if self.over_processes is not None:
             function = distributed_flow_infonce
             options["method"] = self.over_processes
-            del options["scope"]
+            del options["scope"], options["exclude_self"]
+            for name in per_pixel:
+                raise ValueError(f"{name}: expected None with over_processes={self.over_processes!r}, got a tensor")
         result = function(
             query, key, query_flow, key_flow, temperature=self.temperature, bandwidth=bandwidth, query_mask=query_mask,
-            key_mask=key_mask, normalized=True, **options,
+            key_mask=key_mask, normalized=True, **per_pixel, **options,
         )  # fmt: skip
         if not look:
             return result
@@ -251,24 +264,23 @@ def _normalized(x: Tensor, mask: Any) -> Tensor:
     return (x / length.masked_fill(largest < torch.finfo(dtype).tiny, torch.inf)).to(x.dtype)
 
 
-def _check_maps(side: str, embedding: Any, flow: Any, mask: Any) -> None:
-    """Flow and mask maps have the height and width of the embedding map: their product alone would hide a transposed one."""
-    if isinstance(embedding, Sequence) and not isinstance(embedding, str):
-        if all(isinstance(x, Sequence) and not isinstance(x, str) for x in (flow, mask) if x is not None):
-            masks = [None] * len(embedding) if mask is None else mask
-            for b, (x, f, m) in enumerate(zip(embedding, flow, masks, strict=False)):
-                _check_map(side, f"[{b}]", x, f, m, 3)
-        return
-    _check_map(side, "", embedding, flow, mask, 4)
+def _check_maps(side: str, embedding: Any, **parts: Any) -> None:
+    """Maps have the height and width of the embedding map: their product alone would hide a transposed one."""
+    for kind, value in parts.items():
+        fewer = 0 if kind == "flow" else 1  # dimensions
+        if isinstance(embedding, Tensor):
+            _check_map(f"{side}_{kind}", embedding, value, 4, 4 - fewer)
+        elif isinstance(embedding, Sequence) and isinstance(value, Sequence):
+            for b, (x, item) in enumerate(zip(embedding, value, strict=False)):
+                _check_map(f"{side}_{kind}[{b}]", x, item, 3, 3 - fewer)
 
 
-def _check_map(side: str, which: str, embedding: Any, flow: Any, mask: Any, dimensions: int) -> None:
-    if not isinstance(embedding, Tensor) or embedding.ndim != dimensions:
+def _check_map(name: str, embedding: Any, value: Any, dimensions: int, form: int) -> None:
+    if not all(isinstance(x, Tensor) for x in (embedding, value)) or (embedding.ndim, value.ndim) != (dimensions, form):
         return
-    for name, value, form in ((f"{side}_flow", flow, dimensions), (f"{side}_mask", mask, dimensions - 1)):
-        if isinstance(value, Tensor) and value.ndim == form and value.shape[-2:] != embedding.shape[-2:]:
-            (h, w), (other_h, other_w) = embedding.shape[-2:], value.shape[-2:]
-            raise ValueError(f"{name}{which}: expected H x W = {h} x {w} like its embeddings, got {other_h} x {other_w}")
+    if value.shape[-2:] != embedding.shape[-2:]:
+        (h, w), (other_h, other_w) = embedding.shape[-2:], value.shape[-2:]
+        raise ValueError(f"{name}: expected H x W = {h} x {w} like its embeddings, got {other_h} x {other_w}")
 
 
 def _pixels(name: str, mask: TensorOrList | None) -> TensorOrList | None:

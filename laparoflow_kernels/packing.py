@@ -25,6 +25,7 @@ def pack_pairs(
     query: TensorOrList, key: TensorOrList, query_flow: TensorOrList, key_flow: TensorOrList, *,
     query_mask: TensorOrList | None, key_mask: TensorOrList | None, temperature: float | Tensor, bandwidth: float | Tensor,
     flow_kernel: str, positives: str, negatives: str, scope: str, symmetric: bool, normalized: bool,
+    query_group: TensorOrList | None = None, key_group: TensorOrList | None = None, exclude_self: bool = False,
 ) -> PairProblem:  # fmt: skip
     """Everything checked but the options' names; arguments and errors as in ``flow_infonce``."""
     packed_query, query_sizes = pack("query", query)
@@ -34,6 +35,7 @@ def pack_pairs(
     query_frames = pack_frames("query", query_flow, query_mask, query_sizes, dtype, device)
     key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
     check_guides(query_frames, key_frames)
+    query_frames, key_frames = _with_groups(query_frames, key_frames, query_group, key_group, exclude_self)
     return PairProblem(
         *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
         inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device), flow_kernel, positives, negatives, scope, symmetric,
@@ -112,19 +114,64 @@ def check_frames(side: str, flow: TensorOrList, mask: TensorOrList | None, sizes
         checks.check_flow_channels(f"{side}_flow", part)
     if not flow_sizes.same(sizes):
         raise ValueError(f"{side}_flow: expected {sizes} like its embeddings, got {flow_sizes}")
-    if mask is None:
-        return
-    if isinstance(mask, Tensor):
+    if mask is not None:
+        _check_pixels(side, "mask", mask, sizes)
+
+
+def _check_pixels(side: str, kind: str, value: TensorOrList, sizes: FrameSizes) -> None:
+    """Masks, groups or weights of one side: [B, N], or a list of [N_b]."""
+    name = f"{side}_{kind}"
+    if isinstance(value, Tensor):
         if sizes.each is not None:
-            raise TypeError(f"{side}_mask: expected a list of masks, one for each of its {sizes}, got a tensor")
-        checks.check_mask(f"{side}_mask", mask, ("B", "N"), {"B": sizes.frames, "N": sizes.largest})
+            raise TypeError(f"{name}: expected a list of {kind}s, one for each of its {sizes}, got a tensor")
+        checks.check_pixels(name, kind, value, ("B", "N"), {"B": sizes.frames, "N": sizes.largest})
         return
-    if not isinstance(mask, Sequence) or isinstance(mask, str):
-        raise TypeError(f"{side}_mask: expected a torch.Tensor or a list of them, got {type(mask).__name__}")
-    if len(mask) != sizes.frames:
-        raise ValueError(f"{side}_mask: expected {sizes.frames} masks, got {len(mask)}")
-    for b, item in enumerate(mask):
-        checks.check_mask(f"{side}_mask[{b}]", item, ("N",), {"N": sizes.each[b] if sizes.each else sizes.largest})
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
+    if len(value) != sizes.frames:
+        raise ValueError(f"{name}: expected {sizes.frames} {kind}s, got {len(value)}")
+    for b, item in enumerate(value):
+        checks.check_pixels(f"{name}[{b}]", kind, item, ("N",), {"N": sizes.each[b] if sizes.each else sizes.largest})
+
+
+def pack_weight(side: str, weight: TensorOrList | None, frames: PackedFrames) -> Tensor | None:
+    """Weights of the losses of one side's pixels, [T], checked, in the accumulator dtype."""
+    if weight is None:
+        return None
+    _check_pixels(side, "weight", weight, frames.sizes)
+    packed = _joined(weight)
+    checks.check_on(frames.flow.device, "embeddings", **{f"{side}_weight": packed})
+    kept = packed.detach() if frames.mask is None else packed.detach().masked_fill(~frames.mask, 0)
+    if checks.values_readable(kept) and not bool(((kept >= 0) & kept.isfinite()).all()):
+        raise ValueError(f"{side}_weight: expected finite numbers of at least 0 wherever the mask is True, got others")
+    return packed.to(frames.flow.dtype)
+
+
+def _with_groups(
+    query: PackedFrames, key: PackedFrames, query_group: TensorOrList | None, key_group: TensorOrList | None,
+    exclude_self: bool,
+) -> tuple[PackedFrames, PackedFrames]:  # fmt: skip
+    """Both sides with their groups: the given ones, or of each pixel its own."""
+    given = {"query": query_group, "key": key_group}
+    if exclude_self:
+        for side, group in given.items():
+            if group is not None:
+                raise ValueError(f"{side}_group: expected None with exclude_self=True, which groups pixels by their places")
+        if not query.sizes.same(key.sizes):
+            raise ValueError(f"key: expected {query.sizes} like query with exclude_self=True, got {key.sizes}")
+        own = torch.arange(query.flow.shape[0], device=query.flow.device)
+        return query._replace(group=own), key._replace(group=own)
+    if query_group is None and key_group is None:
+        return query, key
+    packed = []
+    for (side, group), frames in zip(given.items(), (query, key), strict=True):
+        if group is None:
+            raise ValueError(f"{side}_group: expected groups of both sides or of none, got None")
+        _check_pixels(side, "group", group, frames.sizes)
+        joined = _joined(group)
+        checks.check_on(frames.flow.device, "embeddings", **{f"{side}_group": joined})
+        packed.append(frames._replace(group=joined.to(torch.int64).contiguous()))
+    return packed[0], packed[1]
 
 
 def pack_frames(

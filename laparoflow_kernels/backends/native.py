@@ -16,6 +16,7 @@ from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 MAX_DIM = {"cuda": 256}
+NO_GROUPS: tuple[str, ...] = ("cuda",)
 
 
 HOW_TO_BUILD = (
