@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laparoflow.commands import COMMANDS, find_command
+from laparoflow.machine import wait_asleep
 
 if TYPE_CHECKING:
     from laparoflow.commands.base import Command
@@ -26,6 +27,7 @@ HELP = ("-h", "--help", "--help-all", "--help_all")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 141 where what reads its output has closed (``| head``)."""
+    wait_asleep()
     try:
         status = _main(argv)
         sys.stdout.flush()

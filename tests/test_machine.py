@@ -1,5 +1,11 @@
 """Threads and cores: what a container grants counts, and nobody's own choice is raised."""
 
+import os
+import subprocess
+import sys
+
+import pytest
+
 from laparoflow import machine
 
 
@@ -27,3 +33,14 @@ def test_what_was_chosen_is_said(monkeypatch):
     assert machine.told(1, 4, 2) == (
         "4 cores: 1 process of 4 threads, 2 reading workers of 1 thread each; other work keeps about 3 of them busy"
     )
+
+
+@pytest.mark.parametrize(("given", "spins"), [({}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+def test_waiting_threads_sleep_unless_told_otherwise(given, spins):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_"))}
+    code = "from laparoflow.cli import main; main(['--version']); import torch"
+    environment |= {**given, "OMP_DISPLAY_ENV": "VERBOSE"}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if "GOMP_SPINCOUNT" not in answer.stderr:
+        pytest.skip("this torch does not use GNU's OpenMP")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in answer.stderr

@@ -6,39 +6,23 @@ diagonal), never on the test part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laparoflow.datasets.samples import KeypointDataset, KeypointSample
-from laparoflow.datasets.splits import budget_count, label_subset
+from laparoflow.datasets.samples import Frame, KeypointDataset, KeypointSample
 from laparoflow.metrics.keypoints import KeypointScores, matching_size
 from laparoflow.metrics.oks import OksAveragePrecision
-from laparoflow.probes.features import (
-    FeatureEncoder,
-    collect_features,
-    diagonal,
-    feature_batches,
-    probe_size,
-)
-from laparoflow.probes.finetune import finetune
-from laparoflow.probes.heads import Head, train_head
-from laparoflow.probes.heatmaps import (
-    detect,
-    focal_loss,
-    heatmap_size,
-    heatmap_target,
-    upsample,
-)
+from laparoflow.probes.features import FeatureEncoder, diagonal
+from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, upsample
 from laparoflow.probes.instruments import group_instruments, instrument_areas
-from laparoflow.probes.lacking import name_lacking, without_labels
-from laparoflow.probes.saved import SavedHead, weights_hash
-from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
-from laparoflow.progress import progress
-from laparoflow.report.pictures import beside, keypoint_picture, pca_pictures
+from laparoflow.probes.probe import Maps, Probe, named
+from laparoflow.probes.settings import ProbeOptions, ProbeResult
+from laparoflow.report.pictures import keypoint_picture
 
 PRIOR = -4.0
 """Initial bias of the maps: peaks are rare."""
@@ -72,99 +56,82 @@ def probe_keypoints(
         raise ValueError(f"head must be linear or conv for key points, got {options.head!r}")
     if train.joints != test.joints:
         raise ValueError(f"train and test must have the same joints, got {train.joints} and {test.joints}")
-    encoders = dict(encoder) if isinstance(encoder, Mapping) else {TRAINED: encoder}
-    subsets = {
-        (budget_count(len(train), budget), seed): label_subset(len(train), budget, seed)
-        for budget in options.labels
-        for seed in options.seeds
-    }
-    pool = sorted({index for subset in subsets.values() for index in subset})
-    labelled = [train[index] for index in pool]
-    result = ProbeResult("keypoints", test.joints, (0, 0), [])
-    amounts: dict[str, NDArray[np.int64]] = {}
-    shown = max(subsets, key=lambda key: (key[0], -options.seeds.index(key[1])))
-    for name, backbone in encoders.items():
-        size = probe_size(_size(labelled[0]), backbone.feature_stride, options.image_size)
-        cells = heatmap_size(size, backbone.feature_stride)
-        sigma = options.heatmap_sigma * diagonal(cells)
-        result.image_size = size
-
-        def target(sample: KeypointSample, cells: tuple[int, int] = cells, sigma: float = sigma) -> Tensor:
-            amounts[sample.name] = (sample.keypoints[..., 2] > 0).sum(0)
-            return heatmap_target(sample.keypoints, _size(sample), cells, sigma)
-
-        radius = CALIBRATION_RADIUS * diagonal(_size(labelled[0]))
-        runs: list[ProbeRun] = []
-        if options.finetune:
-            for (count, seed), subset in subsets.items():
-                chosen = train.select(subset)
-                network, head = finetune(
-                    backbone, chosen, target, focal_loss, size, len(train.joints), options, seed, PRIOR, mirror=False
-                )
-                batches = feature_batches(network, chosen, size, options.batch_size, options.device)
-                features = torch.cat([batch.cpu() for _, batch in batches])
-                threshold = _calibrate(head, features, [labelled[pool.index(i)] for i in subset], cells, options, radius)
-                heads = {(count, seed): (head, threshold)}
-                runs += _evaluate(name, network, heads, test, size, cells, options, result, shown)
-        else:
-            with progress(f"{name}: labelled frames", len(pool)) as advance:
-                features, targets = collect_features(
-                    backbone, train.select(pool), size, options.batch_size, options.device, target, advance
-                )
-            heads = {}
-            with progress(f"{name}: heads", len(subsets)) as advance:
-                for (count, seed), subset in subsets.items():
-                    rows = [pool.index(index) for index in subset]
-                    head = train_head(features[rows], targets[rows], len(train.joints), focal_loss, options, seed, PRIOR)
-                    samples = [labelled[row] for row in rows]
-                    heads[count, seed] = head, _calibrate(head, features[rows], samples, cells, options, radius)
-                    advance(1)
-            stride, digest = backbone.feature_stride, weights_hash(backbone)
-            result.heads += [
-                SavedHead(head, result.task, result.names, name, *key, options.head, size, stride, digest, threshold,
-                          options.max_instances)
-                for key, (head, threshold) in heads.items()
-            ]  # fmt: skip
-            runs = _evaluate(name, backbone, heads, test, size, cells, options, result, shown)
-        for run in runs:
-            run.train_frames = [train.frames[i].name for i in subsets[run.labels, run.seed]]
-            run.metrics["without_labels"] = without_labels(result.names, (amounts[name] for name in run.train_frames))
-        result.runs += runs
-    lacking = without_labels(result.names, amounts.values())
-    result.warnings += name_lacking(lacking, result.names, train, f"the {len(amounts)} labelled frames")
-    result.warnings = list(dict.fromkeys([*train.warnings, *test.warnings, *result.warnings]))
-    return result
+    return KeypointProbe(test.joints, train, test, options).run(named(encoder))
 
 
-@torch.no_grad()
-def _detections(
-    head: Head,
-    features: Tensor,
-    sources: Sequence[tuple[int, int]],
-    cells: tuple[int, int],
-    options: ProbeOptions,
-) -> list[Detections]:
-    """Per picture, per joint [P, 3]; features [B, C, h, w]."""
-    found = []
-    for start in range(0, len(features), options.batch_size):
-        batch = features[start : start + options.batch_size].to(options.device)
-        maps = upsample(head(batch), cells).cpu()
-        for row, source in zip(maps, sources[start:], strict=False):
-            found.append(detect(row, source, options.max_instances))
-    return found
+class KeypointProbe(Probe):
+    """Joints of instruments."""
+
+    task = "keypoints"
+    loss = focal_loss
+    bias = PRIOR
+    mirror = False
+
+    def __init__(self, names: Sequence[str], train: KeypointDataset, test: KeypointDataset, options: ProbeOptions) -> None:
+        super().__init__(names, train, test, options)
+        self._truth: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(h, w) of the heat maps."""
+        return heatmap_size(self.size, self.stride)
+
+    def target(self, sample: KeypointSample) -> tuple[Tensor, NDArray[np.int64]]:
+        """The heat maps, and the number of points of each joint."""
+        self._truth[sample.name] = sample.keypoints, _size(sample)
+        sigma = self.options.heatmap_sigma * diagonal(self.cells)
+        target = heatmap_target(sample.keypoints, _size(sample), self.cells, sigma)
+        return target, (sample.keypoints[..., 2] > 0).sum(0)
+
+    def threshold(self, head: Maps, features: Callable[[], Tensor], frames: Sequence[str]) -> float:
+        """The detection threshold of a head, from the pictures that it was trained on."""
+        truth, sizes = zip(*(self._truth[name] for name in frames), strict=True)
+        radius = CALIBRATION_RADIUS * diagonal(next(iter(self._truth.values()))[1])
+        return best_threshold(self._detections(head, features(), sizes), truth, radius)
+
+    def predict(self, head: Maps, features: Tensor, samples: Sequence[KeypointSample]) -> list[Detections]:
+        """Detections of each sample."""
+        return self._detections(head, features, [_size(sample) for sample in samples])
+
+    def scores(self, threshold: float | None) -> KeypointScore:
+        """Distances and similarity."""
+        return KeypointScore(self.result.names, threshold or 0.0, self.options.oks_sigmas)
+
+    def picture(self, prediction: Detections, sample: KeypointSample, threshold: float | None) -> NDArray[np.uint8]:
+        """Picture, truth, prediction."""
+        sure = [joint[joint[:, 2] >= (threshold or 0.0)] for joint in prediction]
+        return keypoint_picture(sample.image, sample.keypoints, sure)
+
+    def lacking(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Joints that no test frame has."""
+        return [joint for joint, found in metrics["per_joint"].items() if not found["points"]]
+
+    @torch.no_grad()
+    def _detections(self, head: Maps, features: Tensor, sources: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Per picture, per joint [P, 3]; features [B, C, h, w]."""
+        found: list[Detections] = []
+        for batch in features.split(self.options.batch_size):
+            maps = upsample(head(batch.to(self.options.device)), self.cells).cpu()
+            found += [detect(row, sources[len(found) + k], self.options.max_instances) for k, row in enumerate(maps)]
+        return found
 
 
-def _calibrate(
-    head: Head,
-    features: Tensor,
-    samples: Sequence[KeypointSample],
-    cells: tuple[int, int],
-    options: ProbeOptions,
-    radius: float,
-) -> float:
-    """The detection threshold of a head, from the pictures that it was trained on."""
-    found = _detections(head, features, [_size(sample) for sample in samples], cells, options)
-    return best_threshold(found, [sample.keypoints for sample in samples], radius)
+class KeypointScore:
+    """Distances, counts, and the similarity of whole instruments."""
+
+    def __init__(self, joints: Sequence[str], threshold: float, sigmas: Sequence[float] | None) -> None:
+        self._points = KeypointScores(joints, threshold)
+        self._similarity = OksAveragePrecision(len(joints), sigmas)
+
+    def update(self, prediction: Detections, sample: KeypointSample, frame: Frame) -> None:
+        """Counts one frame."""
+        self._points.update(prediction, sample.keypoints, _size(sample))
+        areas = instrument_areas(sample.keypoints, _size(sample))
+        self._similarity.update(*group_instruments(prediction, 0.0), sample.keypoints, areas)
+
+    def compute(self) -> dict[str, Any]:
+        """The scores as JSON values."""
+        return self._points.compute() | self._similarity.compute()
 
 
 def _size(sample: KeypointSample) -> tuple[int, int]:
@@ -198,46 +165,3 @@ def best_threshold(found: Sequence[Detections], truth: Sequence[NDArray[np.float
         if f1 > best_f1:
             best, best_f1 = float(threshold), f1
     return best
-
-
-@torch.no_grad()
-def _evaluate(
-    name: str,
-    encoder: FeatureEncoder,
-    heads: Mapping[tuple[int, int], tuple[Head, float]],
-    test: KeypointDataset,
-    size: tuple[int, int],
-    cells: tuple[int, int],
-    options: ProbeOptions,
-    result: ProbeResult,
-    shown: tuple[int, int],
-) -> list[ProbeRun]:
-    """One pass over the test frames for all heads; draws the pictures of the head `shown`."""
-    scores = {key: KeypointScores(test.joints, threshold) for key, (_, threshold) in heads.items()}
-    drawn = {int(i) for i in np.linspace(0, len(test) - 1, min(options.pictures, len(test)))}
-    similarity = {key: OksAveragePrecision(len(test.joints), options.oks_sigmas) for key in heads}
-    shown_features: list[Tensor] = []
-    position = 0
-    with progress(f"{name}: test frames", len(test)) as advance:
-        for samples, features in feature_batches(encoder, test, size, options.batch_size, options.device):
-            sources = [_size(sample) for sample in samples]
-            for key, (head, threshold) in heads.items():
-                for row, detections in enumerate(_detections(head, features, sources, cells, options)):
-                    sample = samples[row]
-                    scores[key].update(detections, sample.keypoints, sources[row])
-                    areas = instrument_areas(sample.keypoints, sources[row])
-                    similarity[key].update(*group_instruments(detections, 0.0), sample.keypoints, areas)
-                    if key == shown and position + row in drawn:
-                        sure = [joint[joint[:, 2] >= threshold] for joint in detections]
-                        result.pictures[f"{name}_{sample.name}"] = keypoint_picture(sample.image, sample.keypoints, sure)
-                        shown_features.append(features[row].cpu())
-            position += len(samples)
-            advance(len(samples))
-    if shown_features:
-        result.pictures[f"{name}_features_pca"] = beside(pca_pictures(torch.stack(shown_features)))
-    runs = [
-        ProbeRun(name, *key, metrics=scores[key].compute() | similarity[key].compute(), train_frames=[]) for key in heads
-    ]
-    lacking = [joint for joint, found in runs[0].metrics["per_joint"].items() if not found["points"]]
-    result.warnings += name_lacking(lacking, result.names, test, f"the {len(test)} test frames")
-    return runs

@@ -150,7 +150,7 @@ def test_scores_are_kept_when_the_network_from_scratch_fails(
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("laparoflow.probes.segmentation.finetune", fail)
+    monkeypatch.setattr("laparoflow.probes.probe.finetune", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         run_probe(settings(folder, tmp_path, labels=[2], seeds=[0], random_control=False, scratch_labels=[2]))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
