@@ -1,7 +1,7 @@
 """Argument checks: every message names the argument, what was expected and what came.
 
 Checks of values (temperature, bandwidth, NaN flow) read the data only where that costs no synchronisation: on CPU tensors
-outside torch.compile. Elsewhere a NaN flow under a valid mask shows as a NaN loss.
+outside torch.compile, torch.func.vmap and FakeTensorMode. Elsewhere a NaN flow under a valid mask shows as a NaN loss.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from laparoflow_kernels.autograd import transforms_active
 from laparoflow_kernels.problem import FLOW_KERNELS, MAX_FLOW_CHANNELS, NEGATIVES, POSITIVES, REDUCTIONS, SCOPES
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -69,9 +70,9 @@ def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
 
 
 PIXEL_DTYPES = {
-    "mask": ((torch.bool,), "torch.bool (True = keep)"),
-    "group": ((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "int64, or a shorter integer"),
-    "weight": (FLOAT_DTYPES, "float32, float64, bfloat16 or float16"),
+    "mask": ((torch.bool,), "expected dtype torch.bool (True = keep)"),
+    "group": ((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "expected dtype int64 or a shorter one"),
+    "weight": (FLOAT_DTYPES, "expected dtype float32, float64, bfloat16 or float16"),
 }
 
 
@@ -81,7 +82,7 @@ def check_pixels(name: str, kind: str, value: object, expected: Sequence[int | s
     assert isinstance(value, Tensor)
     dtypes, wanted = PIXEL_DTYPES[kind]
     if value.dtype not in dtypes:
-        raise TypeError(f"{name}: expected dtype {wanted}, got {value.dtype}")
+        raise TypeError(f"{name}: {wanted}, got {value.dtype}")
     check_shape(name, value, expected, sizes)
 
 
@@ -90,9 +91,16 @@ def check_flow_channels(name: str, flow: Tensor) -> None:
         raise ValueError(f"{name}: expected 1 to {MAX_FLOW_CHANNELS} channels in the last dimension, got {flow.shape[-1]}")
 
 
+def has_values(tensor: Tensor) -> bool:
+    """False in torch.compile, torch.func.vmap and FakeTensorMode, and for meta tensors: there is nothing to read."""
+    if torch.compiler.is_compiling() or transforms_active():
+        return False
+    return not tensor.is_meta and not hasattr(tensor, "fake_mode")
+
+
 def values_readable(tensor: Tensor) -> bool:
-    """True where reading values needs no device synchronisation and no graph break."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """True where the tensor has values and reading them needs no device synchronisation."""
+    return tensor.device.type == "cpu" and has_values(tensor)
 
 
 def check_positive(name: str, value: float | Tensor) -> None:

@@ -173,7 +173,7 @@ class FlowInfoNCELoss(nn.Module):
             bandwidth = (self.auto_scale * spread).clamp(min=self.auto_floor)
         else:
             bandwidth = self.bandwidth
-        look = not torch.compiler.is_compiling() and self._look_at(query)
+        look = self._look_at(query)
         options = {**self.options, "return_stats": look or self.options["return_stats"]}
         function: Any = flow_infonce
         if self.over_processes is not None:
@@ -194,10 +194,10 @@ class FlowInfoNCELoss(nn.Module):
 
     def _look_at(self, query: TensorOrList) -> bool:
         """Whether this call looks for queries without a positive."""
-        if self._warned:
+        first = query if isinstance(query, Tensor) else query[0]
+        if self._warned or not checks.has_values(first):
             return False
         self._calls += 1
-        first = query if isinstance(query, Tensor) else query[0]
         if first.device.type == "cpu":
             return True
         capturing = first.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

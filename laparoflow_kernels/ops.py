@@ -43,9 +43,26 @@ def define_ops(namespace: str) -> torch.library.Library:
         for name, fake in zip(OPERATORS, fakes, strict=True):
             library.define(schema(name), tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+            torch.library.register_vmap(f"{namespace}::{name}", _each_in_turn(namespace, name), lib=library)
         _libraries[namespace] = library
         _register_autograd(namespace, library)
     return _libraries[namespace]
+
+
+def _each_in_turn(namespace: str, name: str) -> Any:
+    """The rule of torch.func.vmap: a call for each problem, whatever is mapped over; its frames are one call."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        op = getattr(getattr(torch.ops, namespace), name)
+        mapped = [x if at is None else x.movedim(at, 0) for x, at in zip(arguments, in_dims, strict=True)]
+        calls = [
+            op(*(x if at is None else x[i].contiguous() for x, at in zip(mapped, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        results = tuple(torch.stack(result) for result in zip(*calls, strict=True))
+        return results, (0,) * len(results)
+
+    return rule
 
 
 def _stats_like(p: PairArguments, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def _check_embeddings(query: Tensor, key: Tensor, query_sizes: FrameSizes, key_s
     checks.check_float("query", query)
     checks.check_float("key", key)
     checks.check_same_device(query=query, key=key)
-    if query.dtype != key.dtype and not torch.is_autocast_enabled(query.device.type):
+    if query.dtype != key.dtype and not autocasts(query.device):
         raise TypeError(f"key: expected dtype {query.dtype} like query, got {key.dtype}")
     if query.shape[1] != key.shape[1]:
         raise ValueError(f"key: expected D={query.shape[1]} channels like query, got {key.shape[1]}")
@@ -210,11 +210,14 @@ def _check_alike(query_channels: int, key_channels: int, query_frames: int, key_
         raise ValueError(f"key_flow: expected B={query_frames} frames like query_flow, got {key_frames}")
 
 
+def autocasts(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Under autocast the products run in the autocast dtype, as matmul's would; float64 is left alone."""
-    device = query.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (query.dtype, key.dtype):
-        dtype = torch.get_autocast_dtype(device)
+    if autocasts(query.device) and torch.float64 not in (query.dtype, key.dtype):
+        dtype = torch.get_autocast_dtype(query.device.type)
         return query.to(dtype), key.to(dtype)
     return query, key
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laparoflow_kernels.autograd import transforms_active
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
@@ -136,7 +137,7 @@ def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
 
 def fused_loss(problem: PairProblem, reduction: str) -> tuple[Tensor, Tensor] | None:
     """(reduced loss, row statistics) with the gradients made in the same sweep, or None where that form does not apply."""
-    if problem.symmetric or problem.query.device.type != "cpu" or not torch.is_grad_enabled():
+    if problem.symmetric or problem.query.device.type != "cpu" or not torch.is_grad_enabled() or transforms_active():
         return None
     needs = [t.requires_grad for t in (problem.query, problem.key, problem.temperature)]
     if not any(needs):

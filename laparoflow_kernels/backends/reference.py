@@ -10,6 +10,7 @@ Memory: several N x M matrices per frame (scope "batch": B N x B M).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ def _frame_ids(side: PackedFrames) -> Tensor:
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Row statistics [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
-    with torch.autocast(problem.query.device.type, enabled=False):
+    kind = problem.query.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         if problem.scope == "batch":
             return _batch_scope(problem)
         return _frame_scope(problem)
