@@ -1,4 +1,4 @@
-"""Negatives over processes: the loss of the joint batch, each process holding its own frames.
+"""The loss over processes: the value and gradient of the joint batch, each process holding its own frames.
 
     lse_i = log( sum_{j here} n_ij exp(s_ij)  +  sum_{j elsewhere} exp(s_ij) )
 
@@ -12,8 +12,10 @@ frame is needed, and the joint statistics are those of the local pairs with ``ls
               the keys come by again, recomputes their log-sums and sends each half's key gradient straight home (at
               most three halves of key gradients are held besides the process's own).
 
-Bytes sent per process, forward: (world - 1) x M x D in both; the ring sends the keys again in its backward pass. Processes
-may hold different numbers of frames and pixels (the gather then pads to the largest).
+``mean``      negatives stay in the process; only the mean is over the queries of all processes. Two numbers are sent.
+
+Bytes sent per process, forward: (world - 1) x M x D in the first two; the ring sends the keys again in its backward pass.
+Processes may hold different numbers of frames and pixels (the gather then pads to the largest).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, 
 from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
 from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 
-METHODS = ("gathered", "ring")
+METHODS = ("gathered", "ring", "mean")
 
 
 def distributed_flow_infonce(
@@ -48,6 +50,7 @@ def distributed_flow_infonce(
     flow_kernel: str = "gaussian",
     positives: str = "outside",
     negatives: str = "all",
+    scope: str = "batch",
     symmetric: bool = False,
     query_mask: TensorOrList | None = None,
     key_mask: TensorOrList | None = None,
@@ -56,7 +59,7 @@ def distributed_flow_infonce(
     normalized: bool = False,
     backend: str = "auto",
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
-    """``flow_infonce(..., scope="batch")`` of the batch that all processes hold together.
+    """``flow_infonce`` of the batch that all processes hold together.
 
     Every process calls it with its own frames and the same options; inputs must agree over processes in which of them need a
     gradient. The value is the joint loss on every process. The gradients are scaled so that their *average* over processes,
@@ -66,9 +69,11 @@ def distributed_flow_infonce(
     Args:
         query, key, query_flow, key_flow, temperature, bandwidth, flow_kernel, positives, negatives, query_mask, key_mask,
             normalized, backend: as ``flow_infonce``, this process's frames.
-        method: "ring" (two processes' keys in memory) or "gathered" (all of them; less to compute and to send).
+        method: "ring" (two processes' keys in memory), "gathered" (all of them; less to compute and to send), or "mean" (no
+            negatives of other processes).
         group: process group; None is the default one.
-        symmetric: the mean of both directions; here two passes over the pairs.
+        scope: "batch"; with method="mean" also "frame". The batch of "mean" is this process's.
+        symmetric: the mean of both directions; two passes over the pairs, with "mean" one.
         reduction: "mean" or "sum" over the joint batch; "none" gives this process's pixels, whose gradients are then
             *summed* over processes (multiply by the number of processes under DDP).
         return_stats: also this process's rows (and columns) with the joint denominators, detached.
@@ -86,25 +91,68 @@ def distributed_flow_infonce(
         0
     """
     checks.check_option("method", method, METHODS)
-    checks.check_loss_options(flow_kernel=flow_kernel, positives=positives, negatives=negatives, reduction=reduction)
+    checks.check_loss_options(
+        flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
+    )  # fmt: skip
+    check_scope(method, scope)
     options: dict[str, Any] = dict(
         temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
         normalized=normalized,
     )  # fmt: skip
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return flow_infonce(
-            query, key, query_flow, key_flow, scope="batch", symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
+            query, key, query_flow, key_flow, scope=scope, symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
             reduction=reduction, return_stats=return_stats, backend=backend, **options,
         )  # fmt: skip
     rows, columns = (query, query_flow, query_mask), (key, key_flow, key_mask)
-    directions = [_direction(rows, columns, method, group, backend, options)]
-    if symmetric:
-        directions.append(_direction(columns, rows, method, group, backend, options))
-    result = _reduce([(*direction_loss(stats), sizes) for stats, sizes in directions], reduction, group, query)
+    total: Tensor | None = None
+    if method == "mean":
+        directions, total = _own_pairs(rows, columns, scope, symmetric, reduction, backend, options)
+    else:
+        directions = [_direction(rows, columns, method, group, backend, options)]
+        if symmetric:
+            directions.append(_direction(columns, rows, method, group, backend, options))
+    result: LossResult
+    if reduction == "none":
+        maps = [unpack(direction_loss(stats)[0], sizes, query) for stats, sizes in directions]
+        result = (maps[0], maps[1]) if symmetric else maps[0]
+    else:
+        sums = []
+        for stats, _ in directions:
+            loss, valid = direction_loss(stats)
+            sums.append((loss.sum() if total is None else total, valid.sum()))
+        result, counts = joint_value(sums, reduction, group)
+        if checks.values_readable(counts) and bool((counts == 0).any()):
+            warn_that_nothing_counts(stacklevel=3)
     if not return_stats:
         return result
     parts: list[RowStats] = [unpack_stats(stats, sizes, query) for stats, sizes in directions]
     return result, FlowInfoNCEStats(parts[0], parts[1] if symmetric else None)
+
+
+def check_scope(method: str, scope: str) -> None:
+    """Refuses negatives of the own frame alone together with negatives of other processes."""
+    if method != "mean" and scope != "batch":
+        raise ValueError(f"scope: expected 'batch' with over_processes={method!r}, got {scope!r}")
+
+
+def _own_pairs(
+    rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], scope: str, symmetric: bool, reduction: str, backend: str,
+    options: dict[str, Any],
+) -> tuple[list[tuple[Tensor, FrameSizes]], Tensor | None]:  # fmt: skip
+    """Statistics and sizes of each direction over this process's pairs; and the sum of losses where that comes with them."""
+    (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
+    problem = pack_pairs(
+        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, scope=scope, symmetric=symmetric,
+        **options,
+    )  # fmt: skip
+    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
+    if reduction != "none" and hasattr(chosen, "fused_loss"):
+        fused = chosen.fused_loss(problem, "sum")
+        if fused is not None:
+            return [(fused[1], problem.query_frames.sizes)], fused[0]
+    sizes = problem.query_frames.sizes, problem.key_frames.sizes
+    return list(zip(chosen.statistics(problem), sizes, strict=True))[: 1 + symmetric], None
 
 
 def _direction(
@@ -159,24 +207,29 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
     return total.masked_fill(empty, -torch.inf)
 
 
-def _reduce(
-    parts: list[tuple[Tensor, Tensor, FrameSizes]], reduction: str, group: dist.ProcessGroup | None, like: TensorOrList
-) -> LossResult:
-    """From (loss per pixel, valid, sizes) of each direction to the joint value with gradients to be averaged."""
-    if reduction == "none":
-        maps = [unpack(loss, sizes, like) for loss, _, sizes in parts]
-        return maps[0] if len(maps) == 1 else (maps[0], maps[1])
-    world = dist.get_world_size(group)
-    sums = torch.stack([torch.stack([loss.detach().sum(), valid.sum().to(loss.dtype)]) for loss, valid, _ in parts])
-    dist.all_reduce(sums, group=group)
-    if checks.values_readable(sums) and bool((sums[:, 1] == 0).any()):
-        warn_that_nothing_counts(stacklevel=4)
-    value: Tensor = sums.new_zeros(())
-    for (loss, _, _), (total, count) in zip(parts, sums.unbind(0), strict=True):
+def joint_value(
+    parts: list[tuple[Tensor, Tensor]], reduction: str = "mean", group: dist.ProcessGroup | None = None
+) -> tuple[Tensor, Tensor]:
+    """From each process's own sums to the joint mean (or sum), the same on all; gradients are to be averaged over processes.
+
+    Args:
+        parts: (sum of this process's losses, their number), 0-d, of one or more losses, of whose results the mean is taken.
+        reduction: "mean" or "sum".
+        group: process group; None is the default one. Without a process group this process is all.
+
+    Returns:
+        The value, 0 where there is no loss at all, and the joint numbers [parts].
+    """
+    sums = torch.stack([torch.stack([total.detach(), count.to(total.dtype)]) for total, count in parts])
+    world = dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    if world > 1:
+        dist.all_reduce(sums, group=group)
+    value = sums.new_zeros(())
+    for (own, _), (total, count) in zip(parts, sums.unbind(0), strict=True):
         scale = torch.ones_like(count) if reduction == "sum" else count.clamp(min=1)
-        share = loss.sum() * (world / scale)
+        share = own * (world / scale)
         value = value + (share + (total / scale - share).detach()) / len(parts)
-    return value
+    return value, sums[:, 1]
 
 
 def _counts(count: int, device: torch.device, group: dist.ProcessGroup | None) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.backends import load_backend
-from laparoflow_kernels.distributed import METHODS, distributed_flow_infonce
+from laparoflow_kernels.distributed import METHODS, check_scope, distributed_flow_infonce
 from laparoflow_kernels.functional import flow_infonce
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats
 from laparoflow_kernels.packing import TensorOrList, check_alike, check_frames, frame_sizes
@@ -56,8 +56,9 @@ class FlowInfoNCELoss(nn.Module):
         auto_scale, auto_floor: for ``bandwidth="auto"``.
         skip_tokens: class and register tokens at the front of query and key sequences, left out; flows and masks are
             those of the patch tokens alone.
-        over_processes: "gathered" or "ring": negatives from the frames of all processes (``distributed_flow_infonce``; with
-            scope="batch" alone); None keeps to this process.
+        over_processes: "gathered" or "ring": negatives from the frames of all processes (with scope="batch" alone); "mean":
+            the mean over the queries of all processes, negatives of this one; see ``distributed_flow_infonce``. None keeps
+            to this process.
         warn_share: warn, once per module, when more than this share of the queries that the mask keeps has no positive;
             None never looks. Seen on the CPU at every call, on other devices (where looking waits for the device) at calls
             1, 2, 4, 8, ..., and never inside torch.compile or a CUDA graph.
@@ -108,8 +109,7 @@ class FlowInfoNCELoss(nn.Module):
             raise ValueError(f"skip_tokens: expected a whole number of at least 0, got {skip_tokens!r}")
         if over_processes is not None:
             checks.check_option("over_processes", over_processes, METHODS)
-            if scope != "batch":
-                raise ValueError(f"scope: expected 'batch' with over_processes={over_processes!r}, got {scope!r}")
+            check_scope(over_processes, scope)
             if exclude_self:
                 raise ValueError(f"exclude_self: expected False with over_processes={over_processes!r}, got True")
         if warn_share is not None and not (isinstance(warn_share, int | float) and 0 <= warn_share <= 1):
@@ -152,8 +152,12 @@ class FlowInfoNCELoss(nn.Module):
         key_weight: TensorOrList | None = None,
         query_group: TensorOrList | None = None,
         key_group: TensorOrList | None = None,
+        temperature: Tensor | float | None = None,
     ) -> Any:
-        """The loss; with ``return_stats`` the pair (loss, statistics). Raises as ``flow_infonce``."""
+        """The loss; with ``return_stats`` the pair (loss, statistics). Raises as ``flow_infonce``.
+
+        ``temperature``, where given, stands in for the module's: a tensor of one element that may need a gradient.
+        """
         _check_maps("query", query, flow=query_flow, mask=query_mask, weight=query_weight, group=query_group)
         _check_maps("key", key, flow=key_flow, mask=key_mask, weight=key_weight, group=key_group)
         given = dict(query_weight=query_weight, key_weight=key_weight, query_group=query_group, key_group=key_group)
@@ -179,12 +183,12 @@ class FlowInfoNCELoss(nn.Module):
         if self.over_processes is not None:
             function = distributed_flow_infonce
             options["method"] = self.over_processes
-            del options["scope"], options["exclude_self"]
+            del options["exclude_self"]
             for name in per_pixel:
                 raise ValueError(f"{name}: expected None with over_processes={self.over_processes!r}, got a tensor")
         result = function(
-            query, key, query_flow, key_flow, temperature=self.temperature, bandwidth=bandwidth, query_mask=query_mask,
-            key_mask=key_mask, normalized=True, **per_pixel, **options,
+            query, key, query_flow, key_flow, temperature=self.temperature if temperature is None else temperature,
+            bandwidth=bandwidth, query_mask=query_mask, key_mask=key_mask, normalized=True, **per_pixel, **options,
         )  # fmt: skip
         if not look:
             return result

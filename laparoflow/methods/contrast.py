@@ -9,35 +9,35 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, MethodOutput, PixelView
-from laparoflow.methods.gather import gather_batch, joint_mean, world_size
-from laparoflow.methods.settings import ContrastSettings
-from laparoflow_kernels import FlowInfoNCEStats, flow_infonce
+from laparoflow.methods.settings import ContrastSettings, CoordinateSettings, FlowSettings
+from laparoflow.models.encoder import PixelEncoder
+from laparoflow_kernels import FlowInfoNCELoss
 
 VARIANCE_FLOOR = 1e-8
 """Added to a channel's variance, for a frame without any kept pixel or with equal ones."""
 
 
 class PixelContrast(nn.Module):
-    """Loss of query and key maps under a guide.
+    """``FlowInfoNCELoss`` of query and key maps under a guide, with standardised channels, a learned temperature and logs.
 
     Args:
         settings: options of the loss.
         kernel: weight of a distance between guides.
         bandwidth: distance at which the weight falls off, in the guide's unit.
+        symmetric: contrast both ways in one call.
     """
 
-    def __init__(self, settings: ContrastSettings, kernel: str, bandwidth: float) -> None:
+    def __init__(self, settings: ContrastSettings, kernel: str, bandwidth: float, symmetric: bool) -> None:
         super().__init__()
-        if not settings.temperature > 0:
-            raise ValueError(f"temperature: expected a number above 0, got {settings.temperature}")
-        if not bandwidth > 0:
-            raise ValueError(f"bandwidth: expected a number above 0, got {bandwidth}")
-        self.settings = settings
-        self.kernel = kernel
-        self.bandwidth = bandwidth
+        self.settings, self.kernel, self.bandwidth = settings, kernel, bandwidth
+        own = settings.scope in ("frame", "batch")  # negatives of this process alone
+        self.loss = FlowInfoNCELoss(
+            settings.temperature, bandwidth, flow_kernel=kernel, positives=settings.positives,
+            negatives=settings.negatives, scope=settings.scope if own else "batch", symmetric=symmetric, return_stats=True,
+            backend=settings.backend, over_processes="mean" if own else settings.scope, warn_share=None,
+        )  # fmt: skip
         self.log_temperature: nn.Parameter | None = None
         if settings.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(settings.temperature)))
@@ -49,14 +49,7 @@ class PixelContrast(nn.Module):
         return self.log_temperature.exp().clamp(0.01, 1.0)
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        query_guide: Tensor,
-        key_guide: Tensor,
-        query_mask: Tensor,
-        key_mask: Tensor,
-        symmetric: bool | None = None,
+        self, query: Tensor, key: Tensor, query_guide: Tensor, key_guide: Tensor, query_mask: Tensor, key_mask: Tensor
     ) -> MethodOutput:
         """Loss over all pairs of pixels of a frame.
 
@@ -67,68 +60,26 @@ class PixelContrast(nn.Module):
             key_guide: [B, F, h', w'].
             query_mask: bool [B, h, w], True = keep.
             key_mask: bool [B, h', w'].
-            symmetric: override of the setting.
 
         Returns:
             The loss (as the joint batch of all processes has it) and: ``excess`` (loss above its floor: for
             positives outside that is the entropy of the weights, for positives inside it is 0),
             ``weight_entropy``, ``valid`` (share of queries that count), ``temperature``.
         """
-        maps = [query.float(), key.float()]
+        query, key = query.float(), key.float()
         if self.settings.standardise:
-            maps = standardised(maps[0], maps[1], query_mask, key_mask)
-        parts = [_pixels(F.normalize(x, dim=1)) for x in maps]
-        parts += [_pixels(x.float()) for x in (query_guide, key_guide)]
-        parts += [query_mask.flatten(1), key_mask.flatten(1)]
-        gathered = self.settings.scope == "gathered"
-        if gathered:
-            parts = [gather_batch(part) for part in parts]
-        both = self.settings.symmetric if symmetric is None else symmetric
-        if gathered or world_size() == 1:
-            return self._loss(parts, both, joint=True)
-        output = self._loss(parts, False, joint=False)
-        if not both:
-            return output
-        q, k, f, g, m, n = parts
-        return mean_output(output, self._loss([k, q, g, f, n, m], False, joint=False))
-
-    def _loss(self, parts: list[Tensor], symmetric: bool, joint: bool) -> MethodOutput:
-        q, k, f, g, m, n = parts
-        loss: Tensor
-        stats: FlowInfoNCEStats
-        loss, stats = flow_infonce(  # type: ignore[assignment]  # tensors in, so a tensor and statistics out
-            q,
-            k,
-            f,
-            g,
-            temperature=self.temperature(),
-            bandwidth=self.bandwidth,
-            flow_kernel=self.kernel,
-            positives=self.settings.positives,
-            negatives=self.settings.negatives,
-            scope="frame" if self.settings.scope == "frame" else "batch",
-            symmetric=symmetric,
-            query_mask=m,
-            key_mask=n,
-            reduction="mean" if joint else "sum",
-            return_stats=True,
-            backend=self.settings.backend,
-            normalized=True,
-        )
+            query, key = standardised(query, key, query_mask, key_mask)
+        temperature = self.temperature()
+        loss, stats = self.loss(query, key, query_guide, key_guide, query_mask, key_mask, temperature=temperature)
         rows = stats.rows
-        count = rows.valid.sum()
-        if not joint:
-            loss = joint_mean(loss, count)
-        kept = count.clamp(min=1)
-        zero = torch.zeros_like(rows.entropy)
         sides = [rows] if stats.columns is None else [rows, stats.columns]  # as the loss: the mean of both directions
         outside = self.settings.positives == "outside"
         above = [(side.excess if outside else side.loss).sum() / side.valid.sum().clamp(min=1) for side in sides]
         logs = {
             "excess": torch.stack(above).mean(),
-            "weight_entropy": torch.where(rows.valid, rows.entropy, zero).sum() / kept,
+            "weight_entropy": (rows.entropy * rows.valid).sum() / rows.valid.sum().clamp(min=1),
             "valid": rows.valid.float().mean(),
-            "temperature": torch.as_tensor(self.temperature()).detach(),
+            "temperature": torch.as_tensor(temperature).detach(),
         }
         return MethodOutput(loss, logs)
 
@@ -136,18 +87,21 @@ class PixelContrast(nn.Module):
 class ContrastMethod(Method):
     """A method whose loss is :class:`PixelContrast` of two views under some guide."""
 
-    contrast: PixelContrast
+    def __init__(self, encoder: PixelEncoder, settings: FlowSettings | CoordinateSettings) -> None:
+        super().__init__(encoder, settings.momentum)
+        contrast = settings.contrast
+        both = contrast.symmetric and self.teacher is None  # with a teacher each view is the query of a call of its own
+        self.contrast = PixelContrast(contrast, settings.flow_kernel, settings.bandwidth, both)
 
     def contrast_views(self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor]) -> MethodOutput:
         """Loss of two views; with a teacher it encodes the keys, and each view is the query once."""
         queries = [self.encoder(first.image), self.encoder(second.image)]
         if self.teacher is None:
             return self.contrast(queries[0], queries[1], *guides, *masks)
-        keys = [self.teach(first.image), self.teach(second.image)]
-        one = self.contrast(queries[0], keys[1], *guides, *masks, symmetric=False)
+        one = self.contrast(queries[0], self.teach(second.image), *guides, *masks)
         if not self.contrast.settings.symmetric:
             return one
-        two = self.contrast(queries[1], keys[0], *guides[::-1], *masks[::-1], symmetric=False)
+        two = self.contrast(queries[1], self.teach(first.image), *guides[::-1], *masks[::-1])
         return mean_output(one, two)
 
 
@@ -178,8 +132,3 @@ def standardised(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tenso
     both = both * (variance + VARIANCE_FLOOR).rsqrt()
     parts = both.split([query.shape[2:].numel(), key.shape[2:].numel()], dim=2)
     return [part.reshape(like.shape) for part, like in zip(parts, (query, key), strict=True)]
-
-
-def _pixels(maps: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h * w, C]."""
-    return maps.flatten(2).transpose(1, 2)

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, PixelView
-from laparoflow.methods.contrast import ContrastMethod, PixelContrast
-from laparoflow.methods.settings import CoordinateSettings
-from laparoflow.models.encoder import PixelEncoder
+from laparoflow.methods.contrast import ContrastMethod
 
 
 def cell_diagonal(grid: Tensor) -> Tensor:
@@ -38,10 +36,6 @@ def place_guides(first: PixelView, second: PixelView) -> list[Tensor]:
 
 class CoordinateMethod(ContrastMethod):
     """See the module."""
-
-    def __init__(self, encoder: PixelEncoder, settings: CoordinateSettings) -> None:
-        super().__init__(encoder, settings.momentum)
-        self.contrast = PixelContrast(settings.contrast, settings.flow_kernel, settings.bandwidth)
 
     def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
         """Loss of two views."""

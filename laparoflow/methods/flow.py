@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, PixelView
-from laparoflow.methods.contrast import ContrastMethod, PixelContrast
+from laparoflow.methods.contrast import ContrastMethod
 from laparoflow.methods.settings import FlowSettings
 from laparoflow.methods.spread import over_spread
 from laparoflow.models.encoder import PixelEncoder
@@ -25,7 +25,7 @@ class FlowMethod(ContrastMethod):
     """See the module."""
 
     def __init__(self, encoder: PixelEncoder, settings: FlowSettings) -> None:
-        super().__init__(encoder, settings.momentum)
+        super().__init__(encoder, settings)
         for name in ("min_spread", "place_width"):
             if not getattr(settings, name) > 0:
                 raise ValueError(f"flow.{name}: expected a number above 0, got {getattr(settings, name)}")
@@ -35,7 +35,6 @@ class FlowMethod(ContrastMethod):
             )
         self.settings = settings
         self.shuffle_flow = settings.guide == "shuffled"
-        self.contrast = PixelContrast(settings.contrast, settings.flow_kernel, settings.bandwidth)
 
     def guide(self, view: PixelView) -> Tensor:
         """What the weights compare, [B, F, h, w], in bandwidth units of the settings."""

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from laparoflow_kernels.distributed import joint_value
+
 
 def world_size() -> int:
     """Number of training processes, 1 without a process group."""
@@ -37,17 +39,10 @@ def gather_batch(local: Tensor) -> Tensor:
 
 
 def joint_mean(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over the items of all processes, scaled so that DDP's averaged gradient is the joint batch's.
+    """Mean over the items of all processes, whose gradient DDP's average makes the joint batch's; 0 where there is no item.
 
     Args:
         total: scalar sum over this process's items.
         count: scalar number of this process's items, no gradient.
-
-    Returns:
-        ``world * total / sum of counts``; 0 where there is no item at all.
     """
-    count = count.detach().to(total.dtype).clone()
-    size = world_size()
-    if size > 1:
-        dist.all_reduce(count)
-    return total * size / count.clamp(min=1)
+    return joint_value([(total, count)])[0]

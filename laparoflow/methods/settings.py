@@ -15,7 +15,8 @@ class ContrastSettings:
         learn_temperature: train the temperature (its logarithm), kept in 0.01 to 1.
         positives: ``inside`` bears wrong positives better, ``outside`` is the plain weighted mean.
         negatives: ``all`` pixels, or ``dissimilar`` ones weighted by 1 - w.
-        scope: negatives from the same ``frame``, the ``batch``, or ``gathered`` over all processes.
+        scope: negatives from the same ``frame``, the ``batch`` of this process, or that of all processes: ``gathered``
+            (each holds all keys) or in a ``ring`` (each holds one other's; more to compute and to send).
         symmetric: contrast both ways.
         standardise: give each channel mean 0 and deviation 1 over the frame's kept pixels of both views before the
             vectors are normalised; see :func:`standardised`.
@@ -26,7 +27,7 @@ class ContrastSettings:
     learn_temperature: bool = False
     positives: Literal["outside", "inside"] = "inside"
     negatives: Literal["all", "dissimilar"] = "all"
-    scope: Literal["frame", "batch", "gathered"] = "frame"
+    scope: Literal["frame", "batch", "gathered", "ring"] = "frame"
     symmetric: bool = True
     standardise: bool = False
     backend: Literal["auto", "reference", "native", "triton"] = "auto"

@@ -38,3 +38,16 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, identity: int, size: int) -> None:
         self.known.discard(identity)
         self.now -= size
+
+
+class OperatorCalls(TorchDispatchMode):
+    """The queries that each call of a loss operator is given: one entry per call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "laparoflow" and "backward" not in func.__name__:
+            self.queries.append(args[0].shape[0])
+        return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
-from laparoflow_kernels.distributed import _reduce, distributed_flow_infonce
+from laparoflow_kernels.distributed import distributed_flow_infonce
 from tests.distributed.live_tensors import LiveBytes
 from tests.distributed.processes import run_processes
 
@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 LISTS = ("list", "list with an empty process")
 METHODS = ("gathered", "ring")
+SCOPES = {"gathered": "batch", "ring": "batch", "mean": "frame"}
 
 
 def frames(case: str) -> list[list[torch.Tensor]]:
@@ -88,9 +89,9 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
     rows = slice(2 * rank, 2 * rank + 2)
     results = {}
     for case in CASES:
-        for method in METHODS:
+        for method, scope in SCOPES.items():
             results[case, method] = evaluate(
-                lambda *a, m=method, **o: distributed_flow_infonce(*a, method=m, **o), case, rows
+                lambda *a, m=method, s=scope, **o: distributed_flow_infonce(*a, method=m, scope=s, **o), case, rows
             )
     return results
 
@@ -116,10 +117,10 @@ def check_equal(parts: list[dict[str, Any]], whole: dict[str, Any], scale: float
             torch.testing.assert_close(a * scale, b, **tolerance)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SCOPES)
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients_equal_the_joint_batch(results: list[dict[str, Any]], case: str, method: str) -> None:
-    whole = evaluate(lambda *a, **o: flow_infonce(*a, scope="batch", **o), case, slice(None))
+    whole = evaluate(lambda *a, **o: flow_infonce(*a, scope=SCOPES[method], **o), case, slice(None))
     parts = [result["cases"][case, method] for result in results]
     tolerance = dict(rtol=1e-5, atol=1e-6) if case != "float64" else dict(rtol=1e-12, atol=1e-13)
     reduced = CASES[case].get("reduction") != "none"
@@ -266,7 +267,7 @@ def test_without_a_process_group_it_is_the_batch_scope_loss() -> None:
 
 def test_bad_options_are_named() -> None:
     (q, k, _, f, g), _ = inputs("outside", slice(None))
-    with pytest.raises(ValueError, match="method: expected one of 'gathered', 'ring', got 'star'"):
+    with pytest.raises(ValueError, match="method: expected one of 'gathered', 'ring', 'mean', got 'star'"):
         distributed_flow_infonce(q, k, f, g, method="star")
     with pytest.raises(ValueError, match="over_processes: expected one of"):
         FlowInfoNCELoss(scope="batch", over_processes="star")
@@ -274,16 +275,17 @@ def test_bad_options_are_named() -> None:
         FlowInfoNCELoss(over_processes="ring")
 
 
-def test_a_joint_batch_without_a_valid_query_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group=None: None)
-    loss, nothing = torch.zeros(4, requires_grad=True), torch.zeros(4, dtype=torch.bool)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_joint_batch_without_a_valid_query_is_told_of(monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
+    for name, value in dict(is_initialized=True, get_world_size=2, all_reduce=None).items():
+        monkeypatch.setattr(dist, name, lambda *_, value=value, **__: value)
+    (q, k, _, f, g), _ = inputs("outside", slice(None))
+    options = dict(method="mean", scope="frame", reduction=reduction)
     with pytest.warns(RuntimeWarning, match="no valid query"):
-        value = _reduce([(loss, nothing, (4,))], "mean", None, torch.zeros(1, 4, 2))
-    assert value == 0
+        assert distributed_flow_infonce(q, k, f, g + 1e6, **options) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _reduce([(loss, ~nothing, (4,))], "mean", None, torch.zeros(1, 4, 2))
+        distributed_flow_infonce(q, k, f, g, **options)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

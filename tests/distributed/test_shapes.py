@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from laparoflow_kernels import FlowInfoNCELoss, pairwise_flow_weights
 from laparoflow_kernels.guides import crop_coordinates, join_guides, stacked_flows
+from tests.distributed.live_tensors import OperatorCalls
 
 
 def maps(*sizes: tuple[int, int], channels: int, seed: int) -> list[torch.Tensor]:
@@ -114,19 +113,6 @@ def test_a_list_of_maps_equals_the_loop_over_them(symmetric: bool, bandwidth: fl
     torch.testing.assert_close(total, looped, rtol=1e-6, atol=1e-6)
     for a, b in zip(torch.autograd.grad(total, q + k), torch.autograd.grad(looped, q + k), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-class OperatorCalls(TorchDispatchMode):
-    """The queries that each call of a loss operator is given: one entry per call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queries: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "laparoflow" and "backward" not in func.__name__:
-            self.queries.append(args[0].shape[0])
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

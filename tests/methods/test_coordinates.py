@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from laparoflow.methods import MethodSettings, build_method
-from laparoflow.methods.coordinates import CoordinateMethod, CoordinateSettings, cell_diagonal, place_guides
+from laparoflow.methods.coordinates import CoordinateMethod, cell_diagonal, place_guides
+from laparoflow.methods.settings import CoordinateSettings
 
 
 def test_guides_are_in_cell_diagonals(make_view):

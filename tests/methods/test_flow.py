@@ -154,13 +154,13 @@ def test_standardised_maps_have_unit_moments_over_the_kept_pixels_of_both_views(
 
 
 def test_standardised_loss_does_not_see_what_all_pixels_of_a_frame_share(encoder, make_view):
-    contrast = PixelContrast(ContrastSettings(standardise=True), "gaussian", 0.7)
+    contrast = PixelContrast(ContrastSettings(standardise=True), "gaussian", 0.7, symmetric=True)
     view = make_view(0)
     query, key = encoder(view.image), encoder(make_view(1).image)
     shared = torch.tensor([3.0, -2.0]).view(2, 1, 1, 1)
     sizes = torch.linspace(1.0, 4.0, query.shape[1]).view(1, -1, 1, 1)
     rest = (view.flow, view.flow, view.valid, view.valid)
-    plain = PixelContrast(ContrastSettings(), "gaussian", 0.7)
+    plain = PixelContrast(ContrastSettings(), "gaussian", 0.7, symmetric=True)
     changed = query * sizes + shared, key * sizes + shared
     one, two = contrast(query, key, *rest).loss, contrast(*changed, *rest).loss
     torch.testing.assert_close(one, two, rtol=1e-4, atol=0)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from laparoflow.methods import MethodSettings, PixelView, build_method
 from laparoflow.methods.contrast import ContrastSettings
 from laparoflow.models import EncoderSettings, build_encoder
+from tests.distributed.live_tensors import OperatorCalls
 
 CASES = [
     ("flow", {"scope": "frame", "positives": "inside"}, None),
@@ -18,6 +19,8 @@ CASES = [
     ("flow", {"scope": "gathered", "positives": "inside"}, None),
     ("flow", {"scope": "gathered", "positives": "outside", "negatives": "dissimilar"}, None),
     ("flow", {"scope": "gathered"}, 0.9),
+    ("flow", {"scope": "ring", "positives": "inside", "learn_temperature": True}, None),
+    ("flow", {"scope": "ring", "symmetric": False}, 0.9),
     ("coordinates", {"scope": "gathered"}, None),
     ("pixpro", {}, None),
     ("densecl", {}, None),
@@ -69,9 +72,10 @@ def worker(rank, file, results):
         method = make_method(*case)
         wrapped = DistributedDataParallel(method)
         rows = slice(2 * rank, 2 * rank + 2)
-        output = wrapped(*(part(view, rows) for view in make_views(4)))
+        with OperatorCalls() as calls:
+            output = wrapped(*(part(view, rows) for view in make_views(4)))
         output.loss.backward()
-        collected.append((output.loss.item(), gradients(method)))
+        collected.append((output.loss.item(), gradients(method), calls.queries))
     if rank == 0:
         torch.save(collected, results)
     dist.destroy_process_group()
@@ -94,7 +98,9 @@ def test_two_processes_equal_the_joint_batch(distributed, number):
     output = reference(*make_views(4))
     output.loss.backward()
     expected = gradients(reference)
-    found = distributed[number][1]
+    loss, found, queries = distributed[number]
+    assert loss == pytest.approx(output.loss.item(), rel=1e-5)
+    assert all(rows <= 2 * 16 for rows in queries), "a process computes more than the rows of its own two frames"
     assert set(found) == set(expected)
     largest = max(value.abs().max() for value in expected.values())
     assert largest > 1e-4
