@@ -1,7 +1,7 @@
 """Every class of kernel variant, compiled for sm_80, sm_90 and sm_100 without a GPU: what the machine code says.
 
-The default run compiles ``variants.sample``; LAPAROFLOW_TRITON_EXHAUSTIVE=1 compiles ``variants.every`` (a few hours on one
-core; ``-k`` picks by the names of the options).
+The quick run compiles three variants, the slow one ``variants.sample``. LAPAROFLOW_TRITON_EXHAUSTIVE=1 compiles
+``variants.every`` (a few hours on one core; ``-k`` picks by the names of the options).
 """
 
 import itertools
@@ -18,6 +18,7 @@ from tests.triton.compiled import Facts, Variant, compile_variant
 EXHAUSTIVE = os.environ.get("LAPAROFLOW_TRITON_EXHAUSTIVE", "0") == "1"
 CASES = variants.every() if EXHAUSTIVE else variants.sample()
 PLAIN = Variant("forward")
+QUICK = [(PLAIN, 90), (Variant("backward"), 90), (Variant("backward", "fp32", terms="other"), 80)]
 
 
 def name(case: tuple[Variant, int]) -> str:
@@ -48,7 +49,9 @@ def special_bound(variant: Variant, capability: int) -> float:
     return softmax + weight + running
 
 
-@pytest.mark.parametrize("case", CASES, ids=name)
+@pytest.mark.parametrize(
+    "case", [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in QUICK)], ids=name
+)
 def test_machine_code(case: tuple[Variant, int]) -> None:
     variant, capability = case
     facts = compile_variant(variant, capability)

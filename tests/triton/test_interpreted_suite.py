@@ -1,6 +1,6 @@
 """The numerics suite of every backend (tests/kernels) on the Triton kernels, in a process with TRITON_INTERPRET=1.
 
-``thinned`` tells which combinations run; no tolerance differs from the other backends.
+``thinned`` tells which combinations run; no tolerance differs from the other backends. The quick run takes some of them.
 """
 
 import os
@@ -15,17 +15,21 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("file", "least"),
-    [("test_numerics.py", 90), ("test_edges.py", 10), ("test_identities.py", 5), ("test_derivatives.py", 5)],
-    ids=str,
+    ("file", "chosen", "least"),
+    [
+        pytest.param("test_numerics.py", "", 90, marks=pytest.mark.slow),
+        ("test_numerics.py", "flow_channels or (half_precision and outside) or (every_option_float32 and cauchy)", 10),
+        pytest.param("test_edges.py", "", 10, marks=pytest.mark.slow),
+        ("test_identities.py", "", 5),
+        ("test_derivatives.py", "", 5),
+    ],
 )
-def test_shared_suite_passes(file: str, least: int) -> None:
+def test_shared_suite_passes(file: str, chosen: str, least: int) -> None:
     environment = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     environment |= dict(LAPAROFLOW_TEST_BACKENDS="triton:cpu", LAPAROFLOW_TEST_DRAWS="3")
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.triton.ordered_products",
-        "-p", "tests.triton.thinned", "--no-header",
-        f"tests/kernels/{file}",
+        "-p", "tests.triton.thinned", "--no-header", "-k", chosen, f"tests/kernels/{file}",
     ]  # fmt: skip
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
