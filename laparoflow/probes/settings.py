@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
+
+from typing_extensions import Self
 
 from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 

@@ -21,7 +21,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,11 @@ import pytest
 from laparoflow import cli
 from laparoflow.commands import find_command
 from tests.docs.pages import ROOT, Command
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest
 
 SMALL_OPTIONS = {
     "demo": "--max-steps 1 --pretrain-clips 1 --test-clips 1 --frames 8 --labels 1 --seeds 0",
