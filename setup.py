@@ -1,6 +1,6 @@
 """Builds laparoflow_kernels._C from csrc/: the CPU part always, the CUDA part where nvcc and a CUDA build of torch are.
 
-Environment variables (docs/BUILD.md):
+Environment variables (docs/INSTALL.md):
     LAPAROFLOW_NATIVE=0       no extension at all (pure Python: reference and triton backends)
     LAPAROFLOW_CUDA=0|1       leave the CUDA part out | insist on it
     TORCH_CUDA_ARCH_LIST      architectures, as torch's own; default: the visible GPUs', else 8.0 and 9.0a with PTX
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 import setuptools
-from setuptools import setup
+from setuptools import errors, setup
 
 if int(setuptools.__version__.partition(".")[0]) < 77:
     raise SystemExit(
@@ -76,10 +76,6 @@ def supported(flags: list[str]) -> list[str]:
         else:
             warn(f"{compiler()} does not take {flag}: building without it")
     return kept
-
-
-def old_glibc() -> list[str]:
-    return ["-include", str(ROOT / "csrc" / "old_glibc.h")] if sys.platform == "linux" else []
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -183,6 +179,9 @@ def buildable(listed: str) -> str:
 def extension_arguments() -> dict:
     if not wants_extension():
         return {}
+    if sys.platform != "linux":
+        warn(f"the native backend is built on Linux alone, and this is {sys.platform}: the reference backend remains")
+        return {}
     try:
         import torch
     except ImportError:
@@ -201,7 +200,7 @@ def extension_arguments() -> dict:
     sources = sorted(str(path.relative_to(ROOT)) for place in places for path in (ROOT / "csrc").glob(place))
     # no -ffast-math: compensated sums and infinities must stay
     wanted = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden", "-fopenmp-simd"]
-    flags: dict[str, list[str]] = {"cxx": supported(wanted) + old_glibc()}
+    flags: dict[str, list[str]] = {"cxx": [*supported(wanted), "-include", str(ROOT / "csrc" / "old_glibc.h")]}
     macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", f"0x{OLDEST[0]:02x}{OLDEST[1]:02x}000000000000ULL")]
     if reason is None:
         os.environ["CUDA_HOME"] = str(root)
@@ -235,7 +234,15 @@ def extension_arguments() -> dict:
         """Writes the facts of the build, which must be known before the library may be loaded, beside it."""
 
         def run(self) -> None:
-            super().run()
+            try:
+                super().run()
+            except (RuntimeError, errors.BaseError, errors.CCompilerError) as error:
+                raise SystemExit(
+                    f"laparoflow: {compiler()} could not build the native backend: {error}\n"
+                    "Its messages are above. Type one of these, the second for the pure Python backends only:\n"
+                    "    CXX=g++ pip install --no-build-isolation .\n"
+                    "    LAPAROFLOW_NATIVE=0 pip install ."
+                ) from None
             Path(self.get_ext_fullpath(module.name)).with_name("_C.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     return {

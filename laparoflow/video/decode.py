@@ -24,6 +24,8 @@ from laparoflow.video.sources import VideoError, images_in, shown
 from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
 Image = NDArray[np.uint8]
+# names and comments that are not UTF-8: PyAV 19 replaces what it cannot read by itself and has no such argument
+TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 @contextmanager
@@ -223,7 +225,7 @@ class Source:
                     f"cannot open video {shown(self.path)}: its index (the moov atom) is missing, as where a recording was "
                     "cut off; copy it again, or repair it with a tool such as untrunc"
                 )
-            container = av.open(str(self.path), metadata_errors="replace")
+            container = av.open(str(self.path), **TEXT)
         if not container.streams.video:
             container.close()
             raise VideoError(f"cannot read {shown(self.path)}: it has no video stream")

@@ -86,6 +86,15 @@ def test_a_toolkit_of_another_version_leaves_no_cuda_source(
     assert module.sources and not [path for path in module.sources if "cuda" in path]
 
 
+def test_outside_linux_the_reference_backend_remains(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["setup.py", "build_ext"])
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert script.extension_arguments() == {}
+    assert "built on Linux alone, and this is darwin" in capsys.readouterr().err
+
+
 def test_no_toolkit_is_a_reason_with_its_remedy(script: ModuleType, tmp_path: Path) -> None:
     assert script.toolkit_root() is None
     for root, place in ((None, "no nvcc at build time"), (tmp_path, f"no nvcc in {tmp_path}/bin")):
