@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ def check_loss_options(**given: object) -> None:
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name}: expected a plain tensor or a list of them, got a nested tensor: pass list(x.unbind())")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got one of layout {value.layout}: pass x.to_dense()")
+    if not torch.compiler.is_compiling() and hasattr(value, "full_tensor"):
+        raise TypeError(f"{name}: expected a plain tensor, got a DTensor: pass x.to_local(), this process's frames, or "
+                        "x.full_tensor()")  # fmt: skip
 
 
 def check_float(name: str, value: Tensor) -> None:
@@ -106,12 +114,23 @@ def values_readable(tensor: Tensor) -> bool:
 def check_positive(name: str, value: float | Tensor) -> None:
     """A number, or a tensor whose every entry, is finite and > 0 (tensors: only where ``values_readable``)."""
     if isinstance(value, Tensor):
+        check_tensor(name, value)
         if values_readable(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
             raise ValueError(f"{name}: expected finite values > 0, got {value.detach().flatten()[:8].tolist()}")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
     elif not 0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+
+
+def check_at_least(name: str, least: float, value: float | Tensor) -> None:
+    """A positive number, or a tensor of them (only where ``values_readable``), that is not below ``least``."""
+    if isinstance(value, Tensor):
+        if not values_readable(value) or value.numel() == 0:
+            return
+        value = value.min().item()
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least:.2g}, got {value:.2g}")
 
 
 def check_no_gradient(**given: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -105,14 +106,16 @@ class FlowInfoNCELoss(nn.Module):
         )  # fmt: skip
         if backend != "auto":
             load_backend(backend)
-        if isinstance(skip_tokens, bool) or not isinstance(skip_tokens, int) or skip_tokens < 0:
+        tokens: Any = skip_tokens  # NumPy's numbers count as well
+        if isinstance(tokens, bool) or not isinstance(tokens, Integral) or int(tokens) < 0:
             raise ValueError(f"skip_tokens: expected a whole number of at least 0, got {skip_tokens!r}")
         if over_processes is not None:
             checks.check_option("over_processes", over_processes, METHODS)
             check_scope(over_processes, scope)
             if exclude_self:
                 raise ValueError(f"exclude_self: expected False with over_processes={over_processes!r}, got True")
-        if warn_share is not None and not (isinstance(warn_share, int | float) and 0 <= warn_share <= 1):
+        share: Any = warn_share
+        if share is not None and not (isinstance(share, Real) and 0 <= float(share) <= 1):
             raise ValueError(f"warn_share: expected a share from 0 to 1, or None, got {warn_share!r}")
         if isinstance(bandwidth, str) and bandwidth != "auto":
             raise ValueError(f"bandwidth: expected a number or 'auto', got {bandwidth!r}")
@@ -292,6 +295,7 @@ def _pixels(name: str, mask: TensorOrList | None) -> TensorOrList | None:
     if mask is None:
         return None
     if isinstance(mask, Tensor):
+        checks.check_tensor(name, mask)
         if mask.ndim not in (2, 3):
             raise ValueError(f"{name}: expected [B, H, W] or [B, N], got shape {list(mask.shape)}")
         return mask.flatten(1)

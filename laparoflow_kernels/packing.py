@@ -46,6 +46,7 @@ def pack_pairs(
 def frame_sizes(name: str, value: TensorOrList) -> FrameSizes:
     """Pixels of each frame of [B, N, X] or a list of [N_b, X], whose form is checked."""
     if isinstance(value, Tensor):
+        checks.check_tensor(name, value)
         if value.ndim != 3:
             raise ValueError(f"{name}: expected 3 dimensions [B, N, channels], got shape {list(value.shape)}")
         return FrameSizes(value.shape[0], value.shape[1])
@@ -96,7 +97,8 @@ def _check_embeddings(query: Tensor, key: Tensor, query_sizes: FrameSizes, key_s
     checks.check_float("query", query)
     checks.check_float("key", key)
     checks.check_same_device(query=query, key=key)
-    if query.dtype != key.dtype and not autocasts(query.device):
+    double = torch.float64 in (query.dtype, key.dtype)
+    if query.dtype != key.dtype and (double or not autocasts(query.device)):
         raise TypeError(f"key: expected dtype {query.dtype} like query, got {key.dtype}")
     if query.shape[1] != key.shape[1]:
         raise ValueError(f"key: expected D={query.shape[1]} channels like query, got {key.shape[1]}")
@@ -216,7 +218,7 @@ def autocasts(device: torch.device) -> bool:
 
 def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Under autocast the products run in the autocast dtype, as matmul's would; float64 is left alone."""
-    if autocasts(query.device) and torch.float64 not in (query.dtype, key.dtype):
+    if autocasts(query.device) and query.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(query.device.type)
         return query.to(dtype), key.to(dtype)
     return query, key
@@ -224,29 +226,28 @@ def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     checks.check_positive("temperature", temperature)
+    # below it float32 knows a logit of unit vectors to a whole number only, and exp of it to no digit
+    checks.check_at_least("temperature", torch.finfo(dtype).eps, temperature)
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
             raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
         checks.check_on(device, "query", temperature=temperature)
         return _recordable(temperature).reshape(()).to(dtype)
-    return torch.full((), temperature, dtype=dtype, device=device)
+    return torch.full((), min(temperature, torch.finfo(dtype).max), dtype=dtype, device=device)
 
 
 def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     checks.check_positive("bandwidth", bandwidth)
     checks.check_no_gradient(bandwidth=bandwidth)
     least = 2.0 * torch.finfo(dtype).tiny ** 0.5  # the square of its inverse must be a number
+    checks.check_at_least("bandwidth", least, bandwidth)
     if isinstance(bandwidth, Tensor):
-        if checks.values_readable(bandwidth) and bool((bandwidth < least).any()):
-            raise ValueError(f"bandwidth: expected at least {least:.2g}, got {bandwidth.min().item():.2g}")
         if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
             raise ValueError(
                 f"bandwidth: expected a float or a tensor of shape [B={frames}], got shape {list(bandwidth.shape)}"
             )
         checks.check_on(device, "query", bandwidth=bandwidth)
         return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
-    if bandwidth < least:
-        raise ValueError(f"bandwidth: expected at least {least:.2g}, got {bandwidth:.2g}")
     return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
 
 
