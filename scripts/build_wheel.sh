@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Source distribution and wheel of this checkout, the wheel repaired and checked by auditwheel.
+# Source distribution and wheel of this checkout, the wheel repaired by auditwheel, both checked by twine.
 #   scripts/build_wheel.sh [OUT]     OUT: folder, default wheelhouse
 # With CPU and CUDA code, for the Python and the torch of .venv (another: PYTHON=...); LAPAROFLOW_CUDA=0 leaves CUDA out.
 # torch's libraries, CUDA's runtime and the OpenMP runtime stay outside: torch brings and loads them.
@@ -17,6 +17,7 @@ trap 'rm -rf "$work"' EXIT
 PATH="$bin:$PATH" "$python" -m build --no-isolation --outdir "$work" .
 PATH="$bin:$PATH" "$python" -m auditwheel repair --plat "$platform" --only-plat --wheel-dir "$work/repaired" \
   --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libcudart.so.*' --exclude 'libgomp.so.1' "$work"/*.whl
+"$python" -m twine check --strict "$work"/*.tar.gz "$work"/repaired/*.whl
 mkdir -p "$out"
 mv "$work"/*.tar.gz "$work"/repaired/*.whl "$out"/
 ls -l "$out"

@@ -19,7 +19,7 @@ from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
 from laparoflow_kernels.problem import FLOW_KERNELS
 from tests.docs.pages import PAGES, ROOT, blocks, code_spans, links, table_rows
 
-BUILD = ROOT / "docs" / "BUILD.md"
+BUILD = ROOT / "docs" / "INSTALL.md"
 SOURCES = sorted(
     path
     for folder in ("laparoflow", "laparoflow_kernels", "csrc", "benchmarks", "examples", "scripts", "tests")
@@ -40,7 +40,7 @@ READS = (
 
 
 def documented_variables() -> set[str]:
-    """Variables in the first column of the tables of BUILD.md."""
+    """Variables in the first column of the tables of INSTALL.md."""
     return {span for row in table_rows(BUILD) for span in code_spans(row[0]) if re.fullmatch(r"[A-Z][A-Z0-9_]+", span)}
 
 
@@ -56,13 +56,13 @@ def test_every_environment_variable_that_is_read_is_documented():
         for path in SOURCES
         for name in variables_read(path.read_text(encoding="utf-8")) - documented
     }
-    assert not missing, f"docs/BUILD.md does not tell: {missing}"
+    assert not missing, f"docs/INSTALL.md does not tell: {missing}"
 
 
 def test_every_documented_environment_variable_is_read():
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
     stale = {name for name in documented_variables() if not re.search(rf"\b{name}\b", text)}
-    assert not stale, f"docs/BUILD.md names variables that nothing reads: {stale}"
+    assert not stale, f"docs/INSTALL.md names variables that nothing reads: {stale}"
 
 
 def test_the_search_for_variables_finds_each_way_of_reading():

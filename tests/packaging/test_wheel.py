@@ -13,8 +13,9 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+import torch
 
-pytestmark = pytest.mark.timeout(3600)  # a compiler at work beside other tests
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # a compiler at work beside other tests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with both files. The wheel is compiled from the source distribution, in another place."""
     pytest.importorskip("build")
     pytest.importorskip("auditwheel")
+    pytest.importorskip("twine")
     if sys.platform != "linux" or shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
         pytest.skip("needs Linux and a C++ compiler")
     out = tmp_path_factory.mktemp("wheelhouse")
@@ -87,3 +89,14 @@ def test_the_wheel_passes_the_kernel_tests_in_a_fresh_environment_without_a_comp
     said = run("scripts/check_wheel.sh", str(wheel), "-q")
     assert " passed" in said
     assert "beside another torch: the library laparoflow_kernels/_C.so needs torch 99.0" in said
+
+
+def test_the_same_wheel_passes_beside_another_torch(wheel: Path, tmp_path: Path) -> None:
+    """torch 2.13 here; the oldest and the newest are in the matrix of the install page, since each is several GB."""
+    pip = (sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(tmp_path / "torch"), "torch==2.13.0")
+    if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
+        pytest.skip("torch 2.13.0 cannot be had for this Python")
+    assert torch.__version__.split(".")[:2] != ["2", "13"], "the environment of the other tests has another torch"
+    options = ("-q", "-k", "test_ops or test_arguments or test_edges")
+    said = run("scripts/check_matrix.sh", str(wheel), str(tmp_path), f"2.13.0@{sys.executable}", "--", *options)
+    assert "| passed |" in said and "| 2.13.0" in said
