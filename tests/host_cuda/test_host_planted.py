@@ -254,6 +254,7 @@ def test_unchanged_sources_pass(built: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     mistake = MISTAKES[name]
@@ -268,6 +269,7 @@ def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pyte
     assert done.returncode != 0, "the mistake went unnoticed"
 
 
+@pytest.mark.slow
 def test_missing_lane_is_reported(built: Path, tmp_path: Path) -> None:
     """A collective inside a divergent branch is an error with a message, not a hang."""
     csrc, unit = plant(Mistake("sum.merge(sum.across(1,", "if (at.lane != 3) sum.merge(sum.across(1,"), tmp_path)

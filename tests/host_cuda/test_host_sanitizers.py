@@ -9,6 +9,7 @@ import host_build
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", sorted(host_build.SANITIZERS))
 def test_sanitizer_finds_nothing(sanitizer: str, built: Path, tmp_path: Path) -> None:
     program = host_build.build(tmp_path, sanitizer=sanitizer)

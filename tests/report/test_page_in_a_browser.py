@@ -21,7 +21,10 @@ from laparoflow.report.sections import Section
 from laparoflow_kernels import pairwise_flow_weights
 
 found = find_browser()
-pytestmark = pytest.mark.skipif(found is None, reason="no chromium with chromedriver on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(found is None, reason="no chromium with chromedriver on this machine"),
+]
 SHOWN = """return {
   headings: Array.from(document.querySelectorAll('h2'), e => e.textContent),
   rows: document.querySelectorAll('tbody tr').length,
