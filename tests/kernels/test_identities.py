@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from laparoflow_kernels import flow_infonce, flow_weighted_sum, pairwise_flow_weights
+from laparoflow_kernels.problem import FLOW_KERNELS
 from tests.numerics import unit
 
 
@@ -79,7 +80,7 @@ def test_weighted_sum_is_the_dense_product(backend: str, device: str) -> None:
     f, g, v = (torch.randn(2, n, c, generator=generator) for n, c in ((65, 3), (130, 3), (130, 5)))
     keep = torch.rand(2, 130, generator=generator) > 0.3
     v = v.masked_fill(~keep[..., None], torch.nan)
-    for kernel in ("gaussian", "laplace", "cauchy", "tophat"):
+    for kernel in FLOW_KERNELS:
         for normalize in (False, True):
             values = v.clone().to(device).requires_grad_()
             out = flow_weighted_sum(f.to(device), g.to(device), values, bandwidth=0.8, flow_kernel=kernel,
