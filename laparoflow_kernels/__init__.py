@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from laparoflow_kernels.backends import BackendUnavailable, backends
 from laparoflow_kernels.functional import flow_infonce, flow_weighted_sum, pairwise_flow_weights
+from laparoflow_kernels.guides import robust_flow_spread
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats, RowStats
-from laparoflow_kernels.modules import FlowInfoNCELoss, robust_flow_spread
+from laparoflow_kernels.modules import FlowInfoNCELoss
 
 try:
     __version__ = version("laparoflow")

@@ -15,32 +15,10 @@ from laparoflow_kernels import checks
 from laparoflow_kernels.backends import load_backend
 from laparoflow_kernels.distributed import METHODS, check_scope, distributed_flow_infonce
 from laparoflow_kernels.functional import flow_infonce
+from laparoflow_kernels.guides import robust_flow_spread
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats
 from laparoflow_kernels.packing import TensorOrList, check_alike, check_frames, frame_sizes
 from laparoflow_kernels.problem import accumulator_dtype
-
-MAD_TO_SIGMA = 1.4826  # the median absolute deviation of a normal distribution is sigma / 1.4826
-
-
-def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 0.25) -> Tensor:
-    """Robust standard deviation [B] of each frame's flow: 1.4826 x the median distance per axis from the median flow.
-
-    Args:
-        flow: [B, N, F] in pixels.
-        mask: [B, N] bool, True = keep; a frame with nothing kept gets ``floor``.
-        floor: pixels; lower bound, so that a still frame's noise is not taken for motion. Our choice.
-
-    Example:
-        >>> robust_flow_spread(torch.zeros(2, 10, 2)).tolist()
-        [0.25, 0.25]
-    """
-    flow = flow.detach().float()
-    if mask is not None:
-        flow = flow.masked_fill(~mask[..., None], torch.nan)
-    if flow.shape[1] == 0:
-        return flow.new_full((flow.shape[0],), floor)
-    deviation = (flow - flow.nanmedian(1, keepdim=True).values).abs().nanmedian(1).values.mean(-1)
-    return (MAD_TO_SIGMA * deviation).nan_to_num(0.0).clamp(min=floor)
 
 
 class FlowInfoNCELoss(nn.Module):

@@ -17,7 +17,6 @@ from torch import Tensor
 from laparoflow.methods.base import MethodOutput, PixelView
 from laparoflow.methods.contrast import ContrastMethod
 from laparoflow.methods.settings import FlowSettings
-from laparoflow.methods.spread import over_spread
 from laparoflow.models.encoder import PixelEncoder
 
 
@@ -61,3 +60,14 @@ class FlowMethod(ContrastMethod):
         output = self.contrast_views(first, second, guides, masks)
         output.logs["motion"] = first.spread.float().mean()
         return output
+
+
+def over_spread(flow: Tensor, spread: Tensor, least: float) -> Tensor:
+    """Flow [B, 2 G, h, w] with each gap in units of its own spread [B, G], at least ``least`` pixels.
+
+    The whole is divided by sqrt(G), so that the distance of two pixels is the root mean square over the gaps and a
+    bandwidth means the same for any number of gaps.
+    """
+    gaps = spread.shape[1]
+    scale = spread.float().clamp(min=least).repeat_interleave(2, dim=1) * gaps**0.5
+    return flow.float() / scale[:, :, None, None]

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from laparoflow.methods.base import PixelView
-from laparoflow.methods.spread import frame_spread
 from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.views.sampling import cell_grid, sample_flow, sample_mask
 from laparoflow.views.two_views import TwoViews, View
+from laparoflow_kernels import robust_flow_spread
 
 
 def cell_inside(inside: Tensor, stride: int) -> Tensor:
@@ -61,7 +61,7 @@ def two_views(
     if shuffle_flow:
         other = others(batch.clip)
         flow, valid = flow[other], valid[other]
-    spread = frame_spread(flow, valid)
+    spread = robust_flow_spread(flow, valid, floor=0.0)
     generator = torch.Generator().manual_seed(mixed_seed(*seed))
     pair = views(batch.image.float() / 255, batch.valid, generator)
     first, second = (describe_view(view, flow, valid, spread, stride) for view in pair)

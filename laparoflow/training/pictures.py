@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, PixelView
 from laparoflow.methods.coordinates import CoordinateMethod, place_guides
-from laparoflow.methods.flow import FlowMethod, FlowSettings
-from laparoflow.methods.spread import frame_spread, over_spread
+from laparoflow.methods.flow import FlowMethod, FlowSettings, over_spread
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view
 from laparoflow.views.two_views import View
-from laparoflow_kernels import pairwise_flow_weights
+from laparoflow_kernels import pairwise_flow_weights, robust_flow_spread
 
 MARK = 2  # half the side of a marked pixel's square
 
@@ -34,7 +33,7 @@ def whole_frame(batch: FrameBatch, row: int, stride: int) -> PixelView:
     )
     image = batch.image[row : row + 1, :, :height, :width].float() / 255
     view = View(image, torch.stack([x, y], -1)[None], valid[:, :height, :width])
-    return describe_view(view, flow, valid, frame_spread(flow, valid), stride)
+    return describe_view(view, flow, valid, robust_flow_spread(flow, valid, floor=0.0), stride)
 
 
 def pair_guides(method: Method, views: Sequence[PixelView]) -> tuple[list[Tensor], list[Tensor], str, float]:

@@ -145,10 +145,10 @@ def test_maps_in_any_memory_format_and_learned_temperature(backend: str, device:
 def test_robust_spread_ignores_outliers_and_masked_pixels() -> None:
     flow = torch.randn(1, 2000, 2, generator=torch.Generator().manual_seed(0)) * 3
     mask = torch.ones(1, 2000, dtype=torch.bool)
-    flow[:, :200] = 1e4
+    flow[:, :20] = 1e4
     mask[:, 200:300] = False
     flow[:, 200:300] = torch.nan
-    assert robust_flow_spread(flow, mask).item() == pytest.approx(3, rel=0.25)
+    assert robust_flow_spread(flow, mask).item() == pytest.approx(3 * 2**0.5, rel=0.05)
     assert robust_flow_spread(torch.zeros(1, 0, 2)).item() == 0.25
 
 
