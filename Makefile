@@ -6,7 +6,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/*/* csrc/cuda/*/*)
 DEMO_OUT ?= demo-out
 TEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test test-slow test-all lint format bench gpu-check sanitizer gpu-device wheel clean
+.PHONY: help demo test test-slow test-all lint format bench gpu-check sanitizer gpu-device docs wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## ?/\1\t/' | expand -t 12
@@ -65,6 +65,9 @@ $(GPU_STAGES): | gpu-device
 	@mkdir -p $(GPU)
 	OMP_NUM_THREADS=1 bash -o pipefail -c '{ $(RUN); } 2>&1 | tee $@.log'
 	@touch $@
+
+docs: $(TESTS)  ## the site in build/site; REPOSITORY=owner/name links it to that GitHub repository
+	$(VENV)/python -m sphinx -W -q -b html $(if $(REPOSITORY),-D repository=$(REPOSITORY)) docs build/site
 
 wheel: $(TESTS)  ## source distribution and manylinux wheel in wheelhouse/, and the kernel tests on that wheel
 	rm -rf wheelhouse

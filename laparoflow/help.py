@@ -84,16 +84,21 @@ def _call(option: str, action: Any) -> str:
     return f"--{option} {type_text(action._typehint)}"
 
 
-def _entry(command: Command, option: str, action: Any) -> list[str]:
-    """The lines of one option: its call, what it is, its default."""
+def option_facts(command: Command, option: str, action: Any) -> tuple[str, str, str]:
+    """What an option takes, its default ("needed" where there is none), and what it is."""
     default = action.default
     if isinstance(default, (list, tuple)):
         default = " ".join(map(str, default)) or "none"
     text = " ".join((action.help or _told(command.settings, option)).replace("``", "").split()).rstrip(".")
     text = re.sub(r"\bNone\b", "null", text)  # as it is typed here; in Python the value is None
-    state = "needed" if action.required else f"default: {'null' if default is None else str(default)}"
-    if isinstance(default, bool):
-        state = f"default: {str(default).lower()}"
+    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    return type_text(action._typehint), "needed" if action.required else shown, text
+
+
+def _entry(command: Command, option: str, action: Any) -> list[str]:
+    """The lines of one option: its call, what it is, its default."""
+    _, default, text = option_facts(command, option, action)
+    state = default if action.required else f"default: {default}"
     return _wrapped(option.upper() if option == command.positional else _call(option, action), f"{text} ({state})")
 
 

@@ -67,8 +67,8 @@ def distributed_flow_infonce(
     torch.compile: keep the call outside the compiled part of the step.
 
     Args:
-        query, key, query_flow, key_flow, temperature, bandwidth, flow_kernel, positives, negatives, query_mask, key_mask,
-            normalized, backend: as ``flow_infonce``, this process's frames.
+        query, key, query_flow, key_flow, query_mask, key_mask: as ``flow_infonce``, of this process's frames.
+        temperature, bandwidth, flow_kernel, positives, negatives, normalized, backend: as ``flow_infonce``.
         method: "ring" (two processes' keys in memory), "gathered" (all of them; less to compute and to send), or "mean" (no
             negatives of other processes).
         group: process group; None is the default one.

@@ -59,7 +59,7 @@ def flow_infonce(
     normalized: bool = False,
     backend: str = "auto",
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
-    """InfoNCE over pixel pairs, each pair weighted by the difference of the optical flows of its two pixels.
+    """InfoNCE over pixel pairs, each pair weighted by the difference of the optical flows of its two pixels::
 
         s_ij   = q_i . k_j / temperature
         w_ij   = phi(|f_i - g_j| / bandwidth), 0 across frames and for masked pixels

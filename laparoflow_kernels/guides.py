@@ -1,9 +1,9 @@
-"""Guides: what the pair weights compare, when that is not plain flow alone.
+"""Guides: what the pair weights compare, when that is not plain flow alone::
 
     w_ij = phi(|u_i - u_j|),   u = [a / sigma_a, b / sigma_b, ...]
 
 A guide is any map with 1 to 8 channels that goes in the place of the flow. Each part is divided by its own bandwidth, so
-that the joined guide goes with ``bandwidth=1``; with the gaussian flow kernel the weights of the parts then multiply.
+that the joined guide goes with ``bandwidth=1``; with the gaussian flow kernel the weights of the parts then multiply::
 
     flow and place     join_guides((flow, 1.5), (crop_coordinates(boxes, size), 40.0))
     place alone        join_guides((crop_coordinates(boxes, size), 0.7 * cell))       top-hat: the rule of PixContrast

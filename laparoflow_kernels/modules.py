@@ -39,8 +39,8 @@ class FlowInfoNCELoss(nn.Module):
             the mean over the queries of all processes, negatives of this one; see ``distributed_flow_infonce``. None keeps
             to this process.
         warn_share: warn, once per module, when more than this share of the queries that the mask keeps has no positive;
-            None never looks. Seen on the CPU at every call, on other devices (where looking waits for the device) at calls
-            1, 2, 4, 8, ..., and never inside torch.compile or a CUDA graph.
+            None disables the check. On the CPU it runs at every call. On other devices it waits for the device, and
+            runs at calls 1, 2, 4, 8, and so on. It does not run inside torch.compile or a CUDA graph.
 
     Shapes:
         query, key: [B, D, H, W] maps (any memory format; views may differ in size), or [B, N, D] tokens. Queries and keys
@@ -48,7 +48,7 @@ class FlowInfoNCELoss(nn.Module):
         query_flow, key_flow: [B, F, H, W] (F = 2 for plain flow), or [B, N, F]; in lists [F, H, W] or [N, F].
         query_mask, key_mask: [B, H, W] or [B, N], bool, True = keep; in lists [H, W] or [N].
         query_weight, key_weight, query_group, key_group: of the same shapes; their meaning is that of ``flow_infonce``.
-        ``reduction="none"`` and statistics come as [B, N] with N = H W, row-major (lists of [N] for lists).
+        loss per pixel (``reduction="none"``) and statistics: [B, N] with N = H W, row-major (lists of [N] for lists).
 
     Example:
         >>> loss = FlowInfoNCELoss(temperature=0.1, bandwidth="auto", positives="inside")
