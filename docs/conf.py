@@ -18,9 +18,9 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
-from laparoflow.commands import COMMANDS, find_command
-from laparoflow.help import option_facts
-from laparoflow.options import options_of
+from laparoflow.commands import COMMANDS, find_command  # noqa: E402 (of this checkout, installed or not)
+from laparoflow.help import option_facts  # noqa: E402
+from laparoflow.options import options_of  # noqa: E402
 
 project = "laparoflow"
 author = copyright = "The Laparoflow contributors"
@@ -35,14 +35,15 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Shapes", "params_style"), ("Shape", "params_style")]
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 nitpicky = False
 
 OPTIONS_HEAD = """# All options
 
-Every option of every command, from the settings' own docstrings. An option is also a key of a YAML file: `--trainer.log-every 5` is
-`trainer: {log_every: 5}`.
+These are the options of all commands, from the docstrings of their settings. An option is also a key of a YAML file:
+`--trainer.log-every 5` is `trainer: {log_every: 5}`.
 """
 
 
