@@ -25,7 +25,7 @@ COMMAND = Command(
     EvidenceSettings,
     run,
     {
-        "what goes in and out": ("out", "scenes", "real_root", "quick"),
+        "what goes in and out": ("out", "scenes", "real_root", "pools", "quick"),
         "pretraining": ("methods", "recipe", "max_steps", "pretrain_clips", "test_clips", "frames"),
         "probes": ("seeds", "labels", "probe_steps", "scratch_labels", "scratch_steps", "scratch_tasks"),
         "scores": ("test_every", "device"),

@@ -45,7 +45,7 @@ COMMAND = Command(
     {
         "what goes in and out": ("task", "dataset", "root", "checkpoint", "out", "overwrite", "dataset_options"),
         "labels and seeds": ("labels", "seeds", "split", "test_fraction", "test_videos", "train_videos"),
-        "the head": ("head", "image_size", "steps", "batch_size", "learning_rate", "finetune", "finetune_steps"),
+        "the head": ("head", "level", "image_size", "steps", "batch_size", "learning_rate", "finetune", "finetune_steps"),
         "controls": ("random_control", "scratch_labels", "weights_control", "weights_backbone"),
         "another data set": ("test_dataset", "test_root", "class_map"),
         "the machine": ("device", "pictures"),

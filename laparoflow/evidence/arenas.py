@@ -2,29 +2,25 @@
 
 default, held_out   the synthetic laparoscopy with the parameters of that name: some clips to pretrain on and to draw
                     labels from, other clips to score on
-real                a laparoscopic clip, unlabelled CholecSeg8k frames and unlabelled Sznitman frames to pretrain on;
-                    probes on the two labelled sets, each split in time with a gap. Frames of the test parts are kept
-                    out of pretraining. One patient each: this says nothing about generalisation.
+real                labelled recordings and unlabelled pools, see recordings.py; one arena a pool
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laparoflow.datasets.registry import build_dataset
-from laparoflow.datasets.samples import FrameDataset
 from laparoflow.datasets.splits import SplitSettings, split_dataset
+from laparoflow.evidence import recordings
+from laparoflow.evidence.recordings import Pool
 from laparoflow.evidence.settings import EvidenceSettings
 from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
-REAL_PREPARE = PrepareSettings(short_side=144, frame_rate=None, gaps=(2, 4), dis_preset="fine")
-"""From two frames on every frame of the three sources moves; the size is near that of the synthetic frames."""
 SYNTHETIC_PREPARE = PrepareSettings(short_side=None, frame_rate=None, crop_border=False, gaps=(2,), dis_preset="fine")
 """Frames as they are; flow over two frames, down to single pixels, where it separates what moves apart best."""
 SYNTHETIC_DONE = "dataset.json"
@@ -38,20 +34,20 @@ class Arena:
         name: of the scene.
         cache: frames and flow to pretrain on.
         tasks: task -> (frames to label, frames to score on).
-        notes: what a reader of the scores must know.
+        pool: of the scene "real"; its tasks are scored by `transfer.py`.
     """
 
     name: str
     cache: Path
     tasks: Mapping[str, tuple[Any, Any]]
-    notes: list[str] = field(default_factory=list)
+    pool: Pool | None = None
 
 
-def build_arena(scene: str, settings: EvidenceSettings) -> Arena:
+def build_arenas(scene: str, settings: EvidenceSettings) -> list[Arena]:
     """Makes what the scene needs below `settings.out`, or finds it there from an earlier run."""
     folder = settings.out / scene
     folder.mkdir(parents=True, exist_ok=True)
-    return _real(folder, settings) if scene == "real" else _synthetic(scene, folder, settings)
+    return _real(folder, settings) if scene == "real" else [_synthetic(scene, folder, settings)]
 
 
 def _synthetic(scene: str, folder: Path, settings: EvidenceSettings) -> Arena:
@@ -73,31 +69,11 @@ def _synthetic(scene: str, folder: Path, settings: EvidenceSettings) -> Arena:
     return Arena(scene, folder / "cache", tasks)
 
 
-def _real(folder: Path, settings: EvidenceSettings) -> Arena:
+def _real(folder: Path, settings: EvidenceSettings) -> list[Arena]:
     assert settings.real_root is not None
-    tasks: dict[str, tuple[Any, Any]] = {}
-    notes, sources = [], [settings.real_root / "video"]
-    for task, name, below in (
-        ("segmentation", "cholecseg8k", "cholecseg8k"),
-        ("keypoints", "sznitman", "sznitman_laparoscopy"),
-    ):
-        dataset = build_dataset(name, settings.real_root / below)
-        split = split_dataset(dataset, SplitSettings(by="time"))
-        tasks[task] = (dataset.select(split.train), dataset.select(split.test))
-        notes.append(f"{name}: {split.warning}")
-        tested = set(split.test)
-        unlabelled = dataset.select([i for i in range(len(dataset)) if i not in tested])
-        sources.append(_link_frames(unlabelled, folder / "frames" / name))
-    notes.append("one patient each: the scores say nothing about generalisation")
-    prepare(sources, folder / "cache", REAL_PREPARE)
-    return Arena("real", folder / "cache", tasks, notes)
-
-
-def _link_frames(dataset: FrameDataset[Any], folder: Path) -> Path:
-    """A folder of links to the pictures in time order, so that labels beside them are not taken for frames."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, frame in enumerate(sorted(dataset.frames, key=lambda frame: frame.order)):
-        link = folder / f"{number:06d}{frame.image.suffix}"
-        if not link.is_symlink():
-            os.symlink(frame.image.resolve(), link)
-    return folder
+    arenas = []
+    for pool in recordings.pools(settings.real_root, settings.pools, recordings.read_recordings(settings.real_root)):
+        cache = folder / pool.part.replace(" ", "_") / "cache"
+        prepare(pool.sources, cache, recordings.PREPARE)
+        arenas.append(Arena(pool.part, cache, {}, pool=pool))
+    return arenas

@@ -7,9 +7,10 @@ network trained with labels from scratch.
     out/SCENE/synthetic or frames, cache          made once
     out/SCENE/runs/METHOD_seed_N/                 pretraining runs
     out/SCENE/TASK_seed_N.json                    probe scores
+    out/real/POOL/cache, runs, METHOD_seed_N.json the same of the scene "real", one folder a pool
     out/SCENE/TASK_from_scratch_seed_N.json       scores of the network trained with labels
     out/evidence.json                             all scores so far, their summary and verdicts
-    out/time.json                                 time spent, over all calls
+    out/summary.json, tables.md                   the same without single scores, and as tables
     out/report.html
 """
 
@@ -21,20 +22,24 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from laparoflow.evidence.arenas import Arena, build_arena
-from laparoflow.evidence.settings import FROM_SCRATCH, METHODS, RANDOM_INIT, EvidenceSettings
+from laparoflow.evidence.arenas import Arena, build_arenas
+from laparoflow.evidence.page import essence, tables
+from laparoflow.evidence.pools import pool_rows, pool_verdicts
+from laparoflow.evidence.settings import COLOUR, FROM_SCRATCH, METHODS, RANDOM_INIT, EvidenceSettings
+from laparoflow.evidence.transfer import Levels, network_entries, supervised_entries
 from laparoflow.evidence.verdicts import HEADLINE, summarise, verdicts
-from laparoflow.files import write_json, write_png
+from laparoflow.files import write_json, write_png, write_text
+from laparoflow.models.encoder import PixelEncoder
 from laparoflow.models.loading import initial_encoder, load_encoder
 from laparoflow.options import load_recipe
+from laparoflow.probes.features import colour_and_place
 from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
@@ -52,84 +57,70 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds results of other settings.
     """
-    console, clock = Console(stderr=True), Clock(settings.out / "time.json")
+    console, begun = Console(stderr=True), time.perf_counter()
     chosen = settings.effective
     _check_same(settings)
+    path = settings.out / "evidence.json"
+    spent = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.is_file() else 0.0
     entries: list[dict[str, Any]] = []
-    notes: list[str] = []
     arenas: list[Arena] = []
     firsts: dict[tuple[str, int], Path] = {}
     document: dict[str, Any] = {}
 
     def save(complete: bool = False) -> None:
-        """Counts the time and writes what is known so far."""
-        clock.count()
+        """Writes what is known so far."""
+        pools = pool_rows(entries)
         document.update(
             format=FORMAT,
             complete=complete,
             settings=_plain(settings),
-            notes=notes,
             machine=machine(),
-            seconds=clock.seconds,
-            cpu_seconds=clock.cpu_seconds,
+            seconds=spent + time.perf_counter() - begun,
             entries=entries,
             summary=summarise(entries),
-            verdicts=verdicts(entries),
+            pools=pools,
+            verdicts=[*verdicts([entry for entry in entries if "pool" not in entry]), *pool_verdicts(pools)],
         )
-        write_json(settings.out / "evidence.json", document)
+        write_json(path, document)
+        write_json(settings.out / "summary.json", essence(document))
+        write_text(settings.out / "tables.md", tables(document))
 
     for scene in chosen.scenes:
         console.print(f"{scene}: frames and flow")
-        arena = build_arena(scene, chosen)
-        arenas.append(arena)
-        notes += [f"{scene}: {note}" for note in arena.notes]
+        arenas += build_arenas(scene, chosen)
+    for arena in arenas:
         for seed in chosen.seeds:
             runs = {}
             for method in chosen.methods:
-                console.print(f"{scene}, seed {seed}: pretraining {method}")
+                if method == "shuffled flow" and arena.pool is not None and len(arena.pool.sources) == 1:
+                    continue  # flow of another frame of the same shot is no control
+                console.print(f"{arena.name}, seed {seed}: pretraining {method}")
                 runs[method] = _pretrain(arena, method, seed, settings)
-                clock.count()
-            firsts[scene, seed] = next(iter(runs.values()))
+            firsts[arena.name, seed] = next(iter(runs.values()))
+            if arena.pool is not None:
+                for name, levels in _networks(runs, seed).items():
+                    console.print(f"{arena.name}, seed {seed}: scoring {name}")
+                    entries += _transfer(arena, name, levels, seed, chosen)
+                    save()
             for task in arena.tasks:
-                console.print(f"{scene}, seed {seed}: probing {task}")
+                console.print(f"{arena.name}, seed {seed}: probing {task}")
                 entries += _probe(arena, task, runs, seed, chosen)
                 save()
     for arena in arenas:
         for seed in chosen.seeds:
+            if arena.pool is not None and chosen.scratch_labels:
+                console.print(f"{arena.name}, seed {seed}: labels from scratch")
+                entries += _transfer(arena, FROM_SCRATCH, initial_encoder(firsts[arena.name, seed], seed), seed, chosen)
+                save()
             for task in (task for task in arena.tasks if task in chosen.scratch_tasks and chosen.scratch_labels):
                 console.print(f"{arena.name}, seed {seed}: {task} with labels from scratch")
                 entries += _supervise(arena, task, firsts[arena.name, seed], seed, chosen)
                 save()
     save(complete=True)
     page = write_report([settings.out], settings.out / "report.html", "Evidence")
-    for table in tables(document["summary"]):
-        console.print(table)
-    for verdict in document["verdicts"]:
-        console.print(verdict["text"], soft_wrap=True)
-    console.print(f"{clock.cpu_seconds / 60:.1f} CPU minutes; scores and pictures: {page}", soft_wrap=True)
+    console.print(tables(document), soft_wrap=True, markup=False)
+    console.print(f"scores and pictures: {page}", soft_wrap=True)
     return document
-
-
-class Clock:
-    """Wall and CPU time of a job that may be stopped and taken up again, kept in a file.
-
-    Args:
-        path: JSON file; made where it is missing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.seconds, self.cpu_seconds = held.get("seconds", 0.0), held.get("cpu_seconds", 0.0)
-        self._last = time.perf_counter(), time.process_time()
-
-    def count(self) -> None:
-        """Adds the time since the last call."""
-        now = time.perf_counter(), time.process_time()
-        self.seconds += now[0] - self._last[0]
-        self.cpu_seconds += now[1] - self._last[1]
-        self._last = now
-        write_json(self.path, {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds})
 
 
 def machine() -> dict[str, Any]:
@@ -148,7 +139,8 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
     run = arena.cache.parent / "runs" / f"{method.replace(' ', '_')}_seed_{seed}"
     if (run / "run.json").is_file():
         return run
-    recipe = load_recipe(settings.recipe, {"data": arena.cache, "out": run, "seed": seed, **METHODS[method]})
+    changes = {"data": arena.cache, "out": run, "seed": seed, **METHODS[method]}
+    recipe = load_recipe(settings.recipe_of("real" if arena.pool else arena.name), changes)
     steps = settings.max_steps or recipe.max_steps
     recipe.max_steps = max(1, round(steps * QUICK_STEPS)) if settings.quick else steps
     recipe.resume = any((run / "checkpoints").glob("*.ckpt"))
@@ -156,6 +148,32 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
         shutil.rmtree(run)
     pretrain(recipe)
     return run
+
+
+def _networks(runs: dict[str, Path], seed: int) -> dict[str, Levels]:
+    """What is scored beside the pretrained networks: none at all, and the one that they started from."""
+    start = initial_encoder(next(iter(runs.values())), seed)
+    return {method: load_encoder(run).levels for method, run in runs.items()} | {
+        RANDOM_INIT: start.levels,
+        COLOUR: colour_and_place,
+    }
+
+
+def _transfer(
+    arena: Arena, method: str, network: Levels | PixelEncoder, seed: int, settings: EvidenceSettings
+) -> list[dict[str, Any]]:
+    """Scores of one network on the tasks of a pool, or those of an earlier run; a `PixelEncoder` is trained with labels."""
+    assert arena.pool is not None
+    path = arena.cache.parent / f"{method.replace(' ', '_')}_seed_{seed}.json"
+    if not path.is_file():
+        options = ProbeOptions(labels=[*settings.labels], steps=settings.probe_steps, device="cpu")
+        if isinstance(network, PixelEncoder):
+            options = dataclasses.replace(options, labels=[*settings.scratch_labels], finetune_steps=settings.scratch_steps)
+            entries = supervised_entries(network, arena.pool, options, seed)
+        else:
+            entries = network_entries(network, arena.pool, options)
+        write_json(path, [entry | {"method": method, "seed": seed} for entry in entries])
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: EvidenceSettings) -> list[dict[str, Any]]:
@@ -243,27 +261,3 @@ def _check_same(settings: EvidenceSettings) -> None:
         raise ValueError(f"out: {settings.out} is not empty and not of an earlier evidence run")
     else:
         write_json(path, values)
-
-
-def tables(summary: Sequence[dict[str, Any]]) -> list[Table]:
-    """One table per scene and task: methods down, label budgets across."""
-    result = []
-    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in summary):
-        chosen = [entry for entry in summary if (entry["scene"], entry["task"]) == (scene, task)]
-        budgets = sorted({entry["labels"] for entry in chosen})
-        table = Table(title=f"{scene}: {task}, {HEADLINE[task]}")
-        table.add_column("method")
-        for budget in budgets:
-            table.add_column(f"{budget} labels", justify="right")
-        for method in dict.fromkeys(entry["method"] for entry in chosen):
-            cells = {entry["labels"]: entry for entry in chosen if entry["method"] == method}
-            table.add_row(method, *(_cell(cells.get(budget)) for budget in budgets))
-        result.append(table)
-    return result
-
-
-def _cell(entry: dict[str, Any] | None) -> str:
-    if entry is None or entry["mean"] is None:
-        return ""
-    text = f"{entry['mean']:.3f}"
-    return text if entry["deviation"] is None else f"{text} ± {entry['deviation']:.3f}"

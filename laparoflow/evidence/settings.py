@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Scene = Literal["default", "held_out", "real"]
+PoolName = Literal["unseen", "same procedure", "seen"]
 
 METHODS: dict[str, dict[str, str]] = {
     "flow": {"method.name": "flow", "method.flow.guide": "flow"},
@@ -24,7 +25,7 @@ Uniform weights take the form "outside" whatever the recipe says: "inside" of we
 """
 OURS = "flow"
 CONTROLS = ("shuffled flow", "uniform", "coordinates")
-RANDOM_INIT, FROM_SCRATCH = "random init", "from scratch"
+RANDOM_INIT, FROM_SCRATCH, COLOUR = "random init", "from scratch", "colour and place"
 
 
 @dataclass
@@ -33,7 +34,10 @@ class EvidenceSettings:
 
     Attributes:
         out: folder to write; a later run with the same settings goes on where an earlier one stopped.
-        scenes: "default" and "held_out" parameters of the synthetic laparoscopy, "real" frames from `real_root`.
+        scenes: "default" and "held_out" parameters of the synthetic laparoscopy; "real", from `real_root`, where
+            labels and scores come from different recordings.
+        pools: of the scene "real": what is pretrained on. "unseen" leaves the labelled recordings out, "same procedure" has
+            the labelled one alone, "seen" has the tested one too, unlabelled.
         methods: what is pretrained; see `METHODS`.
         seeds: each draws weights and order of pretraining, the labelled frames, and the head.
         labels: label budgets of the frozen linear probes.
@@ -41,17 +45,19 @@ class EvidenceSettings:
         scratch_labels: label budgets of the network of the same size trained with labels from scratch.
         scratch_steps: steps of that.
         scratch_tasks: the tasks that it is trained for.
-        recipe: settings of pretraining, YAML files or names of ours; a later one changes an earlier one.
+        recipe: settings of pretraining, YAML files or names of ours; a later one changes an earlier one. Null takes
+            "recordings" for the scene "real" and "evidence" for the others.
         max_steps: steps of pretraining; null for the recipe's, with which the whole fits an hour on two cores.
         pretrain_clips, test_clips, frames: size of a synthetic set; labels are drawn from the pretraining clips.
         test_every: score on every n-th frame of the test clips.
-        real_root: folder with video/, cholecseg8k/ and sznitman_laparoscopy/, for the scene "real".
+        real_root: folder with endovis15_robotic/, endovis15_rigid/ and folders of unlabelled video, for the scene "real".
         device: where probes run.
-        quick: one seed, the default scene, one supervised budget, half the steps of pretraining.
+        quick: one seed, one scene (default where it is asked for), one pool, one supervised budget, half the steps.
     """
 
     out: Path
     scenes: list[Scene] = field(default_factory=lambda: ["default", "held_out"])
+    pools: list[PoolName] = field(default_factory=lambda: ["unseen", "same procedure", "seen"])
     methods: list[str] = field(default_factory=lambda: [OURS, *CONTROLS])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     labels: list[int] = field(default_factory=lambda: [1, 5, 22])
@@ -59,7 +65,7 @@ class EvidenceSettings:
     scratch_labels: list[int] = field(default_factory=lambda: [22, 220])
     scratch_steps: int = 150
     scratch_tasks: list[Literal["segmentation", "keypoints"]] = field(default_factory=lambda: ["segmentation"])
-    recipe: list[str] = field(default_factory=lambda: ["evidence"])
+    recipe: list[str] | None = None
     max_steps: int | None = None
     pretrain_clips: int = 16
     test_clips: int = 6
@@ -75,12 +81,14 @@ class EvidenceSettings:
             raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {self.methods}")
         if not self.scenes or set(self.scenes) - set(get_args(Scene)):
             raise ValueError(f"scenes must be some of {', '.join(get_args(Scene))}, got {self.scenes}")
+        if not self.pools or set(self.pools) - set(get_args(PoolName)):
+            raise ValueError(f"pools must be some of {', '.join(get_args(PoolName))}, got {self.pools}")
         if "real" in self.scenes and self.real_root is None:
             raise ValueError("real_root must name a folder for the scene real")
         for name in ("seeds", "labels"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("scenes", "methods", "seeds", "labels", "scratch_labels"):
+        for name in ("scenes", "pools", "methods", "seeds", "labels", "scratch_labels"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 raise ValueError(f"{name} must differ from one another, got {given}")
@@ -88,7 +96,7 @@ class EvidenceSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         available = self.pretrain_clips * self.frames
-        if set(self.scenes) != {"real"} and max([*self.labels, *self.scratch_labels]) > available:
+        if set(self.scenes) & {"default", "held_out"} and max([*self.labels, *self.scratch_labels]) > available:
             raise ValueError(
                 f"labels go up to {available} (pretrain_clips x frames), got {self.labels}, {self.scratch_labels}"
             )
@@ -99,4 +107,9 @@ class EvidenceSettings:
         if not self.quick:
             return self
         scenes: list[Scene] = ["default"] if "default" in self.scenes else self.scenes[:1]
-        return replace(self, quick=False, scenes=scenes, seeds=self.seeds[:1], scratch_labels=self.scratch_labels[:1])
+        first = {"scenes": scenes, "pools": self.pools[:1], "seeds": self.seeds[:1]}
+        return replace(self, quick=False, scratch_labels=self.scratch_labels[:1], **first)  # type: ignore[arg-type]
+
+    def recipe_of(self, scene: str) -> list[str]:
+        """The recipe of a scene."""
+        return self.recipe or ["recordings" if scene == "real" else "evidence"]

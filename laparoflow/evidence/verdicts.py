@@ -24,8 +24,9 @@ def summarise(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault(key, [])
         if entry["score"] is not None:
             groups[key].append(entry["score"])
+    pools = {entry["scene"]: entry.get("pool") for entry in entries}
     return [
-        {"scene": scene, "task": task, "method": method, "labels": labels, **spread(values)}
+        {"scene": scene, "task": task, "method": method, "labels": labels, "pool": pools[scene], **spread(values)}
         for (scene, task, method, labels), values in groups.items()
     ]
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -94,6 +96,33 @@ def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> dict[str
         "per_class_iou": dict(zip(classes, iou, strict=True)),
         "per_class_dice": dict(zip(classes, dice, strict=True)),
     }
+
+
+def frame_confusions(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Pixel counts of each frame, int64 [n, C, C], rows truth, of class ids [n, H, W]."""
+    return torch.stack([
+        multiclass_confusion_matrix(found, mask, num_classes=classes, ignore_index=IGNORE_INDEX)
+        for found, mask in zip(prediction, truth, strict=True)
+    ])  # fmt: skip
+
+
+def resampled_mean_iou(counts: NDArray[Any], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Mean IoU with the frames drawn again, with replacement, the same ones for the same seed and number of frames.
+
+    Args:
+        counts: pixel counts [n, C, C] of each frame, rows truth.
+        resamples: how often.
+        seed: of the draws.
+
+    Returns:
+        [resamples].
+    """
+    n = len(counts)
+    again = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)
+    summed = np.einsum("rn,nij->rij", again, np.asarray(counts, np.float64))
+    hit = np.diagonal(summed, axis1=1, axis2=2)
+    union = summed.sum(1) + summed.sum(2) - hit
+    return np.nanmean(np.where(union > 0, hit / np.maximum(union, 1), np.nan), axis=1)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from laparoflow.models.pixel_head import PixelHead
 from laparoflow.training.settings import EncoderSettings
 
 SHOWN = 4
+Level = Literal["stem", "last", "both"]
+"""Where frozen features come from: the patch embedding, the last blocks, or the two joined in this order."""
 logger = logging.getLogger(__name__)
 
 
@@ -25,6 +29,7 @@ class PixelEncoder(nn.Module):
 
     Attributes:
         settings: the settings it was built from.
+        level: where :meth:`features` come from; "last" unless :meth:`at` chose another.
         feature_dim: channels of :meth:`features`.
         feature_stride: stride of :meth:`features` in pixels.
         embed_dim: channels of :meth:`forward`.
@@ -32,6 +37,7 @@ class PixelEncoder(nn.Module):
         image_mean, image_std: [1, 3, 1, 1], applied inside; callers pass RGB in 0..1.
     """
 
+    level: Level = "last"
     image_mean: Tensor
     image_std: Tensor
 
@@ -98,8 +104,30 @@ class PixelEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features for probes: float RGB 0..1 [B, 3, H, W] -> [B, C, H/p, W/p]."""
+        return self.levels(images)[self.level]
+
+    def levels(self, images: Tensor) -> dict[Level, Tensor]:
+        """Features of every level from one pass: RGB 0..1 [B, 3, H, W] -> [B, C of the level, H/p, W/p] each."""
         self.check_images(images)
-        return self.backbone.features(self.normalise(images))
+        found: list[Tensor] = []
+        hook = self.backbone.model.patch_embed.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+        try:
+            last = self.backbone.features(self.normalise(images))
+        finally:
+            hook.remove()
+        tokens = found[0].flatten(1, 2) if found[0].ndim == 4 else found[0]  # timm's dynamic sizes give [B, h, w, C]
+        stem = tokens.transpose(1, 2).unflatten(2, last.shape[2:])
+        return {"stem": stem, "last": last, "both": torch.cat([stem, last], 1)}
+
+    def at(self, level: Level) -> Self:
+        """The same network, weights shared, whose :meth:`features` come from this level."""
+        if level not in get_args(Level):
+            raise ValueError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}")
+        chosen = copy.copy(self)
+        chosen.level = level
+        last, stem = self.backbone.feature_dim, self.backbone.token_dim
+        chosen.feature_dim = {"stem": stem, "last": last, "both": stem + last}[level]
+        return chosen
 
     def tokens(self, images: Tensor) -> Tensor:
         """Tokens after the last block: [B, 3, H, W] RGB 0..1 -> [B, C, H/p, W/p]."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,16 @@ def collect_features(
         targets += [target(sample) for sample in samples]
         advance(len(samples))
     return features, torch.stack(targets)
+
+
+def colour_and_place(images: Tensor, stride: int = 4) -> dict[str, Tensor]:
+    """Features without a network, Lab colour and place: RGB 0..1 [B, 3, H, W] -> {"both": [B, 5, H / s, W / s]}."""
+    pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    lab = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in pictures]).astype(np.float32) / 255
+    colours = F.avg_pool2d(torch.from_numpy(lab).permute(0, 3, 1, 2), stride)
+    height, width = colours.shape[2:]
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return {"both": torch.cat([colours, torch.stack([columns, rows]).expand(len(images), 2, height, width)], 1)}
 
 
 def grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -142,7 +142,7 @@ class Probe(ABC):
                 heads[key] = head, self.threshold(head, partial(features.__getitem__, rows), self._frames(subset))
                 if isinstance(head, Head):
                     known = (self.task, result.names, name, *key, options.head, self.size, self.stride, digest)
-                    result.heads.append(SavedHead(head, *known, heads[key][1], options.max_instances))
+                    result.heads.append(SavedHead(head, *known, heads[key][1], options.max_instances, options.level))
                 advance(1)
         return self._evaluate(name, backbone, heads)
 

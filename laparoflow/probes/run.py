@@ -74,7 +74,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
     if not settings.scratch_labels:
         return _write(settings, split, warnings, result)
     _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
-    start = initial_encoder(settings.checkpoint).to(settings.device)
+    start = initial_encoder(settings.checkpoint).at(settings.level).to(settings.device)
     options = dataclasses.replace(settings, finetune=True, labels=settings.scratch_labels)
     scratch = probe({SCRATCH: start}, train, test, options)
     result.runs += scratch.runs
@@ -146,7 +146,7 @@ def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
             )
         )
     device = settings.resolved().device
-    return {name: encoder.to(device).eval().requires_grad_(False) for name, encoder in encoders.items()}
+    return {name: encoder.at(settings.level).to(device).eval().requires_grad_(False) for name, encoder in encoders.items()}
 
 
 def overlap_guard(settings: ProbeSettings, test: FrameDataset[Any]) -> list[str]:

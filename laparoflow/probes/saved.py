@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from laparoflow.files import write_bytes, write_json
+from laparoflow.models.encoder import PixelEncoder
 from laparoflow.probes.features import FeatureEncoder, to_input
 from laparoflow.probes.heads import Head
 from laparoflow.probes.heatmaps import detect, heatmap_size, upsample
@@ -52,6 +53,7 @@ class SavedHead:
         encoder_hash: of the backbone's weights, see `weights_hash`.
         threshold: score from which a key point counts, chosen on the labelled frames; None for segmentation.
         max_instances: most key points per joint and picture.
+        level: which features of the backbone it takes, see `PixelEncoder.at`.
     """
 
     head: Head
@@ -66,6 +68,7 @@ class SavedHead:
     encoder_hash: str
     threshold: float | None = None
     max_instances: int = 4
+    level: Literal["stem", "last", "both"] = "last"
 
     @property
     def file(self) -> str:
@@ -86,7 +89,8 @@ class SavedHead:
         """
         device = next(self.head.parameters()).device
         batch = torch.stack([to_input(image, self.image_size) for image in images]).to(device)
-        maps = self.head(encoder.features(batch).float())
+        source = encoder.at(self.level) if isinstance(encoder, PixelEncoder) else encoder
+        maps = self.head(source.features(batch).float())
         if self.task == "segmentation":
             return [class_ids(row, image.shape[:2]).numpy() for row, image in zip(maps, images, strict=True)]
         maps = upsample(maps, heatmap_size(self.image_size, self.feature_stride)).cpu()

@@ -23,6 +23,7 @@ from laparoflow.metrics.segmentation import MEAN_RULE, SegmentationScores
 from laparoflow.metrics.surface import SurfaceScores
 from laparoflow.probes.clusters import fit_kmeans, fit_knn
 from laparoflow.probes.features import FeatureEncoder, grid_size
+from laparoflow.probes.heads import Head, train_head
 from laparoflow.probes.probe import Maps, Probe, named
 from laparoflow.probes.saved import class_ids
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
@@ -40,6 +41,23 @@ def share_loss(maps: Tensor, shares: Tensor) -> Tensor:
     """Cross-entropy between softmax over classes and shares, [B, C, h, w] both, averaged over labelled area."""
     total = shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
     return -(shares * maps.log_softmax(1)).sum() / total
+
+
+def fit_predictor(features: Tensor, shares: Tensor, options: ProbeOptions, seed: int) -> Maps:
+    """Fits the head that the options name; returns features [B, C, h, w] -> class scores [B, K, h, w].
+
+    Args:
+        features: [n, C, h, w] of the labelled frames; every head sees them scaled per channel.
+        shares: class shares [n, K, h, w].
+        options: kind of head and its training.
+        seed: of the head.
+    """
+    if options.head not in ("knn", "kmeans"):
+        return train_head(features, shares, shares.shape[1], share_loss, options, seed)
+    scale = Head(features, shares.shape[1], "linear").to(options.device).standardise  # as a linear head sees them
+    scaled, shares = scale(features.to(options.device).float()), shares.to(options.device)
+    found = fit_knn(scaled, shares, options.neighbours, seed) if options.head == "knn" else fit_kmeans(scaled, shares, seed)
+    return lambda batch: found(scale(batch.float()))
 
 
 def probe_segmentation(
@@ -82,12 +100,7 @@ class SegmentationProbe(Probe):
 
     def fit(self, features: Tensor, targets: Tensor, seed: int) -> Maps:
         """Linear, convolutional, neighbours or clusters."""
-        options = self.options
-        if options.head == "knn":
-            return fit_knn(features.float().to(options.device), targets.to(options.device), options.neighbours, seed)
-        if options.head == "kmeans":
-            return fit_kmeans(features.float().to(options.device), targets.to(options.device), seed)
-        return super().fit(features, targets, seed)
+        return fit_predictor(features, targets, self.options, seed)
 
     def predict(self, head: Maps, features: Tensor, samples: Sequence[SegmentationSample]) -> Iterable[Tensor]:
         """Class ids [H, W] of each sample."""

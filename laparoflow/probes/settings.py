@@ -12,6 +12,7 @@ from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
 HeadName = Literal["linear", "conv", "knn", "kmeans"]
+LevelName = Literal["stem", "last", "both"]
 
 TRAINED, RANDOM, SCRATCH, WEIGHTS = "trained", "random", "from scratch", "weights file"
 
@@ -26,6 +27,8 @@ class ProbeOptions:
         seeds: each draws its own frames and its own initial head.
         head: "linear" (one 1x1 convolution), "conv" (three small convolutions), and for segmentation also "knn"
             (votes of the nearest labelled cells) and "kmeans" (clusters matched one to one to the classes).
+        level: which features the head sees: "last", the last block's (of DINO and its like always this one), "stem", the
+            patch embedding's, or "both" joined. Every head sees them scaled per channel over the labelled frames.
         image_size: (height, width) that pictures are resized to for the backbone, multiples of its stride; null
             keeps the shape of the first picture with the longer side at most max(256, 32 strides) pixels.
         steps: training steps of a linear or convolutional head.
@@ -47,6 +50,7 @@ class ProbeOptions:
     labels: list[Budget] = field(default_factory=lambda: [22])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     head: HeadName = "linear"
+    level: LevelName = "last"
     image_size: tuple[int, int] | None = None
     steps: int = 300
     batch_size: int = 8
@@ -70,6 +74,8 @@ class ProbeOptions:
             raise ValueError(f"seeds must differ, got {self.seeds}")
         if self.head not in get_args(HeadName):
             raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {self.head!r}")
+        if self.level not in get_args(LevelName):
+            raise ValueError(f"level must be one of {', '.join(get_args(LevelName))}, got {self.level!r}")
         for name in ("steps", "batch_size", "neighbours", "max_instances", "finetune_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,0 +1,154 @@
+"""Scores of one network on labelled recordings that differ from those its labels come from.
+
+Per task and label budget, mean over two draws of labels, of which the first frame has most classes:
+
+    score        mean IoU of a linear probe on stem and last block together
+    levels       the same on either alone, with most labels
+    retrieval    dense nearest neighbours among the labelled cells, with the first draw
+    mirrored, cropped, recoloured    the first probe on altered test frames
+
+and per moving recording the label propagation from its first frame, mean IoU without the background. Every row gets the same
+features, scaled per channel over the labelled frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laparoflow.datasets.samples import SegmentationSample
+from laparoflow.datasets.splits import label_subset
+from laparoflow.evidence.recordings import SIZE, Pool, Recording, altered
+from laparoflow.metrics.segmentation import frame_confusions, scores_from_confusion
+from laparoflow.models.encoder import PixelEncoder
+from laparoflow.probes.finetune import finetune
+from laparoflow.probes.propagation import propagate
+from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
+from laparoflow.probes.settings import ProbeOptions
+
+DRAWS = (0, 1)
+BATCH = 8
+Levels = Callable[[Tensor], dict[Any, Tensor]]
+"""RGB 0..1 [B, 3, H, W] -> features by level; "both" is always there."""
+
+
+@torch.no_grad()
+def collect(levels: Levels, images: Tensor) -> dict[str, Tensor]:
+    """Features of many pictures by level."""
+    parts = [levels(batch) for batch in images.split(BATCH)]
+    return {level: torch.cat([part[level] for part in parts]).float() for level in parts[0]}
+
+
+def network_entries(levels: Levels, pool: Pool, options: ProbeOptions) -> list[dict[str, Any]]:
+    """All scores of a frozen network, or of `features.colour_and_place`; each names its scene, labels, score and metrics."""
+    known: dict[str, dict[str, Tensor]] = {}
+
+    def features(recording: Recording) -> dict[str, Tensor]:
+        if recording.name not in known:
+            known[recording.name] = collect(levels, recording.images)
+        return known[recording.name]
+
+    entries = []
+    for task, (first, second) in pool.tasks.items():
+        views = altered(second.images[second.tested], second.masks[second.tested])
+        tested = {name: collect(levels, view[0]) for name, view in views.items()}
+        source = {level: maps[first.labelled] for level, maps in features(first).items()}
+        shares = _shares(first, source["both"])
+        for labels, chosen in _draws(first, options.labels):
+            metrics = _metrics([
+                {name: confusions(predict(maps["both"]), views[name][1], shares.shape[1]) for name, maps in tested.items()}
+                for predict in (fit_predictor(source["both"][rows], shares[rows], options, 0) for rows in chosen)
+            ], first.classes)  # fmt: skip
+            nearest = dataclasses.replace(options, head="knn")
+            predict = fit_predictor(source["both"][chosen[0]], shares[chosen[0]], nearest, 0)
+            counts = confusions(predict(tested["plain"]["both"]), views["plain"][1], shares.shape[1])
+            metrics["retrieval"] = scores_from_confusion(counts.sum(0), first.classes)["mean_iou"]
+            if labels == max(options.labels, key=float):
+                for level in sorted(set(source) - {"both"}):
+                    runs = [fit_predictor(source[level][rows], shares[rows], options, 0) for rows in chosen]
+                    each = [confusions(run(tested["plain"][level]), views["plain"][1], shares.shape[1]) for run in runs]
+                    metrics[level] = _metrics([{"plain": counts} for counts in each], first.classes)["mean_iou"]
+            entries.append(_entry(pool, task, labels, metrics))
+    for recording in {second.name: second for _, second in pool.tasks.values() if second.tracked}.values():
+        maps = features(recording)["both"][recording.tracked]
+        masks = recording.masks[recording.tracked]
+        found = propagate(maps, _shares(recording, maps, recording.tracked[:1])[0])
+        counts = confusions(found[1:], masks[1:], len(recording.classes)).sum(0)
+        metrics = scores_from_confusion(counts, recording.classes)
+        kept = [value for value in list(metrics["per_class_iou"].values())[1:] if value is not None]
+        metrics["mean_iou"] = sum(kept) / len(kept) if kept else None
+        entries.append(_entry(pool, f"propagation, {recording.name}", 1, metrics))
+    return entries
+
+
+def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, seed: int) -> list[dict[str, Any]]:
+    """Scores of the network trained with labels from `start` on; a budget above the recording's frames takes all."""
+    entries = []
+    for task, (first, second) in pool.tasks.items():
+        views = altered(second.images[second.tested], second.masks[second.tested])
+        grid = tuple(side // start.feature_stride for side in SIZE)
+
+        def target(sample: SegmentationSample, classes: int = len(first.classes), grid: Any = grid) -> Tensor:
+            return class_shares(sample.mask, classes, grid)
+
+        for labels, chosen in _draws(first, options.labels):
+            rows = [first.labelled[i] for i in chosen[0]]
+            pictures = (first.images[rows].permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+            samples: Any = [
+                SegmentationSample(image, mask, first.name, str(row))
+                for row, image, mask in zip(rows, pictures, first.masks[rows].numpy(), strict=True)
+            ]
+            network, head = finetune(start, samples, target, share_loss, SIZE, len(first.classes), options, seed)
+            counts = {}
+            for name, (images, masks) in views.items():
+                maps = collect(lambda batch, network=network, head=head: {"both": head(network.features(batch))}, images)
+                counts[name] = confusions(maps["both"], masks, len(first.classes))
+            entries.append(_entry(pool, task, labels, _metrics([counts], first.classes)))
+    return entries
+
+
+def confusions(maps: Tensor, masks: Tensor, classes: int) -> Tensor:
+    """Pixel counts int64 [n, K, K], rows truth, of class scores [n, K, h, w] against masks [n, H, W]."""
+    full = F.interpolate(maps, size=masks.shape[1:], mode="bilinear", align_corners=False)
+    return frame_confusions(full.argmax(1), masks, classes)
+
+
+def _shares(recording: Recording, maps: Tensor, places: Sequence[int] | None = None) -> Tensor:
+    rows = recording.labelled if places is None else places
+    grid = (maps.shape[2], maps.shape[3])
+    return torch.stack([class_shares(mask.numpy(), len(recording.classes), grid) for mask in recording.masks[rows]])
+
+
+def _draws(recording: Recording, budgets: Sequence[Any]) -> list[tuple[int, list[list[int]]]]:
+    """(number of labels, the labelled frames of each draw) for each budget, without a number twice."""
+    variety = [len(mask.unique()) for mask in recording.masks[recording.labelled]]
+    orders = []
+    for draw in DRAWS:
+        order = list(label_subset(len(variety), "all", draw))
+        order.insert(0, order.pop(int(np.argmax([variety[i] for i in order]))))
+        orders.append(order)
+    counts = dict.fromkeys(min(int(budget), len(variety)) for budget in budgets)
+    return [(count, [order[:count] for order in orders]) for count in counts]
+
+
+def _metrics(draws: list[dict[str, Tensor]], classes: Sequence[str]) -> dict[str, Any]:
+    """Means over draws; `frames` keeps the counts of each test frame for intervals, [draws][n][K * K]."""
+    scores = [{name: scores_from_confusion(counts.sum(0), classes) for name, counts in draw.items()} for draw in draws]
+    metrics: dict[str, Any] = {name: float(np.mean([score[name]["mean_iou"] for score in scores])) for name in draws[0]}
+    metrics["mean_iou"] = metrics.pop("plain")
+    per_class = [[score["plain"]["per_class_iou"][name] or 0.0 for score in scores] for name in classes]
+    metrics["per_class_iou"] = {name: float(np.mean(values)) for name, values in zip(classes, per_class, strict=True)}
+    metrics["frames"] = [draw["plain"].flatten(1).tolist() for draw in draws]
+    return metrics
+
+
+def _entry(pool: Pool, task: str, labels: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    scene = f"{pool.name}: {task}"
+    values = {"labels": labels, "score": metrics["mean_iou"], "metrics": metrics}
+    return {"scene": scene, "task": "segmentation", "pool": pool.name, "where": task, **values}
