@@ -20,8 +20,9 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
 def tables(document: Mapping[str, Any]) -> str:
     """Per pool a table of methods, per scene and task a table of methods and budgets, the verdicts, time and machine."""
     lines: list[str] = []
-    for pool in dict.fromkeys(row["pool"] for row in document["pools"]):
-        rows = [row for row in document["pools"] if row["pool"] == pool]
+    pools = document.get("pools", [])
+    for pool in dict.fromkeys(row["pool"] for row in pools):
+        rows = [row for row in pools if row["pool"] == pool]
         names = [name for name in FURTHER if any(row[name] is not None for row in rows)]
         lines += [f"**Pool {pool}: mean IoU over tasks and label budgets**", ""]
         lines += _head(["pretraining", "mean", "by seed", "flow's lead (95 %)", "propagation", *names])

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from laparoflow.datasets.samples import SegmentationSample
 from laparoflow.datasets.splits import label_subset
-from laparoflow.evidence.recordings import SIZE, Pool, Recording, altered
+from laparoflow.evidence.recordings import Pool, Recording, altered
 from laparoflow.metrics.segmentation import frame_confusions, scores_from_confusion
 from laparoflow.models.encoder import PixelEncoder
+from laparoflow.probes.features import grid_size
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.propagation import propagate
 from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
@@ -92,7 +93,8 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
     entries = []
     for task, (first, second) in pool.tasks.items():
         views = altered(second.images[second.tested], second.masks[second.tested])
-        grid = tuple(side // start.feature_stride for side in SIZE)
+        size = (first.images.shape[2], first.images.shape[3])
+        grid = grid_size(size, start.feature_stride)
 
         def target(sample: SegmentationSample, classes: int = len(first.classes), grid: Any = grid) -> Tensor:
             return class_shares(sample.mask, classes, grid)
@@ -104,7 +106,7 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
                 SegmentationSample(image, mask, first.name, str(row))
                 for row, image, mask in zip(rows, pictures, first.masks[rows].numpy(), strict=True)
             ]
-            network, head = finetune(start, samples, target, share_loss, SIZE, len(first.classes), options, seed)
+            network, head = finetune(start, samples, target, share_loss, size, len(first.classes), options, seed)
             counts = {}
             for name, (images, masks) in views.items():
                 maps = collect(lambda batch, network=network, head=head: {"both": head(network.features(batch))}, images)

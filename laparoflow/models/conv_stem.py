@@ -13,7 +13,7 @@ cell away, and in a mirrored view at the opposite one.
 ``WindowStem`` puts a 7x7 depthwise convolution before the last one. It starts as the identity in one half of the
 channels and as the mean over its window in the other: tissue is told from tissue by the statistics of its texture,
 which a single cell is too small to hold and which attention takes long to learn to average. It raises an untrained
-network as much as a trained one (docs/EVIDENCE.md).
+network as much as a trained one (docs/RESULTS.md).
 
 Group norm, not batch norm: an untrained stem is then a fair control (batch norm before it has seen
 data costs it much of its score), several processes equal one, and train and eval mode agree.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from laparoflow.evidence import EvidenceSettings, run_evidence
+from laparoflow.evidence import EvidenceSettings, recordings, run_evidence
 from laparoflow.evidence.pools import pool_rows, pool_verdicts
 from laparoflow.evidence.recordings import altered, pools, read_recordings
 from laparoflow.metrics.segmentation import resampled_mean_iou
@@ -38,8 +39,10 @@ def scene(number: int, time: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two robotic and two rigid recordings, and two folders of unlabelled clips."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two robotic and two rigid recordings, and two folders of unlabelled clips; all work is done at their own size."""
+    monkeypatch.setattr(recordings, "SIZE", (48, 64))
+    monkeypatch.setattr(recordings, "PREPARE", replace(recordings.PREPARE, height=48, width=64))
     root = tmp_path / "recordings"
     for number in (1, 2):
         frames = [scene(number, time) for time in range(16)]
@@ -82,8 +85,8 @@ def tiny(folder: Path, root: Path, **changes: object) -> EvidenceSettings:
 
 
 def test_no_pool_holds_what_its_name_leaves_out(root: Path) -> None:
-    recordings = read_recordings(root)
-    found = {pool.part: pool for pool in pools(root, ["unseen", "same procedure", "seen"], recordings)}
+    known = read_recordings(root)
+    found = {pool.part: pool for pool in pools(root, ["unseen", "same procedure", "seen"], known)}
     videos = {number: root / "endovis15_robotic" / f"Dataset{number}" / "Video.avi" for number in (1, 2)}
     assert found["unseen"].sources == [root / "others1", root / "others2"]
     assert found["seen"].sources == [videos[1], videos[2]]
@@ -99,13 +102,13 @@ def test_no_pool_holds_what_its_name_leaves_out(root: Path) -> None:
             assert pool.name != "same procedure" or second.video not in pool.sources
     for name in ("others1", "others2"):
         shutil.rmtree(root / name)
-    with pytest.raises(ValueError, match="real_root: .* has no folder of unlabelled video"):
-        pools(root, ["unseen"], recordings)
+    with pytest.raises(ValueError, match=r"real_root: .* has no folder of unlabelled video"):
+        pools(root, ["unseen"], known)
 
 
 def test_masks_and_pictures_stay_together(root: Path) -> None:
     recording = read_recordings(root)["robotic"][0]
-    assert recording.images.shape[2:] == recording.masks.shape[1:] == (144, 192)
+    assert recording.images.shape[2:] == recording.masks.shape[1:] == (48, 64)
     bright = recording.images.mean(1) > 0.75  # the shaft
     shaft = recording.masks == 1
     assert ((bright & shaft).sum((1, 2)) / (bright | shaft).sum((1, 2))).min() > 0.8
