@@ -68,6 +68,7 @@ def test_a_wrong_size_or_pooling_does_not_load(run, tmp_path, change):
         )
 
 
+@pytest.mark.slow
 def test_onnx_gives_what_pytorch_gives(run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -59,6 +59,7 @@ def test_a_later_recipe_changes_an_earlier_one(tmp_path: Path, monkeypatch: pyte
     assert steps == [3]
 
 
+@pytest.mark.slow
 def test_all_methods_budgets_and_seeds_are_scored(tmp_path: Path) -> None:
     document = run_evidence(tiny(tmp_path))
     assert document == json.loads((tmp_path / "out" / "evidence.json").read_text())

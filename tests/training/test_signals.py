@@ -43,6 +43,7 @@ def start(settings, folder, *prefix):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no SIGTERM on this system")
 def test_terminated_run_resumes_bit_for_bit(make_settings, tmp_path):
     torch.set_num_threads(1)
@@ -93,6 +94,7 @@ def test_what_sigterm_saves_is_all_of_one_step(make_settings, monkeypatch):
         assert [name for name in one if not torch.equal(one[name], two[name])] == [], part
 
 
+@pytest.mark.slow
 def test_torchrun_trains_on_two_processes(make_settings, tmp_path):
     settings = make_settings("two", max_steps=3)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
