@@ -21,39 +21,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from laparoflow_kernels.arguments import PairArguments
+from laparoflow_kernels.arguments import split
 
 from .availability import unavailable
 
 __all__ = ["backward", "forward", "unavailable", "weighted_sum"]
 
 
-def _of_launch(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of a pair operator as ``launch`` has them: precision and determinism come from torch's own settings."""
-    count = len(PairArguments._fields)
-    given = PairArguments(*arguments[:count])._asdict()
-    if given.pop("query_group") is not None or given.pop("key_group") is not None:
-        raise ValueError("query_group: the triton backend takes no groups; use backend='reference'")
-    del given["full_float"], given["deterministic"]
-    return (*given.values(), *arguments[count:])
-
-
 def forward(*arguments: Any) -> Any:
-    """(row_stats [4, Tq], column_stats [4, Tk] or [4, 0]); see ``launch.forward`` for the arguments."""
+    """(row_stats [4, Tq], column_stats [4, Tk] or [4, 0]); arguments of the operator flow_infonce_forward."""
     from . import launch
 
-    return launch.forward(*_of_launch(arguments))
+    return launch.forward(*split("flow_infonce_forward", arguments))
 
 
 def backward(*arguments: Any) -> Any:
-    """(dquery [Tq, D], dkey [Tk, D], dtemperature []); see ``launch.backward`` for the arguments."""
+    """(dquery [Tq, D], dkey [Tk, D], dtemperature []); arguments of the operator flow_infonce_backward."""
     from . import launch
 
-    return launch.backward(*_of_launch(arguments))
+    return launch.backward(*split("flow_infonce_backward", arguments))
 
 
 def weighted_sum(*arguments: Any) -> Any:
-    """(sums [Tq, C], weight_sum [Tq]); see ``launch.weighted_sum`` for the arguments."""
+    """(sums [Tq, C], weight_sum [Tq]); arguments of the operator flow_weighted_sum."""
     from . import launch
 
-    return launch.weighted_sum(*arguments)
+    return launch.weighted_sum(*split("flow_weighted_sum", arguments))

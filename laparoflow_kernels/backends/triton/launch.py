@@ -2,7 +2,8 @@
 
 All tensors are packed over the batch: query [Tq, D], key [Tk, D], flows [Tq, F], [Tk, F]; frame b owns the rows
 offsets[b]:offsets[b + 1]. Launches go to the current stream of the tensors' device; nothing waits for the device
-except the tuning of ``tiles``.
+except the tuning of ``tiles``. What a launch is about stands in two groups: ``Side`` (the queries or the keys) and the
+operator's own arguments.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
+
+from laparoflow_kernels.arguments import Needs, PairArguments, StatsArguments, SumArguments
 
 from . import tiles
 from .coefficients_kernel import coefficients_kernel
@@ -25,10 +28,6 @@ from .statistics_kernels import forward_kernel
 from .tiles import Tile
 from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
-
-Pair = tuple[Tensor, Tensor]
-Optionals = tuple[Tensor | None, Tensor | None]
-Operands = tuple[Optionals, Optionals, tuple[int, int]]
 
 MAX_DIMENSIONS = 256
 MAX_FLOW = 8
@@ -41,111 +40,113 @@ WEIGHT_LIFT = 2.0**24  # of float16: what the weights are multiplied with before
 OPERAND_CHUNK = 256  # rows of a chunk of weight_operands_kernel
 
 
-def forward(
-    query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, temperature: Tensor, inv_bandwidth: Tensor,
-    query_offsets: Tensor, key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None,
-    max_query: int, max_key: int, flow_kernel: str, positives: str, negatives: str, scope: str,
-    symmetric: bool, bounded: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+class Side(NamedTuple):
+    """The queries or the keys of all frames, and what the kernels need of them."""
+
+    rows: Tensor  # [T, D]
+    flow: Tensor  # [T, F]
+    offsets: Tensor  # [B + 1]
+    mask: Tensor | None  # [T]
+    largest: int  # rows of the largest frame
+    operands: Tensor | None = None  # [T, 16], where tensor cores form the exponents of the weights
+    near: Tensor | None = None  # [B, chunks, 32], with the operands
+    chunks: int = 0
+
+    @property
+    def frames(self) -> int:
+        """B."""
+        return self.offsets.numel() - 1
+
+
+def sides_of(p: PairArguments) -> tuple[Side, Side]:
+    """Queries and keys, with their weight operands where these exponents are a product.
+
+    Raises:
+        ValueError: D over 256, F over 8, 2^31 rows or more, or groups of pixels.
+    """
+    if p.query_group is not None or p.key_group is not None:
+        raise ValueError("query_group: the triton backend takes no groups; use backend='reference'")
+    check_sizes(p.query, p.key, p.query_flow)
+    query = Side(p.query, p.query_flow, p.query_offsets, p.query_mask, p.max_query)
+    key = Side(p.key, p.key_flow, p.key_offsets, p.key_mask, p.max_key)
+    options = p.flow_kernel, p.query_flow.shape[1], p.bounded, p.negatives == "dissimilar"
+    if query.frames == 0 or not exponents_by_product(product_class(p.query), tiles.capability_of(p.query.device), *options):
+        return query, key
+    return with_operands(query, query, p.inv_bandwidth), with_operands(key, query, p.inv_bandwidth)
+
+
+def with_operands(side: Side, query: Side, inv_bandwidth: Tensor) -> Side:
+    """A side with the operands of its weights, relative to the flows of the queries."""
+    chunks = triton.cdiv(side.largest, OPERAND_CHUNK)
+    operands = torch.empty((side.flow.shape[0], 16), dtype=torch.float16, device=side.flow.device)
+    near = torch.empty((side.frames, chunks, 32), dtype=torch.int32, device=side.flow.device)
+    if chunks:
+        with on_device(side.flow):
+            weight_operands_kernel[(side.frames * chunks,)](
+                query.flow, query.offsets, query.mask, side.flow, side.offsets, side.mask, inv_bandwidth, operands, near,
+                chunks, F=side.flow.shape[1],
+            )  # fmt: skip
+    return side._replace(operands=operands, near=near, chunks=chunks)
+
+
+def constants_of(p: PairArguments) -> dict[str, Any]:
+    """Compile-time constants of the pair kernels."""
+    return dict(
+        D=p.query.shape[1], F=p.query_flow.shape[1], BLOCK_D=padded(p.query.shape[1]), FLOW_KERNEL=p.flow_kernel,
+        INSIDE=p.positives == "inside", DISSIMILAR=p.negatives == "dissimilar", BATCH=p.scope == "batch", BOUNDED=p.bounded,
+        PRECISION=input_precision(p.query),
+    )  # fmt: skip
+
+
+def forward(p: PairArguments) -> tuple[Tensor, Tensor]:
     """Row statistics [4, Tq] and, with symmetric, column statistics [4, Tk] (else [4, 0]).
 
     Rows are lse, weight_sum, positive, weight_log_sum, in float32 (float64 for float64 inputs, interpreter only).
-
-    Raises:
-        ValueError: D over 256, F over 8, or 2^31 rows or more.
     """
-    check_sizes(query, key, query_flow)
-    together = symmetric and bounded and tiles.one_pass_pays(product_class(query), tiles.capability_of(query.device))
-    options: dict[str, Any] = dict(
-        temperature=temperature, inv_bandwidth=inv_bandwidth, flow_kernel=flow_kernel, inside=positives == "inside",
-        dissimilar=negatives == "dissimilar", batch=scope == "batch", bounded=bounded, symmetric=together,
-    )  # fmt: skip
-    operands, near, chunks = weight_operands(
-        query, (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
-        inv_bandwidth, flow_kernel, bounded, negatives == "dissimilar",
-    )  # fmt: skip
-    rows, columns = one_pass(
-        (query, key), (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
-        (operands, near, chunks), **options,
-    )  # fmt: skip
-    if symmetric and not together:
-        columns, _ = one_pass(
-            (key, query), (key_flow, query_flow), (key_offsets, query_offsets), (key_mask, query_mask),
-            (max_key, max_query), (operands[::-1], near[::-1], chunks[::-1]), **options,
-        )  # fmt: skip
-    return rows, columns
+    together = p.symmetric and p.bounded
+    together = together and tiles.one_pass_pays(product_class(p.query), tiles.capability_of(p.query.device))
+    query, key = sides_of(p)
+    rows, columns = one_pass(p, query, key, together)
+    return rows, one_pass(p, key, query, False)[0] if p.symmetric and not together else columns
 
 
-def one_pass(
-    embeddings: Pair, flows: Pair, offsets: Pair, masks: Optionals, largest: tuple[int, int],
-    exponent_operands: Operands, temperature: Tensor, inv_bandwidth: Tensor, flow_kernel: str, inside: bool,
-    dissimilar: bool, batch: bool, bounded: bool, symmetric: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Statistics of the first of each pair against the second, and with symmetric of the second against the first."""
-    query, key = embeddings
-    frames, total_query, total_key = offsets[0].numel() - 1, query.shape[0], key.shape[0]
-    constants: dict[str, Any] = dict(
-        D=query.shape[1], F=flows[0].shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
-        INSIDE=inside, DISSIMILAR=dissimilar, BATCH=batch, SYMMETRIC=symmetric, BOUNDED=bounded,
-        LIFT=INSIDE_LIFT if bounded and inside else 0.0, QUANTITIES=4 if bounded else 6 if inside else 5,
-        PRECISION=input_precision(query),
+def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Statistics of one side against the other, and with ``symmetric`` of the other against it."""
+    inside, batch = p.positives == "inside", p.scope == "batch"
+    constants = constants_of(p) | dict(
+        SYMMETRIC=symmetric, LIFT=INSIDE_LIFT if p.bounded and inside else 0.0,
+        QUANTITIES=4 if p.bounded else 6 if inside else 5,
     )  # fmt: skip
-    operands, near, chunks = exponent_operands
-    columns = total_key if symmetric else 0
-    reach = total_key if batch else largest[1]
+    total, columns = own.rows.shape[0], other.rows.shape[0] if symmetric else 0
+    reach = other.rows.shape[0] if batch else other.largest
 
     def run(tile: Tile) -> tuple[Any, tuple[Tensor, Tensor]]:
-        row_groups, splits = forward_grid(tile, frames, largest[0], reach, batch, symmetric, query.device)
-        slots = row_groups * (frames if batch else 1)
-        row_partial = torch.empty(
-            (splits, int(constants["QUANTITIES"]), total_query), dtype=flows[0].dtype, device=query.device
-        )
-        column_partial = empty_partial(slots if symmetric else 1, columns, constants, flows[0])
-        kernel = forward_kernel[(frames * row_groups, splits)](
-            query, key, *flows, temperature, inv_bandwidth, *offsets, *masks, *operands, *near, row_partial, column_partial,
-            total_query, total_key, row_groups, splits, *chunks, STAGES=tile.stages,
-            LANES=lanes(tile, tiles.capability_of(query.device), operands[0] is not None), **meta(tile), **constants,
+        row_groups, splits = forward_grid(tile, own.frames, own.largest, reach, batch, symmetric, own.rows.device)
+        slots = row_groups * (own.frames if batch else 1)
+        row_partial = own.flow.new_empty((splits, constants["QUANTITIES"], total))
+        column_partial = empty_partial(slots if symmetric else 1, columns, constants, own.flow)
+        kernel = forward_kernel[(own.frames * row_groups, splits)](
+            own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
+            own.mask, other.mask, own.operands, other.operands, own.near, other.near, row_partial, column_partial,
+            total, other.rows.shape[0], row_groups, splits, own.chunks, other.chunks, STAGES=tile.stages,
+            LANES=lanes(tile, tiles.capability_of(own.rows.device), own.operands is not None), **meta(tile), **constants,
         )  # fmt: skip
         return kernel, (row_partial, column_partial)
 
-    with on_device(query):
-        if frames == 0 or largest[0] == 0:
-            partials = tuple(empty_partial(1, total, constants, flows[0]) for total in (total_query, columns))
+    with on_device(own.rows):
+        if own.frames == 0 or own.largest == 0:
+            partials = tuple(empty_partial(1, count, constants, own.flow) for count in (total, columns))
         else:
-            _, partials = run(pick("symmetric" if symmetric else "forward", query, constants, total_query * reach, run))
-        row_stats, column_stats = (
-            finish(partial, mask, temperature, constants) for partial, mask in zip(partials, masks, strict=True)
-        )
-    return row_stats, column_stats
-
-
-def weight_operands(
-    query: Tensor, flows: Pair, offsets: Pair, masks: Optionals, largest: tuple[int, int], inv_bandwidth: Tensor,
-    flow_kernel: str, bounded: bool, dissimilar: bool,
-) -> Operands:  # fmt: skip
-    """Operands [T, 16] of both sides, their flags [frames, chunks, 32], and chunks; None and 0 where exponents need none."""
-    frames = offsets[0].numel() - 1
-    capability = tiles.capability_of(query.device)
-    options = flow_kernel, flows[0].shape[1], bounded, dissimilar
-    if frames == 0 or not exponents_by_product(product_class(query), capability, *options):
-        return (None, None), (None, None), (0, 0)
-    chunks = triton.cdiv(largest[0], OPERAND_CHUNK), triton.cdiv(largest[1], OPERAND_CHUNK)
-    with on_device(query):
-        operands = tuple(torch.empty((f.shape[0], 16), dtype=torch.float16, device=f.device) for f in flows)
-        near = tuple(torch.empty((frames, n, 32), dtype=torch.int32, device=query.device) for n in chunks)
-        for side in (0, 1):
-            if chunks[side]:
-                weight_operands_kernel[(frames * chunks[side],)](
-                    flows[0], offsets[0], masks[0], flows[side], offsets[side], masks[side], inv_bandwidth, operands[side],
-                    near[side], chunks[side], F=flows[0].shape[1],
-                )  # fmt: skip
-    return operands, near, chunks  # type: ignore[return-value]
+            _, partials = run(pick("symmetric" if symmetric else "forward", own.rows, constants, total * reach, run))
+        own_partial, other_partial = partials
+        rows = finish(own_partial, own.mask, p.temperature, constants)
+        return rows, finish(other_partial, other.mask, p.temperature, constants)
 
 
 def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants: dict[str, Any]) -> Tensor:
     """Statistics [4, T] from partial sums [slots, quantities, T]."""
     slots, _, total = partial.shape
-    stats = torch.empty((4, total), dtype=partial.dtype, device=partial.device)
+    stats = partial.new_empty((4, total))
     if total:
         names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES")
         finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
@@ -156,7 +157,7 @@ def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants:
 
 def empty_partial(slots: int, total: int, constants: dict[str, Any], like: Tensor) -> Tensor:
     """Partial sums of nothing: zeros, and -inf for running maxima."""
-    partial = torch.zeros((slots, constants["QUANTITIES"], total), dtype=like.dtype, device=like.device)
+    partial = like.new_zeros((slots, constants["QUANTITIES"], total))
     partial[:, 4:].fill_(float("-inf"))
     return partial
 
@@ -176,78 +177,66 @@ def forward_grid(
     return groups, max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
 
 
-def backward(
-    query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, temperature: Tensor, inv_bandwidth: Tensor,
-    query_offsets: Tensor, key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None,
-    max_query: int, max_key: int, flow_kernel: str, positives: str, negatives: str, scope: str,
-    symmetric: bool, bounded: bool,
-    row_stats: Tensor, column_stats: Tensor, row_grad: Tensor, column_grad: Tensor,
-    need_query: bool, need_key: bool, need_temperature: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dquery [Tq, D], dkey [Tk, D], dtemperature []; what is not needed is empty ([0]) and not computed.
+class Upstream(NamedTuple):
+    """What the backward needs of the statistics and of the gradients that come in."""
 
-    Raises:
-        ValueError: D over 256, F over 8, or 2^31 rows or more.
+    query: Tensor  # [7, Tq] coefficients
+    key: Tensor  # [7, Tk], those of the queries where the loss is not symmetric
+    scale: Tensor  # [] power of two
+
+
+def backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Tensor, Tensor, Tensor]:
+    """dquery [Tq, D], dkey [Tk, D], dtemperature []; what is not needed is empty ([0]) and not computed."""
+    query, key = sides_of(p)
+    constants = constants_of(p)
+    temperature_by_key = needs.need_temperature and not needs.need_query and needs.need_key
+    with on_device(p.query):
+        scale = gradient_scale(p.query, stats.row_grad, stats.column_grad)
+        given = ((stats.row_stats, stats.row_grad), (stats.column_stats, stats.column_grad))[: 1 + p.symmetric]
+        found = [coefficients(*pair, p.temperature, scale, constants, p.query.dtype) for pair in given]
+        upstream = Upstream(found[0], found[-1], scale)
+        dquery, dkey, dtemperature = p.query.new_empty(0), p.query.new_empty(0), stats.row_stats.new_empty(0)
+        by_row = dtemperature
+        if needs.need_query or (needs.need_temperature and not needs.need_key):
+            dquery, by_row = gradient_of_side(p, query, key, upstream, needs.need_query, needs.need_temperature)
+        if needs.need_key:
+            swapped = Upstream(upstream.key, upstream.query, scale)
+            dkey, by_key = gradient_of_side(p, key, query, swapped, True, temperature_by_key, False)
+            by_row = by_key if temperature_by_key else by_row
+        if needs.need_temperature:
+            dtemperature = by_row.sum() - sum(side[5].sum() for side in found) / p.temperature.square()
+        return dquery, dkey, dtemperature
+
+
+def gradient_of_side(
+    p: PairArguments, own: Side, other: Side, upstream: Upstream, gradient: bool, temperature: bool, is_query: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The gradient of one side's rows and its parts of dtemperature by row; what is not asked for is empty.
+
+    Args:
+        upstream: ``query`` belongs to the rows of ``own``, ``key`` to those of ``other``.
     """
-    check_sizes(query, key, query_flow)
-    frames = query_offsets.numel() - 1
-    constants = dict(
-        D=query.shape[1], F=query_flow.shape[1], BLOCK_D=padded(query.shape[1]), FLOW_KERNEL=flow_kernel,
-        INSIDE=positives == "inside", DISSIMILAR=negatives == "dissimilar", BATCH=scope == "batch", BOUNDED=bounded,
-        PRECISION=input_precision(query),
+    own_gradient = torch.empty_like(own.rows) if gradient else own.rows.new_empty(0)
+    by_row = own.flow.new_empty(own.rows.shape[0] if temperature else 0)
+    if own.frames == 0 or own.largest == 0:
+        return own_gradient, by_row
+    options = constants_of(p) | dict(
+        OWN_TERMS=is_query or p.symmetric, OTHER_TERMS=not is_query or p.symmetric, ROWS=gradient, TEMPERATURE=temperature,
     )  # fmt: skip
 
-    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=query.device)
-
-    with on_device(query):
-        scale = gradient_scale(query, row_grad, column_grad)
-        query_coefficients = coefficients(row_stats, row_grad, temperature, scale, constants, query.dtype)
-        key_coefficients = query_coefficients
-        if symmetric:
-            key_coefficients = coefficients(column_stats, column_grad, temperature, scale, constants, query.dtype)
-        operands, near, chunks = weight_operands(
-            query, (query_flow, key_flow), (query_offsets, key_offsets), (query_mask, key_mask), (max_query, max_key),
-            inv_bandwidth, flow_kernel, bounded, negatives == "dissimilar",
+    def run(tile: Tile) -> tuple[Any, None]:
+        own_tiles = triton.cdiv(own.largest, tile.block_m)
+        kernel = backward_kernel[(own.frames * own_tiles,)](
+            own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
+            own.mask, other.mask, own.operands, other.operands, own.near, other.near, upstream.query, upstream.key,
+            upstream.scale, own_gradient, by_row, own.rows.shape[0], other.rows.shape[0], own_tiles, own.chunks,
+            other.chunks, **meta(tile), **options,
         )  # fmt: skip
-        rows = (query, query_flow, query_offsets, query_mask, query_coefficients, max_query, operands[0], near[0], chunks[0])
-        columns = (key, key_flow, key_offsets, key_mask, key_coefficients, max_key, operands[1], near[1], chunks[1])
+        return kernel, None
 
-        def side(own: tuple, other: tuple, is_query: bool, gradient: bool, temperature_too: bool) -> tuple[Tensor, Tensor]:
-            own_gradient = torch.empty_like(own[0]) if gradient else empty(0, dtype=query.dtype)
-            by_row = empty(own[0].shape[0] if temperature_too else 0, dtype=row_stats.dtype)
-            if frames == 0 or own[5] == 0:
-                return own_gradient, by_row
-            options = dict(
-                constants, OWN_TERMS=is_query or symmetric, OTHER_TERMS=not is_query or symmetric,
-                ROWS=gradient, TEMPERATURE=temperature_too,
-            )  # fmt: skip
-
-            def run(tile: Tile) -> tuple[Any, None]:
-                own_tiles = triton.cdiv(own[5], tile.block_m)
-                kernel = backward_kernel[(frames * own_tiles,)](
-                    own[0], other[0], own[1], other[1], temperature, inv_bandwidth, own[2], other[2], own[3], other[3],
-                    own[6], other[6], own[7], other[7], own[4], other[4], scale, own_gradient, by_row,
-                    own[0].shape[0], other[0].shape[0], own_tiles, own[8], other[8], **meta(tile), **options,
-                )  # fmt: skip
-                return kernel, None
-
-            pairs = own[0].shape[0] * (other[0].shape[0] if scope == "batch" else other[5])
-            run(pick("backward", query, options, pairs, run))
-            return own_gradient, by_row
-
-        unneeded = empty(0, dtype=query.dtype)
-        dquery, dkey, by_row = unneeded, unneeded, empty(0, dtype=row_stats.dtype)
-        if need_query or (need_temperature and not need_key):
-            dquery, by_row = side(rows, columns, True, need_query, need_temperature)
-        if need_key:
-            dkey, by_key = side(columns, rows, False, True, need_temperature and not need_query)
-            by_row = by_key if need_temperature and not need_query else by_row
-        dtemperature = empty(0, dtype=row_stats.dtype)
-        if need_temperature:
-            sides = (query_coefficients, key_coefficients) if symmetric else (query_coefficients,)
-            dtemperature = by_row.sum() - sum(side[5].sum() for side in sides) / temperature.square()
-        return dquery, dkey, dtemperature
+    pairs = own.rows.shape[0] * (other.rows.shape[0] if p.scope == "batch" else other.largest)
+    run(pick("backward", own.rows, options, pairs, run))
+    return own_gradient, by_row
 
 
 def coefficients(
@@ -276,36 +265,30 @@ def gradient_scale(query: Tensor, row_grad: Tensor, column_grad: Tensor) -> Tens
     return torch.exp2(exponent.clamp(-100.0, 100.0))
 
 
-def weighted_sum(
-    query_flow: Tensor, key_flow: Tensor, values: Tensor, inv_bandwidth: Tensor, query_offsets: Tensor,
-    key_offsets: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, max_query: int, max_key: int,
-    flow_kernel: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def weighted_sum(p: SumArguments) -> tuple[Tensor, Tensor]:
     """sums [Tq, C] = sum_j w_ij values_jc and weight_sum [Tq], per frame, in the dtype of the flows.
 
     Raises:
         ValueError: F over 8, or 2^31 rows or more.
     """
-    check_sizes(query_flow, key_flow, query_flow)
-    frames, channels = query_offsets.numel() - 1, values.shape[1]
-    sums = torch.empty((query_flow.shape[0], channels), dtype=query_flow.dtype, device=query_flow.device)
-    weights = torch.empty((query_flow.shape[0],), dtype=query_flow.dtype, device=query_flow.device)
-    if frames == 0 or max_query == 0:
+    check_sizes(p.query_flow, p.key_flow, p.query_flow)
+    frames, channels, total = p.query_offsets.numel() - 1, p.values.shape[1], p.query_flow.shape[0]
+    sums, weights = p.query_flow.new_empty((total, channels)), p.query_flow.new_empty(total)
+    if frames == 0 or p.max_query == 0:
         return sums, weights
     block_c = min(64, padded(max(channels, 1)))
-    constants = dict(F=query_flow.shape[1], FLOW_KERNEL=flow_kernel, PRECISION=input_precision(query_flow))
+    constants = dict(F=p.query_flow.shape[1], FLOW_KERNEL=p.flow_kernel, PRECISION=input_precision(p.query_flow))
 
     def run(tile: Tile) -> tuple[Any, None]:
-        query_tiles = triton.cdiv(max_query, tile.block_m)
+        query_tiles = triton.cdiv(p.max_query, tile.block_m)
         kernel = weighted_sum_kernel[(frames * query_tiles, max(1, triton.cdiv(channels, block_c)))](
-            query_flow, key_flow, values, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
-            sums, weights, query_tiles, channels,
-            BLOCK_C=block_c, **meta(tile), **constants,
+            p.query_flow, p.key_flow, p.values, p.inv_bandwidth, p.query_offsets, p.key_offsets, p.query_mask, p.key_mask,
+            sums, weights, query_tiles, channels, BLOCK_C=block_c, **meta(tile), **constants,
         )  # fmt: skip
         return kernel, None
 
-    with on_device(values):
-        run(pick("weighted_sum", query_flow, dict(constants, BLOCK_D=block_c), query_flow.shape[0] * max_key, run))
+    with on_device(p.values):
+        run(pick("weighted_sum", p.query_flow, dict(constants, BLOCK_D=block_c), total * p.max_key, run))
     return sums, weights
 
 

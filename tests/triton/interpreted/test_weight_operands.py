@@ -25,14 +25,6 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def operands_of(p: PairProblem) -> launch.Operands:
-    q, k = p.query_frames, p.key_frames
-    return launch.weight_operands(
-        p.query, (q.flow, k.flow), (q.offsets, k.offsets), (q.mask, k.mask), (q.sizes.largest, k.sizes.largest),
-        p.inv_bandwidth, p.flow_kernel, p.bounded, False,
-    )  # fmt: skip
-
-
 def own_order(operand: Tensor) -> Tensor:
     """The columns as the side that a program holds has them."""
     return operand[:, [0, 2, 1, 3, 4, 6, 5, 7, 11, 12, 13, 8, 9, 10, 14, 15]].double()
@@ -42,8 +34,9 @@ def own_order(operand: Tensor) -> Tensor:
 @pytest.mark.parametrize(("spread", "offset"), [(1.5, 0.0), (3.0, 0.0), (1.5, 1e4), (0.0, 7.0)])
 def test_the_product_is_the_exponent(flow_dim: int, spread: float, offset: float) -> None:
     p = problem((70, 300), (65, 90), dtype=torch.bfloat16, masked=True, flow_dim=flow_dim, spread=spread, offset=offset)
-    (left, right), near, chunks = operands_of(p)
-    assert chunks == (2, 1) and near[0].shape == (2, 2, 32)
+    query, key = launch.sides_of(p.op_args())
+    left, right = query.operands, key.operands
+    assert (query.chunks, key.chunks) == (2, 1) and query.near.shape == (2, 2, 32)
     q, k = p.query_frames, p.key_frames
     for frame in (0, 1):
         rows, columns = (slice(f.offsets[frame], f.offsets[frame + 1]) for f in (q, k))
@@ -60,7 +53,7 @@ def test_flags_tell_far_tiles_of_every_size() -> None:
     p = problem((600,), (40,), dtype=torch.bfloat16, spread=1.0)
     p.query_frames.flow[[37, 300], 1] += 40 * FAR
     p.query_frames.flow[400] = float("nan")
-    _, (near, _), _ = operands_of(p)
+    near = launch.sides_of(p.op_args())[0].near
     far_rows = torch.zeros(768, dtype=torch.bool)
     far_rows[[37, 300, 400]] = True
     for size in (16, 32, 64, 128, 256):
@@ -121,8 +114,7 @@ def test_other_frames_do_not_move_the_origin() -> None:
 
     p = moved(frames_apart, scope="batch")
     p.key_frames.flow[140:150] += 1e5  # the frames of the keys begin at 140
-    _, near, _ = operands_of(p)
-    assert all((flags[:, :, :31] == 1).all() for flags in near)
+    assert all((side.near[:, :, :31] == 1).all() for side in launch.sides_of(p.op_args()))
     assert_right(p)
 
 
