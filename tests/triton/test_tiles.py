@@ -78,14 +78,14 @@ def test_an_answer_that_is_no_longer_offered_is_timed_once_and_replaced(fake_gpu
     choose(10**10, Timer())
     stored = json.loads(fake_gpu.read_text())
     (key,) = stored
-    stored[key][0]["tile"]["block_m"] = 512
+    stored[key]["block_m"] = 512
     fake_gpu.write_text(json.dumps(stored))
     tiles.forget()
     timer = Timer()
     best = choose(10**10, timer)
     count = len(timer.asked)
     assert count and [choose(10**10, timer) for _ in range(3)] == [best] * 3 and len(timer.asked) == count
-    assert len(json.loads(fake_gpu.read_text())[key]) == 1
+    assert json.loads(fake_gpu.read_text())[key]["block_m"] == best.block_m
 
 
 def test_processes_that_write_at_once_keep_each_other_s_answers(fake_gpu: Path) -> None:
@@ -261,7 +261,12 @@ def test_a_tile_without_room_in_shared_memory_gives_way_and_is_never_timed(
     launch.pick("forward", query, dict(constants, D=63), 1000, ragged)
     assert ragged.launched, "rows of another D are loaded otherwise: what fits one need not fit the other"
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    assert launch.pick("forward", query, constants, 10**10, small) == tile
+    small.launched.clear()
+    for other in (dict(FLOW_KERNEL="cauchy"), dict(INSIDE=True), dict(BATCH=True), dict(DISSIMILAR=True), dict(F=8)):
+        launch.pick("forward", query, constants | other, 10**10, small)
+        assert len(set(small.launched)) == 1, f"{other} is not the default form and is not timed"
+    launch.pick("forward", query, constants, 10**10, small)
+    assert len(set(small.launched)) > 1
     assert {t.block_m * t.block_n <= 1024 for t in small.launched} == {True}
 
 

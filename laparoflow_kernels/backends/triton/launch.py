@@ -380,7 +380,7 @@ def pick(
 
     return tiles.choose(
         kind, options, product_class(tensor), int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs,
-        seconds, misfit,
+        seconds if tiles.is_default_form(constants) else None, misfit,
     )  # fmt: skip
 
 

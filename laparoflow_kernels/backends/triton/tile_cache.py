@@ -1,7 +1,6 @@
 """What won when tiles were timed, in memory and in a file: one answer for a variant and a class of sizes.
 
-An entry remembers the size it was timed at and serves every call whose number of pairs is within a factor of 16, so a run
-never tunes again because N changed by one. What another version of this package timed, and no longer offers, is not used.
+Sizes from 2^30 pairs on are one class, smaller ones another, so that a run does not tune again because N changed.
 
 Environment: LAPAROFLOW_TRITON_CACHE names the file (default ~/.cache/laparoflow/triton-tiles.json; an empty value keeps the
 cache in memory). A file that cannot be read costs one tuning run; one that cannot be written is done without.
@@ -10,44 +9,39 @@ cache in memory). A file that cannot be read costs one tuning run; one that cann
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-REUSE_FACTOR_LOG2 = 4.0
+Tile = dict[str, int]
 
-Entry = dict[str, Any]  # log2_pairs, tile (the fields of a Tile), seconds
-Entries = dict[str, list[Entry]]
-
-_memory: Entries = {}
-_loaded_from: Path | None = None
+_memory: dict[str, Tile] = {}
 
 
-def lookup(key: str, pairs: int, offered: Sequence[dict[str, int]]) -> dict[str, int] | None:
-    """The remembered tile, of those offered, whose size is nearest to ``pairs``; None when none is within the factor."""
-    _load()
-    size = _log2(pairs)
-    known = [entry for entry in _memory.get(key, []) if entry["tile"] in offered and _serves(entry, size)]
-    return min(known, key=lambda entry: abs(entry["log2_pairs"] - size))["tile"] if known else None
+def lookup(key: str, pairs: int, offered: Sequence[Tile]) -> Tile | None:
+    """The remembered tile of a variant and size; None where there is none, or it is not among those offered any more."""
+    name = _name(key, pairs)
+    if name not in _memory:
+        _memory.update({**_read(), **_memory})
+    tile = _memory.get(name)
+    return tile if tile in offered else None
 
 
-def remember(key: str, pairs: int, tile: dict[str, int], seconds: float) -> None:
-    """Put an entry in the place of all that served its size, in memory and, where a file is used, on disk."""
-    size = _log2(pairs)
-    others = [entry for entry in _memory.get(key, []) if not _serves(entry, size)]
-    _memory[key] = [*others, {"log2_pairs": size, "tile": tile, "seconds": seconds}]
+def remember(key: str, pairs: int, tile: Tile) -> None:
+    """Put an answer into memory and, where a file is used, on disk; what another process has written meanwhile stays."""
+    _memory[_name(key, pairs)] = tile
     path = cache_file()
-    if path is not None:
-        _write(path)
-
-
-def entries() -> Entries:
-    """All that is known, by key."""
-    _load()
-    return _memory
+    if path is None:
+        return
+    _memory.update({**_read(), **_memory})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(_memory, file, indent=1)
+        os.replace(file.name, path)
+    except OSError:  # a read-only home directory: the choice stays in memory
+        return
 
 
 def cache_file() -> Path | None:
@@ -63,51 +57,18 @@ def cache_file() -> Path | None:
 
 def forget() -> None:
     """Drop the cache in memory; the next call reads the file again."""
-    global _loaded_from
     _memory.clear()
-    _loaded_from = None
 
 
-def _log2(pairs: int) -> float:
-    return math.log2(max(pairs, 1))
+def _name(key: str, pairs: int) -> str:
+    return f"{key}|{'large' if pairs >= 2**30 else 'small'}"
 
 
-def _serves(entry: Entry, size: float) -> bool:
-    return abs(entry["log2_pairs"] - size) <= REUSE_FACTOR_LOG2
-
-
-def _load() -> None:
-    global _loaded_from
+def _read() -> dict[str, Tile]:
+    """What the file holds; nothing where it cannot be read."""
     path = cache_file()
-    if path is not None and path != _loaded_from:
-        _loaded_from = path
-        _memory.update(_read(path))
-
-
-def _read(path: Path) -> Entries:
-    """What a file holds; nothing where it cannot be read."""
     try:
-        stored = json.loads(path.read_text())
-        return {
-            key: [entry for entry in known if entry["log2_pairs"] >= 0 and isinstance(entry["tile"], dict)]
-            for key, known in stored.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stored = json.loads(path.read_text()) if path is not None else {}
+    except (OSError, ValueError):
         return {}
-
-
-def _write(path: Path) -> None:
-    """Replace the file; what another process has written meanwhile, of other variants and sizes, stays."""
-    for key, known in _read(path).items():
-        mine = _memory.setdefault(key, [])
-        mine += [entry for entry in known if not any(_serves(other, entry["log2_pairs"]) for other in mine)]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(_memory, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError:
-        # a read-only home directory: the choice stays in memory
-        return
+    return {name: tile for name, tile in stored.items() if isinstance(tile, dict)} if isinstance(stored, dict) else {}

@@ -1,4 +1,4 @@
-"""Tile sizes: defaults, and the candidates worth timing.
+"""Tile sizes: defaults, and the candidates worth timing, which are those of the default form.
 
 What won is kept by ``tile_cache``, keyed by kernel, device, versions, dtype class, D, and the options that change the
 register need; the number of pairs is not part of the key. Small problems (under 2^24 pairs), captured graphs and
@@ -100,6 +100,14 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
     """
     options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and constants.get("SYMMETRIC") is False)
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
+
+
+def is_default_form(constants: Mapping[str, Any]) -> bool:
+    """Whether a variant belongs to the form whose tiles are timed: gaussian, all negatives of the frame, outside, one
+    direction, F of 1 or 2, bounded logits. The others take the first tile that fits."""
+    plain = constants.get("FLOW_KERNEL", "gaussian") == "gaussian" and constants.get("F", 2) <= 2
+    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "SYMMETRIC"))
+    return plain and not others and not is_heavy(constants)
 
 
 def capability_of(device: torch.device) -> int:
@@ -248,9 +256,8 @@ def choose(
     remembered = tile_cache.lookup(key, pairs, [asdict(tile) for tile in tiles])
     if remembered is not None:
         return Tile(**remembered)
-    seconds = {tile: time(tile) for tile in tiles}
-    best = min(tiles, key=lambda tile: seconds[tile])
-    tile_cache.remember(key, pairs, asdict(best), seconds[best])
+    best = min(tiles, key=time)
+    tile_cache.remember(key, pairs, asdict(best))
     return best
 
 
