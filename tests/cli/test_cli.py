@@ -50,7 +50,7 @@ def test_a_reader_that_closes_early_gets_no_traceback():
         "pretrain --data nowhere --out r",
         "speed --data nowhere",
         "probe --task segmentation --dataset synthetic --root nowhere --checkpoint r --out o",
-        "export nowhere --out o.onnx",
+        "export nowhere --out o.safetensors",
         "report nowhere --out o.html",
         "evidence --scenes real --real_root nowhere --out o",
     ],
@@ -284,7 +284,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, 
 
     for name, words in (
         ("report", [str(tmp_path), "--out", "/proc/page.html"]),
-        ("export", [str(tmp_path), "--out", "/proc/model.onnx"]),
+        ("export", [str(tmp_path), "--out", "/proc/model.safetensors"]),
         ("probe", [*PROBE[:4], "--root", str(tmp_path), "--checkpoint", str(tmp_path), "--out", "/proc/probe"]),
     ):
         command = find_command(name)
