@@ -9,8 +9,7 @@ import yaml
 from run_logs import logged
 
 from laparoflow.cli import main
-from laparoflow.methods.coordinates import CoordinateSettings
-from laparoflow.methods.settings import MethodSettings
+from laparoflow.methods.settings import CoordinateSettings, MethodSettings
 from laparoflow.models import EncoderSettings
 from laparoflow.training.run import pretrain
 from laparoflow.training.settings import OnlineSettings, OptimiserSettings, plain

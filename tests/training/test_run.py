@@ -14,10 +14,9 @@ from run_logs import logged
 
 import laparoflow
 from laparoflow.files import DiskFullError
-from laparoflow.methods.coordinates import CoordinateSettings
 from laparoflow.methods.densecl import DenseCLSettings
 from laparoflow.methods.pixpro import PixProSettings
-from laparoflow.methods.settings import FlowSettings, ImageSettings, MethodSettings
+from laparoflow.methods.settings import CoordinateSettings, FlowSettings, ImageSettings, MethodSettings
 from laparoflow.models import load_encoder
 from laparoflow.training import module as module_file
 from laparoflow.training.module import NonFiniteLossError
