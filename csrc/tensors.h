@@ -57,6 +57,17 @@ inline std::string name_of(ScalarType type) {
 
 inline Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
+/// The frames of a side in host memory: its `count` offsets rise from 0 to `total`, none has more than `longest` rows.
+inline void check_offsets(const char* side, const std::int64_t* edges, std::size_t count, std::int64_t total,
+                          std::int64_t longest) {
+  check(count > 0 && edges[0] == 0 && edges[count - 1] == total, side, "_offsets: expected to run from 0 to ", total);
+  for (std::size_t b = 1; b < count; ++b) {
+    check(edges[b - 1] <= edges[b], side, "_offsets: expected to rise, got ", edges[b], " after ", edges[b - 1]);
+    check(edges[b] - edges[b - 1] <= longest, "max_", side, ": expected at least ", edges[b] - edges[b - 1],
+          ", the rows of frame ", b - 1, ", got ", longest);
+  }
+}
+
 /// Uninitialised, on the device of `like`.
 inline Tensor empty_on(const Tensor& like, std::initializer_list<std::int64_t> sizes, ScalarType type) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);

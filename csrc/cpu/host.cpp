@@ -57,7 +57,7 @@ Tensor Side::scattered(const Tensor& x) const {
 }
 
 Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
-               const OptionalTensor& group, ScalarType accumulator) {
+               const OptionalTensor& group, ScalarType accumulator, int64_t longest) {
   check(data.dim() == 2, name, ": expected a packed [T, D] tensor, got ", shape_of(data));
   check(flow.dim() == 2 && flow.size(0) == data.size(0) && flow.size(1) >= 1 && flow.size(1) <= kMaxFlowChannels, name,
         "_flow: expected [", data.size(0), ", F] with F in 1..", kMaxFlowChannels, ", got ", shape_of(flow));
@@ -70,11 +70,7 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
   const Tensor edges = row_major(offsets);
   const int64_t* edge = edges.const_data_ptr<int64_t>();
   side.offsets.assign(edge, edge + edges.numel());
-  check(!side.offsets.empty() && side.offsets.front() == 0 && side.offsets.back() == side.total, name,
-        "_offsets: expected to run from 0 to ", side.total);
-  for (std::size_t b = 1; b < side.offsets.size(); ++b)
-    check(side.offsets[b - 1] <= side.offsets[b], name, "_offsets: expected to rise, got ", side.offsets[b], " after ",
-          side.offsets[b - 1]);
+  check_offsets(name, edge, side.offsets.size(), side.total, longest);
   const auto per_pixel = [&](const OptionalTensor& x, const char* part, ScalarType type) {
     if (!x) return;
     check(x->dim() == 1 && x->size(0) == side.total, name, part, ": expected [", side.total, "], got ", shape_of(*x));

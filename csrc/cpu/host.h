@@ -55,7 +55,7 @@ struct Side {
 };
 
 Side make_side(const char* name, const Tensor& data, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
-               const OptionalTensor& group, ScalarType accumulator);
+               const OptionalTensor& group, ScalarType accumulator, int64_t longest);
 void check_frames(const Side& query, const Side& key, const Tensor& inv_bandwidth);
 Element element_of(ScalarType type);
 double largest_norm(const Tensor& x);  // of the rows of [T, D], contiguous; infinite or NaN when an entry is

@@ -25,8 +25,9 @@ class PairProblem {
     check(args.query_group.has_value() == args.key_group.has_value(),
           "key_group: expected where query_group is, and not else");
     query = make_side("query", args.query, args.query_flow, args.query_offsets, args.query_mask, args.query_group,
-                      kAccumulator<T>);
-    key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, args.key_group, kAccumulator<T>);
+                      kAccumulator<T>, args.max_query);
+    key = make_side("key", args.key, args.key_flow, args.key_offsets, args.key_mask, args.key_group, kAccumulator<T>,
+                    args.max_key);
     check_frames(query, key, args.inv_bandwidth);
     check(args.temperature.numel() == 1, "temperature: expected one number, got ", shape_of(args.temperature));
     const double temperature = *args.temperature.const_data_ptr<T>();

@@ -8,9 +8,9 @@ namespace {
 template <class T>
 std::tuple<Tensor, Tensor> weighted_sum(const SumArguments& args) {
   const Side query = make_side("query", args.query_flow, args.query_flow, args.query_offsets, args.query_mask, std::nullopt,
-                               kAccumulator<T>);
-  const Side key =
-      make_side("key", args.values, args.key_flow, args.key_offsets, args.key_mask, std::nullopt, kAccumulator<T>);
+                               kAccumulator<T>, args.max_query);
+  const Side key = make_side("key", args.values, args.key_flow, args.key_offsets, args.key_mask, std::nullopt,
+                             kAccumulator<T>, args.max_key);
   check_frames(query, key, args.inv_bandwidth);
   Pairs<T> pairs = {};
   pairs.key = key.data.const_data_ptr();

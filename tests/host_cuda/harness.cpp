@@ -67,6 +67,12 @@ int laparoflow_host_backward(const HostProblem* h, const float* row_stats, const
                   {query_gradient, key_gradient, temperature_gradient, workspace.memory}, nullptr);
 }
 
+/// Pairs that the blocks have room for: of the forward, or (1, 2) of the backward in one pass or one of two.
+std::int64_t laparoflow_host_capacity(const HostProblem* h, int backward) {
+  const Problem p = problem_of(*h);
+  return backward == 0 ? forward_capacity(p, limits_of(*h)) : backward_capacity(p, limits_of(*h), backward == 1);
+}
+
 int laparoflow_host_weighted_sum(const HostProblem* h, const float* values, std::int64_t channels, float* sums,
                                  float* weight_sum) {
   const Problem p = problem_of(*h);

@@ -139,6 +139,17 @@ class Host:
         problem.deterministic = self.deterministic
         return problem
 
+    def filled(self, case: Case, backward: int = 0) -> float:
+        """Of the pairs that the blocks have room for until the last is done, those that are there to be computed.
+
+        ``backward``: 0 for the forward, 1 for a backward in one pass, 2 for one of two passes.
+        """
+        self.library.laparoflow_host_capacity.restype = ctypes.c_int64
+        problem = self._problem(case)
+        columns = case.key_sizes if case.scope == "frame" else [sum(case.key_sizes)] * len(case.query_sizes)
+        pairs = sum(q * k for q, k in zip(case.query_sizes, columns, strict=True))
+        return pairs / self.library.laparoflow_host_capacity(ctypes.byref(problem), backward)
+
     def _check(self, status: int) -> None:
         if status != 0:
             raise RuntimeError(f"status {status}: {self.library.laparoflow_host_message().decode()}")

@@ -70,7 +70,6 @@ inline void barrier_init_publish() { simulator::barrier_init_publish(); }
 inline void barrier_arrive(Barrier* barrier) { simulator::barrier_arrive(barrier, 0); }
 inline void barrier_arrive_expect(Barrier* barrier, int bytes) { simulator::barrier_arrive(barrier, bytes); }
 inline void barrier_wait(Barrier* barrier, unsigned parity) { simulator::barrier_wait(barrier, parity); }
-inline void barrier_wait_asleep(Barrier* barrier, unsigned parity) { simulator::barrier_wait(barrier, parity); }
 inline void bulk_copy(void* shared, const void* global, int bytes, Barrier* barrier) {
   simulator::bulk_copy(shared, global, bytes, barrier);
 }

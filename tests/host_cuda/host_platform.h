@@ -13,7 +13,7 @@ namespace laparoflow::cuda {
 using Stream = void*;
 using Status = int;
 constexpr Status kSuccess = 0;
-constexpr Status kDoesNotFit = 1;
+constexpr Status kDoesNotFit = -1, kTooManyBlocks = -2;
 constexpr Status kKernelFailed = 2;  // simulator::message() says how
 
 namespace simulator {
@@ -55,6 +55,7 @@ struct BoundKernel {
 
 template <class Arguments>
 Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream, const Arguments& arguments) {
+  if (blocks > 0x7fffffff) return kTooManyBlocks;
   const BoundKernel<Arguments> bound{kernel, arguments};
   return simulator::run(&BoundKernel<Arguments>::call, &bound, blocks, threads, bytes) ? kSuccess : kKernelFailed;
 }

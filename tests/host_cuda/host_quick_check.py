@@ -13,7 +13,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host_reference as reference
-from host_calls import Host
+from host_calls import WARPGROUP, Host
 from host_cases import assert_right, check, far_case, make_case
 
 
@@ -51,6 +51,10 @@ def main(library: str) -> int:
         tiny.query[:], tiny.key[:] = np.eye(16)[0], -np.eye(16)[0]
         tiny.key_flow[:, 0] += np.float32(12.8)
         assert np.allclose(warpgroup.forward(tiny)[0][2], reference.forward(tiny)[0][2], atol=2e-4), "inside, far"
+        # columns cut into chunks
+        many = [Host(Path(library), multiprocessors=40), Host(Path(library), multiprocessors=40, **WARPGROUP)]
+        for each in many:
+            check(each, make_case([130], [330], 16, masked=0.2, bounded=True))
         # W down to 2^-126: of rows, and of columns
         check(host, far_case("query", "float16", bounded=True))
         check(warpgroup, far_case("key", "bfloat16", bounded=True), grad_scale=65536.0)

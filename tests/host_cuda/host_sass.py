@@ -159,7 +159,7 @@ def compile_cubin(source: str, architecture: str, out: Path) -> Path:
     """
     cubin = out / f"{source}.{architecture}.cubin"
     command = ["nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-    command += ["--ftz=true", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", "-o", str(cubin)]
+    command += ["--ftz=true", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", "-o", str(cubin)]
     command += map(str, CSRC.glob(f"cuda/*/{source}.cu"))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

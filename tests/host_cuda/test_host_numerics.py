@@ -225,8 +225,17 @@ def test_small_shared_memory(built: Path, element: str, depth: int, limit_kib: i
 
 def test_too_little_shared_memory_is_refused(built: Path) -> None:
     host = Host(built / "libhost.so", shared_memory=40 * 1024)
-    with pytest.raises(RuntimeError, match="status 1"):
+    with pytest.raises(RuntimeError, match="status -1"):
         host.forward(make_case([130], [70], 256, element="float32"))
+
+
+def test_more_blocks_than_a_grid_holds_are_refused(host: Host) -> None:
+    """Not with the number of an error of CUDA: those are positive."""
+    case = make_case([3], [70], 16)
+    problem = host._problem(case)
+    problem.query_longest = 2**45
+    rows = np.full((4, 3), np.nan, np.float32)
+    assert host.library.laparoflow_host_forward(ctypes.byref(problem), rows.ctypes.data_as(ctypes.c_void_p), None) == -2
 
 
 def test_only_what_is_needed(host: Host) -> None:

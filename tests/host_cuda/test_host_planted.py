@@ -86,12 +86,12 @@ MISTAKES = {
     ),
     "wrong parity of a full stage": Mistake("barrier_wait(full(stage_), phase_)", "barrier_wait(full(stage_), phase_ ^ 1)"),
     "wrong parity of an empty stage": Mistake(
-        "barrier_wait_asleep(empty(stage_), phase_ ^ 1)", "barrier_wait_asleep(empty(stage_), phase_)"
+        "barrier_wait(empty(stage_), phase_ ^ 1)", "barrier_wait(empty(stage_), phase_)"
     ),
     "phase kept after the ring": Mistake("phase_ ^= 1;", ""),
     "an empty stage that nobody reports": Mistake("barrier_arrive(empty(stage_));", ""),
     "producer that waits for no empty stage": Mistake(
-        "barrier_wait_asleep(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
+        "barrier_wait(empty(stage_), phase_ ^ 1);", "", sanitizer="thread"
     ),
     "image without its swizzle": Mistake(
         "return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2",
@@ -132,13 +132,13 @@ MISTAKES = {
         "rows_of(row_image(m)).within_reach", "rows_of(memory_ + 0 * m).within_reach"
     ),
     "wgmma step along the wrong index": Mistake("(d / 8 * kColumns + i * 16)", "(d / 8 * kColumns + i)"),
-    "wgmma result not waited for": Mistake("warpgroup_wait();", "", after="warpgroup_forward_kernel"),
+    "wgmma result not waited for": Mistake("warpgroup_wait();", "", after="warpgroup_forward(const"),
     "gradient read before its products are done": Mistake(
         "warpgroup_wait(); for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);",
         "for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);"
     ),
     "products that nobody commits": Mistake("warpgroup_commit();", "", after="barrier_wait(full, phase);"),
-    "wgmma without a fence": Mistake("warpgroup_fence();", "", after="warpgroup_forward_kernel"),
+    "wgmma without a fence": Mistake("warpgroup_fence();", "", after="warpgroup_forward(const"),
     "what the accumulators held before is added": Mistake(
         "warpgroup_multiply(c, a, b, T{});", "warpgroup_multiply_add(c, a, b, T{});"
     ),
@@ -173,6 +173,15 @@ MISTAKES = {
     "weighted sum without a barrier": Mistake("value; } block_barrier();", "value; }", unit=ENTRY),
     "stage overwritten while it is read": Mistake(
         "release(int) { block_barrier(); }", "release(int) {}", sanitizer="thread"
+    ),
+    "one chunk of the gradient over another": Mistake(
+        "partials += plan.column_slot() * problem.row.total * problem.depth;", ""
+    ),
+    "column sums of the first chunk for all": Mistake("first_tile_ + tile;", "tile;"),
+    "shared memory that wgmma cannot read": Mistake(
+        "Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());",
+        "Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory() + 16);",
+        after="warpgroup_forward(const",
     ),
     "b / W beyond float32": Mistake(
         "at_most(kQuotientExponent - positive + exponent_of(weights));", "(void)weights;", unit=ENTRY

@@ -269,6 +269,8 @@ def test_the_operator_itself_refuses_a_mask_of_another_length() -> None:
         torch.ops.laparoflow.flow_weighted_sum(
             flow, flow, flow, torch.ones(2), falling, falling, None, None, 9, 9, "gaussian"
         )  # fmt: skip
+    with pytest.raises(ValueError, match="max_query: expected at least 6, the rows of frame 0, got 5"):
+        torch.ops.laparoflow.flow_weighted_sum(flow, flow, flow, one, offsets, offsets, None, None, 5, 6, "gaussian")
 
 
 def test_bandwidths_whose_inverse_square_is_no_number() -> None:

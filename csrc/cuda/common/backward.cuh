@@ -5,7 +5,8 @@
 //           inside: b_i w e^(s - positive_i) in place of b_i w / W_i
 //   drow_i = sum_j dS_ij column_j / temperature           dtemperature = -sum_ij dS_ij s_ij / temperature
 //
-// One block owns a row tile, sweeps all columns and keeps drow in registers. Two ways to the other side's gradient:
+// One block owns a row tile, sweeps all columns, or a chunk of them where that fills the device better, and keeps drow in
+// registers; sum_kernel adds up the chunks. Two ways to the other side's gradient:
 //   two passes  dS is symmetric in its two sides, so it is the same kernel with the sides exchanged: no atomics, a fixed
 //               order of summation, no workspace of N x D; S and dS are formed twice. The deterministic way.
 //   one pass    dS of the block goes through shared memory, dcolumn of the tile is summed over the block's rows and added
@@ -45,7 +46,13 @@ struct BackwardPlan {
   int sums_depth = 0;            // of the one pass: depth of the column sums; 0 for two passes
   std::size_t record_bytes = 0;  // workspace of the feed's records
   std::int64_t tiles_per_frame = 0;
+  std::int64_t column_chunk = 1, column_chunks = 1;  // tiles of columns in a block, blocks of a row tile
   std::int64_t blocks = 0;
+  std::int64_t capacity = 0;  // pairs that its waves of blocks have room for
+
+  LAPAROFLOW_DEVICE std::int64_t row_tile() const { return block_index() / column_chunks; }
+  LAPAROFLOW_DEVICE std::int64_t column_slot() const { return block_index() % column_chunks; }
+  LAPAROFLOW_DEVICE int frame() const { return static_cast<int>(row_tile() / tiles_per_frame); }
 };
 
 struct BackwardArguments {
@@ -55,6 +62,7 @@ struct BackwardArguments {
   const float* column_coefficients = nullptr;  // [kCoefficients, column.total] or null
   const float* loss_scale = nullptr;           // [1]: the power of two in the coefficients
   void* gradient = nullptr;                    // [row.total, depth] or null
+  float* row_partials = nullptr;               // [column_chunks, row.total, depth] where there is more than one
   float* temperature_partials = nullptr;       // [blocks]: sum dS x, times the loss scale; or null
   float* column_sums = nullptr;                // of the one pass, zero before (ColumnSums); or null
   Records row_records, column_records;
@@ -68,7 +76,7 @@ LAPAROFLOW_DEVICE FeedArguments feed_arguments(const BackwardArguments& a, int r
 /// From this block's first row to the end of its frame. A block that has none takes no part in the temperature's gradient.
 LAPAROFLOW_DEVICE Range rows_of_block(const BackwardArguments& a, int frame, int row_count) {
   Range rows = frame_range(a.problem.row, frame);
-  rows.begin += block_index() % a.plan.tiles_per_frame * row_count;
+  rows.begin += a.plan.row_tile() % a.plan.tiles_per_frame * row_count;
   if (rows.begin >= rows.end && a.temperature_partials != nullptr && thread_index() == 0)
     a.temperature_partials[block_index()] = 0.0f;
   return rows;
@@ -221,11 +229,13 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
   const Lane at;
   // Read again: held across the loop over tiles these would cost registers.
   read_memory_again();
-  const Range own_rows = frame_range(problem.row, static_cast<int>(block_index() / plan.tiles_per_frame));
-  const std::int64_t first_of_block = own_rows.begin + block_index() % plan.tiles_per_frame * row_count;
+  const Range own_rows = frame_range(problem.row, plan.frame());
+  const std::int64_t first_of_block = own_rows.begin + plan.row_tile() % plan.tiles_per_frame * row_count;
   if (arguments.gradient != nullptr) {
     const float factor = 1.0f / (problem.temperature[0] * arguments.loss_scale[0]);
     Type* out = static_cast<Type*>(arguments.gradient);
+    float* partials = arguments.row_partials;
+    if (partials != nullptr) partials += plan.column_slot() * problem.row.total * problem.depth;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t i = first_of_block + row_of(r);
@@ -234,9 +244,12 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
 #pragma unroll
       for (int d = 0; d < kDepthTiles; ++d) {
         const int column = d * 8 + 2 * at.quad;
-        if (column < problem.depth)
-          store_pair(out + i * problem.depth + column, g[r / 2][d][(r & 1) * 2] * keep, g[r / 2][d][(r & 1) * 2 + 1] * keep,
-                     column + 1 < problem.depth);
+        if (column >= problem.depth) continue;
+        const float x = g[r / 2][d][(r & 1) * 2] * keep, y = g[r / 2][d][(r & 1) * 2 + 1] * keep;
+        if (partials != nullptr)
+          store_pair(partials + i * problem.depth + column, x, y, column + 1 < problem.depth);
+        else
+          store_pair(out + i * problem.depth + column, x, y, column + 1 < problem.depth);
       }
     }
   }
@@ -254,6 +267,23 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
       arguments.temperature_partials[block_index()] = total;
     }
   }
+}
+
+struct SumArguments {
+  const float* partials = nullptr;  // [slots, count]
+  std::int64_t slots = 0, count = 0;
+  void* to = nullptr;  // [count]
+};
+
+/// Adds up the gradients of the rows over the chunks of columns, in order; one thread a number.
+template <class Type>
+LAPAROFLOW_KERNEL(256, 1)
+sum_kernel(SumArguments a) {
+  const std::int64_t i = block_index() * thread_count() + thread_index();
+  if (i >= a.count) return;
+  float sum = 0.0f;
+  for (std::int64_t slot = 0; slot < a.slots; ++slot) sum += a.partials[slot * a.count + i];
+  store_pair(static_cast<Type*>(a.to) + i, sum, 0.0f, false);
 }
 
 struct FinishArguments {

@@ -18,11 +18,12 @@ namespace laparoflow::cuda {
 struct ForwardPlan {
   int warps = 4, stages = 2, feed_bytes = 0, shared_bytes = 0;
   std::size_t record_bytes = 0;      // workspace of the feed's records
-  int tiles_per_frame = 0;           // row tiles of the longest frame
+  std::int64_t tiles_per_frame = 0;  // row tiles of the longest frame
   std::int64_t tiles_per_group = 0;  // row tiles that share their columns: one frame, or the batch
   std::int64_t groups = 0;
   std::int64_t row_chunk = 1, row_chunks = 0;  // tiles in a rectangle, rectangles in a group
   std::int64_t column_chunk = 1, column_chunks = 0;
+  std::int64_t capacity = 0;  // pairs that its waves of blocks have room for
   std::int64_t blocks() const { return groups * row_chunks * column_chunks; }
 };
 

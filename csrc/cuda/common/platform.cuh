@@ -21,9 +21,10 @@
 namespace laparoflow::cuda {
 
 using Stream = cudaStream_t;
-using Status = cudaError_t;
+using Status = int;  // a cudaError_t, or one of ours
 constexpr Status kSuccess = cudaSuccess;
-constexpr Status kDoesNotFit = cudaErrorInvalidConfiguration;  // too little shared memory in a block
+constexpr Status kDoesNotFit = -1;     // too little shared memory in a block; no error of CUDA is negative
+constexpr Status kTooManyBlocks = -2;  // for a grid
 
 #if defined(__CUDACC__)  // host files include this for the types alone
 
@@ -53,7 +54,7 @@ template <class Arguments>
 Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream stream,
               const Arguments& arguments) {
   if (blocks == 0) return kSuccess;
-  if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
+  if (blocks > 0x7fffffff) return kTooManyBlocks;
   if (bytes > 48 * 1024) {
     const Status status =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

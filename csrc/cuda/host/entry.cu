@@ -52,6 +52,15 @@ bool takes_symmetric_pass(const Problem& p) {
   return with_engine(p, [](auto engine) { return !decltype(engine)::kWarpgroups; });
 }
 
+/// Numbers of the gradients' partial sums where columns are cut into chunks; `plan` is of the rows, the pass over the
+/// columns, if there is one, uses the same space.
+std::int64_t row_partials(const Problem& p, const BackwardPlan& plan, const DeviceLimits& device) {
+  const auto numbers = [&](std::int64_t chunks, const Side& side) { return chunks > 1 ? chunks * side.total * p.depth : 0; };
+  const std::int64_t rows = numbers(plan.column_chunks, p.row);
+  if (plan.sums_depth > 0) return rows;
+  return std::max(rows, numbers(plan_of_backward(exchanged(p), device, false).column_chunks, p.column));
+}
+
 std::int64_t scale_blocks(const Problem& p) {
   return std::min<std::int64_t>(kMostScaleBlocks, ceil_div(std::max(p.row.total, p.column.total), 4 * kThreads) + 1);
 }
@@ -84,6 +93,11 @@ Status merge(const float* partials, std::int64_t slots, const Problem& p, float*
 }
 
 }  // namespace
+
+std::int64_t forward_capacity(const Problem& p, const DeviceLimits& device) { return plan_of_forward(p, device).capacity; }
+std::int64_t backward_capacity(const Problem& p, const DeviceLimits& device, bool one_pass) {
+  return plan_of_backward(p, device, one_pass).capacity;
+}
 
 std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
   if (p.symmetric && !takes_symmetric_pass(p)) {
@@ -125,6 +139,7 @@ Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutput
 std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device, bool both) {
   const BackwardPlan plan = plan_of_backward(p, device, both && !p.deterministic);
   std::int64_t floats = kCoefficients * (p.row.total + p.column.total) + plan.blocks + 1 + scale_blocks(p);
+  floats += row_partials(p, plan, device);
   if (plan.sums_depth > 0)
     floats += ColumnSums::count(slot_count(p.column, p.frames), plan.sums_depth);
   else
@@ -141,6 +156,7 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + first.record_bytes)};
   float* column_sums = nullptr;
   if (one_pass) column_sums = arena.take(sums);  // at a multiple of 16 bytes
+  float* gradient_partials = arena.take(row_partials(p, first, device));
   float* loss_scale = arena.take(1);
   float* row_coefficients = arena.take(kCoefficients * p.row.total);
   float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
@@ -187,6 +203,7 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
     a.plan = of_rows ? first : plan_of_backward(a.problem, device, false);
     a.column_sums = column_sums;
     if (a.plan.warps == 0) return kDoesNotFit;
+    if (a.plan.column_chunks > 1) a.row_partials = gradient_partials;
     a.row_coefficients = of_rows ? row_coefficients : column_coefficients;
     a.column_coefficients = of_rows ? column_coefficients : row_coefficients;
     with_engine(p, [&](auto engine) {

@@ -15,6 +15,11 @@ constexpr int kMaxFlowWidth = 8;
 /// Bytes of ForwardOutputs::workspace.
 std::size_t forward_workspace_bytes(const Problem& problem, const DeviceLimits& device);
 
+/// Pairs that the blocks of the forward, or of one pass of the backward, have room for until the last is done: what of them
+/// is of the problem is how well the plan fills the device.
+std::int64_t forward_capacity(const Problem& problem, const DeviceLimits& device);
+std::int64_t backward_capacity(const Problem& problem, const DeviceLimits& device, bool one_pass);
+
 /// Row statistics, and column statistics when symmetric. Returns the first launch error.
 Status forward(const Problem& problem, const DeviceLimits& device, const ForwardOutputs& out, Stream stream);
 

@@ -3,6 +3,8 @@
 // its kernels.cuh has: Kernels<Engine>, which says what kernel serves a problem.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/backward.cuh"
 #include "../common/feed.cuh"
 #include "../common/forward.cuh"
@@ -56,6 +58,39 @@ std::size_t records_space(const Problem& p, int coefficients) {
          static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
 }
 
+/// How `groups` of row_tiles x column_tiles are cut into rectangles, one a block, of which `slots` run at a time.
+struct Cut {
+  std::int64_t groups = 1, row_tiles = 1, column_tiles = 1, slots = 1;
+  std::int64_t row_chunk = 1, column_chunk = 1;  // tiles in a rectangle
+
+  std::int64_t column_chunks() const { return std::max<std::int64_t>(1, ceil_div(column_tiles, column_chunk)); }
+  std::int64_t waves() const { return ceil_div(groups * ceil_div(row_tiles, row_chunk) * column_chunks(), slots); }
+
+  /// The rectangles that are done the soonest: columns in up to `most` chunks, and if `rows` may be chunked, these, too.
+  /// Beside its tiles a block costs as much as `fixed` column tiles, and `split` more where columns are in chunks.
+  void choose(bool rows, std::int64_t most, std::int64_t fixed, std::int64_t split) {
+    Cut best = *this;
+    double shortest = -1.0;
+    for (std::int64_t r = 1; r <= (rows ? most : 1); ++r)
+      for (std::int64_t c = 1; c <= most; ++c) {
+        Cut cut = *this;
+        cut.row_chunk = rows ? std::max<std::int64_t>(1, ceil_div(row_tiles, r)) : 1;
+        cut.column_chunk = std::max<std::int64_t>(1, ceil_div(column_tiles, c));
+        const double time = static_cast<double>(cut.waves()) * static_cast<double>(cut.row_chunk) *
+                            static_cast<double>(cut.column_chunk + fixed + (c > 1 ? split : 0));
+        if (shortest >= 0.0 && time >= shortest) continue;
+        shortest = time;
+        best = cut;
+      }
+    *this = best;
+  }
+};
+
+inline std::int64_t blocks_in_flight(const DeviceLimits& device, int shared_bytes, int blocks) {
+  const int fitting = std::max(1, device.shared_memory / std::max(1, shared_bytes));
+  return static_cast<std::int64_t>(device.multiprocessors) * std::min(blocks, fitting);
+}
+
 template <class Engine>
 ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   ForwardPlan plan;
@@ -66,26 +101,26 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   if (plan.warps == 0) return plan;
   plan.record_bytes = records_space<Engine>(p, 0);
   const bool batch = p.scope == Scope::kBatch;
-  plan.tiles_per_frame = static_cast<int>(ceil_div(p.row.longest, plan.warps * 16 * Engine::kForwardRowTiles));
+  plan.tiles_per_frame = ceil_div(p.row.longest, plan.warps * 16 * Engine::kForwardRowTiles);
   if (plan.tiles_per_frame == 0) plan.tiles_per_frame = 1;  // an empty side still gets its (empty) statistics
   plan.groups = batch ? (p.frames > 0) : p.frames;
   plan.tiles_per_group = plan.tiles_per_frame * static_cast<std::int64_t>(batch ? p.frames : 1);
   const std::int64_t column_tiles = batch ? Feed<Engine>::column_tiles_of_batch(p.column, p.frames)
                                           : ceil_div(p.column.longest, static_cast<std::int64_t>(Engine::kColumns));
 
-  // One wave of blocks, two in flight. When symmetric, at most 16 rectangles along either side,
-  // which bounds the workspace; otherwise a row tile is only split where there are too few of them.
-  constexpr std::int64_t kMost = 16;
-  const std::int64_t target = 2 * static_cast<std::int64_t>(device.multiprocessors);
-  plan.row_chunk = p.symmetric ? ceil_div(plan.tiles_per_group, kMost) : 1;
-  if (plan.row_chunk == 0) plan.row_chunk = 1;
+  // When symmetric, at most 16 rectangles along either side, which bounds the workspace; else each row tile is a block's.
+  Cut cut;
+  cut.groups = plan.groups;
+  cut.row_tiles = plan.tiles_per_group;
+  cut.column_tiles = column_tiles;
+  cut.slots = blocks_in_flight(device, plan.shared_bytes, Kernels<Engine>::kForwardBlocks);
+  cut.choose(p.symmetric, 16, 1, 1);
+  plan.row_chunk = cut.row_chunk;
   plan.row_chunks = ceil_div(plan.tiles_per_group, plan.row_chunk);
-  std::int64_t wanted = ceil_div(target, plan.groups * plan.row_chunks > 0 ? plan.groups * plan.row_chunks : 1);
-  if (wanted > kMost) wanted = kMost;
-  plan.column_chunk = ceil_div(column_tiles, wanted);
-  if (plan.column_chunk == 0) plan.column_chunk = 1;
-  plan.column_chunks = ceil_div(column_tiles, plan.column_chunk);
-  if (plan.column_chunks == 0) plan.column_chunks = 1;
+  plan.column_chunk = cut.column_chunk;
+  plan.column_chunks = cut.column_chunks();
+  plan.capacity = cut.waves() * cut.slots * plan.row_chunk * plan.warps * 16 * Engine::kForwardRowTiles * plan.column_chunk *
+                  Engine::kColumns;
   return plan;
 }
 
@@ -116,7 +151,16 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
   }
   plan.record_bytes = records_space<Engine>(p, kCoefficients);
   plan.tiles_per_frame = ceil_div(p.row.longest, plan.warps * 16 * row_tiles);
-  plan.blocks = plan.tiles_per_frame * p.frames;
+  Cut cut;
+  cut.row_tiles = plan.tiles_per_frame * p.frames;
+  cut.column_tiles = p.scope == Scope::kBatch ? Feed<Engine>::column_tiles_of_batch(p.column, p.frames)
+                                              : ceil_div(p.column.longest, Engine::kColumns);
+  cut.slots = blocks_in_flight(device, plan.shared_bytes, Kernels<Engine>::backward_blocks(p.depth));
+  cut.choose(false, 8, 1, 1);
+  plan.column_chunk = cut.column_chunk;
+  plan.column_chunks = cut.column_chunks();
+  plan.blocks = cut.row_tiles * plan.column_chunks;
+  plan.capacity = cut.waves() * cut.slots * plan.warps * 16 * row_tiles * plan.column_chunk * Engine::kColumns;
   return plan;
 }
 
@@ -150,7 +194,15 @@ Status launch_backward(const BackwardArguments& a, Stream stream) {
   const Status status = Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, a.row_coefficients,
                                                        a.column_coefficients, kCoefficients, stream);
   if (status != kSuccess) return status;
-  return launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
+  const Status done =
+      launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
+  if (done != kSuccess || a.row_partials == nullptr) return done;
+  SumArguments sum;
+  sum.partials = a.row_partials;
+  sum.slots = a.plan.column_chunks;
+  sum.count = a.problem.row.total * a.problem.depth;
+  sum.to = a.gradient;
+  return launch(sum_kernel<typename Engine::Type>, ceil_div(sum.count, 256), 256, 0, stream, sum);
 }
 
 template <class Engine>

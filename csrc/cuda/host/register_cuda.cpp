@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "../../arguments.h"
 #include "entry.h"
@@ -51,10 +52,10 @@ void check_rows(const Tensor& x, const char* name, std::int64_t rows) {
 }
 
 struct SideNames {
-  const char *flow, *offsets, *mask;
+  const char *side, *flow, *offsets, *mask;
 };
-constexpr SideNames kQueryNames{"query_flow", "query_offsets", "query_mask"};
-constexpr SideNames kKeyNames{"key_flow", "key_offsets", "key_mask"};
+constexpr SideNames kQueryNames{"query", "query_flow", "query_offsets", "query_mask"};
+constexpr SideNames kKeyNames{"key", "key_flow", "key_offsets", "key_mask"};
 
 Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
              std::int64_t longest) {
@@ -67,6 +68,12 @@ Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, 
   side.offsets = offsets.const_data_ptr<std::int64_t>();
   side.total = flow.size(0);
   side.longest = longest;
+  static const char* const checks = std::getenv("LAPAROFLOW_CUDA_CHECK");
+  if (checks != nullptr && std::string_view(checks) == "1") {
+    std::vector<std::int64_t> edges(offsets.numel());  // waits for the device
+    check_cuda(cudaMemcpy(edges.data(), side.offsets, edges.size() * sizeof(edges[0]), cudaMemcpyDeviceToHost));
+    check_offsets(names.side, edges.data(), edges.size(), side.total, longest);
+  }
   if (mask.has_value()) {
     check_tensor(*mask, names.mask, ScalarType::Bool, flow);
     check(mask->numel() == side.total, names.mask, ": expected [", side.total, "], got ", shape_of(*mask));
@@ -169,7 +176,8 @@ Tensor floats_on(const Tensor& like, std::initializer_list<std::int64_t> sizes) 
 }
 
 void check_launch(Status status, const char* name) {
-  check(status != kDoesNotFit, name, ": no tile fits this device's shared memory or its grid");
+  check(status != kDoesNotFit, name, ": no tile fits this device's shared memory");
+  check(status != kTooManyBlocks, name, ": more tiles than a grid has blocks");
   check_cuda(static_cast<cudaError_t>(status));
 }
 

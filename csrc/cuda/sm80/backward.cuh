@@ -14,13 +14,13 @@ backward_kernel(BackwardArguments arguments) {
   const int row_count = plan.warps * 16 * kRowTiles;
   const int warp = thread_index() / 32;
   const Lane at;
-  const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
+  const int frame = plan.frame();
   const Range range = rows_of_block(arguments, frame, row_count);
   const std::int64_t first_row = range.begin, end_of_rows = range.end;
   if (first_row >= end_of_rows) return;
   const DepthLayout<Engine> layout(problem.depth);
   Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
-  feed.span(frame, 0, std::int64_t{1} << 40);
+  feed.span(frame, plan.column_slot() * plan.column_chunk, plan.column_chunk);
   const Options options(problem);
   const Engine engine{problem.full_float};
   const float temperature = problem.temperature[0];

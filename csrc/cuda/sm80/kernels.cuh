@@ -10,10 +10,12 @@ namespace laparoflow::cuda {
 /// Of the engines with tiles row by row.
 template <class Engine>
 struct Kernels {
+  static constexpr int kForwardBlocks = Engine::kForwardBlocks;  // of a multiprocessor
   /// Row tiles of 16 a warp owns in the backward; two where the gradient's registers allow it.
   static constexpr int row_tiles(int depth) { return depth <= 64 ? Engine::kForwardRowTiles : 1; }
   static int row_tiles(const Problem& p, bool) { return row_tiles(p.depth); }
   static int backward_warps(int depth) { return Engine::backward_warps(row_tiles(depth)); }
+  static int backward_blocks(int depth) { return Engine::backward_blocks(row_tiles(depth)); }
   static int scores_bytes(int rows) { return Engine::kScoreBuffers * Engine::scores_bytes(rows); }
 
   static auto forward(const Problem& p) -> void (*)(ForwardArguments) {

@@ -38,21 +38,19 @@ struct ScoreBuffers {
 };
 
 template <class Engine, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
-LAPAROFLOW_KERNEL(Engine::backward_threads(kDepthTiles), 1)
-warpgroup_backward_kernel(BackwardArguments arguments) {
-  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
+LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
   const Problem& problem = arguments.problem;
   const BackwardPlan& plan = arguments.plan;
   constexpr int kImages = Engine::row_images(kDepthTiles, kOnePass && Options::kPlain && kTerms == Terms::kRow);
   const int row_count = plan.warps * 16 * kImages;
-  const int frame = static_cast<int>(block_index() / plan.tiles_per_frame);
+  const int frame = plan.frame();
   const Range range = rows_of_block(arguments, frame, row_count);
   const std::int64_t first_row = range.begin, end_of_rows = range.end;
   if (first_row >= end_of_rows) return;
   const ScoreBuffers<Engine> scores(shared_memory() + plan.scores_at, row_count);
   if (kOnePass && thread_index() == 0) scores.begin(plan.warps * 32);
   Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
-  feed.span(frame, 0, std::int64_t{1} << 40);
+  feed.span(frame, plan.column_slot() * plan.column_chunk, plan.column_chunk);
   if (feed.feeds_only()) {
     feed.template give_registers<Engine::backward_feed_registers(kDepthTiles)>();
     feed.send(frame, first_row);
@@ -149,6 +147,15 @@ warpgroup_backward_kernel(BackwardArguments arguments) {
   write_gradient<kImages>(
       arguments, row_count, g, [&](int r) { return tile_gradient[r / 2].temperature[r % 2]; }, feed,
       [&](int r) { return row_of(r / 2, thread_index()) + r % 2 * 8; });
+}
+
+template <class Engine, int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
+LAPAROFLOW_KERNEL(Engine::backward_threads(kDepthTiles), 1)
+warpgroup_backward_kernel(BackwardArguments arguments) {
+  if constexpr (Engine::kCompiled)
+    warpgroup_backward<Engine, kDepthTiles, Options, kTerms, kOnePass>(arguments);
+  else
+    stop_kernel();  // built without this engine's architecture
 }
 
 }  // namespace laparoflow::cuda

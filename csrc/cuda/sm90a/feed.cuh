@@ -113,6 +113,7 @@ class Feed<EngineWarpgroup<T>> {
     record_space_ = to_multiple(a_.column_records.bytes, kSwizzleGroup);
     barriers_ = reinterpret_cast<Barrier*>(memory + (row_images() + a_.stages) * record_space_);
     if (thread_index() == 0) {
+      if (shared_address(memory) % kSwizzleGroup != 0) stop_kernel();
       barrier_init(row_full(), 1);
       for (int s = 0; s < a_.stages; ++s) {
         barrier_init(full(s), 1);
@@ -157,7 +158,7 @@ class Feed<EngineWarpgroup<T>> {
                 row_full());
     }
     for (int tile = 0; tile < tiles_; ++tile) {
-      barrier_wait_asleep(empty(stage_), phase_ ^ 1);
+      barrier_wait(empty(stage_), phase_ ^ 1);
       barrier_arrive_expect(full(stage_), a_.column_records.bytes);
       bulk_copy(at_stage(), a_.column_records.data + (first_slot_ + tile) * a_.column_records.bytes, a_.column_records.bytes,
                 full(stage_));

@@ -13,9 +13,7 @@ namespace laparoflow::cuda {
 
 /// `kImages`: 64s of the depth, 0 for any.
 template <class Engine, int kImages, class Options>
-LAPAROFLOW_KERNEL(Engine::forward_threads(Options::kPlain), 1)
-warpgroup_forward_kernel(ForwardArguments arguments) {
-  if (!Engine::kCompiled) return stop_kernel();  // built without this engine's architecture
+LAPAROFLOW_DEVICE void warpgroup_forward(const ForwardArguments& arguments) {
   const Problem& problem = arguments.problem;
   const ForwardPlan& plan = arguments.plan;
   const int components = partial_components(problem);
@@ -68,6 +66,15 @@ warpgroup_forward_kernel(ForwardArguments arguments) {
     }
     statistics.write_rows(row_partials, problem.row.total, components, first_row + warp * 16, end_of_rows, options);
   });
+}
+
+template <class Engine, int kImages, class Options>
+LAPAROFLOW_KERNEL(Engine::forward_threads(Options::kPlain), 1)
+warpgroup_forward_kernel(ForwardArguments arguments) {
+  if constexpr (Engine::kCompiled)
+    warpgroup_forward<Engine, kImages, Options>(arguments);
+  else
+    stop_kernel();  // built without this engine's architecture
 }
 
 }  // namespace laparoflow::cuda

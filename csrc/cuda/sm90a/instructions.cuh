@@ -142,17 +142,11 @@ LAPAROFLOW_DEVICE void barrier_arrive_expect(Barrier* barrier, int bytes) {
   LAPAROFLOW_SM90A("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                    "r"(bytes) : "memory");
 }
+/// Each try holds the thread for a while, so the loop takes few instructions from those who compute.
 LAPAROFLOW_DEVICE void barrier_wait(Barrier* barrier, unsigned parity) {
   LAPAROFLOW_SM90A(
       "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again;}" ::"r"(
           shared_address(barrier)),
-      "r"(parity) : "memory");
-}
-/// The same for the producer, who has time: it sleeps in between, as each look takes an instruction from those who compute.
-LAPAROFLOW_DEVICE void barrier_wait_asleep(Barrier* barrier, unsigned parity) {
-  LAPAROFLOW_SM90A(
-      "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @done bra over; nanosleep.u32 200; "
-      "bra again; over:}" ::"r"(shared_address(barrier)),
       "r"(parity) : "memory");
 }
 /// Copies `bytes` (a multiple of 16, both ends aligned to 16) to shared memory and reports them to the barrier.

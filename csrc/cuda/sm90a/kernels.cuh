@@ -21,6 +21,8 @@ struct Kernels<EngineWarpgroup<T>> {
     return Engine::row_images(depth_tiles(p.depth), one_pass && !p.symmetric && FixedOptions::serves(p));
   }
   static int backward_warps(int depth) { return Engine::backward_warps(depth_tiles(depth)); }
+  static constexpr int kForwardBlocks = 1;
+  static int backward_blocks(int) { return kForwardBlocks; }
   static int scores_bytes(int rows) { return ScoreBuffers<Engine>::bytes(rows); }
 
   static auto forward(const Problem& p) -> void (*)(ForwardArguments) {
