@@ -32,7 +32,7 @@ format: $(TESTS)  ## rewrite the sources in the project's style
 	$(VENV)/ruff check --fix-only .
 	$(VENV)/clang-format -i csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*/* tests/host_cuda/*.cpp tests/host_cuda/*.h
 
-bench: $(TESTS)  ## every backend and peer on this machine: table, plot, JSON
+bench: $(TESTS)  ## every backend and peer on this machine: table and JSON
 	$(VENV)/python -m pip install -q pykeops psutil
 	$(VENV)/python -m benchmarks && $(VENV)/python -m benchmarks.readme
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: the same work through every peer; ends with the table, the goals, the plot and the JSON."""
+"""``python -m benchmarks``: the same work through every peer; ends with the table, the goals and the JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
-from benchmarks import plots, tables
+from benchmarks import tables
 from benchmarks.goals import goals
 from benchmarks.harness import Limits, Run, default_memory
 from benchmarks.machine import ROOT, default_threads
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     results["goals"] = goals(results)
     save(results)
     console.print(Markdown(tables.page(results)))
-    console.print(str(stem.with_suffix(".json")), str(plots.draw(results, stem.with_suffix(".png"))))
+    console.print(str(stem.with_suffix(".json")))
     return 0
 
 

@@ -14,7 +14,7 @@ import cv2
 import matplotlib.pyplot as pyplot
 import numpy as np
 
-from benchmarks.plots import lines_of
+from benchmarks.tables import plain_rows, sizes_of
 from laparoflow.report.pictures import panels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,12 +57,13 @@ def demo_picture(probe: Path, out: Path, frames: tuple[int, ...] = (0, 2, 4)) ->
 def memory_picture(results: Path, out: Path) -> None:
     """Memory of forward and backward above inputs and gradients, against the number of pixels of a frame."""
     content = json.loads(results.read_text())
-    lines = lines_of(content)
+    rows = plain_rows(content)
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     for peer in PEERS:
-        sizes, _, extra = zip(*lines[peer], strict=True)
+        found = {n: rows[peer, n, "both"] for n in sizes_of(rows) if (peer, n, "both") in rows}
+        points = {n: row["extra_bytes"] for n, row in found.items() if row["status"] == "ok"}
         style = {"linewidth": 2.6, "color": "tab:red"} if peer.startswith("ours") else {"linewidth": 1.4}
-        axes.loglog(sizes, [count / 1e6 for count in extra], marker="o", label=peer, **style)
+        axes.loglog(list(points), [count / 1e6 for count in points.values()], marker="o", label=peer, **style)
     axes.set_xlabel("pixels of a frame, N (N x N pairs)")
     axes.set_ylabel("MB above inputs and gradients")
     axes.set_title(f"Forward and backward on a CPU, D = 64, {content['rows'][0]['case']['dtype']}", fontsize=10)

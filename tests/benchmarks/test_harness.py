@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import floors, harness, machine, plots, tables, worker
+from benchmarks import floors, harness, machine, tables, worker
 from benchmarks.case import PARTS, Case
 from benchmarks.harness import Limits, Run
 from benchmarks.peers import BY_NAME, Peer
@@ -31,7 +31,7 @@ def run_of(limits: Limits) -> Run:
     return Run("default", "cpu", limits, EFFORT, rates=dict(RATES))
 
 
-def test_a_worker_process_measures_every_part(tmp_path: Path) -> None:
+def test_a_worker_process_measures_every_part() -> None:
     run = run_of(Limits(1e9))
     run.add(Case(256), BY_NAME["chunked PyTorch"])
     found = run.results()
@@ -45,7 +45,6 @@ def test_a_worker_process_measures_every_part(tmp_path: Path) -> None:
     assert {"cpu", "cores", "threads", "packages", "commit", "date"} <= set(found["machine"])
     json.dumps(found)
     assert "| chunked PyTorch |" in tables.page(found)
-    assert plots.draw(found, tmp_path / "cpu.png").stat().st_size > 5000
 
 
 def test_a_wrong_peer_shows_no_speed() -> None:
