@@ -102,6 +102,14 @@ def test_warpgroup_products_are_not_made_to_wait(library: list[tuple[str, Kernel
             assert count("HGMMA.64x64x16") >= 2 * count("WARPGROUP.DEPBAR"), kernel.name
 
 
+def test_the_other_architectures_hold_no_code_of_the_warpgroups(library: list[tuple[str, Kernel]]) -> None:
+    """Their kernels stop at once; where there is code, its waits are those of try_wait alone."""
+    for architecture, kernel in library:
+        if kernel.warpgroup and is_product(kernel):
+            assert not kernel.has("NANOSLEEP"), kernel.name
+            assert architecture == "sm_90a" or kernel.instructions.total() <= 32, f"{architecture} {kernel.name}"
+
+
 def test_registers_of_the_warpgroups(library: list[tuple[str, Kernel]]) -> None:
     """A block starts with what its launch bounds allow; the kernels move those registers and no more."""
     for architecture, kernel in library:
