@@ -29,10 +29,11 @@ import math
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import nn
 
 MIN_LAYERS = 3
 GROUP = 8
@@ -61,15 +62,9 @@ def stem_strides(stride: int) -> tuple[int, ...]:
 def window_means(channels: int, device: Any = None, dtype: Any = None) -> nn.Conv2d:
     """A depthwise convolution [B, C, h, w] -> [B, C, h, w]: at first identity in even channels, window mean in odd."""
     layer = nn.Conv2d(
-        channels,
-        channels,
-        WINDOW,
-        padding=WINDOW // 2,
-        groups=channels,
-        padding_mode="replicate",
-        device=device,
+        channels, channels, WINDOW, padding=WINDOW // 2, groups=channels, padding_mode="replicate", device=device,
         dtype=dtype,
-    )
+    )  # fmt: skip
     with torch.no_grad():
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.zeros_(layer.weight)
@@ -93,15 +88,12 @@ class ConvStem(PatchEmbed):
         [B, in_chans, H, W] -> as PatchEmbed: [B, H/s * W/s, embed_dim], or NHWC with ``output_fmt="NHWC"``.
     """
 
+    window = False
+
     def __init__(
-        self,
-        img_size: int | tuple[int, int] | None = 64,
-        patch_size: int | tuple[int, int] = 4,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
+        self, img_size: int | tuple[int, int] | None = 64, patch_size: int | tuple[int, int] = 4, in_chans: int = 3,
+        embed_dim: int = 96, bias: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
         stride = patch_size if isinstance(patch_size, int) else patch_size[0]
         super().__init__(img_size, stride, in_chans, embed_dim, bias=bias, **kwargs)
         device, dtype = self.proj.weight.device, self.proj.weight.dtype
@@ -117,13 +109,10 @@ class ConvStem(PatchEmbed):
                 nn.GELU(),
             ]
             width = out
-        layers += self.before_last(width, device, dtype)
+        if self.window:
+            layers.append(window_means(width, device, dtype))
         layers.append(nn.Conv2d(width, embed_dim, 1, bias=bias, device=device, dtype=dtype))
         self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
-
-    def before_last(self, channels: int, device: Any, dtype: Any) -> list[nn.Module]:
-        """Layers between the strided convolutions and the last one."""
-        return []
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
         """Change the image size; the stem's stride is fixed.
@@ -135,97 +124,52 @@ class ConvStem(PatchEmbed):
             raise ValueError(f"patch_size: a convolutional stem keeps its stride {self.patch_size}, got {patch_size}")
         super().set_input_size(img_size=img_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return super().forward(x)
-
 
 class WindowStem(ConvStem):
     """A ``ConvStem`` whose cells start with themselves and the mean of the cells around them."""
 
-    def before_last(self, channels: int, device: Any, dtype: Any) -> list[nn.Module]:
-        """The window means."""
-        return [window_means(channels, device, dtype)]
+    window = True
 
 
-def _cfg(size: int, stride: int) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 0,
-        "input_size": (3, size, size),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj.0",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
+def _cfg(size: int) -> dict[str, Any]:
+    return dict(
+        url="", num_classes=0, input_size=(3, size, size), pool_size=None, crop_pct=1.0, interpolation="bicubic",
+        fixed_input_size=True, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv="patch_embed.proj.0",
+        classifier="head", license="apache-2.0",
+    )  # fmt: skip
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "laparoflow_convvit_mini": _cfg(64, 4),
-        "laparoflow_convvit_mini_window": _cfg(64, 4),
-        "laparoflow_convvit_small": _cfg(224, 16),
-    }
-)
+SIZES = {"laparoflow_convvit_mini": 64, "laparoflow_convvit_mini_window": 64, "laparoflow_convvit_small": 224}
+default_cfgs = generate_default_cfgs({name: _cfg(size) for name, size in SIZES.items()})
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
+def _create(
+    variant: str, pretrained: bool, size: int, patch: int, width: int, depth: int, heads: int, stem: type[ConvStem],
+    **kwargs: Any,
+) -> VisionTransformer:  # fmt: skip
+    args = dict(
+        img_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, class_token=False, global_pool="avg",
+        fc_norm=False, num_classes=0, embed_layer=stem,
+    )  # fmt: skip
     return build_model_with_cfg(
-        VisionTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **kwargs,
-    )
-
-
-def _mini(variant: str, pretrained: bool, stem: type[ConvStem], **kwargs: Any) -> VisionTransformer:
-    args = {
-        "img_size": 64,
-        "patch_size": 4,
-        "embed_dim": 96,
-        "depth": 2,
-        "num_heads": 3,
-        "class_token": False,
-        "global_pool": "avg",
-        "fc_norm": False,
-        "num_classes": 0,
-        "embed_layer": stem,
-    }
-    return _create(variant, pretrained, **(args | kwargs))
+        VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(args | kwargs),
+    )  # fmt: skip
 
 
 @register_model
 def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
-    return _mini("laparoflow_convvit_mini", pretrained, ConvStem, **kwargs)
+    return _create("laparoflow_convvit_mini", pretrained, 64, 4, 96, 2, 3, ConvStem, **kwargs)
 
 
 @register_model
 def laparoflow_convvit_mini_window(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """``laparoflow_convvit_mini`` behind a ``WindowStem``."""
-    return _mini("laparoflow_convvit_mini_window", pretrained, WindowStem, **kwargs)
+    return _create("laparoflow_convvit_mini_window", pretrained, 64, 4, 96, 2, 3, WindowStem, **kwargs)
 
 
 @register_model
 def laparoflow_convvit_small(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """12 blocks, 384 wide, stride 16: a ViT-S with a convolutional stem, for one GPU."""
-    args = {
-        "img_size": 224,
-        "patch_size": 16,
-        "embed_dim": 384,
-        "depth": 12,
-        "num_heads": 6,
-        "class_token": False,
-        "global_pool": "avg",
-        "fc_norm": False,
-        "num_classes": 0,
-        "embed_layer": ConvStem,
-    }
-    return _create("laparoflow_convvit_small", pretrained, **(args | kwargs))
+    return _create("laparoflow_convvit_small", pretrained, 224, 16, 384, 12, 6, ConvStem, **kwargs)

@@ -15,12 +15,11 @@ __all__ = [
     "sample_flow",
     "sample_image",
     "sample_mask",
-    "step_generator",
 ]
 
 __getattr__ = lazily(
     __name__,
     geometry="ViewTransform draw_transform",
     sampling="cell_grid sample_flow sample_image sample_mask",
-    two_views="TwoViews View step_generator",
+    two_views="TwoViews View",
 )

@@ -1,8 +1,7 @@
-"""Two views of each frame of a batch, reproducible from (seed, epoch, index)."""
+"""Two views of each frame of a batch, reproducible from the state of a generator."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import torch
@@ -30,12 +29,6 @@ class View(NamedTuple):
     inside: Tensor
 
 
-def step_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """A CPU generator whose stream depends on nothing but (seed, epoch, index)."""
-    digest = hashlib.sha256(f"{int(seed)},{int(epoch)},{int(index)}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
 class TwoViews:
     """Draws two independent views of every frame of a batch, on the device of the images.
 
@@ -58,7 +51,7 @@ class TwoViews:
         Args:
             images: float [B, 3, H, W], RGB in 0..1.
             valid: bool [B, H, W], True = keep.
-            generator: CPU generator, for instance of ``step_generator``.
+            generator: CPU generator; the same state gives the same views.
 
         Returns:
             Two views.

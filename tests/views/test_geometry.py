@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laparoflow.views import GeometrySettings, draw_transform, step_generator
+from laparoflow.views import GeometrySettings, draw_transform
+from tests.views.generators import step_generator
 
 STILL = {
     "scale": (1.0, 1.0), "aspect": (1.0, 1.0), "flip": 0.0, "vertical_flip": 0.0,

@@ -12,9 +12,9 @@ from laparoflow.views import (
     sample_flow,
     sample_image,
     sample_mask,
-    step_generator,
 )
 from laparoflow_kernels import pairwise_flow_weights
+from tests.views.generators import step_generator
 
 SOURCE, VIEW = (60, 84), (48, 48)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laparoflow.views import GeometrySettings, PhotometricSettings, TwoViews, ViewSettings, step_generator
+from laparoflow.views import GeometrySettings, PhotometricSettings, TwoViews, ViewSettings
+from tests.views.generators import step_generator
 
 PLAIN = PhotometricSettings(jitter=0.0, grey=0.0, blur=0.0)
 
