@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import logging
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from laparoflow.models.backbone import TokenBackbone
 from laparoflow.models.pixel_head import PixelHead
