@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,26 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from laparoflow.video.batch import pad_frame
-from laparoflow.video.cache import CachedFrame, FrameCache
+from laparoflow.video.cache import FrameCache
 
 SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|open|mmap|resize|allocate).*(torch_|shm)|Bus error", re.S)
 """What torch says where /dev/shm is full."""
-
-
-class Frame(Protocol):
-    """What a cache gives for one frame: image uint8 [H, W, 3], flow float [2, H, W], valid bool [H, W]."""
-
-    image: np.ndarray
-    flow: np.ndarray
-    valid: np.ndarray
-
-
-class Cache(Protocol):
-    """What is needed of a frame cache."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class FrameBatch(NamedTuple):
@@ -67,7 +51,7 @@ class FrameBatch(NamedTuple):
 class CachedFrames(Dataset[FrameBatch]):
     """A cache as a data set; an item is asked for by (frame, batch number)."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: FrameCache) -> None:
         if len(cache) == 0:
             raise ValueError("data: the cache holds no frame to train on")
         self.cache = cache
@@ -80,9 +64,9 @@ class CachedFrames(Dataset[FrameBatch]):
 
     def __getitem__(self, item: tuple[int, int]) -> FrameBatch:
         index, number = item
-        frame: Frame = self.cache[index]
+        frame = self.cache[index]
         if self.size is not None and tuple(frame.image.shape[:2]) != self.size:
-            frame = cast(Frame, pad_frame(cast(CachedFrame, frame), *self.size))
+            frame = pad_frame(frame, *self.size)
         return FrameBatch(
             torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
@@ -193,7 +177,9 @@ class FrameModule(pl.LightningDataModule):
         groups: what is balanced, see ``groups_of``.
     """
 
-    def __init__(self, cache: Cache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None) -> None:
+    def __init__(
+        self, cache: FrameCache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None
+    ) -> None:
         super().__init__()
         self.groups = groups
         self.frames = CachedFrames(cache)
@@ -205,20 +191,11 @@ class FrameModule(pl.LightningDataModule):
         assert trainer is not None
         accumulate = trainer.accumulate_grad_batches
         sampler = StepSampler(
-            len(self.frames),
-            self.batch_size,
-            trainer.global_step * accumulate,
-            max(trainer.max_steps, trainer.global_step) * accumulate,
-            self.seed,
-            trainer.global_rank,
-            trainer.world_size,
+            len(self.frames), self.batch_size, trainer.global_step * accumulate,
+            max(trainer.max_steps, trainer.global_step) * accumulate, self.seed, trainer.global_rank, trainer.world_size,
             self.groups,
-        )
+        )  # fmt: skip
         return DataLoader(
-            self.frames,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            worker_init_fn=ignore_interrupt,
-            persistent_workers=False,
+            self.frames, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=ignore_interrupt,
             pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-        )
+        )  # fmt: skip

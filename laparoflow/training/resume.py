@@ -13,26 +13,9 @@ from laparoflow.training.settings import PretrainSettings, plain
 RUN_KEY = "laparoflow_settings"
 DATA_KEY = "laparoflow_data_hash"
 
-FREE = frozenset(
-    {
-        "data",  # its content is compared
-        "out",
-        "resume",
-        "max_steps",
-        "online",
-        "trainer.accelerator",
-        "trainer.devices",
-        "trainer.workers",
-        "trainer.verify",
-        "trainer.checkpoint_every",
-        "trainer.keep",
-        "trainer.log_every",
-        "trainer.progress",
-        "trainer.deterministic",
-        "trainer.tensorboard",
-        "trainer.wandb",
-    }
-)
+TRAINER = "accelerator devices workers verify checkpoint_every keep log_every progress deterministic tensorboard wandb"
+FREE = frozenset({"data", "out", "resume", "max_steps", "online"} | {f"trainer.{name}" for name in TRAINER.split()})
+"""Of ``data`` the content is compared."""
 
 
 def check_same_run(checkpoint: dict[str, Any], settings: PretrainSettings, data_hash: str) -> None:

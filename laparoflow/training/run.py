@@ -113,13 +113,13 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     begun = time.perf_counter()
     with warnings.catch_warnings(), shared_memory_named(settings.trainer.workers):
         # the sampler starts at the trainer's step by itself, so Lightning's doubt about resuming does not apply
-        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        for message in (
+            "your dataloader is not resumable", "does not have many workers", "smaller than the logging interval",
+            "LeafSpec", "Checkpoint directory .* exists and is not empty",
+        ):  # fmt: skip
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
         resume = str(find_checkpoint(out)) if settings.resume else None
         trainer.fit(module, datamodule=frames, ckpt_path=resume, weights_only=True)
     if stopper.stopped is not None:
@@ -237,14 +237,8 @@ def source_commit() -> str | None:
     if not (package.parent / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=package,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        answer = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
