@@ -120,11 +120,11 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """A picture uint8 [H, W, 3] (or [H, W]) as PNG."""
+    """A picture uint8 [H, W, 3] (or [H, W]) as PNG, a large one without the slow search for the smallest file."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=picture.size < 1 << 19)
     return buffer.getvalue()
 
 

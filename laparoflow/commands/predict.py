@@ -30,7 +30,11 @@ def run(settings: PredictSettings) -> None:
 COMMAND = Command(
     PredictSettings,
     run,
-    {"what goes in and out": ("inputs", "out", "every"), "the head": ("labels", "seed"), "the machine": ("device",)},
+    {
+        "what goes in and out": ("inputs", "out", "every"),
+        "the head": ("labels", "seed"),
+        "the machine": ("batch_size", "device"),
+    },
     positional="inputs",
     check=check,
 )

@@ -31,7 +31,7 @@ COMMAND = Command(
     {
         "what goes in and out": ("video", "checkpoint", "probe", "out", "overwrite"),
         "what is shown": ("pixel", "frame_rate", "speed", "frames", "width"),
-        "the machine": ("device",),
+        "the machine": ("batch_size", "device"),
     },
     positional="video",
     check=check,

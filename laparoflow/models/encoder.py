@@ -139,6 +139,11 @@ class PixelEncoder(nn.Module):
         """Embeddings for the loss, not normalised: float RGB 0..1 [B, 3, H, W] -> [B, D, H/s, W/s]."""
         return self.head(self.tokens(images))
 
+    def features_and_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`features` and :meth:`forward` give, from one pass of the backbone."""
+        levels = self.levels(images)
+        return levels[self.level], self.head(levels["last"][:, -self.backbone.token_dim :])
+
 
 def build_encoder(settings: EncoderSettings, seed: int | None = None) -> PixelEncoder:
     """A freshly initialised network; with ``seed`` the same weights every time, the caller's RNG untouched."""

@@ -90,11 +90,16 @@ class SavedHead:
         device = next(self.head.parameters()).device
         batch = torch.stack([to_input(image, self.image_size) for image in images]).to(device)
         source = encoder.at(self.level) if isinstance(encoder, PixelEncoder) else encoder
-        maps = self.head(source.features(batch).float())
+        return self.read(source.features(batch), [image.shape[:2] for image in images])
+
+    @torch.no_grad()
+    def read(self, features: Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """What the head finds in features [B, C, h, w] of its `level`, of pictures of these (height, width); see `predict`."""
+        maps = self.head(features.float())
         if self.task == "segmentation":
-            return [class_ids(row, image.shape[:2]).numpy() for row, image in zip(maps, images, strict=True)]
+            return [class_ids(row, size).numpy() for row, size in zip(maps, sizes, strict=True)]
         maps = upsample(maps, heatmap_size(self.image_size, self.feature_stride)).cpu()
-        found = [detect(row, image.shape[:2], self.max_instances) for row, image in zip(maps, images, strict=True)]
+        found = [detect(row, (size[0], size[1]), self.max_instances) for row, size in zip(maps, sizes, strict=True)]
         return [[joint[joint[:, 2] >= (self.threshold or 0.0)] for joint in picture] for picture in found]
 
 

@@ -109,7 +109,8 @@ def explore_run(
 def encoded(encoder: PixelEncoder, image: Tensor, name: str, layers: Mapping[str, Picture] | None = None) -> Item:
     """A picture [3, H, W] in 0..1 as an item."""
     picture = (255 * image).round().byte().permute(1, 2, 0).numpy()
-    return Item(name, picture, encoder.features(image[None])[0], encoder(image[None])[0], layers or {})
+    features, embeddings = encoder.features_and_embeddings(image[None])
+    return Item(name, picture, features[0], embeddings[0], layers or {})
 
 
 def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], number: int) -> list[Item]:

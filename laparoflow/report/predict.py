@@ -23,10 +23,10 @@ from laparoflow.models.loading import load_encoder
 from laparoflow.probes.instruments import group_instruments
 from laparoflow.probes.saved import SavedHead, load_head
 from laparoflow.progress import progress
-from laparoflow.report.pictures import Picture, keypoint_picture, overlay, shrink
+from laparoflow.report.pictures import Picture, shrink
 from laparoflow.report.sections import class_legend
 from laparoflow.report.settings import PredictSettings
-from laparoflow.report.view import device_of
+from laparoflow.report.view import batches, device_of, painted
 from laparoflow.video.decode import Source
 from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources, images_in
 
@@ -52,21 +52,20 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
     annotations: list[dict[str, Any]] = []
     sources: dict[str, Path] = {}
     with progress("frames", _count(inputs, settings.every)) as advance:
-        for name, origin, image in pictures(inputs, settings.every):
-            if name in sources:
-                raise ValueError(f"inputs: {sources[name]} and {origin} would both be written as {name}; rename one")
-            sources[name] = origin
-            (found,) = head.predict(encoder, [image])
-            if head.task == "segmentation":
-                write_png(out / "masks" / f"{name}.png", found.astype(np.uint8))
-                drawn = overlay(image, found, len(head.names))
-            else:
-                images.append({"id": len(images) + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
-                for annotation in coco_instruments(found):
-                    annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
-                drawn = keypoint_picture(image, np.zeros((0, len(head.names), 3)), found)
-            write_png(out / "overlays" / f"{name}.png", shrink(drawn, 1024))
-            advance(1)
+        for batch in batches(pictures(inputs, settings.every), settings.batch_size):
+            for (name, origin, image), found in zip(batch, head.predict(encoder, [b[2] for b in batch]), strict=True):
+                if name in sources:
+                    raise ValueError(f"inputs: {sources[name]} and {origin} would both be written as {name}; rename one")
+                sources[name] = origin
+                if head.task == "segmentation":
+                    write_png(out / "masks" / f"{name}.png", found.astype(np.uint8))
+                else:
+                    height, width = image.shape[:2]
+                    images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
+                    for annotation in coco_instruments(found):
+                        annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+                write_png(out / "overlays" / f"{name}.png", shrink(painted(head, found, image), 1024))
+                advance(1)
     if head.task == "segmentation":
         classes = [{"id": i, "name": n, "colour": c} for i, (n, c) in enumerate(class_legend(head.names))]
         write_json(out / "classes.json", {"classes": classes})

@@ -20,6 +20,7 @@ class ViewSettings:
         speed: how many times as fast as life the written video plays.
         frames: most frames that are looked at; null for all in a video, 12 spread over the source in a page.
         width: of a panel, in pixels.
+        batch_size: frames in one pass of the network.
         device: where the network runs; ``auto`` takes a GPU where torch sees one.
         overwrite: replace an existing file.
     """
@@ -33,13 +34,14 @@ class ViewSettings:
     speed: float = 1.0
     frames: int | None = None
     width: int = 480
+    batch_size: int = 8
     device: str = "auto"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if Path(self.out).suffix not in (".mp4", ".html"):
             raise ValueError(f"out: expected a name ending in .mp4 or .html, got {self.out}")
-        for name in ("frame_rate", "speed", "frames", "width"):
+        for name in ("frame_rate", "speed", "frames", "width", "batch_size"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
 
@@ -54,6 +56,7 @@ class PredictSettings:
         labels: label budget of the head; null for the largest.
         seed: draw of labels of the head; null for the first.
         every: of a video, every how manieth frame.
+        batch_size: pictures in one pass of the network.
         device: where the network runs; ``auto`` takes a GPU where torch sees one.
     """
 
@@ -62,10 +65,12 @@ class PredictSettings:
     labels: int | None = None
     seed: int | None = None
     every: int = 1
+    batch_size: int = 8
     device: str = "auto"
 
     def __post_init__(self) -> None:
         if len(self.inputs) < 3:
             raise ValueError(f"inputs: expected a run, a probe and a video or image, got {len(self.inputs)} paths")
-        if self.every < 1:
-            raise ValueError(f"every: expected at least 1, got {self.every}")
+        for name in ("every", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

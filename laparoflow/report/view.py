@@ -8,8 +8,9 @@ loss that standardises, so are the mean and deviation by which vectors are compa
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,7 @@ def view_video(settings: ViewSettings) -> Viewed:
     encoder.to(device)
     if head is not None:
         head.head.to(device)
+        encoder = encoder.at(head.level)
     height, width = source.info.height, source.info.width
     x, y = settings.pixel or (width // 2, height // 2)
     if not (0 <= x < width and 0 <= y < height):
@@ -96,13 +98,14 @@ def view_video(settings: ViewSettings) -> Viewed:
         return Viewed(count, time.perf_counter() - begun, None)
     taken = min(settings.frame_rate or source.info.frame_rate, source.info.frame_rate)
     rate = taken * settings.speed
-    panels = _Panels(encoder, head, size, place, standardise, source.spread(FITTED), settings.width)
+    panels = _Panels(encoder, head, size, place, standardise, source.spread(FITTED), settings.width, settings.batch_size)
     total = source.info.expected or 0
     total = round(total * taken / source.info.frame_rate)
     with progress(f"{source.path.name}: frames", min(total, settings.frames or total)) as advance:
-        sheets = _counted((panels(frame.rgb()) for frame in chosen(source, settings)), advance)
+        sheets = panels.sheets((frame.rgb() for frame in chosen(source, settings)), advance)
         first = next(sheets)
-        encode_frames(out, _chain(first, sheets), first.shape[:2], Fraction(rate).limit_denominator(1000), quality=20)
+        sheets = itertools.chain([first], sheets)
+        encode_frames(out, sheets, first.shape[:2], Fraction(rate).limit_denominator(1000), quality=20)
     return Viewed(panels.drawn, time.perf_counter() - begun, rate)
 
 
@@ -118,27 +121,22 @@ def chosen(source: Source, settings: ViewSettings) -> Iterator[Frame]:
             return
 
 
-def _counted(sheets: Iterator[Picture], advance: Callable[[int], None]) -> Iterator[Picture]:
-    for sheet in sheets:
-        advance(1)
-        yield sheet
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of ``size`` items one after the other, the last one shorter."""
+    source = iter(items)
+    while batch := list(itertools.islice(source, size)):
+        yield batch
 
 
-def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
-    yield first
-    yield from rest
-
-
-def predicted(head: SavedHead, encoder: PixelEncoder, image: Picture) -> Picture:
-    """A picture with what a head finds in it painted over."""
-    (found,) = head.predict(encoder, [image])
+def painted(head: SavedHead, found: Any, image: Picture) -> Picture:
+    """A picture with what a head found in it painted over."""
     if head.task == "segmentation":
         return overlay(image, found, len(head.names))
     return keypoint_picture(image, np.zeros((0, len(head.names), 3)), found)
 
 
 class _Panels:
-    """Makes the sheet of one frame after the other; the first one's pixel is what all are compared with."""
+    """Makes the sheets of frames, from one pass of the network a batch; all are compared with the first frame's pixel."""
 
     def __init__(
         self,
@@ -149,38 +147,52 @@ class _Panels:
         standardise: bool,
         fitted: list[Picture],
         width: int,
+        batch_size: int,
     ) -> None:
-        self.encoder, self.head, self.size, self.place = encoder, head, size, place
+        self.encoder, self.head, self.size, self.place, self.batch_size = encoder, head, size, place, batch_size
         self.panel = (2 * max(1, round(width * fitted[0].shape[0] / fitted[0].shape[1] / 2)), width // 2 * 2)
-        maps = [self._maps(image) for image in fitted]
-        self.components = Components(torch.cat([features.flatten(1).T for features, _ in maps]))
-        rows = torch.cat([embedding.flatten(1).T for _, embedding in maps])
+        maps = [self._maps(batch) for batch in batches(fitted, batch_size)]
+        self.components = Components(torch.cat([features.movedim(1, -1).flatten(0, 2) for features, _ in maps]))
+        rows = torch.cat([embedding.movedim(1, -1).flatten(0, 2) for _, embedding in maps])
         self.mean = rows.mean(0).view(-1, 1, 1) if standardise else torch.zeros(1)
         self.deviation = rows.std(0).clamp_min(1e-6).view(-1, 1, 1) if standardise else torch.ones(1)
         self.query: Tensor | None = None
         self.drawn = 0
 
-    def _maps(self, image: Picture) -> tuple[Tensor, Tensor]:
-        tensor = to_input(image, self.size)[None].to(self.encoder.image_mean.device)
-        return self.encoder.features(tensor)[0].cpu(), self.encoder(tensor)[0].cpu()
+    def _maps(self, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        """Features [B, C, h, w] and embeddings [B, D, h', w'] on the CPU, from one pass."""
+        batch = torch.stack([to_input(image, self.size) for image in images]).to(self.encoder.image_mean.device)
+        features, embeddings = self.encoder.features_and_embeddings(batch)
+        return features.cpu(), embeddings.cpu()
 
-    def __call__(self, image: Picture) -> Picture:
-        """The sheet of a frame."""
-        features, embedding = self._maps(image)
+    def sheets(self, images: Iterable[Picture], advance: Callable[[int], None]) -> Iterator[Picture]:
+        """The sheets of frames, read and encoded a batch at a time."""
+        for batch in batches(images, self.batch_size):
+            features, embeddings = self._maps(batch)
+            small = [cv2.resize(image, self.panel[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8) for image in batch]
+            found: Sequence[Any] = [None] * len(batch)
+            if self.head is not None:
+                device = next(self.head.head.parameters()).device
+                found = self.head.read(features.to(device), [self.panel] * len(batch))
+            for maps in zip(small, features, embeddings, found, strict=True):
+                yield self._sheet(*maps)
+                advance(1)
+
+    def _sheet(self, small: Picture, features: Tensor, embedding: Tensor, found: Any) -> Picture:
+        """The sheet of a frame: what a head found is None without one."""
         unit = F.normalize((embedding - self.mean) / self.deviation, dim=0)
         if self.query is None:
             row, column = (min(int(s * n), n - 1) for s, n in zip(self.place[::-1], unit.shape[1:], strict=True))
             self.query = unit[:, row, column]
         near = torch.einsum("chw,c->hw", unit, self.query).clamp(0, 1).numpy()
         heat = (255 * matplotlib.colormaps["viridis"](near)[..., :3]).round().astype(np.uint8)
-        small = cv2.resize(image, self.panel[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
         shown = {"frame": small.copy(), "features": self.components.picture(features), "similarity, 0 to 1": heat}
         if self.drawn == 0:
             centre = (int(self.place[0] * self.panel[1]), int(self.place[1] * self.panel[0]))
             for colour, line in (((0, 0, 0), 4), ((255, 255, 255), 2)):
                 cv2.circle(shown["frame"], centre, 9, colour, line, cv2.LINE_AA)
         if self.head is not None:
-            shown["prediction"] = predicted(self.head, self.encoder, small)
+            shown["prediction"] = painted(self.head, found, small)
         self.drawn += 1
         tiles = [self._tile(name, picture) for name, picture in shown.items()]
         if len(tiles) % 2:
@@ -230,9 +242,10 @@ def _write_page(
         for number, image in enumerate(images):
             height = max(1, round(settings.width * image.shape[0] / image.shape[1]))
             small = cv2.resize(image, (settings.width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-            layers = {} if head is None else {"prediction": predicted(head, encoder, small)}
-            item = encoded(encoder, to_input(image, size), f"frame {number + 1} of {len(images)}", layers)
+            item = encoded(encoder, to_input(image, size), f"frame {number + 1} of {len(images)}")
             item.image = small
+            if head is not None:
+                item.layers = {"prediction": painted(head, head.read(item.features[None], [small.shape[:2]])[0], small)}
             items.append(item)
             advance(1)
     section = Section(f"{source.path.name}", f"{len(images)} frames spread over the source, by {settings.checkpoint}")

@@ -14,6 +14,7 @@ from PIL import Image
 from laparoflow.cli import main
 from laparoflow.files import write_json
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
+from laparoflow.models.backbone import TokenBackbone
 from laparoflow.probes.heads import Head
 from laparoflow.probes.saved import SavedHead, save_head, weights_hash
 from laparoflow.report.predict import coco_instruments, pictures
@@ -139,3 +140,53 @@ def test_view_writes_a_page_to_click_in(place: Path, tmp_path: Path) -> None:
     assert len(view["frames"]) == 2
     assert set(view["frames"][0]["layers"]) == {"image", "PCA", "prediction"}
     assert "bright" in text
+
+
+def test_the_backbone_sees_each_frame_once(place: Path, tmp_path: Path, monkeypatch) -> None:
+    """10 frames in batches of 4, and the frames that colours are fitted to; pages look at 5 frames."""
+    sizes: list[int] = []
+    plain = TokenBackbone.forward
+    monkeypatch.setattr(TokenBackbone, "forward", lambda self, images: (sizes.append(len(images)), plain(self, images))[1])
+    words = [str(place / "video.mp4"), "--checkpoint", str(place / "run"), "--probe", str(place / "segmentation")]
+    words += ["--frame-rate", "null", "--batch-size", "4"]
+    assert main(["view", *words, "--out", str(tmp_path / "view.mp4")]) == 0
+    assert sizes[-3:] == [4, 4, 2]
+    fitted = sum(sizes[:-3])
+    assert 1 <= fitted <= 16
+    sizes.clear()
+    assert main(["view", *words, "--out", str(tmp_path / "view.html"), "--frames", "5"]) == 0
+    assert sum(sizes) == 5
+    sizes.clear()
+    words = [str(place / "run"), str(place / "segmentation"), words[0], "--batch-size", "4"]
+    assert main(["predict", *words, "--out", str(tmp_path / "out")]) == 0
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "keypoints"])
+def test_a_batch_changes_no_prediction(place: Path, tmp_path: Path, task: str) -> None:
+    found = []
+    for size in ("1", "8"):
+        out = tmp_path / size
+        words = [str(place / "run"), str(place / task), str(place / "video.mp4"), "--batch-size", size, "--out", str(out)]
+        assert main(["predict", *words]) == 0
+        pictures = {path.name: np.array(Image.open(path)) for path in out.rglob("masks/*.png")}
+        file = out / "keypoints.json"
+        found.append((pictures, json.loads(file.read_text())["annotations"] if file.is_file() else []))
+    assert found[0][0].keys() == found[1][0].keys()
+    assert all((found[0][0][name] != found[1][0][name]).mean() < 0.01 for name in found[0][0])
+    assert len(found[0][1]) == len(found[1][1])
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1e-2)
+
+
+@pytest.mark.parametrize("level", ["stem", "last", "both"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_features_and_embeddings_of_one_pass_are_those_of_two(blocks: int, level: str) -> None:
+    options = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+    settings = EncoderSettings("vit_tiny_patch16_224", 32, backbone_options=options, feature_blocks=blocks, dim=8, hidden=8)
+    encoder = build_encoder(settings, seed=0).eval().at(level)
+    images = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        features, embeddings = encoder.features_and_embeddings(images)
+        torch.testing.assert_close(features, encoder.features(images))
+        torch.testing.assert_close(embeddings, encoder(images))
