@@ -94,7 +94,7 @@ class SavedHead:
 
     @torch.no_grad()
     def read(self, features: Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Any]:
-        """What the head finds in features [B, C, h, w] of its `level`, of pictures of these (height, width); see `predict`."""
+        """What the head finds in features [B, C, h, w] of its `level`, of pictures of these (height, width)."""
         maps = self.head(features.float())
         if self.task == "segmentation":
             return [class_ids(row, size).numpy() for row, size in zip(maps, sizes, strict=True)]
