@@ -77,13 +77,14 @@ class Fuzz:
             laid = [strided(x, self.layout) if x.ndim == 2 else x for x in moved]
             given[name] = laid if self.as_list else strided(torch.stack(moved), self.layout)
         temperature = torch.tensor(0.2, dtype=wide, device=device, requires_grad=True)
+        bandwidth = self.channels**0.5  # most queries have some positives: the scalars of one or two would be a draw of luck
         options = {**self.options, "exclude_self": self.excluded == "self", "backend": backend}
         if self.module:
-            loss = FlowInfoNCELoss(torch.nn.Parameter(temperature), 1.3, warn_share=None, **options)
+            loss = FlowInfoNCELoss(torch.nn.Parameter(temperature), bandwidth, warn_share=None, **options)
             temperature = loss.temperature  # type: ignore[assignment]
             result = loss(**given)
         else:
-            result = flow_infonce(**given, temperature=temperature, bandwidth=1.3, **options)
+            result = flow_infonce(**given, temperature=temperature, bandwidth=bandwidth, **options)
         flat: list[Tensor] = []
         for direction in result if isinstance(result, tuple) else (result,):
             flat += [direction] if isinstance(direction, Tensor) else list(direction)
@@ -162,7 +163,7 @@ def dtypes_of(backend: str, device: str) -> tuple[torch.dtype, ...]:
 
 
 @pytest.mark.filterwarnings("ignore:flow_infonce")
-@pytest.mark.parametrize("examples", [30, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_problems(examples: int, backend: str, device: str) -> None:
     pixels = 90 if backend == "native" else 40
 
