@@ -118,6 +118,8 @@ def crop_coordinates(boxes: Tensor, size: tuple[int, int], flipped: Tensor | Non
 def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 0.25) -> Tensor:
     """How much a frame moves, from its flow: one number in pixels for a frame, or for each gap of stacked flows.
 
+    With r_i, the distance of a flow from the median::
+
         spread = sqrt( mean of r_i^2 over the r_i up to their 98th percentile ),   r_i = |f_i - median f|
 
     The median of r_i would be 0 wherever more than half of the frame moves as one, which is usual in surgery (tissue with
