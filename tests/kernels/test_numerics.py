@@ -71,6 +71,14 @@ def test_widths(backend: str, device: str, d: int, dtype: torch.dtype) -> None:
     assert_within_rule(make_case(65, 129, d, frames=1), dtype, backend, device)
 
 
+@pytest.mark.parametrize("d", [257, 384, 768, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_widths_of_tokens_on_the_cpu(d: int, dtype: torch.dtype, symmetric: bool) -> None:
+    """ViT tokens have 384 or 768 channels; the CPU takes them fused, without the matrix of pairs."""
+    assert_within_rule(make_case(65, 70, d, frames=1, symmetric=symmetric), dtype, "native", "cpu")
+
+
 @pytest.mark.parametrize("channels", range(1, 9))
 def test_flow_channels(backend: str, device: str, channels: int) -> None:
     assert_within_rule(make_case(33, 40, 8, frames=1, channels=channels, bandwidth=2.0), torch.float32, backend, device)
