@@ -14,7 +14,7 @@ The rigid set has no video, so its tasks are scored with the pool "unseen" alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -38,7 +38,10 @@ PREPARE = PrepareSettings(
 )  # fmt: skip
 MOST_LABELLED, MOST_TESTED, TRACKED_EVERY = 40, 24, 15
 """Frames of a recording to draw labels from and to score on, evenly spread; steps of label propagation in frames."""
-SETS = {"robotic": ("endovis15_robotic", Endovis15Robotic), "rigid": ("endovis15_rigid", Endovis15Rigid)}
+SETS: dict[str, tuple[str, Callable[[Path], SegmentationDataset]]] = {
+    "robotic": ("endovis15_robotic", Endovis15Robotic),
+    "rigid": ("endovis15_rigid", Endovis15Rigid),
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def read_recordings(root: Path) -> dict[str, list[Recording]]:
     """
     found: dict[str, list[Recording]] = {}
     for name, (folder, reader) in SETS.items():
-        dataset: SegmentationDataset = reader(root / folder)
+        dataset = reader(root / folder)
         for video in dataset.videos:
             positions = [i for i, frame in enumerate(dataset.frames) if frame.video == video]
             found.setdefault(name, []).append(_read(name, dataset.select(positions), video))

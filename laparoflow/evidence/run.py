@@ -153,10 +153,8 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
 def _networks(runs: dict[str, Path], seed: int) -> dict[str, Levels]:
     """What is scored beside the pretrained networks: none at all, and the one that they started from."""
     start = initial_encoder(next(iter(runs.values())), seed)
-    return {method: load_encoder(run).levels for method, run in runs.items()} | {
-        RANDOM_INIT: start.levels,
-        COLOUR: colour_and_place,
-    }
+    found: dict[str, Levels] = {method: load_encoder(run).levels for method, run in runs.items()}
+    return {**found, RANDOM_INIT: start.levels, COLOUR: colour_and_place}
 
 
 def _transfer(
