@@ -147,7 +147,7 @@ def _create(
     variant: str, pretrained: bool, size: int, patch: int, width: int, depth: int, heads: int, stem: type[ConvStem],
     **kwargs: Any,
 ) -> VisionTransformer:  # fmt: skip
-    args = dict(
+    args: dict[str, Any] = dict(
         img_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, class_token=False, global_pool="avg",
         fc_norm=False, num_classes=0, embed_layer=stem,
     )  # fmt: skip
