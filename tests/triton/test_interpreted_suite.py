@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
     ("file", "chosen", "least"),
     [
         pytest.param("test_numerics.py", "", 90, marks=pytest.mark.slow),
-        ("test_numerics.py", "flow_channels or (half_precision and outside) or (every_option_float32 and cauchy)", 10),
+        ("test_numerics.py", "(half_precision and outside-all) or (every_option_float32 and cauchy-outside-all-frame)", 2),
         pytest.param("test_edges.py", "", 10, marks=pytest.mark.slow),
         pytest.param("test_fuzz.py", "30", 1, marks=pytest.mark.slow),
         ("test_identities.py", "", 5),

@@ -11,7 +11,10 @@ import pytest
 FOLDER = Path(__file__).parent / "interpreted"
 
 
-QUICK = {"test_statistics_and_gradients.py": "gaussian_loss and frame-all", "test_weight_operands.py": "flows_out_of_reach"}
+QUICK = {
+    "test_statistics_and_gradients.py": "gaussian_loss and frame-all",
+    "test_weight_operands.py": "flows_out_of_reach and clusters",
+}
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 
