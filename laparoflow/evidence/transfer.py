@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from laparoflow.datasets.splits import label_subset
 from laparoflow.evidence.recordings import Pool, Recording, altered
 from laparoflow.metrics.segmentation import frame_confusions, scores_from_confusion
 from laparoflow.models.encoder import PixelEncoder
-from laparoflow.probes.features import grid_size
+from laparoflow.probes.features import FeatureEncoder, grid_size
 from laparoflow.probes.finetune import finetune
+from laparoflow.probes.heads import Head
 from laparoflow.probes.propagation import propagate
 from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
 from laparoflow.probes.settings import ProbeOptions
@@ -109,7 +111,7 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
             network, head = finetune(start, samples, target, share_loss, size, len(first.classes), options, seed)
             counts = {}
             for name, (images, masks) in views.items():
-                maps = collect(lambda batch, network=network, head=head: {"both": head(network.features(batch))}, images)
+                maps = collect(partial(_whole, network, head), images)
                 counts[name] = confusions(maps["both"], masks, len(first.classes))
             entries.append(_entry(pool, task, labels, _metrics([counts], first.classes)))
     return entries
@@ -119,6 +121,11 @@ def confusions(maps: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Pixel counts int64 [n, K, K], rows truth, of class scores [n, K, h, w] against masks [n, H, W]."""
     full = F.interpolate(maps, size=masks.shape[1:], mode="bilinear", align_corners=False)
     return frame_confusions(full.argmax(1), masks, classes)
+
+
+def _whole(network: FeatureEncoder, head: Head, images: Tensor) -> dict[str, Tensor]:
+    """Class scores of a trained network in the place of features."""
+    return {"both": head(network.features(images))}
 
 
 def _shares(recording: Recording, maps: Tensor, places: Sequence[int] | None = None) -> Tensor:
