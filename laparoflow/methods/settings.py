@@ -54,11 +54,11 @@ class FlowSettings:
     guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
     flow_normalisation: Literal["spread", "none"] = "spread"
     bandwidth: float = 0.7
-    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "gaussian"
+    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "tophat"
     min_spread: float = 0.5
     min_motion: float = 0.0
     place_width: float = 0.3
-    contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True))
     momentum: float | None = None
 
 

@@ -52,7 +52,7 @@ def test_view_holds_embeddings_and_guides_of_frames_and_their_other_views(run: P
     frames = cached_frames(run)
     view = explore_run(run, frames, [("labelled", {"image": frames[0].image, "truth": frames[0].image}, (32, 48))])
     assert [frame["group"] for frame in view["frames"]] == [0, 0, 1, 1, 2, 2, -1]
-    assert (view["kernel"], view["bandwidth"]) == ("gaussian", 0.7)
+    assert (view["kernel"], view["bandwidth"]) == ("tophat", 0.7)
     encoder = load_encoder(run)
     image = torch.from_numpy(frames[1].image).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
