@@ -51,14 +51,6 @@ LAPAROFLOW_HOST_DEVICE PairWeight<typename Math::Number> pair_weight(FlowKernel 
   return w;
 }
 
-/// The exponent of w e^s in base 2; `none` where w = 0.
-template <class Math>
-LAPAROFLOW_HOST_DEVICE typename Math::Number inside_exponent(typename Math::Number logit2,
-                                                             PairWeight<typename Math::Number> w,
-                                                             typename Math::Number none) {
-  return Math::select(w.value > typename Math::Number{}, logit2 + w.log2, none);
-}
-
 /// dS of a pair from e^s, its weight, and the coefficients a n and b.
 template <class Number, class Coefficient>
 LAPAROFLOW_HOST_DEVICE Number pair_gradient(Number e, Number weight, Coefficient a, Coefficient b) {

@@ -95,7 +95,7 @@ class Block {
       KeyChunk<T> c = chunk(run);
       if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
       logits(run, scratch_.chunk);
-      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale2()); });
+      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale()); });
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
       row_max[task_.row + i] = rows_.max_logit[i];
@@ -122,12 +122,12 @@ class Block {
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded) {
-          row_sweep<T, F, false, true>(rows_, c, s, scale2(), nullptr, nullptr);
-          if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale2());
+          row_sweep<T, F, false, true>(rows_, c, s, scale(), nullptr, nullptr);
+          if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale());
         } else if (columns) {
-          row_column_sweep<T, F>(rows_, c, s, scale2());
+          row_column_sweep<T, F>(rows_, c, s, scale());
         } else {
-          row_sweep<T, F, false, false>(rows_, c, s, scale2(), nullptr, nullptr);
+          row_sweep<T, F, false, false>(rows_, c, s, scale(), nullptr, nullptr);
         }
       });
     });
@@ -142,7 +142,7 @@ class Block {
       for_each_run(task_, [&](const KeyRun& run) {
         T* s = stored_a(run);
         logits(run, s);
-        with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale2()); });
+        with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale()); });
       });
       for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
     }
@@ -152,9 +152,9 @@ class Block {
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          row_sweep<T, F, true, true>(rows_, chunk(run), a, scale2(), a, b);
+          row_sweep<T, F, true, true>(rows_, chunk(run), a, scale(), a, b);
         else
-          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale2(), a, b);
+          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale(), a, b);
       });
     });
     if (!finish<FORM>(stats)) return false;
@@ -178,31 +178,26 @@ class Block {
     products_.load_queries(task_.row, task_.rows);
     for (int64_t i = 0; i < task_.rows; ++i) {
       const Coefficients c = coefficients(rows, task_.row + i, task_.key_end - task_.key_begin);
-      rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta;
-      split(c.lse2, rows_.lse2[i], rows_.lse2_low[i]);
-      split(c.positive2, rows_.positive2[i], rows_.positive2_low[i]);
+      rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta, rows_.lse[i] = c.lse, rows_.positive[i] = c.positive;
     }
     begin_gradients(gradients);
     for_each_run(task_, [&](const KeyRun& run) {
-      T column[6][kChunk];
+      T column[4][kChunk];
       KeyChunk<T> c = chunk(run);
       if (columns) {
         for (int64_t j = 0; j < run.count; ++j) {
           const Coefficients k = coefficients(*columns, run.begin + j, task_.queries);
-          column[0][j] = k.alpha, column[1][j] = k.beta;
-          split(k.lse2, column[2][j], column[3][j]);
-          split(k.positive2, column[4][j], column[5][j]);
+          column[0][j] = k.alpha, column[1][j] = k.beta, column[2][j] = k.lse, column[3][j] = k.positive;
         }
-        c.alpha = column[0], c.beta = column[1];
-        c.lse2 = column[2], c.lse2_low = column[3], c.positive2 = column[4], c.positive2_low = column[5];
+        c.alpha = column[0], c.beta = column[1], c.lse = column[2], c.positive = column[3];
       }
       logits(run, scratch_.chunk);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          gradient_sweep<T, F, true>(rows_, c, scratch_.chunk, scale2());
+          gradient_sweep<T, F, true>(rows_, c, scratch_.chunk, scale());
         else
-          gradient_sweep<T, F, false>(rows_, c, scratch_.chunk, scale2());
+          gradient_sweep<T, F, false>(rows_, c, scratch_.chunk, scale());
       });
       add_gradients(run, gradients);
     });
@@ -224,7 +219,7 @@ class Block {
   }
 
  private:
-  Scale<T> scale2() const { return Scale<T>(pairs_.inv_temperature * kLog2e); }
+  Scale<T> scale() const { return Scale<T>(pairs_.inv_temperature * (pairs_.guarded ? 1.0 : kLog2e)); }
   T* stored_a(const KeyRun& run) const { return scratch_.a + (run.begin - task_.key_begin) * kRows; }
   T* stored_b(const KeyRun& run) const { return scratch_.b + (run.begin - task_.positive_begin) * kRows; }
 
@@ -237,18 +232,17 @@ class Block {
   // sums to statistics, and the coefficients of the summed loss: dloss = dlse - dpositive on valid rows
   template <class FORM>
   bool finish(const Stats<T>& stats) {
-    const T tiny = sizeof(T) == 4 ? T(0x1p-80) : T(0x1p-900);
     for (int64_t i = 0; i < task_.rows; ++i) {
       const T a = rows_.sums[kSumA][i], w = rows_.sums[kSumW][i], p = rows_.sums[kSumPositive][i];
-      if (FORM::INSIDE && !pairs_.guarded && w > T(0) && p < tiny) return false;
+      if (FORM::INSIDE && !pairs_.guarded && w > T(0) && p < kLeastPositive<T>) return false;
       const int64_t row = task_.row + i;
-      stats.lse[row] = a > T(0) ? natural(rows_.max_logit[i], std::log2(double(a))) : T(-INFINITY);
+      stats.lse[row] = a > T(0) ? static_cast<T>(double(rows_.max_logit[i]) + std::log(double(a))) : T(-INFINITY);
       stats.weight_sum[row] = w;
       stats.weight_log_sum[row] = T(kLn2) * rows_.sums[kSumWLogW][i];
       if (FORM::INSIDE)
-        stats.positive[row] = p > T(0) ? natural(rows_.max_positive[i], std::log2(double(p))) : T(-INFINITY);
+        stats.positive[row] = p > T(0) ? static_cast<T>(double(rows_.max_positive[i]) + std::log(double(p))) : T(-INFINITY);
       else
-        stats.positive[row] = w > T(0) ? natural(double(p) / double(w), 0) : T(0);
+        stats.positive[row] = w > T(0) ? static_cast<T>((pairs_.guarded ? 1.0 : kLn2) * double(p) / double(w)) : T(0);
       if (!FORM::INSIDE && !FORM::DISSIMILAR && w > T(0) && task_.key_end - task_.key_begin == 1)
         stats.lse[row] = stats.positive[row];  // both are the one logit
       // with one key p = w / W = 1: the gradient is 0, not the rounding error of a / a
@@ -259,30 +253,22 @@ class Block {
     return true;
   }
 
-  // base 2 to natural, rounded once
-  static T natural(double x, double y) { return static_cast<T>(kLn2 * (x + y)); }
-
   struct Coefficients {
-    T alpha, beta;
-    double lse2, positive2;
+    T alpha, beta, lse, positive;
   };
-  static void split(double x, T& high, T& low) {
-    high = static_cast<T>(x);
-    low = static_cast<T>(x - static_cast<double>(high));
-  }
-  // guarded: the exponent carries the statistic; else 2^-lse2 goes into the coefficient
+  // guarded: the exponent carries the statistic; else e^-lse goes into the coefficient
   Coefficients coefficients(const StatsGrad<T>& g, int64_t i, int64_t partners) const {
     Coefficients c = {0, 0, 0, 0};
     if (partners == 1 && g.dlse[i] == -g.dpositive[i]) return c;  // p = w / W = 1
     if (g.lse[i] > T(-INFINITY)) {
-      c.lse2 = g.lse[i] * kLog2e;
+      c.lse = g.lse[i];
       c.alpha = pairs_.guarded ? g.dlse[i] : g.dlse[i] * std::exp(-g.lse[i]);
     }
     if (g.weight_sum[i] > T(0)) {
       if (!pairs_.inside) {
         c.beta = g.dpositive[i] / g.weight_sum[i];
       } else if (g.positive[i] > T(-INFINITY)) {
-        c.positive2 = g.positive[i] * kLog2e;
+        c.positive = g.positive[i];
         c.beta = pairs_.guarded ? g.dpositive[i] : g.dpositive[i] * std::exp(-g.positive[i]);
       }
     }
@@ -301,7 +287,7 @@ class Block {
     for (int64_t i = 0; i < task_.rows; ++i) {
       const T *dq = scratch_.dquery + i * ld, *q = products_.query_row(i);
       if (g.dtemperature) {
-        double dot = 0;
+        double dot = -pairs_.centre * rows_.ds[i];
         for (int64_t d = 0; d < pairs_.dim; ++d) dot += double(q[d]) * double(dq[d]);
         *g.dtemperature += dot;
       }

@@ -15,6 +15,10 @@ constexpr int kChunk = 48;  // keys of a chunk: its products stay in the first-l
 constexpr int kMaxFlowChannels = 8;
 constexpr int kPad = 16;  // row lengths of scratch matrices are multiples of this
 
+// Inside: positive sums below this are made again in the guarded form, as they may have lost terms.
+template <class T>
+constexpr T kLeastPositive = sizeof(T) == 4 ? T(0x1p-80) : T(0x1p-900);
+
 enum class Element : int { kFloat, kDouble, kBFloat16, kHalf };
 
 inline int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
@@ -35,6 +39,7 @@ struct Pairs {
   bool inside, dissimilar;
   bool native_bf16;  // the processor has AVX512_BF16
   bool guarded;      // logits may be large: subtract maxima
+  double centre;     // gradient of given statistics: what dtemperature takes from every q . k, whose errors weigh less then
 };
 
 // Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end);
@@ -68,14 +73,14 @@ template <class T>
 struct Gradients {
   T* dquery;             // [Tq, dim], written; null when not needed
   T* dkey;               // [Tk, padded(dim)], this thread's share, added to; null when not needed
-  double* dtemperature;  // this thread's share of sum_i q_i . dq_i; null when not needed
+  double* dtemperature;  // this thread's share of sum_ij dS_ij (q_i . k_j - centre); null when not needed
 };
 
 template <class T>
 struct Engine {
   // scratch of one thread, in T: `stored` for the fused form, which keeps both pair terms of a block
   int64_t (*scratch_size)(int64_t dim, int64_t keys, bool stored);
-  // guarded form, first pass: row maxima, and this thread's column maxima where not null (base-2 logits)
+  // guarded form, first pass: row maxima, and this thread's column maxima where not null
   void (*maxima)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* row_max, T* row_max_positive, T* column_max,
                  T* column_max_positive);
   // statistics of the rows, and this thread's share of the column sums where not null.

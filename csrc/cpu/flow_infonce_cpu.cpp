@@ -8,8 +8,6 @@
 namespace laparoflow::cpu {
 namespace {
 
-constexpr double kSmallPositive = 50.0;
-
 // Column statistics from the sums over all query rows [4, columns], in double.
 template <class T>
 void finish_columns(const PairProblem<T>& problem, const double* s, const T* maxima, const Stats<T>& out) {
@@ -21,13 +19,13 @@ void finish_columns(const PairProblem<T>& problem, const double* s, const T* max
     while (j >= problem.key.offsets[frame + 1]) ++frame;
     const bool one_query = plain && problem.queries_of(frame) == 1;
     const double a = s[j], w = s[n + j], p = s[2 * n + j];
-    out.lse[j] = static_cast<T>(a > 0 ? ln2 * ((maxima ? maxima[j] : 0) + std::log2(a)) : -INFINITY);
+    out.lse[j] = static_cast<T>(a > 0 ? (maxima ? maxima[j] : 0) + std::log(a) : -INFINITY);
     out.weight_sum[j] = static_cast<T>(w);
     out.weight_log_sum[j] = static_cast<T>(ln2 * s[3 * n + j]);
     if (problem.pairs.inside)
-      out.positive[j] = static_cast<T>(p > 0 && w > 0 ? ln2 * ((maxima ? maxima[n + j] : 0) + std::log2(p)) : -INFINITY);
+      out.positive[j] = static_cast<T>(p > 0 && w > 0 ? (maxima ? maxima[n + j] : 0) + std::log(p) : -INFINITY);
     else
-      out.positive[j] = static_cast<T>(w > 0 ? ln2 * p / w : 0);
+      out.positive[j] = static_cast<T>(w > 0 ? (maxima ? 1.0 : ln2) * p / w : 0);
     if (one_query && w > 0) out.lse[j] = out.positive[j];  // both are the one logit
   }
 }
@@ -38,11 +36,11 @@ bool columns_underflow(const PairProblem<T>& problem, const double* s) {
   if (!problem.pairs.inside || problem.pairs.guarded) return false;
   const int64_t n = problem.columns();
   for (int64_t j = 0; j < n; ++j)
-    if (s[n + j] > 0 && s[2 * n + j] < (sizeof(T) == 4 ? 0x1p-80 : 0x1p-900)) return true;
+    if (s[n + j] > 0 && s[2 * n + j] < kLeastPositive<T>) return true;
   return false;
 }
 
-// [2, rows] and [2, columns] (null unless asked for): largest logits and positive exponents, base 2.
+// [2, rows] and [2, columns] (null unless asked for): largest logits and positive exponents.
 template <class T>
 struct Maxima {
   std::vector<T> rows, columns;
@@ -109,12 +107,13 @@ std::tuple<Tensor, Tensor> forward(const PairArguments& args) {
           args.symmetric ? problem.scattered_stats(problem.key, columns) : columns};
 }
 
-// Inside: whether some positive term is too large or too small to be taken without its maximum.
+// Inside: whether some positive term is too small to be taken without its maximum.
 template <class T>
-bool has_large_positive(const Tensor& stats) {
+bool has_small_positive(const Tensor& stats) {
   const Stats<T> s = PairProblem<T>::rows_of(stats);
+  const double least = std::log(double(kLeastPositive<T>));
   for (int64_t i = 0; i < stats.size(1); ++i)
-    if (s.weight_sum[i] > 0 && std::abs(s.positive[i]) > kSmallPositive && std::isfinite(s.positive[i])) return true;
+    if (s.weight_sum[i] > 0 && s.positive[i] < least && std::isfinite(s.positive[i])) return true;
   return false;
 }
 
@@ -147,6 +146,24 @@ Tensor scaled(const Tensor& x, double factor) {
   return out;
 }
 
+// The sums of dS over rows and columns are known: the gradients of the statistics that exist. Hence dtemperature can be
+// summed around any centre: among large logits, around the mean lse, an error common to a row's softmax, as lse's rounding
+// is, weighs least.
+template <class T>
+struct Centre {
+  double total = 0, lse = 0, weight = 0;  // sum_ij dS_ij; sum_i |dlse_i| lse_i and sum_i |dlse_i|
+
+  void add(const StatsGrad<T>& g, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (g.lse[i] > -INFINITY) {
+        const double size = std::abs(double(g.dlse[i]));
+        total += g.dlse[i], lse += size * g.lse[i], weight += size;
+      }
+      if (g.weight_sum[i] > 0 && g.positive[i] > -INFINITY) total += g.dpositive[i];
+    }
+  }
+};
+
 template <class T>
 std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const StatsArguments& given, const Needs& need) {
   PairProblem<T> problem(args);
@@ -157,19 +174,24 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   const double scale = gradient_scale<T>(drows, dcolumns);
   drows = scaled<T>(drows, scale);
   dcolumns = scaled<T>(dcolumns, scale);
+  const bool large = problem.pairs.guarded;
   if (problem.pairs.inside && !problem.pairs.guarded)
-    problem.pairs.guarded = has_large_positive<T>(rows) || has_large_positive<T>(columns);
+    problem.pairs.guarded = has_small_positive<T>(rows) || has_small_positive<T>(columns);
   const Shares shares(problem.blocks, args.deterministic);
   ScratchPool<T> scratch(rows, shares.threads, problem.scratch(false));
   GradientSums<T> sums(problem, shares, need);
+  const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
+  Centre<T> centre;
+  centre.add(row_side, problem.rows());
+  if (args.symmetric) centre.add(column_side, problem.columns());
+  problem.pairs.centre = large && centre.weight > 0 ? centre.lse / centre.weight / problem.pairs.inv_temperature : 0;
   if (problem.finite) {
-    const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
     shares.run([&](int64_t block, int64_t share, int64_t thread) {
       engine<T>().gradient(problem.pairs, problem.blocks[block], scratch.of(thread), row_side,
                            args.symmetric ? &column_side : nullptr, sums.of(block, share));
     });
   }
-  return sums.sum(1.0 / scale, args.query.scalar_type());
+  return sums.sum(1.0 / scale, args.query.scalar_type(), problem.pairs.centre * centre.total);
 }
 
 template <class T>

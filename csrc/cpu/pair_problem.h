@@ -10,8 +10,9 @@
 namespace laparoflow::cpu {
 
 constexpr int64_t kDeterministicGroups = 8;
-constexpr double kSmallLogit = 40.0;  // exp(+-40) and its sums are safe in float32 without subtracting maxima
-constexpr double kSmallLogitDouble = 300.0;
+// Up to here exp(+-s) and its sums are safe without subtracting maxima. In float32 they are so up to 40, but an lse above 32
+// is rounded to 4e-6, and that is an error of the gradient where one key outweighs all others.
+constexpr double kSmallLogit = 32.0, kSmallLogitDouble = 300.0;
 
 template <class T>
 class PairProblem {
@@ -44,6 +45,7 @@ class PairProblem {
     pairs.inv_temperature = 1 / temperature;
     pairs.flow_kernel = args.flow_kernel;
     pairs.native_bf16 = has_native_bf16();
+    pairs.centre = 0;
     pairs.inside = args.positives == Positives::kInside;
     pairs.dissimilar = args.negatives == Negatives::kDissimilar;
     const double bound = largest_norm(query.data) * largest_norm(key.data) / temperature;
@@ -164,7 +166,8 @@ class GradientSums {
             need_.temperature ? &dtemperature_[block] : nullptr};
   }
   // factor: what every gradient is multiplied by (1 / count of the mean); type: of dquery and dkey
-  std::tuple<Tensor, Tensor, Tensor> sum(double factor, ScalarType type) {
+  // moment: sum_ij dS_ij centre, which the blocks left out of dtemperature
+  std::tuple<Tensor, Tensor, Tensor> sum(double factor, ScalarType type, double moment = 0) {
     const Tensor& like = problem_.args_.query;
     const double inv_temperature = problem_.pairs.inv_temperature;
     Tensor dquery = empty_on(like, {0}, type), dkey = dquery;
@@ -175,7 +178,7 @@ class GradientSums {
     }
     if (need_.key) dkey = finished(problem_.key, sum_of_shares(factor * inv_temperature), type);
     // sum_ij dS_ij s_ij = sum_i q_i . (sum_j dS_ij k_j) / t
-    double total = 0;
+    double total = moment;
     for (const double t : dtemperature_) total += t;
     total *= -inv_temperature * inv_temperature * factor;
     if (!problem_.finite) total = std::numeric_limits<double>::quiet_NaN();

@@ -1,11 +1,15 @@
 // Sweeps over a chunk of pairs (keys x kRows queries): products in, pair terms, statistics or gradients out.
 //
-// With s2 = log2(e) q.k / t (logits in base 2), w = phi(|f - g| / bandwidth) and n = 1 or 1 - w, a pair has two terms
-//     n 2^(s2 - m_i)                               the softmax term; m_i = 0 where every |s| is small, else the row's
-//     maximum w s2 (outside)   or   w 2^(s2 - mp_i) (inside)   the positive term
-// whose row sums give every statistic. The gradient needs a = 2^(s2 - m_i) and b = w (outside, or inside with m_i = 0):
+// With s = q.k / t, w = phi(|f - g| / bandwidth) and n = 1 or 1 - w, a pair has two terms
+//     n e^(s - m_i)                               the softmax term; m_i = 0 where every |s| is small, else the row's maximum
+//     w s (outside)   or   w e^(s - mp_i) (inside)   the positive term
+// whose row sums give every statistic. The gradient needs a = e^(s - m_i) and b = w (outside, or inside with m_i = 0):
 //     outside: dS = alpha_i n a + beta_i b      inside: dS = a (alpha_i n + beta_i b)
-// The guarded form stores n a, and for inside the positive term itself, so that dS = alpha_i a + beta_i b.
+// The guarded form, with maxima, stores n a, and for inside the positive term itself, so that dS = alpha_i a + beta_i b.
+//
+// Small logits are computed in base 2. Guarded logits are natural and rounded once, as the statistics are: where one key
+// outweighs all others, lse is that key's rounded logit, and their difference is 0 in the gradient. The same holds for
+// s + ln n where n is not 1, and for s + ln w and the positive statistic of the inside form.
 #pragma once
 
 #include "../pair_formulas.h"
@@ -22,14 +26,13 @@ constexpr double kLn2 = 0.69314718055994530942;
 
 enum Sum { kSumA, kSumW, kSumPositive, kSumWLogW, kSums };
 
-// log2(e) / t in two parts: its rounding would be the same for every pair, and add up in the gradient of the temperature.
+// What turns a product into a logit, log2(e) / t or (guarded) 1 / t, in two parts: its rounding would be the same for every
+// pair, and add up in the gradient of the temperature.
 template <class T>
 struct Scale {
   T high, low;
   explicit Scale(double x) : high(static_cast<T>(x)), low(static_cast<T>(x - static_cast<double>(high))) {}
   LF_INLINE Vec<T> operator*(Vec<T> s) const { return s * high + s * low; }
-  // s log2(e) / t - x, rounded once: near x the difference is small while both terms are large
-  LF_INLINE Vec<T> minus(Vec<T> s, Vec<T> x, Vec<T> x_low) const { return (s * high - x) + (s * low - x_low); }
 };
 
 // One block of query rows as the sweeps see it: [.., kRows] arrays, rows along the lanes.
@@ -38,13 +41,13 @@ struct RowBlock {
   T flow[laparoflow::cpu::kMaxFlowChannels][kRows];
   int64_t rows;           // how many of the kRows there are
   T live[kRows];          // 1 for those, 0 for padding
-  T max_logit[kRows];     // m_i, base 2
-  T max_positive[kRows];  // mp_i, base 2
+  T max_logit[kRows];     // m_i
+  T max_positive[kRows];  // mp_i
   T sums[kSums][kRows];   // row sums, Kahan-compensated over chunks
   T lost[kSums][kRows];
   T alpha[kRows], beta[kRows];
-  // gradient of given statistics, base 2: a = n 2^(s2 - lse2), b = w or w 2^(s2 - positive2)
-  T lse2[kRows], positive2[kRows], lse2_low[kRows], positive2_low[kRows];  // in two parts
+  // gradient of given statistics: the guarded form's exponents, and sum_j dS_ij
+  T lse[kRows], positive[kRows], ds[kRows];
 };
 
 // Per-key arrays of one chunk; column statistics and coefficients are null when one direction is asked for.
@@ -54,10 +57,10 @@ struct KeyChunk {
   const T* flow;  // [keys, F]
   int channels;
   T inv_bandwidth2;
-  bool excludes;                                                        // some logits are kNoPair: those pairs count nowhere
-  double* column_sums[kSums];                                           // [keys] each, + this block's share
-  T *column_max, *column_max_positive;                                  // [keys]: running maxima of the guarded form, base 2
-  const T *alpha, *beta, *lse2, *positive2, *lse2_low, *positive2_low;  // [keys] gradient coefficients of the columns
+  bool excludes;                           // some logits are kNoPair: those pairs count nowhere
+  double* column_sums[kSums];              // [keys] each, + this block's share
+  T *column_max, *column_max_positive;     // [keys]: running maxima of the guarded form
+  const T *alpha, *beta, *lse, *positive;  // [keys] gradient coefficients of the columns
 };
 
 // What the formulas of a pair compute with: vectors of rows.
@@ -107,6 +110,31 @@ LF_INLINE laparoflow::PairWeight<Vec<T>> chunk_weight(const RowBlock<T>& block, 
   return weight_of<T, KERNEL>(r2);
 }
 
+// e^(logit - from), guarded: pairs that count nowhere may lie far above `from`, and must stay finite.
+template <class T>
+LF_INLINE Vec<T> exp_above(Vec<T> logit, Vec<T> from) {
+  return exp2_vec(vmin((logit - from) * T(kLog2e), splat<T>(T(100))));
+}
+// The exponent of w e^s, natural; `none` where w = 0.
+template <class T>
+LF_INLINE Vec<T> positive_logit(Vec<T> logit, laparoflow::PairWeight<Vec<T>> w, T none) {
+  return w.value > T(0) ? logit + w.log2 * T(kLn2) : splat<T>(none);
+}
+
+// The exponent of n e^s, natural; `none` where n = 0.
+template <class T, class FORM>
+LF_INLINE Vec<T> counted_logit(Vec<T> logit, Vec<T> w, T none) {
+  if constexpr (!FORM::DISSIMILAR || !FORM::WEIGHTED) return logit;
+  const Vec<T> n = T(1) - w;
+  return n > T(0) ? logit - log_vec<T>(T(1) / n) : splat<T>(none);
+}
+
+// alpha a + beta b where both are shares of a softmax: exactly 0 for equal shares and beta = -alpha, with or without FMA.
+template <class T>
+LF_INLINE Vec<T> inside_gradient(Vec<T> a, Vec<T> b, Vec<T> alpha, Vec<T> beta) {
+  return alpha * (a - b) + (alpha + beta) * b;
+}
+
 template <class T>
 LF_INLINE void kahan_add(T* sum, T* lost, Vec<T> x) {
   // volatile-free compensation: kept from being simplified because the build never uses -ffast-math
@@ -124,18 +152,18 @@ struct PairForm {
 
 // Guarded form, first pass: row (and column) maxima of the logits.
 template <class T, class FORM>
-void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
+void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
     const Vec<T> lowest = splat<T>(T(-INFINITY)), live = load<T>(block.live + lane);
     for (int64_t j = 0; j < chunk.keys; ++j) {
       const Vec<T> product = load<T>(s + j * kRows + lane);
-      Vec<T> s2 = scale2 * product, counted = s2, positive = lowest;
+      Vec<T> logit = scale * product, counted = logit, positive = lowest;
       if constexpr (FORM::WEIGHTED) {
         if (FORM::INSIDE || FORM::DISSIMILAR) {
           const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-          if (FORM::DISSIMILAR) counted = pair.value < T(1) ? s2 : lowest;
-          if (FORM::INSIDE) positive = laparoflow::inside_exponent<VectorMath<T>>(s2, pair, lowest);
+          counted = counted_logit<T, FORM>(logit, pair.value, T(-INFINITY));
+          if (FORM::INSIDE) positive = positive_logit<T>(logit, pair, T(-INFINITY));
         }
       }
       if (chunk.excludes) counted = product <= T(kNoPair) ? lowest : counted;
@@ -156,28 +184,30 @@ void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scal
 
 // Row sums of the pair terms; STORE keeps a and b for the gradient. GUARDED subtracts the maxima.
 template <class T, class FORM, bool STORE, bool GUARDED>
-void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2, T* a_out, T* b_out) {
+void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale, T* a_out, T* b_out) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
     Vec<T> sum_a{}, sum_w{}, sum_p{}, sum_wlog{};
     for (int64_t j = 0; j < chunk.keys; ++j) {
       const int64_t at = j * kRows + lane;
-      const Vec<T> product = load<T>(s + at), zero = splat<T>(T(0));
-      Vec<T> s2 = scale2 * product;
-      Vec<T> e = exp2_vec(GUARDED ? vmin(scale2.minus(product, m, zero), splat<T>(T(100))) : s2);
+      const Vec<T> product = load<T>(s + at);
+      Vec<T> logit = scale * product;  // natural where guarded, else in base 2
+      Vec<T> e = GUARDED ? exp_above<T>(logit, m) : exp2_vec(logit);
       Vec<T> counted = e;
       if constexpr (FORM::WEIGHTED) {
         const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
         Vec<T> b = pair.value;
         if (FORM::INSIDE) {
-          if (GUARDED) b = exp2_vec(pair.value > T(0) ? scale2.minus(product, mp, -pair.log2) : splat<T>(T(-1000000)));
+          if (GUARDED) b = exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), mp);
           sum_p += GUARDED ? b : b * e;
         } else {
-          sum_p += pair.value * s2;
+          sum_p += pair.value * logit;
         }
         sum_w += pair.value;
         if (FORM::KERNEL != FlowKernel::kTophat) sum_wlog += pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
-        if (FORM::DISSIMILAR) counted *= T(1) - pair.value;
+        if (FORM::DISSIMILAR)
+          counted =
+              GUARDED ? exp_above<T>(counted_logit<T, FORM>(logit, pair.value, T(kNoPair)), m) : e * (T(1) - pair.value);
         if (STORE) store<T>(b_out + at, b);
       }
       sum_a += counted;
@@ -235,26 +265,24 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
 
 // Column sums against known column maxima: the second pass of the guarded form.
 template <class T, class FORM>
-void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
+void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale) {
   for (int64_t j = 0; j < chunk.keys; ++j) {
     Vec<T> total[kSums] = {};
     for (int lane = 0; lane < kRows; lane += kLanes<T>) {
       const Vec<T> live = load<T>(block.live + lane);
-      const Vec<T> product = load<T>(s + j * kRows + lane), zero = splat<T>(T(0));
-      Vec<T> s2 = scale2 * product;
-      Vec<T> e = exp2_vec(vmin(scale2.minus(product, splat<T>(chunk.column_max[j]), zero), splat<T>(T(100))));
+      const Vec<T> product = load<T>(s + j * kRows + lane), logit = scale * product;
+      Vec<T> w{};
       if constexpr (FORM::WEIGHTED) {
         const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-        Vec<T> b = FORM::INSIDE ? exp2_vec(pair.value > T(0)
-                                               ? scale2.minus(product, splat<T>(chunk.column_max_positive[j]), -pair.log2)
-                                               : splat<T>(T(-1000000)))
-                                : pair.value * s2;
+        const Vec<T> b =
+            FORM::INSIDE ? exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), splat<T>(chunk.column_max_positive[j]))
+                         : pair.value * logit;
         total[kSumW] += pair.value * live;
         total[kSumPositive] += b * live;
         total[kSumWLogW] += pair.value > T(0) ? pair.value * pair.log2 * live : splat<T>(T(0));
-        if (FORM::DISSIMILAR) e *= T(1) - pair.value;
+        w = pair.value;
       }
-      total[kSumA] += e * live;
+      total[kSumA] += exp_above<T>(counted_logit<T, FORM>(logit, w, T(kNoPair)), splat<T>(chunk.column_max[j])) * live;
     }
     for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += horizontal_sum<T>(total[k]);
   }
@@ -271,7 +299,9 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
         d = term * alpha;
       } else {
         const Vec<T> w = load<T>(b + at);
-        if (GUARDED || !(FORM::INSIDE || FORM::DISSIMILAR))
+        if (GUARDED && FORM::INSIDE)
+          d = inside_gradient<T>(term, w, alpha, beta);
+        else if (GUARDED || !(FORM::INSIDE || FORM::DISSIMILAR))
           d = laparoflow::pair_gradient(term, w, alpha, beta);
         else if (FORM::INSIDE)
           d = term * ((FORM::DISSIMILAR ? (T(1) - w) * alpha : alpha) + w * beta);
@@ -285,27 +315,23 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
 
 // dS of given statistics: rows, and columns where the chunk carries coefficients. s holds products, then dS. Padding rows
 // get values too: their queries are 0 and their dq is dropped.
-//   small logits: (alpha_i + alpha_j) n e + (beta_i + beta_j) (w | w e), e = 2^s2, alpha and beta holding 2^-lse2 etc.
-//   guarded:      alpha_i n 2^(s2 - lse2_i) + beta_i (w | w 2^(s2 - positive2_i)) + the same of the column
+//   small logits: (alpha_i + alpha_j) n e + (beta_i + beta_j) (w | w e), e = e^s, alpha and beta holding e^-lse etc.
+//   guarded:      alpha_i n e^(s - lse_i) + beta_i (w | w e^(s - positive_i)) + the same of the column
 template <class T, class FORM, bool GUARDED>
-void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Scale<T> scale2) {
+void gradient_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Scale<T> scale) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
-    const Vec<T> lse2 = load<T>(block.lse2 + lane), positive2 = load<T>(block.positive2 + lane);
-    const Vec<T> lse2_low = load<T>(block.lse2_low + lane), positive2_low = load<T>(block.positive2_low + lane);
-    const Vec<T> cap = splat<T>(T(120));
+    const Vec<T> lse = load<T>(block.lse + lane), positive = load<T>(block.positive + lane);
+    Vec<T> total{};
     for (int64_t j = 0; j < chunk.keys; ++j) {
       T* at = s + j * kRows + lane;
-      const Vec<T> product = load<T>(at);
+      const Vec<T> product = load<T>(at), logit = scale * product;
       Vec<T> d;
-      Vec<T> w{}, log2w{};
-      if constexpr (FORM::WEIGHTED) {
-        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-        w = pair.value;
-        log2w = pair.log2;
-      }
+      laparoflow::PairWeight<Vec<T>> pair{};
+      if constexpr (FORM::WEIGHTED) pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
+      const Vec<T> w = pair.value;
       if (!GUARDED) {
-        Vec<T> e = exp2_vec(scale2 * product);
+        Vec<T> e = exp2_vec(logit);
         Vec<T> row_a = alpha, row_b = beta;
         if (chunk.alpha) {
           row_a += chunk.alpha[j];
@@ -317,29 +343,28 @@ void gradient_sweep(const RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Sc
         else
           d = FORM::INSIDE ? e * (row_a + w * row_b) : laparoflow::pair_gradient(e, w, row_a, row_b);
       } else {
-        Vec<T> a = exp2_vec(vmin(scale2.minus(product, lse2, lse2_low), cap)) * alpha;
-        if (chunk.alpha) {
-          const Vec<T> x = scale2.minus(product, splat<T>(chunk.lse2[j]), splat<T>(chunk.lse2_low[j]));
-          a += exp2_vec(vmin(x, cap)) * chunk.alpha[j];
-        }
-        d = FORM::DISSIMILAR && FORM::WEIGHTED ? a * (T(1) - w) : a;
+        const Vec<T> counted = counted_logit<T, FORM>(logit, w, T(kNoPair));
+        d = exp_above<T>(counted, lse) * alpha;
+        if (chunk.alpha) d += exp_above<T>(counted, splat<T>(chunk.lse[j])) * chunk.alpha[j];
         if constexpr (FORM::WEIGHTED) {
-          const Vec<T> none = splat<T>(T(-1000000));
-          Vec<T> b = FORM::INSIDE
-                         ? exp2_vec(vmin(w > T(0) ? scale2.minus(product, positive2, positive2_low - log2w) : none, cap))
-                         : w;
-          d += b * beta;
-          if (chunk.alpha) {
-            if (FORM::INSIDE) {
-              const Vec<T> x = scale2.minus(product, splat<T>(chunk.positive2[j]), chunk.positive2_low[j] - log2w);
-              b = exp2_vec(vmin(w > T(0) ? x : none, cap));
-            }
-            d += b * chunk.beta[j];
+          const Vec<T> weighted = positive_logit<T>(logit, pair, T(kNoPair));
+          const auto side = [&](Vec<T> from_lse, Vec<T> from_positive, Vec<T> a, Vec<T> b) {
+            return inside_gradient<T>(exp_above<T>(counted, from_lse), exp_above<T>(weighted, from_positive), a, b);
+          };
+          if (FORM::INSIDE) {
+            d = side(lse, positive, alpha, beta);
+            if (chunk.alpha)
+              d += side(splat<T>(chunk.lse[j]), splat<T>(chunk.positive[j]), splat<T>(chunk.alpha[j]),
+                        splat<T>(chunk.beta[j]));
+          } else {
+            d += w * (chunk.alpha ? beta + chunk.beta[j] : beta);
           }
         }
       }
+      total += d;
       store<T>(at, d);
     }
+    kahan_add<T>(block.ds + lane, block.lost[kSumA] + lane, total);
   }
 }
 

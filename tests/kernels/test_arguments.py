@@ -77,7 +77,9 @@ def test_compiled_code_follows_precision_and_determinism() -> None:
     assert seen == wanted
 
 
-@pytest.mark.parametrize(("temperature", "dtype"), [(0.1, torch.float32), (0.01, torch.float64)])
+@pytest.mark.parametrize(
+    ("temperature", "dtype"), [(0.1, torch.float32), (0.01, torch.float32), (0.01, torch.float64)]
+)  # fmt: skip
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("scope", ["frame", "batch"])
 @pytest.mark.parametrize(("positives", "negatives"), [("outside", "all"), ("inside", "dissimilar")])

@@ -90,6 +90,32 @@ def test_temperatures(backend: str, device: str, temperature: float, options: di
     assert_within_rule(make_case(66, 70, 24, frames=1, temperature=temperature, **options), torch.float32, backend, device)
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.026])
+@pytest.mark.parametrize("options", [
+    {"reduction": "none"},
+    {"symmetric": True},
+    {"reduction": "none", "negatives": "dissimilar"},
+    {"reduction": "none", "positives": "inside"},
+    {"symmetric": True, "positives": "inside", "negatives": "dissimilar"},
+], ids=ids)  # fmt: skip
+def test_one_key_outweighs_all_others(temperature: float, options: dict) -> None:
+    """Keys equal to queries: lse is a logit, and its rounding is none of the gradient."""
+    case = make_case(64, 64, 16, frames=1, temperature=temperature, **options)
+    case.key = case.query.clone()
+    assert_within_rule(case, torch.float32, "native", "cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.01, 0.02, 0.03, 0.07, 1.0])
+@pytest.mark.parametrize("flow_kernel", ["gaussian", "laplace", "tophat"])
+@pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"symmetric": True}], ids=ids)
+def test_equal_flows_inside_are_exactly_zero_on_the_cpu(temperature: float, flow_kernel: str, options: dict) -> None:
+    case = make_case(70, 75, 16, temperature=temperature, flow_kernel=flow_kernel, positives="inside", **options)
+    case.query_flow.fill_(3.25)
+    case.key_flow.fill_(3.25)
+    outcome = evaluate(case, torch.float32, "native")
+    assert not any(value.any() for value in outcome.values()), {name: value.abs().max() for name, value in outcome.items()}
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("positives", ["outside", "inside"])
 def test_all_logits_negative_in_ragged_tiles(backend: str, device: str, positives: str, symmetric: bool) -> None:
