@@ -135,7 +135,7 @@ LF_INLINE Vec<T> log_vec(Vec<T> x) {
   using I = VecInt<T>;
   const Vec<T> one = splat<T>(T(1));
   I bits = (I)x;
-  I offset = (I)splat<T>(T(0.70710678118654752440)) & ~(((I)one & 0) + ((decltype(bits[0] + 0))1 << mantissa) - 1);
+  I offset = (I)splat<T>(T(0.70710678118654752440));
   I e = (bits - offset) >> mantissa;
   Vec<T> m = (Vec<T>)(bits - (e << mantissa));
   Vec<T> ef;

@@ -106,7 +106,7 @@ def test_one_key_outweighs_all_others(temperature: float, options: dict) -> None
 
 
 @pytest.mark.parametrize("temperature", [0.005, 0.01, 0.02, 0.03, 0.07, 1.0])
-@pytest.mark.parametrize("flow_kernel", ["gaussian", "laplace", "tophat"])
+@pytest.mark.parametrize("flow_kernel", FLOW_KERNELS)
 @pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"symmetric": True}], ids=ids)
 def test_equal_flows_inside_are_exactly_zero_on_the_cpu(temperature: float, flow_kernel: str, options: dict) -> None:
     case = make_case(70, 75, 16, temperature=temperature, flow_kernel=flow_kernel, positives="inside", **options)
