@@ -9,6 +9,7 @@ public function answers, by which transforms are found: derivatives that the ker
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,19 @@ def _refuse_transforms(name: str, inputs: tuple[Any, ...]) -> None:
         raise NotImplementedError(f"{name}: this backend is not made for torch.func.grad and vjp; backend='reference' is")
 
 
+def _call(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``function(*inputs)``; where a signal stopped an operator, what its handler raises: KeyboardInterrupt for Ctrl-C."""
+    try:
+        return function(*inputs)
+    except RuntimeError:
+        _let_python_handle_signals()
+        raise
+
+
+def _let_python_handle_signals() -> None:
+    """Nothing: Python runs the handlers of signals at the beginning of a function. An error alone passes them by."""
+
+
 def register(
     library: torch.library.Library, name: str, op: Any, setup: Callable[..., None], backward: Callable[..., Any],
     twice: bool = False,
@@ -56,6 +70,8 @@ def register(
         backward: (ctx, *gradients of the outputs) -> gradients of the inputs.
         twice: ``backward`` is made of differentiable operators; otherwise its results refuse to be differentiated.
     """
+
+    op, backward = partial(_call, op), partial(_call, backward)
 
     def forward(ctx: Any, *inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():

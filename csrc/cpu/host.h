@@ -9,6 +9,7 @@
 
 #include "../arguments.h"
 #include "engine.h"
+#include "interrupt.h"
 
 namespace laparoflow::cpu {
 
@@ -65,14 +66,16 @@ const Engine<T>& engine();
 const char* engine_name();
 bool has_native_bf16();  // and the AVX-512 engine is in use
 
-// Runs work(item, thread) for items [0, count) on torch's threads, taken one by one so that ragged items balance.
+// Runs work(item, thread, interrupt) for items [0, count) on torch's threads, taken one by one so that ragged items balance.
 template <class Work>
 void parallel_items(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
+  Interrupt interrupt;
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t thread = begin; thread < end; ++thread)
-      for (int64_t item = next++; item < count; item = next++) work(item, thread);
+      for (int64_t item = next++; item < count && !interrupt.seen(); item = next++) work(item, thread, interrupt);
   });
+  interrupt.raise();
 }
 
 inline int64_t thread_count(int64_t items) {

@@ -136,8 +136,8 @@ struct Shares {
   // work(block, share, thread)
   template <class Work>
   void run(const Work& work) const {
-    parallel_items(count, threads, [&](int64_t group, int64_t thread) {
-      for (int64_t block = edges[group]; block < edges[group + 1]; ++block) work(block, group, thread);
+    parallel_items(count, threads, [&](int64_t group, int64_t thread, Interrupt& interrupt) {
+      for (int64_t block = edges[group]; block < edges[group + 1] && !interrupt.seen(); ++block) work(block, group, thread);
     });
   }
 };
