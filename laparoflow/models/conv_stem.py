@@ -144,32 +144,32 @@ default_cfgs = generate_default_cfgs({name: _cfg(size) for name, size in SIZES.i
 
 
 def _create(
-    variant: str, pretrained: bool, size: int, patch: int, width: int, depth: int, heads: int, stem: type[ConvStem],
-    **kwargs: Any,
-) -> VisionTransformer:  # fmt: skip
-    args: dict[str, Any] = dict(
-        img_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, class_token=False, global_pool="avg",
-        fc_norm=False, num_classes=0, embed_layer=stem,
-    )  # fmt: skip
+    variant: str, pretrained: bool, stem: type[ConvStem], shape: dict[str, Any], given: dict[str, Any]
+) -> VisionTransformer:
+    args: dict[str, Any] = dict(class_token=False, global_pool="avg", fc_norm=False, num_classes=0, embed_layer=stem)
     return build_model_with_cfg(
         VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(args | kwargs),
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(args | shape | given),
     )  # fmt: skip
+
+
+MINI = dict(img_size=64, patch_size=4, embed_dim=96, depth=2, num_heads=3)
+SMALL = dict(img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6)
 
 
 @register_model
 def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
-    return _create("laparoflow_convvit_mini", pretrained, 64, 4, 96, 2, 3, ConvStem, **kwargs)
+    return _create("laparoflow_convvit_mini", pretrained, ConvStem, MINI, kwargs)
 
 
 @register_model
 def laparoflow_convvit_mini_window(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """``laparoflow_convvit_mini`` behind a ``WindowStem``."""
-    return _create("laparoflow_convvit_mini_window", pretrained, 64, 4, 96, 2, 3, WindowStem, **kwargs)
+    return _create("laparoflow_convvit_mini_window", pretrained, WindowStem, MINI, kwargs)
 
 
 @register_model
 def laparoflow_convvit_small(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """12 blocks, 384 wide, stride 16: a ViT-S with a convolutional stem, for one GPU."""
-    return _create("laparoflow_convvit_small", pretrained, 224, 16, 384, 12, 6, ConvStem, **kwargs)
+    return _create("laparoflow_convvit_small", pretrained, ConvStem, SMALL, kwargs)

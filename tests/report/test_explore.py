@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
     torch.save({"laparoflow_encoder": settings.plain(), "state_dict": state}, folder / "checkpoints" / "last.ckpt")
     write_json(folder / "run.json", {"kind": "pretrain", "steps": 1})
-    method = {"name": "flow", "flow": {"guide": "flow", "bandwidth": 0.7}}
+    method = {"name": "flow", "flow": {"guide": "flow", "bandwidth": 0.7, "contrast": {"standardise": False}}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": str(root / "cache"), "method": method}))
     return folder
 

@@ -233,9 +233,9 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
   const std::int64_t first_of_block = own_rows.begin + plan.row_tile() % plan.tiles_per_frame * row_count;
   if (arguments.gradient != nullptr) {
     const float factor = 1.0f / (problem.temperature[0] * arguments.loss_scale[0]);
-    Type* out = static_cast<Type*>(arguments.gradient);
-    float* partials = arguments.row_partials;
-    if (partials != nullptr) partials += plan.column_slot() * problem.row.total * problem.depth;
+    const bool chunked = arguments.row_partials != nullptr;
+    void* const to = chunked ? arguments.row_partials + plan.column_slot() * problem.row.total * problem.depth
+                             : arguments.gradient;  // one pointer for both types: two would cost registers
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t i = first_of_block + row_of(r);
@@ -246,10 +246,10 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
         const int column = d * 8 + 2 * at.quad;
         if (column >= problem.depth) continue;
         const float x = g[r / 2][d][(r & 1) * 2] * keep, y = g[r / 2][d][(r & 1) * 2 + 1] * keep;
-        if (partials != nullptr)
-          store_pair(partials + i * problem.depth + column, x, y, column + 1 < problem.depth);
+        if (chunked)
+          store_pair(static_cast<float*>(to) + i * problem.depth + column, x, y, column + 1 < problem.depth);
         else
-          store_pair(out + i * problem.depth + column, x, y, column + 1 < problem.depth);
+          store_pair(static_cast<Type*>(to) + i * problem.depth + column, x, y, column + 1 < problem.depth);
       }
     }
   }

@@ -62,7 +62,6 @@ class Feed {
 
   LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
     columns_ = denominator_range(problem(), frame);
-    first_tile_ = first;
     columns_.begin += first * Engine::kColumns;
     if (columns_.end > columns_.begin + count * Engine::kColumns) columns_.end = columns_.begin + count * Engine::kColumns;
     tiles_ = columns_.end > columns_.begin
@@ -75,8 +74,9 @@ class Feed {
     return {first, first + Engine::kColumns < columns_.end ? first + Engine::kColumns : columns_.end};
   }
   LAPAROFLOW_DEVICE Range present_columns(int tile) const { return columns(tile); }
-  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {
-    return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + first_tile_ + tile;
+  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {  // the first tile is found anew, for the registers
+    const std::int64_t before = (columns_.begin - denominator_range(problem(), frame_).begin) / Engine::kColumns;
+    return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + before + tile;
   }
 
   LAPAROFLOW_DEVICE void begin(int frame, std::int64_t first_row) {
@@ -157,7 +157,6 @@ class Feed {
   DepthLayout<Engine> layout_;
   char* memory_;
   Range columns_{0, 0};
-  std::int64_t first_tile_ = 0;
   int tiles_ = 0, frame_ = 0, first_weights_ = 0, last_weights_ = 0;
 };
 
