@@ -61,22 +61,25 @@ class Feed {
       : a_(arguments), layout_(arguments.problem->depth), memory_(memory) {}
 
   LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
+    frame_ = frame;
     columns_ = denominator_range(problem(), frame);
+    first_tile_ = static_cast<int>(first);
     columns_.begin += first * Engine::kColumns;
     if (columns_.end > columns_.begin + count * Engine::kColumns) columns_.end = columns_.begin + count * Engine::kColumns;
-    tiles_ = columns_.end > columns_.begin
-                 ? static_cast<int>((columns_.end - columns_.begin + Engine::kColumns - 1) / Engine::kColumns)
-                 : 0;
+    count_ = count;
   }
-  LAPAROFLOW_DEVICE int tiles() const { return tiles_; }
+  LAPAROFLOW_DEVICE int tiles() const {  // read again for each tile: held, it would cost the gradient a register
+    const Range all = denominator_range(problem(), frame_);
+    const std::int64_t left = (all.end - all.begin + Engine::kColumns - 1) / Engine::kColumns - first_tile_;
+    return static_cast<int>(left < count_ ? left : count_);
+  }
   LAPAROFLOW_DEVICE Range columns(int tile) const {
     const std::int64_t first = columns_.begin + static_cast<std::int64_t>(tile) * Engine::kColumns;
     return {first, first + Engine::kColumns < columns_.end ? first + Engine::kColumns : columns_.end};
   }
   LAPAROFLOW_DEVICE Range present_columns(int tile) const { return columns(tile); }
-  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {  // the first tile is found anew, for the registers
-    const std::int64_t before = (columns_.begin - denominator_range(problem(), frame_).begin) / Engine::kColumns;
-    return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + before + tile;
+  LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {
+    return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + first_tile_ + tile;
   }
 
   LAPAROFLOW_DEVICE void begin(int frame, std::int64_t first_row) {
@@ -87,13 +90,13 @@ class Feed {
     last_weights_ = to <= 0 || to <= from ? 0 : static_cast<int>((to + Engine::kColumns - 1) / Engine::kColumns);
     block_barrier();
     load_rows(first_row);
-    if (a_.stages == 2 && tiles_ > 0) load_columns(0);
+    if (a_.stages == 2 && tiles() > 0) load_columns(0);
   }
   LAPAROFLOW_DEVICE ColumnStage<Engine> acquire(int tile) {
     if (a_.stages == 1) {
       load_columns(tile);
       copy_async_wait<0>();
-    } else if (tile + 1 < tiles_) {
+    } else if (tile + 1 < tiles()) {
       load_columns(tile + 1);
       copy_async_wait<1>();
     } else {
@@ -145,7 +148,7 @@ class Feed {
   LAPAROFLOW_DEVICE void load_columns(int tile) const {
     const Side& side = problem().column;
     const Range range = denominator_range(problem(), frame_);
-    const std::int64_t first = columns_.begin + static_cast<std::int64_t>(tile) * Engine::kColumns;
+    const std::int64_t first = range.begin + (std::int64_t{first_tile_} + tile) * Engine::kColumns;
     const ColumnStage<Engine> to = stage(tile);
     load_embeddings<Engine>(to.embedding, side, range, first, Engine::kColumns, layout_, problem().aligned);
     to.load_numbers(side, range, frame_range(side, frame_), first, problem().flow_width, -kFarFlow, a_.column_coefficients,
@@ -157,7 +160,8 @@ class Feed {
   DepthLayout<Engine> layout_;
   char* memory_;
   Range columns_{0, 0};
-  int tiles_ = 0, frame_ = 0, first_weights_ = 0, last_weights_ = 0;
+  std::int64_t count_ = 0;
+  int first_tile_ = 0, frame_ = 0, first_weights_ = 0, last_weights_ = 0;
 };
 
 }  // namespace laparoflow::cuda
