@@ -124,7 +124,8 @@ def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 
 
     The median of r_i would be 0 wherever more than half of the frame moves as one, which is usual in surgery (tissue with
     an instrument in front of it); the trimmed mean square sees the rest and leaves out two percent of wild vectors. Our
-    choice; the paper's abstract does not say. Of more than 4096 pixels, a regular share is looked at.
+    choice; the paper's abstract does not say. Of more than 4096 pixels, a regular share is looked at; with a mask, of those
+    that it keeps.
 
     Args:
         flow: [B, 2 G, H, W] in pixels, two channels for each of G gaps; or pixels in a row [B, N, F].
@@ -152,23 +153,34 @@ def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 
     if mask is not None:
         checks.check_pixels("mask", "mask", mask, (flow.shape[0], *pixels), {})
     flow = flow.detach().to(torch.promote_types(flow.dtype, torch.float32))
-    step = max(1, int((pixels[0] * pixels[-1] / MAX_PIXELS) ** 0.5)) if is_map else max(1, pixels[0] // MAX_PIXELS)
-    if is_map:
-        flow = flow[..., ::step, ::step].unflatten(1, (-1, 2)).flatten(3)  # [B, G, 2, pixels]
-        mask = None if mask is None else mask[..., ::step, ::step].flatten(1)
+    flow = flow.unflatten(1, (-1, 2)).flatten(3) if is_map else flow.transpose(1, 2)[:, None]  # [B, G, 2, pixels]
+    if mask is not None:
+        flow = _share_of_kept(flow, mask.flatten(1))
+    elif is_map and flow.shape[-1] > MAX_PIXELS:
+        step = int((flow.shape[-1] / MAX_PIXELS) ** 0.5)
+        flow = flow.unflatten(3, pixels)[..., ::step, ::step].flatten(3)
     else:
-        flow = flow[:, ::step].transpose(1, 2)[:, None]
-        mask = None if mask is None else mask[:, ::step]
+        flow = flow[..., :: max(1, flow.shape[-1] // MAX_PIXELS)]
     if flow.shape[-1] == 0:
         spread = flow.new_zeros(flow.shape[:2])
     else:
-        if mask is not None:
-            flow = flow.masked_fill(~mask[:, None, None], torch.nan)
         distance = (flow - flow.nanmedian(3, keepdim=True).values).square().sum(2)
         limit = distance.nanquantile(TRIM, dim=2, keepdim=True)
         spread = distance.masked_fill(distance > limit, torch.nan).nanmean(2).sqrt().nan_to_num(0.0)
     spread = spread.clamp(min=floor)
     return spread if is_map else spread[:, 0]
+
+
+def _share_of_kept(flow: Tensor, mask: Tensor) -> Tensor:
+    """Up to MAX_PIXELS kept pixels of each frame, evenly through them, then NaN: [B, G, F, P] and [B, P] -> [B, G, F, S]."""
+    up_to = mask.cumsum(1)
+    kept = up_to[:, -1:]
+    most = min(mask.shape[1], MAX_PIXELS)
+    number = torch.arange(most, device=mask.device)
+    number = torch.where(kept > most, number * kept // most, number)
+    place = torch.searchsorted(up_to, number + 1).clamp(max=mask.shape[1] - 1)
+    chosen = flow.gather(3, place[:, None, None].expand(*flow.shape[:3], most))
+    return chosen.masked_fill((number >= kept)[:, None, None], torch.nan)
 
 
 def _limited(guide: Tensor) -> Tensor:

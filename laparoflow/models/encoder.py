@@ -105,7 +105,10 @@ class PixelEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features for probes: float RGB 0..1 [B, 3, H, W] -> [B, C, H/p, W/p]."""
-        return self.levels(images)[self.level]
+        if self.level != "last":
+            return self.levels(images)[self.level]
+        self.check_images(images)
+        return self.backbone.features(self.normalise(images))
 
     def levels(self, images: Tensor) -> dict[Level, Tensor]:
         """Features of every level from one pass: RGB 0..1 [B, 3, H, W] -> [B, C of the level, H/p, W/p] each."""

@@ -135,8 +135,13 @@ def problems(draw: Any, dtypes: tuple[torch.dtype, ...], largest: int, groups: b
 def check(problem: Fuzz, backend: str, device: str) -> None:
     """The rule, for the loss and every gradient, over DRAWS draws of the tensors; what is under a mask gets 0."""
     results: list[dict[str, list[Tensor]]] = [{}, {}, {}]
+    weight_sums: list[float] = []
     for number in range(DRAWS):
         parts = problem.draw(number)
+        for name, weights in parts.items():
+            if name.endswith("weight"):
+                masks = parts.get(name.replace("weight", "mask"), [torch.ones_like(w, dtype=torch.bool) for w in weights])
+                weight_sums.append(sum(float(w[keep].sum()) for w, keep in zip(weights, masks, strict=True)))
         exact = torch.float32 if problem.dtype in HALF else problem.dtype  # as in tests/numerics.py
         ways = (torch.float64, "reference", "cpu"), (exact, "reference", device), (problem.dtype, backend, device)
         for found, way in zip(results, ways, strict=True):
@@ -149,7 +154,7 @@ def check(problem: Fuzz, backend: str, device: str) -> None:
         same, fused = (found[name] for found in results[1:])
         # a weight's gradient is the difference of its loss from the mean, which is nothing where a single query counts
         cancels = name.endswith("weight") and problem.options["reduction"] == "mean"
-        terms = problem.upstream * max(float(x.abs()) for x in results[0]["loss"]) if cancels else 0.0
+        terms = problem.upstream * max(float(x.abs()) for x in results[0]["loss"]) / min(weight_sums) if cancels else 0.0
         wrong += violations(name, truth, same, fused, problem.dtype, terms)
         gradients = zip(truth, fused, strict=True)
         if name in ("dquery", "dkey"):

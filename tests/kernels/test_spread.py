@@ -34,6 +34,24 @@ def test_nothing_trusted_is_no_motion():
     assert spread.tolist() == [[0.0], [0.0]]
 
 
+def test_a_few_kept_pixels_of_a_large_frame_are_found():
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.full((2, 2, 200, 300), torch.nan)
+    kept = torch.zeros(2, 200, 300, dtype=torch.bool)
+    kept[:, 1::14, 1::14] = True  # none of them on any coarser lattice from the corner
+    values = torch.randn(2, 2, int(kept[0].sum()), generator=generator) * 5
+    flow[kept[:, None].expand_as(flow)] = values.flatten()
+    torch.testing.assert_close(robust_flow_spread(flow, kept), robust_flow_spread(values.transpose(1, 2))[:, None])
+
+
+def test_a_share_of_many_kept_pixels_stands_for_all():
+    flow = torch.randn(1, 2, 200, 300, generator=torch.Generator().manual_seed(0))
+    kept = torch.ones(1, 200, 300, dtype=torch.bool)
+    kept[:, :, 250:] = False
+    flow[:, :, :, 250:] = torch.nan
+    assert robust_flow_spread(flow, kept).item() == pytest.approx(1.35, abs=0.05)  # sqrt(2), less the trimmed 2 percent
+
+
 def test_gaps_have_a_spread_each():
     flow = torch.randn(2, 4, 16, 16)
     valid = torch.rand(2, 16, 16) > 0.2
