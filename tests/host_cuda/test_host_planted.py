@@ -175,7 +175,7 @@ MISTAKES = {
         "release(int) { block_barrier(); }", "release(int) {}", sanitizer="thread"
     ),
     "one chunk of the gradient over another": Mistake(
-        "partials += plan.column_slot() * problem.row.total * problem.depth;", ""
+        "arguments.row_partials + plan.column_slot() * problem.row.total * problem.depth", "arguments.row_partials"
     ),
     "column sums of the first chunk for all": Mistake("first_tile_ + tile;", "tile;"),
     "shared memory that wgmma cannot read": Mistake(
