@@ -62,6 +62,7 @@ def test_an_exported_program_takes_any_number_of_frames(backend: str, options: d
 
 
 @pytest.mark.slow
+@pytest.mark.compiler
 def test_a_library_compiled_ahead_of_time_takes_any_number_of_frames(tmp_path: Path) -> None:
     step = Step("native", dict(bandwidth="auto", symmetric=True))
     batch = torch.export.Dim("batch", min=1, max=4096)
