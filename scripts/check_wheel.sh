@@ -5,6 +5,7 @@
 # Packages other than laparoflow come from the environment of PYTHON (default .venv), by links: torch is large.
 # At the end it pretends that the wheel needs a newer torch: the import must go on, and say which torch is needed.
 set -euo pipefail
+unset PYTHONPATH # what is found there would count as installed
 wheel=$(realpath "${1:?usage: scripts/check_wheel.sh WHEEL [PYTEST OPTION...]}")
 shift
 cd "$(dirname "$0")/.."
