@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: temporary file, fsync, rename."""
+"""Files that are either complete or not there (temporary file, fsync, rename), and pictures from files."""
 
 from __future__ import annotations
 
@@ -117,6 +117,30 @@ def write_json(path: Path, content: Any) -> Path:
         ValueError: NaN or infinity, which are not JSON.
     """
     return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def shown(path: Path | str) -> str:
+    """A path that can be printed and written as UTF-8, whatever bytes its name holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """A picture file as RGB, uint8 [H, W, 3], upright as its EXIF orientation asks; of 16 bits the upper 8.
+
+    Raises:
+        ValueError: it is missing, damaged or no picture; the message names it.
+    """
+    import cv2
+    import numpy as np
+
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ValueError(f"cannot read image {shown(path)}: {error.strerror}") from error
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    if pixels is None:
+        raise ValueError(f"cannot read image {shown(path)}: not an image or damaged")
+    return np.asarray(pixels, np.uint8)
 
 
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:

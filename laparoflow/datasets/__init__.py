@@ -30,7 +30,7 @@ __getattr__ = lazily(
     class_map="ClassMap MappedSegmentation class_map_names load_class_map",
     overlap="overlap_warnings",
     registry="build_dataset dataset_names",
-    samples="IGNORE_INDEX DatasetError Frame FrameDataset KeypointDataset KeypointSample SegmentationDataset "
-    "SegmentationSample",
+    reading="DatasetError",
+    samples="IGNORE_INDEX Frame FrameDataset KeypointDataset KeypointSample SegmentationDataset SegmentationSample",
     splits="Split label_subset split_dataset",
 )

@@ -1,7 +1,7 @@
 """CholecSeg8k: semantic segmentation of laparoscopic cholecystectomy, 17 videos, 854 x 480.
 
     root/videoXX/videoXX_SSSSS/frame_N_endo.png                  the picture
-                               frame_N_endo_watershed_mask.png   the label: grey value -> class (table below)
+                               frame_N_endo_watershed_mask.png   the label: grey value -> class (`TABLE`)
 
 `frame_N_endo_mask.png` is sparse and is not the label. A few masks are RGBA instead of RGB. Grey 0 and 255 are
 border or labelling errors and are ignored. The published split is by video (13 to train, 2 to validate, 2 to test).
@@ -16,48 +16,28 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-    read_colours,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+from laparoflow.datasets.reading import DatasetError, read_colours
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset
 
-CLASSES_13 = (
-    "background",
-    "abdominal wall",
-    "liver",
-    "gastrointestinal tract",
-    "fat",
-    "grasper",
-    "connective tissue",
-    "blood",
-    "cystic duct",
-    "L-hook electrocautery",
-    "gallbladder",
-    "hepatic vein",
-    "liver ligament",
+TABLE = (
+    (50, "background", "background"),
+    (11, "abdominal wall", "abdominal wall"),
+    (21, "liver", "liver"),
+    (13, "gastrointestinal tract", "gastrointestinal tract"),
+    (12, "fat", "fat"),
+    (31, "grasper", "instrument"),
+    (23, "connective tissue", "misc"),
+    (24, "blood", "misc"),
+    (25, "cystic duct", "misc"),
+    (32, "L-hook electrocautery", "instrument"),
+    (22, "gallbladder", "gallbladder"),
+    (33, "hepatic vein", "misc"),
+    (5, "liver ligament", "misc"),
 )
-GREY_TO_CLASS = {50: 0, 11: 1, 21: 2, 13: 3, 12: 4, 31: 5, 23: 6, 24: 7, 25: 8, 32: 9, 22: 10, 33: 11, 5: 12}
+"""Grey value of the mask, class of 13, class of 8."""
 IGNORED_GREYS = (0, 255)
-
-CLASSES_8 = (
-    "background",
-    "abdominal wall",
-    "liver",
-    "gastrointestinal tract",
-    "fat",
-    "gallbladder",
-    "misc",
-    "instrument",
-)
-"""misc is connective tissue, blood, cystic duct, hepatic vein and liver ligament."""
-CLASS_13_TO_8 = (0, 1, 2, 3, 4, 7, 6, 6, 6, 7, 5, 6, 6)
+CLASSES_13 = tuple(name for _, name, _ in TABLE)
+CLASSES_8 = (*CLASSES_13[:5], "gallbladder", "misc", "instrument")
 
 PUBLISHED_VIDEOS = {
     "train": (1, 9, 18, 20, 24, 25, 26, 28, 35, 37, 43, 48, 55),
@@ -98,7 +78,7 @@ class CholecSeg8k(SegmentationDataset):
     def __init__(self, root: Path, classes: Literal[8, 13] = 13) -> None:
         if classes not in (8, 13):
             raise ValueError(f"classes must be 8 or 13, got {classes!r}")
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         frames = []
         for image in root.glob("video*/video*_*/frame_*_endo.png"):
             match = _FRAME_FILE.fullmatch(image.name)
@@ -112,17 +92,19 @@ class CholecSeg8k(SegmentationDataset):
             raise DatasetError(f"{self.name}: no videoXX/videoXX_SSSSS/frame_N_endo.png under {root}")
         super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
         self.classes = CLASSES_13 if classes == 13 else CLASSES_8
-        self._lookup = _lookup_table(classes)
+        self._lookup = np.full(256, -1, dtype=np.int64)  # -1: the data set defines nothing
+        self._lookup[list(IGNORED_GREYS)] = IGNORE_INDEX
+        for grey, fine, merged in TABLE:
+            self._lookup[grey] = self.classes.index(fine if classes == 13 else merged)
 
-    def read(self, frame: Frame) -> SegmentationSample:
-        image = read_rgb(frame.image)
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
         grey = read_grey_mask(frame.label)
         mask = self._lookup[grey]
         if (mask < 0).any():
             unknown, counts = np.unique(grey[mask < 0], return_counts=True)
-            found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts, strict=False))
+            found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts, strict=True))
             raise DatasetError(f"{frame.label}: grey values that CholecSeg8k does not define: {found}")
-        return segmentation_sample(frame, image, mask)
+        return mask
 
 
 def read_grey_mask(path: Path) -> NDArray[np.uint8]:
@@ -135,12 +117,3 @@ def read_grey_mask(path: Path) -> NDArray[np.uint8]:
     if (pixels[..., :1] != pixels).any():
         raise DatasetError(f"{path} is coloured; a watershed mask has equal channels")
     return pixels[..., 0]
-
-
-def _lookup_table(classes: int) -> NDArray[np.int64]:
-    """[256] grey value -> class id, IGNORE_INDEX, or -1 where the data set defines nothing."""
-    table = np.full(256, -1, dtype=np.int64)
-    for grey, label in GREY_TO_CLASS.items():
-        table[grey] = label if classes == 13 else CLASS_13_TO_8[label]
-    table[list(IGNORED_GREYS)] = IGNORE_INDEX
-    return table

@@ -6,20 +6,15 @@ and, per data set, which of its classes becomes which common one. What is not li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-)
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset, SegmentationSample
 
 FOLDER = Path(__file__).with_name("class_maps")
 
@@ -115,4 +110,4 @@ class MappedSegmentation(SegmentationDataset):
 
     def read(self, frame: Frame) -> SegmentationSample:
         sample = self._dataset.read(frame)
-        return SegmentationSample(sample.image, self._lookup[sample.mask], sample.video, sample.name)
+        return replace(sample, mask=self._lookup[sample.mask])

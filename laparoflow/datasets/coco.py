@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.datasets.samples import DatasetError, Frame, read_json, read_rgb
+from laparoflow.datasets.reading import DatasetError, read_json, read_rgb
+from laparoflow.datasets.samples import Frame
 
 ROBOFLOW = "_annotations.coco.json"
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, numbers, outside, read_coco, read_picture
-from laparoflow.datasets.samples import DatasetError, Frame, KeypointDataset, KeypointSample, require_folder
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import Frame, KeypointDataset, KeypointSample
 
 SHOWN = 3
 
@@ -36,7 +37,7 @@ class CocoKeypoints(KeypointDataset):
     video_hint = "give each image of the annotation file its `video`"
 
     def __init__(self, root: Path, annotations: str | None = None, category: str | None = None) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         files = annotation_files(root, annotations, "*keypoints*.json", self.name)
         self.joints = ()
         self._outside: dict[str, None] = {}

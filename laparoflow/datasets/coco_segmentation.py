@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, numbers, outside, read_coco, read_picture
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-    require_folder,
-)
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset, SegmentationSample
 
 SHOWN = 3
 BACKGROUND = "background"
@@ -44,7 +38,7 @@ class CocoSegmentation(SegmentationDataset):
     video_hint = "give each image of the annotation file its `video`"
 
     def __init__(self, root: Path, annotations: str | None = None) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         files = annotation_files(root, annotations, "*instances*.json", self.name)
         contents = {path: read_coco(path) for path in files}
         named: dict[str, str] = {}

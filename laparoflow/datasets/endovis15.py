@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.datasets.endovis15_pose import JOINTS, TRACKED, entries, instruments
-from laparoflow.datasets.samples import (
-    PICTURE_ENDINGS,
-    DatasetError,
-    Frame,
-    KeypointDataset,
-    KeypointSample,
-    SegmentationDataset,
-    SegmentationSample,
-    read_ids,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+from laparoflow.datasets.reading import PICTURE_ENDINGS, DatasetError, read_ids
+from laparoflow.datasets.samples import Frame, FrameDataset, KeypointDataset, SegmentationDataset
 from laparoflow.datasets.video_frames import VideoFrames
 
 CLASSES = ("background", "shaft", "head")
@@ -48,15 +38,19 @@ def class_ids(grey: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(grey > SHAFT_ABOVE, 1, np.where(grey >= HEAD_FROM, 2, 0)).astype(np.int64)
 
 
-class _Videos:
-    """The opened videos of a data set; all selections of it share them."""
+class _FromVideos(FrameDataset[Any]):
+    """Pictures that are frames of videos; all selections of a data set share the opened ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        super().__init__(frames)
         self._open: dict[Path, VideoFrames] = {}
 
-    def frame(self, path: Path, number: int, pixels: str) -> NDArray[np.uint8]:
-        """Pixels of one frame."""
-        return self._open.setdefault(path, VideoFrames(path, pixels))[number]
+    def pixels(self, path: Path, frame: Frame, kind: str) -> NDArray[np.uint8]:
+        """The frame's pixels in the video at `path`."""
+        return self._open.setdefault(path, VideoFrames(path, kind))[int(frame.order)]
+
+    def image(self, frame: Frame) -> NDArray[np.uint8]:
+        return self.pixels(frame.image, frame, "rgb24")
 
 
 def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]]:
@@ -73,7 +67,7 @@ def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]
     return result
 
 
-class Endovis15Robotic(SegmentationDataset):
+class Endovis15Robotic(_FromVideos, SegmentationDataset):
     """Reads every frame of the robotic recordings with its mask.
 
     Args:
@@ -88,8 +82,7 @@ class Endovis15Robotic(SegmentationDataset):
 
     def __init__(self, root: Path) -> None:
         frames, notes = [], []
-        self._videos = _Videos()
-        for folder, video, part in _recordings(require_folder(root, self.name), "Video.avi", self.name):
+        for folder, video, part in _recordings(self.folder(root), "Video.avi", self.name):
             masks = tuple(sorted(folder.glob("*Segmentation.avi")))
             if not masks:
                 notes.append(f"{folder} has no *Segmentation.avi and is left out")
@@ -104,14 +97,11 @@ class Endovis15Robotic(SegmentationDataset):
         super().__init__(frames)
         self._notes = notes
 
-    def read(self, frame: Frame) -> SegmentationSample:
-        number = int(frame.order)
-        image = self._videos.frame(frame.image, number, "rgb24")
-        grey = np.maximum.reduce([self._videos.frame(path, number, "gray") for path in frame.label])
-        return segmentation_sample(frame, image, class_ids(grey))
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
+        return class_ids(np.maximum.reduce([self.pixels(path, frame, "gray") for path in frame.label]))
 
 
-class Endovis15RoboticPose(KeypointDataset):
+class Endovis15RoboticPose(_FromVideos, KeypointDataset):
     """Reads the frames of the robotic recordings that have key points.
 
     Args:
@@ -128,8 +118,7 @@ class Endovis15RoboticPose(KeypointDataset):
     def __init__(self, root: Path, tracked_point: bool = False) -> None:
         self.joints = (*JOINTS, TRACKED) if tracked_point else JOINTS
         frames = []
-        self._videos = _Videos()
-        for folder, video, part in _recordings(require_folder(root, self.name), "Video.avi", self.name):
+        for folder, video, part in _recordings(self.folder(root), "Video.avi", self.name):
             for path in sorted(folder.glob("*_labels.json")):
                 found = entries(path)
                 count = len(VideoFrames(folder / "Video.avi"))
@@ -143,10 +132,6 @@ class Endovis15RoboticPose(KeypointDataset):
         if not frames:
             raise DatasetError(f"{self.name}: no Dataset folder below {root} has Video.avi and a *_labels.json with points")
         super().__init__(frames)
-
-    def read(self, frame: Frame) -> KeypointSample:
-        image = self._videos.frame(frame.image, int(frame.order), "rgb24")
-        return KeypointSample(image, frame.label, frame.video, frame.name)
 
 
 class Endovis15Rigid(SegmentationDataset):
@@ -164,7 +149,7 @@ class Endovis15Rigid(SegmentationDataset):
 
     def __init__(self, root: Path) -> None:
         frames: list[Frame] = []
-        for folder, video, part in _recordings(require_folder(root, self.name), "Raw", self.name):
+        for folder, video, part in _recordings(self.folder(root), "Raw", self.name):
             for image in sorted((folder / "Raw").glob("*_raw.*")):
                 if image.suffix.lower() not in PICTURE_ENDINGS:
                     continue
@@ -177,5 +162,5 @@ class Endovis15Rigid(SegmentationDataset):
                 frames.append(Frame(image, mask, video, f"{video}_{stem}", order, part))
         super().__init__(frames)
 
-    def read(self, frame: Frame) -> SegmentationSample:
-        return segmentation_sample(frame, read_rgb(frame.image), class_ids(read_ids(frame.label)))
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
+        return class_ids(read_ids(frame.label))

@@ -17,23 +17,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from laparoflow.datasets.samples import (
-    OCCLUDED,
-    PICTURE_ENDINGS,
-    VISIBLE,
-    DatasetError,
-    Frame,
-    KeypointDataset,
-    KeypointSample,
-    read_json,
-    read_rgb,
-    require_folder,
-)
+from laparoflow.datasets.reading import PICTURE_ENDINGS, DatasetError, read_json
+from laparoflow.datasets.samples import OCCLUDED, VISIBLE, Frame, KeypointDataset
 
 JOINTS = ("LeftClasper", "RightClasper", "Head", "Shaft", "End")
 TRACKED = "TrackedPoint"
@@ -56,12 +47,12 @@ class Endovis15Pose(KeypointDataset):
     name = "endovis15_pose"
 
     def __init__(self, root: Path, images: Path | None = None, tracked_point: bool = False) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         self.joints = (*JOINTS, TRACKED) if tracked_point else JOINTS
         files = [(part, path) for part in ("train", "test") for path in sorted((root / f"{part}_labels").glob("*.json"))]
         if not files:
             raise DatasetError(f"{self.name}: no *_labels.json in {root / 'train_labels'} or {root / 'test_labels'}")
-        index = _picture_index(require_folder(images or root, self.name))
+        index = _picture_index(self.folder(images or root))
         frames, missing, unlabelled = [], [], 0
         for part, path in files:
             match = _LABELS.fullmatch(path.name)
@@ -84,9 +75,6 @@ class Endovis15Pose(KeypointDataset):
         self.unlabelled = unlabelled
         if missing:
             self.warn(f"{len(missing)} labelled frames have no picture, the first is {missing[0]}")
-
-    def read(self, frame: Frame) -> KeypointSample:
-        return KeypointSample(read_rgb(frame.image), frame.label, frame.video, frame.name)
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
@@ -118,12 +106,10 @@ def _find_picture(filename: str, index: dict[str, list[Path]], part: str) -> Pat
 
     def agreement(path: Path) -> tuple[bool, int, bool]:
         own = [folder.lower() for folder in reversed(path.parts[:-1])]
-        same = sum(1 for _ in _common_prefix(own, folders))
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, folders, strict=False)))
         return dataset in own, same, any(part in folder for folder in own)
 
     candidates = index.get(_stem(recorded.name), [])
-    if dataset and any(agreement(path)[0] for path in candidates):
-        candidates = [path for path in candidates if agreement(path)[0]]
     if len(candidates) <= 1:
         return candidates[0] if candidates else None
     best = max(agreement(path) for path in candidates)
@@ -131,11 +117,6 @@ def _find_picture(filename: str, index: dict[str, list[Path]], part: str) -> Pat
     if len(chosen) > 1:
         raise DatasetError(f"endovis15_pose: {filename} fits several pictures: {', '.join(map(str, chosen))}")
     return chosen[0]
-
-
-def _common_prefix(first: list[str], second: list[str]) -> list[str]:
-    length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
-    return first[:length]
 
 
 def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.datasets.colours import NO_CLASS, ColourTable
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    PICTURE_ENDINGS,
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-    read_colours,
-    read_ids,
-    read_json,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+from laparoflow.datasets.reading import PICTURE_ENDINGS, DatasetError, read_colours, read_ids, read_json
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset
 
 BINARY_HINT = (
     "the masks hold only 0 and 255, and 255 has no label; if it is the second class, write "
@@ -60,7 +49,7 @@ class ImageMasks(SegmentationDataset):
     video_hint = "say by video_pattern which part of a picture's name is its video, or put each video into a folder"
 
     def __init__(self, root: Path, video_pattern: str | None = None) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         description = _description(root / "classes.json")
         self.classes = tuple(str(name) for name in description["classes"])
         self._table: ColourTable | None = None
@@ -71,20 +60,17 @@ class ImageMasks(SegmentationDataset):
             self._ignored_ids = description["ignore"]
         self._unknown: Counter[int] = Counter()
         self._met: set[int] = set()
-        frames = []
+        frames: list[Frame] = []
+        counters: Counter[str] = Counter()
         for part in ("", "train", "val", "test"):
             folder = root / part / "images"
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in PICTURE_ENDINGS:
-                    frames.append(_frame(path, folder, root / part / "masks", part, video_pattern))
+            for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS):
+                frame = _frame(path, folder, root / part / "masks", part, video_pattern)
+                counters[frame.video] += 1
+                frames.append(replace(frame, order=counters[frame.video]))
         if not frames:
             raise DatasetError(f"{self.name}: no picture in {root / 'images'} or in train, val, test below it")
-        counters: Counter[str] = Counter()
-        numbered = []
-        for frame in frames:
-            counters[frame.video] += 1
-            numbered.append(Frame(frame.image, frame.label, frame.video, frame.name, counters[frame.video], frame.part))
-        super().__init__(numbered)
+        super().__init__(frames)
 
     def findings(self) -> list[str]:
         if self._table is not None:
@@ -93,14 +79,10 @@ class ImageMasks(SegmentationDataset):
         notes = [f"mask ids that classes.json does not name are ignored: {found}"] if found else []
         return notes + ([BINARY_HINT] if 255 in self._met and self._met <= {0, 255} else [])
 
-    def read(self, frame: Frame) -> SegmentationSample:
-        image = read_rgb(frame.image)
-        mask = self._decode_ids(frame.label) if self._table is None else self._decode_colours(frame.label)
-        return segmentation_sample(frame, image, mask)
-
-    def _decode_colours(self, path: Path) -> NDArray[np.int64]:
-        assert self._table is not None
-        ids = self._table.exact(read_colours(path))
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
+        if self._table is None:
+            return self._decode_ids(frame.label)
+        ids = self._table.exact(read_colours(frame.label))
         return np.where((ids == NO_CLASS) | (ids >= len(self.classes)), IGNORE_INDEX, ids)
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:

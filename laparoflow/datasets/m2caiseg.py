@@ -1,7 +1,7 @@
 """m2caiSeg: semantic segmentation of 307 laparoscopic images from M2CAI16-tool videos 1 and 2.
 
     root/{train,trainval,test}/images/N.jpg
-    root/{train,trainval,test}/groundtruth/N_gt.png       RGB, colours below
+    root/{train,trainval,test}/groundtruth/N_gt.png       RGB, as in `TABLE`
     (root may also be the folder that holds "m2caiSeg dataset")
 
 The masks are noisy. As their authors do, stray colours are snapped to the nearest class colour and a 5 x 5 median is
@@ -20,73 +20,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laparoflow.datasets.colours import NO_CLASS, ColourTable
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-    read_colours,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+from laparoflow.datasets.reading import DatasetError, read_colours
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset
 
-CLASSES_19 = (
-    "unknown",
-    "grasper",
-    "bipolar",
-    "hook",
-    "scissors",
-    "clipper",
-    "irrigator",
-    "specimen-bag",
-    "trocars",
-    "clip",
-    "liver",
-    "gall-bladder",
-    "fat",
-    "upperwall",
-    "artery",
-    "intestine",
-    "bile",
-    "blood",
-    "black",
+TABLE = (
+    ((170, 0, 85), "unknown", "unknown"),
+    ((0, 85, 170), "grasper", "instrument"),
+    ((0, 85, 255), "bipolar", "instrument"),
+    ((0, 170, 85), "hook", "instrument"),
+    ((0, 255, 85), "scissors", "instrument"),
+    ((0, 255, 170), "clipper", "instrument"),
+    ((85, 0, 170), "irrigator", "instrument"),
+    ((85, 0, 255), "specimen-bag", "instrument"),
+    ((170, 85, 85), "trocars", "instrument"),
+    ((170, 170, 170), "clip", "instrument"),
+    ((85, 170, 0), "liver", "liver"),
+    ((85, 170, 255), "gall-bladder", "gall-bladder"),
+    ((85, 255, 0), "fat", "fat"),
+    ((85, 255, 170), "upperwall", "upperwall"),
+    ((170, 0, 255), "artery", "artery"),
+    ((255, 0, 255), "intestine", "intestine"),
+    ((255, 255, 0), "bile", "gall-bladder"),
+    ((255, 0, 0), "blood", "gall-bladder"),
+    ((0, 0, 0), "black", "black"),
 )
-COLOURS_19 = (
-    (170, 0, 85),
-    (0, 85, 170),
-    (0, 85, 255),
-    (0, 170, 85),
-    (0, 255, 85),
-    (0, 255, 170),
-    (85, 0, 170),
-    (85, 0, 255),
-    (170, 85, 85),
-    (170, 170, 170),
-    (85, 170, 0),
-    (85, 170, 255),
-    (85, 255, 0),
-    (85, 255, 170),
-    (170, 0, 255),
-    (255, 0, 255),
-    (255, 255, 0),
-    (255, 0, 0),
-    (0, 0, 0),
-)
-CLASSES_9 = (
-    "unknown",
-    "instrument",
-    "liver",
-    "gall-bladder",
-    "fat",
-    "upperwall",
-    "artery",
-    "intestine",
-    "black",
-)
-"""The authors' merge: instruments together, fluids (bile, blood) into gall-bladder, artery kept."""
-CLASS_19_TO_9 = (0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 3, 3, 8)
+"""Colour of the mask, class of 19, and the class of 9 that the authors merge it into: fluids go into gall-bladder."""
+COLOURS_19 = tuple(colour for colour, _, _ in TABLE)
+CLASSES_19 = tuple(name for _, name, _ in TABLE)
+CLASSES_9 = tuple(dict.fromkeys(merged for _, _, merged in TABLE))
 
 NESTED_ROOT = "m2caiSeg dataset"
 VIDEO = "m2cai16-tool-1-2"
@@ -114,7 +75,7 @@ class M2caiSeg(SegmentationDataset):
             raise ValueError(f"classes must be 9 or 19, got {classes!r}")
         if stray not in ("nearest", "ignore"):
             raise ValueError(f"stray must be nearest or ignore, got {stray!r}")
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         if (root / NESTED_ROOT).is_dir():
             root = root / NESTED_ROOT
         pictures = {part: _pictures(root / part) for part in ("train", "trainval", "test")}
@@ -129,21 +90,20 @@ class M2caiSeg(SegmentationDataset):
         ]
         super().__init__(frames)
         self.classes = CLASSES_19 if classes == 19 else CLASSES_9
-        self._map = np.arange(19) if classes == 19 else np.array(CLASS_19_TO_9)
+        self._map = np.array([self.classes.index(name if classes == 19 else merged) for _, name, merged in TABLE])
         self._table = ColourTable(COLOURS_19)
         self._stray, self._smooth = stray, smooth
 
     def findings(self) -> list[str]:
         return self._table.findings("are snapped to the nearest" if self._stray == "nearest" else "are ignored")
 
-    def read(self, frame: Frame) -> SegmentationSample:
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
         pixels = read_colours(frame.label)
         ids = self._table.nearest(pixels) if self._stray == "nearest" else self._table.exact(pixels)
         known = ids != NO_CLASS
         if self._smooth:
             ids = commonest(np.where(known, ids, 0), known, len(CLASSES_19), MEDIAN)
-        mask = np.where(known, self._map[np.where(known, ids, 0)], IGNORE_INDEX)
-        return segmentation_sample(frame, read_rgb(frame.image), mask)
+        return np.where(known, self._map[np.where(known, ids, 0)], IGNORE_INDEX)
 
 
 def commonest(ids: NDArray[np.int64], known: NDArray[np.bool_], classes: int, size: int) -> NDArray[np.int64]:
@@ -155,18 +115,12 @@ def commonest(ids: NDArray[np.int64], known: NDArray[np.bool_], classes: int, si
         classes: number of classes.
         size: odd side of the neighbourhood, in pixels.
     """
-    votes = np.stack([((ids == c) & known).astype(np.float32) for c in range(classes)], axis=-1)
-    counted = np.stack(
-        [
-            cv2.boxFilter(votes[..., c], -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE)
-            for c in range(classes)
-        ],
-        axis=-1,
-    )
-    return (counted + 0.5 * votes).argmax(-1)
+    votes = [((ids == label) & known).astype(np.float32) for label in range(classes)]
+    counted = [cv2.boxFilter(own, -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE) for own in votes]
+    return (np.stack(counted) + 0.5 * np.stack(votes)).argmax(0)
 
 
 def _pictures(part: Path) -> dict[str, Path]:
     """Stem -> picture, in the order of their numbers."""
-    paths = [path for path in (part / "images").glob("*.jpg")]
-    return {path.stem: path for path in sorted(paths, key=lambda p: (len(p.stem), p.stem))}
+    paths = sorted((part / "images").glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
+    return {path.stem: path for path in paths}

@@ -12,25 +12,19 @@ Frames are known before any pixel is read, so splits and label budgets never dec
 from __future__ import annotations
 
 import copy
-import json
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 from typing_extensions import Self
 
+from laparoflow.datasets.reading import DatasetError, read_rgb
+
 IGNORE_INDEX = 255
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 ABSENT, OCCLUDED, VISIBLE = 0.0, 1.0, 2.0
-
-
-class DatasetError(ValueError):
-    """A data set on disk is not what its reader expects; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,16 @@ class FrameDataset(Generic[SampleT]):
         self.frames = tuple(frames)
         self._notes: list[str] = []
 
+    def folder(self, root: Path) -> Path:
+        """Returns `root` when it is a folder, else raises DatasetError."""
+        if not Path(root).is_dir():
+            raise DatasetError(f"{self.name}: root {root} is not a folder")
+        return Path(root)
+
+    def image(self, frame: Frame) -> NDArray[np.uint8]:
+        """The picture of a frame, uint8 [H, W, 3]."""
+        return read_rgb(frame.image)
+
     def read(self, frame: Frame) -> SampleT:
         """Reads one frame from disk."""
         raise NotImplementedError
@@ -143,9 +147,23 @@ class SegmentationDataset(FrameDataset[SegmentationSample]):
 
     classes: tuple[str, ...] = ()
 
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
+        """The class map of a frame, int64 [H, W]."""
+        raise NotImplementedError
+
+    def read(self, frame: Frame) -> SegmentationSample:
+        """Picture and mask; raises DatasetError where they differ in size."""
+        image, mask = self.image(frame), self.mask(frame)
+        if mask.shape != image.shape[:2]:
+            raise DatasetError(
+                f"{frame.label} is {mask.shape[1]} x {mask.shape[0]}, its picture {frame.image} is "
+                f"{image.shape[1]} x {image.shape[0]}; a mask must have the size of its picture"
+            )
+        return SegmentationSample(image, mask, frame.video, frame.name)
+
 
 class KeypointDataset(FrameDataset[KeypointSample]):
-    """Frames with key points.
+    """Frames with key points, which are the frame's label unless a subclass reads them otherwise.
 
     Attributes:
         joints: name of each key point of an instrument.
@@ -153,110 +171,5 @@ class KeypointDataset(FrameDataset[KeypointSample]):
 
     joints: tuple[str, ...] = ()
 
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Reads a picture as RGB, uint8 [H, W, 3], upright as its EXIF orientation asks; of 16 bits the upper 8.
-
-    `laparoflow prepare` reads pictures in the same way.
-
-    Raises:
-        DatasetError: the file is missing or is not a readable picture.
-    """
-    return _read(path, "RGB", upright=True)
-
-
-def read_colours(path: Path) -> NDArray[np.uint8]:
-    """Reads a mask as RGB, uint8 [H, W, 3], as it is stored: no EXIF orientation is applied to masks.
-
-    Raises:
-        DatasetError: the file is missing or is not a readable picture.
-    """
-    return _read(path, "RGB")
-
-
-def read_ids(path: Path) -> NDArray[np.int64]:
-    """Reads a mask of ids, int64 [H, W], as it is stored: one channel, a palette's indices, or equal channels.
-
-    Alpha is left out.
-
-    Raises:
-        DatasetError: the file is missing or unreadable, or its colour channels differ.
-    """
-    pixels = _read(path, None).astype(np.int64)
-    if pixels.ndim == 3:
-        colours = pixels[..., :-1] if pixels.shape[-1] in (2, 4) else pixels
-        if (colours != pixels[..., :1]).any():
-            raise DatasetError(f"{path} is coloured; a mask of class ids has equal channels")
-        pixels = pixels[..., 0]
-    return pixels
-
-
-def _read(path: Path, mode: str | None, upright: bool = False) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            if mode is None:
-                pixels = np.array(image)
-            elif _has_16_bits(image):
-                pixels = np.array(Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert(mode))
-            else:
-                pixels = np.array(image.convert(mode))
-            if upright and (turned := _TURNED.get(_orientation(image))):
-                pixels = np.ascontiguousarray(turned(pixels))
-            return pixels
-    except (OSError, SyntaxError) as error:  # Pillow reports some broken PNG files as SyntaxError
-        raise DatasetError(f"cannot read the picture {path}: {error}") from error
-
-
-_TURNED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda stored: stored[:, ::-1],
-    3: lambda stored: stored[::-1, ::-1],
-    4: lambda stored: stored[::-1],
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: lambda stored: np.rot90(stored),
-}
-"""What each EXIF orientation asks for; 1 is upright already."""
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a picture that has been loaded; 1 where its EXIF data are broken, as OpenCV takes it."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (OSError, SyntaxError, TypeError, ValueError, struct.error):
-        return 1
-
-
-def _has_16_bits(image: Image.Image) -> bool:
-    """Whether it is a grey picture of 16 bits, whose values Pillow would cut off at 255; mode "I" in older versions."""
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
-
-    Raises:
-        DatasetError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read {path} as JSON in UTF-8 or UTF-16: {error}") from error
-
-
-def segmentation_sample(frame: Frame, image: NDArray[np.uint8], mask: NDArray[np.int64]) -> SegmentationSample:
-    """The sample of a frame; raises DatasetError when picture and mask differ in size."""
-    if mask.shape != image.shape[:2]:
-        raise DatasetError(
-            f"{frame.label} is {mask.shape[1]} x {mask.shape[0]}, its picture {frame.image} is "
-            f"{image.shape[1]} x {image.shape[0]}; a mask must have the size of its picture"
-        )
-    return SegmentationSample(image, mask, frame.video, frame.name)
-
-
-def require_folder(root: Path, reader: str) -> Path:
-    """Returns `root` when it is a folder, else raises DatasetError naming the reader."""
-    root = Path(root)
-    if not root.is_dir():
-        raise DatasetError(f"{reader}: root {root} is not a folder")
-    return root
+    def read(self, frame: Frame) -> KeypointSample:
+        return KeypointSample(self.image(frame), frame.label, frame.video, frame.name)

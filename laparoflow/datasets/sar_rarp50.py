@@ -13,29 +13,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from laparoflow.datasets.samples import (
-    DatasetError,
-    Frame,
-    SegmentationDataset,
-    SegmentationSample,
-    read_ids,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from laparoflow.datasets.reading import DatasetError, read_ids
+from laparoflow.datasets.samples import Frame, SegmentationDataset
 
 CLASSES = (
-    "background",
-    "tool clasper",
-    "tool wrist",
-    "tool shaft",
-    "suturing needle",
-    "thread",
-    "suction tool",
-    "needle holder",
-    "clamps",
-    "catheter",
-)
+    "background", "tool clasper", "tool wrist", "tool shaft", "suturing needle", "thread", "suction tool", "needle holder",
+    "clamps", "catheter",
+)  # fmt: skip
 PART_OF_FOLDER = {"train1": "train", "train2": "train", "test": "test"}
 _VIDEO = re.compile(r"(video_\d+)(?:_\d+)?")
 
@@ -54,7 +41,7 @@ class SarRarp50(SegmentationDataset):
     classes = CLASSES
 
     def __init__(self, root: Path) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         frames, missing = [], []
         for folder, part in PART_OF_FOLDER.items():
             for mask in sorted((root / folder).glob("video_*/segmentation/*.png")):
@@ -73,11 +60,11 @@ class SarRarp50(SegmentationDataset):
         if missing:
             self.warn(f"{len(missing)} masks have no picture in rgb/, the first is {missing[0]}")
 
-    def read(self, frame: Frame) -> SegmentationSample:
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
         ids = read_ids(frame.label)
         if ids.max(initial=0) >= len(CLASSES):
             raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {ids.max()}")
-        return segmentation_sample(frame, read_rgb(frame.image), ids)
+        return ids
 
 
 def folder_of(frame: Frame) -> str:

@@ -9,37 +9,20 @@ root/keypoints/clip_000.json           per frame [[x, y, visibility], ...]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from laparoflow.datasets.samples import (
-    IGNORE_INDEX,
-    DatasetError,
-    Frame,
-    KeypointDataset,
-    KeypointSample,
-    SegmentationDataset,
-    SegmentationSample,
-    read_ids,
-    read_json,
-    read_rgb,
-    require_folder,
-    segmentation_sample,
-)
+from laparoflow.datasets.reading import DatasetError, read_ids, read_json
+from laparoflow.datasets.samples import IGNORE_INDEX, Frame, KeypointDataset, SegmentationDataset
 
 
-def _description(root: Path) -> dict[str, Any]:
+def _names(root: Path, key: str) -> tuple[str, ...]:
+    """A list of names in dataset.json."""
     path = root / "dataset.json"
     description = read_json(path)
-    if not isinstance(description, dict):
-        raise DatasetError(f"synthetic: {path} must hold a JSON object, got {type(description).__name__}")
-    return description
-
-
-def _names(description: dict[str, Any], key: str, root: Path) -> tuple[str, ...]:
-    if not isinstance(description.get(key), list):
-        raise DatasetError(f"synthetic: {root / 'dataset.json'} must hold a list under {key!r}")
+    if not isinstance(description, dict) or not isinstance(description.get(key), list):
+        raise DatasetError(f"synthetic: {path} must hold a JSON object with a list under {key!r}")
     return tuple(str(name) for name in description[key])
 
 
@@ -60,21 +43,20 @@ class SyntheticSegmentation(SegmentationDataset):
     name = "synthetic"
 
     def __init__(self, root: Path) -> None:
-        root = require_folder(root, self.name)
-        self.classes = _names(_description(root), "classes", root)
-        super().__init__(
-            [
-                Frame(image, root / "masks" / clip / image.name, clip, f"{clip}_{image.stem}", int(image.stem))
-                for clip, image in _pictures(root)
-            ]
-        )
+        root = self.folder(root)
+        self.classes = _names(root, "classes")
+        masks = root / "masks"
+        super().__init__([
+            Frame(image, masks / clip / image.name, clip, f"{clip}_{image.stem}", int(image.stem))
+            for clip, image in _pictures(root)
+        ])  # fmt: skip
 
-    def read(self, frame: Frame) -> SegmentationSample:
+    def mask(self, frame: Frame) -> NDArray[np.int64]:
         mask = read_ids(frame.label)
         unknown = (mask >= len(self.classes)) & (mask != IGNORE_INDEX)
         if unknown.any():
             raise DatasetError(f"{frame.label} must hold ids below {len(self.classes)} or 255, found {mask[unknown].max()}")
-        return segmentation_sample(frame, read_rgb(frame.image), mask)
+        return mask
 
 
 class SyntheticKeypoints(KeypointDataset):
@@ -90,21 +72,17 @@ class SyntheticKeypoints(KeypointDataset):
     name = "synthetic"
 
     def __init__(self, root: Path) -> None:
-        root = require_folder(root, self.name)
-        self.joints = _names(_description(root), "keypoints", root)
-        points: dict[str, dict[str, np.ndarray]] = {}
+        root = self.folder(root)
+        self.joints = _names(root, "keypoints")
+        pictures, files = _pictures(root), root / "keypoints"
+        points = {clip: _read_points(files / f"{clip}.json", len(self.joints)) for clip in dict(pictures)}
         frames = []
-        for clip, image in _pictures(root):
-            if clip not in points:
-                points[clip] = _read_points(root / "keypoints" / f"{clip}.json", len(self.joints))
+        for clip, image in pictures:
             if image.stem not in points[clip]:
                 raise DatasetError(f"synthetic: the key points of {clip} lack its frame {image.stem}")
-            label = points[clip][image.stem]
+            label = points[clip][image.stem][None]
             frames.append(Frame(image, label, clip, f"{clip}_{image.stem}", int(image.stem)))
         super().__init__(frames)
-
-    def read(self, frame: Frame) -> KeypointSample:
-        return KeypointSample(read_rgb(frame.image), frame.label[None], frame.video, frame.name)
 
 
 def _read_points(path: Path, joints: int) -> dict[str, np.ndarray]:

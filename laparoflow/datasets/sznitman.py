@@ -14,15 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from laparoflow.datasets.samples import (
-    VISIBLE,
-    DatasetError,
-    Frame,
-    KeypointDataset,
-    KeypointSample,
-    read_rgb,
-    require_folder,
-)
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import VISIBLE, Frame, KeypointDataset, KeypointSample
 
 _FRAME = re.compile(r"<frame>(.*?)</frame>", re.DOTALL)
 _INDEX = re.compile(r"<PositionIndex>\s*(\d+)\s*</PositionIndex>")
@@ -43,7 +36,7 @@ class Sznitman(KeypointDataset):
     joints = ("instrument",)
 
     def __init__(self, root: Path) -> None:
-        root = require_folder(root, self.name)
+        root = self.folder(root)
         annotations = root / "train.xml"
         try:
             text = annotations.read_text(encoding="utf-8")
@@ -69,7 +62,7 @@ class Sznitman(KeypointDataset):
             self.warn(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
 
     def read(self, frame: Frame) -> KeypointSample:
-        image = read_rgb(frame.image)
+        image = self.image(frame)
         points = np.array([[[x, y, VISIBLE]] for x, y in frame.label], dtype=np.float32).reshape(-1, 1, 3)
         height, width = image.shape[:2]
         outside = (points[..., 0] >= width) | (points[..., 1] >= height)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.datasets.samples import DatasetError
+from laparoflow.datasets.reading import DatasetError
 
 
 class VideoFrames:

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.files import read_picture, shown
 from laparoflow.video.interlaced import deinterlaced, looks_interlaced
-from laparoflow.video.sources import VideoError, images_in, shown
+from laparoflow.video.sources import VideoError, images_in
 from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
 Image = NDArray[np.uint8]
@@ -144,22 +145,6 @@ def _announced(container: av.container.InputContainer, stream: av.VideoStream, r
     return None, 0
 
 
-def read_image(path: Path) -> Image:
-    """Pixels uint8 [H, W, 3] of a picture file, upright.
-
-    Raises:
-        VideoError: if it cannot be read.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise VideoError(f"cannot read image {shown(path)}: {error.strerror}") from error
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if pixels is None:
-        raise VideoError(f"cannot read image {shown(path)}: not an image or damaged")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def _lacks_index(path: Path) -> bool:
     """Whether a file is an MP4 or MOV, by its first box, without the box that says where its frames are."""
     with open(path, "rb") as file:
@@ -211,8 +196,8 @@ class Source:
         shapes, problems = [], []
         for path in self.images[:: max(1, len(self.images) // 8)]:
             try:
-                shapes.append(read_image(path).shape[:2])
-            except VideoError as error:
+                shapes.append(read_picture(path).shape[:2])
+            except ValueError as error:
                 problems.append(str(error))
         if not shapes:
             raise VideoError(f"no frames in {shown(self.path)}: {problems[0]}")
@@ -318,15 +303,12 @@ class Source:
         report.expected = len(images)
         for index, path in enumerate(images):
             try:
-                pixels = read_image(path)
-            except VideoError as error:
+                pixels = read_picture(path)
+                if pixels.shape[:2] != (self.info.height, self.info.width):
+                    size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, not {self.info.width} x {self.info.height}"
+                    raise ValueError(f"left out {shown(path)}: it has {size}")
+            except ValueError as error:
                 report.notes.append(str(error))
-                pixels = None
-            if pixels is not None and pixels.shape[:2] != (self.info.height, self.info.width):
-                size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels, not {self.info.width} x {self.info.height}"
-                report.notes.append(f"left out {shown(path)}: it has {size}")
-                pixels = None
-            if pixels is None:
                 report.damaged.append(index)
                 continue
             report.frames += 1

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from laparoflow.files import shown
+
 VIDEO_SUFFIXES = (
     ".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".m2v",
     ".mpv", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mxf", ".dv", ".dif", ".asf", ".flv", ".ogv", ".3gp",
@@ -42,11 +44,6 @@ SINGLE = "a single picture makes no sequence"
 
 class VideoError(ValueError):
     """A video or image sequence that cannot be read; the message names the file and what is wrong."""
-
-
-def shown(path: Path | str) -> str:
-    """A path that can be printed and written as UTF-8, whatever bytes its name holds."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from laparoflow.datasets import IGNORE_INDEX, DatasetError, SplitSettings, build_dataset, split_dataset
-from laparoflow.datasets.samples import read_ids, read_rgb
+from laparoflow.datasets.reading import read_ids, read_rgb
 from laparoflow.datasets.settings import SplitBy
 
 
