@@ -54,11 +54,12 @@ struct PairArguments {
   Negatives negatives;
   Scope scope;
   bool symmetric, bounded, full_float, deterministic;
+  bool weight_stats;  // else weight_log_sum means nothing, and inside weight_sum only tells 0 from more
 
   explicit PairArguments(Reader& take) {
     take(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
          query_group, key_group, max_query, max_key, flow_kernel, positives, negatives, scope, symmetric, bounded,
-         full_float, deterministic);
+         full_float, deterministic, weight_stats);
   }
 };
 

@@ -36,6 +36,7 @@ class PairArguments(NamedTuple):
     bounded: bool  # no |s| is above packing.FIXED_MAXIMUM_LIMIT
     full_float: bool  # float32 products on a GPU keep the accuracy of float32
     deterministic: bool  # the same bits in every run, on the CPU with any number of threads
+    weight_stats: bool  # else weight_log_sum means nothing, and with positives inside weight_sum only tells 0 from more
 
 
 class StatsArguments(NamedTuple):

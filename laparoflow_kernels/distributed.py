@@ -104,6 +104,7 @@ def distributed_flow_infonce(
             query, key, query_flow, key_flow, scope=scope, symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
             reduction=reduction, return_stats=return_stats, backend=backend, **options,
         )  # fmt: skip
+    options["weight_stats"] = return_stats
     rows, columns = (query, query_flow, query_mask), (key, key_flow, key_mask)
     total: Tensor | None = None
     if method == "mean":
@@ -171,7 +172,8 @@ def _direction(
         """lse [T] of the rows over keys of other frames."""
         frames = _strangers(q, problem.query_frames.mask, k, k_mask)
         pairs = PairProblem(
-            q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, problem.bounded
+            q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, problem.bounded,
+            weight_stats=False,
         )  # fmt: skip
         stats: Tensor = chosen.statistics(pairs)[0]
         return stats[STAT_LSE]

@@ -125,6 +125,7 @@ def flow_infonce(
         query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
         bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
         symmetric=symmetric, normalized=normalized, query_group=query_group, key_group=key_group, exclude_self=exclude_self,
+        weight_stats=return_stats,
     )  # fmt: skip
     q, k = problem.query_frames, problem.key_frames
     if key_weight is not None and not symmetric:

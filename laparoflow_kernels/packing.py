@@ -26,6 +26,7 @@ def pack_pairs(
     query_mask: TensorOrList | None, key_mask: TensorOrList | None, temperature: float | Tensor, bandwidth: float | Tensor,
     flow_kernel: str, positives: str, negatives: str, scope: str, symmetric: bool, normalized: bool,
     query_group: TensorOrList | None = None, key_group: TensorOrList | None = None, exclude_self: bool = False,
+    weight_stats: bool = True,
 ) -> PairProblem:  # fmt: skip
     """Everything checked but the options' names; arguments and errors as in ``flow_infonce``."""
     packed_query, query_sizes = pack("query", query)
@@ -39,7 +40,7 @@ def pack_pairs(
     return PairProblem(
         *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
         inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device), flow_kernel, positives, negatives, scope, symmetric,
-        _bounded(normalized, temperature),
+        _bounded(normalized, temperature), weight_stats,
     )  # fmt: skip
 
 

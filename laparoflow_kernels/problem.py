@@ -89,6 +89,7 @@ class PairProblem:
     scope: str
     symmetric: bool
     bounded: bool
+    weight_stats: bool = True  # the statistics that no loss needs are asked for, too (arguments.py)
 
     def op_args(self) -> PairArguments:
         """The problem as the operators take it."""
@@ -97,7 +98,7 @@ class PairProblem:
             self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
             q.mask, k.mask, q.group, k.group, q.sizes.largest, k.sizes.largest, self.flow_kernel, self.positives,
             self.negatives, self.scope, self.symmetric, self.bounded, full_float(),
-            torch.are_deterministic_algorithms_enabled(),
+            torch.are_deterministic_algorithms_enabled(), self.weight_stats,
         )  # fmt: skip
 
     def contiguous(self) -> PairProblem:

@@ -26,7 +26,7 @@ def pair_args(device: str, symmetric: bool = False, dtype: torch.dtype = torch.f
         torch.ones(2, dtype=accumulator, device=device),
         torch.tensor([0, 5, 10], device=device), torch.tensor([0, 6, 12], device=device),
         torch.rand(10, generator=generator).gt(0.2).to(device), None, None, None, 5, 6, "gaussian", "outside", "all",
-        "frame", symmetric, False, True, torch.are_deterministic_algorithms_enabled(),
+        "frame", symmetric, False, True, torch.are_deterministic_algorithms_enabled(), True,
     ))  # fmt: skip
 
 
