@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from laparoflow.video.batch import pad_frame
 from laparoflow.video.cache import FrameCache
 
 SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|open|mmap|resize|allocate).*(torch_|shm)|Bus error", re.S)
@@ -66,7 +65,7 @@ class CachedFrames(Dataset[FrameBatch]):
         index, number = item
         frame = self.cache[index]
         if self.size is not None and tuple(frame.image.shape[:2]) != self.size:
-            frame = pad_frame(frame, *self.size)
+            frame = frame.padded(*self.size)
         return FrameBatch(
             torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),

@@ -21,7 +21,7 @@ import random
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,21 @@ class CachedFrame:
     frame: int
     time: float
     gap: int
+
+    def padded(self, height: int, width: int) -> CachedFrame:
+        """The frame enlarged to height x width at its right and bottom, black, without motion and invalid.
+
+        Coordinates and flow keep their meaning, so that clips of different sizes can be batched.
+
+        Raises:
+            ValueError: the frame is larger than that.
+        """
+        below, right = height - self.image.shape[0], width - self.image.shape[1]
+        if below < 0 or right < 0:
+            raise ValueError(f"expected a size of at least the frame's {self.image.shape[:2]}, got {(height, width)}")
+        sides = ((0, below), (0, right))
+        image, flow = np.pad(self.image, (*sides, (0, 0))), np.pad(self.flow, ((0, 0), *sides))
+        return replace(self, image=image, flow=flow, valid=np.pad(self.valid, sides))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from laparoflow.files import remove_leftovers, write_json
 from laparoflow.video.cache import ClipRecord
 from laparoflow.video.decode import DecodeReport, Frame, Source, VideoError
-from laparoflow.video.flow import DISFlow, Flow, FlowEstimator, Mask, consistency_mask
+from laparoflow.video.flow import DISFlow, Flow, FlowEstimator, Image, Mask, consistency_mask
 from laparoflow.video.motion import relative_motion, without_camera_motion
 from laparoflow.video.pictures import write_overview
 from laparoflow.video.plan import ClipPlan, read_plan
@@ -31,8 +30,6 @@ from laparoflow.video.precomputed import PrecomputedFlow
 from laparoflow.video.quality import is_black, is_frozen, pair_problem
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import Shard, ShardRecord, damage, read_record, remove_shard, shard_name, write_index
-
-Image = NDArray[np.uint8]
 
 
 def build_estimator(settings: PrepareSettings, plan: ClipPlan) -> FlowEstimator:

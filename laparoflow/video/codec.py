@@ -12,9 +12,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-Flow = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+from laparoflow.video.flow import Flow, Image, Mask
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 SIGN = np.uint16(0x8000)

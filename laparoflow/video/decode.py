@@ -18,14 +18,13 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from laparoflow.files import read_picture, shown
+from laparoflow.video.flow import Image
 from laparoflow.video.interlaced import deinterlaced, looks_interlaced
 from laparoflow.video.sources import VideoError, images_in
 from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
-Image = NDArray[np.uint8]
 # names and comments that are not UTF-8: PyAV 19 replaces what it cannot read by itself and has no such argument
 TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 

@@ -78,11 +78,15 @@ def _planes(flow: NDArray[Any]) -> Flow:
     return np.ascontiguousarray(flow.transpose(2, 0, 1), np.float32)
 
 
+def _arrival(flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """x and y [H, W] of the places to which the pixels go."""
+    rows, columns = (np.arange(count, dtype=np.float32) for count in flow.shape[1:])
+    return columns + flow[0], rows[:, None] + flow[1]
+
+
 def warp_by_flow(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
     """Read target-frame values [C, H, W] where the flow points: result(x) = values(x + flow(x)), bilinear."""
-    height, width = flow.shape[1:]
-    x = np.arange(width, dtype=np.float32)[None] + flow[0]
-    y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
+    x, y = _arrival(flow)
     planes = [cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for plane in values]
     return np.stack(planes).astype(np.float32)
 
@@ -104,8 +108,7 @@ def consistency_mask(pair: FlowPair, visible: Mask, relative: float = 0.01, abso
     if pair.valid is not None:
         keep = keep & pair.valid
     forward = np.nan_to_num(pair.forward)
-    x = np.arange(width, dtype=np.float32)[None] + forward[0]
-    y = np.arange(height, dtype=np.float32)[:, None] + forward[1]
+    x, y = _arrival(forward)
     arrives = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     column = np.clip(np.rint(x), 0, width - 1).astype(np.int64)
     row = np.clip(np.rint(y), 0, height - 1).astype(np.int64)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Flow = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+from laparoflow.video.flow import Flow, Mask
 
 STEP = 3  # every third pixel of every third row is enough to judge a frame
 LEAST_POINTS = 64
@@ -58,11 +56,6 @@ def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:
     matrix, _ = fit(points, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
     if matrix is None:
         return flow
-    height, width = valid.shape
-    x = np.arange(width, dtype=np.float64)[None]
-    y = np.arange(height, dtype=np.float64)[:, None]
-    camera = np.stack([
-        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] - x,
-        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] - y,
-    ])  # fmt: skip
+    y, x = np.mgrid[: valid.shape[0], : valid.shape[1]].astype(np.float64)
+    camera = np.tensordot(matrix, np.stack([x, y, np.ones_like(x)]), 1) - [x, y]
     return (flow - camera).astype(np.float32)

@@ -11,8 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from laparoflow.video.cache import CacheError, read_clip
 from laparoflow.video.plan import fingerprint, read_plan
@@ -20,16 +20,8 @@ from laparoflow.video.plan import fingerprint, read_plan
 LONGEST = 160  # bytes of a clip's name
 
 
-@dataclass(frozen=True)
-class KnownClip:
-    """A clip that a cache holds or has begun.
-
-    Attributes:
-        name: folder under ``clips``.
-        fingerprint: hash that recognises its source.
-        source: path of the source when the clip was begun, None if it was not recorded.
-        finished: whether all of it is there.
-    """
+class KnownClip(NamedTuple):
+    """A clip that a cache holds or has begun, its source as it was recorded when the clip was begun."""
 
     name: str
     fingerprint: str
@@ -37,15 +29,8 @@ class KnownClip:
     finished: bool
 
 
-@dataclass(frozen=True)
-class Identified:
-    """Sources and the clips that they are.
-
-    Attributes:
-        sources: one source for every clip, in the order in which they were given.
-        names: the clips' names.
-        duplicates: sources that were left out as copies of another one, with the name of the clip that has their content.
-    """
+class Identified(NamedTuple):
+    """One source for every clip in the order given, the clips' names, and copies with the clip that has their content."""
 
     sources: list[Path]
     names: list[str]
@@ -136,50 +121,45 @@ def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -
     names: dict[Path, str] = {}
     claimed: set[str] = set()
 
-    def claim(source: Path, clip: KnownClip) -> None:
-        names[source] = clip.name
-        claimed.add(clip.name)
+    def claim(source: Path, place: str | None = None) -> bool:
+        """Give a source the first free clip of its content, whose source lay at that place if one is named."""
+        for clip in known:
+            if clip.name not in claimed and clip.fingerprint == prints[source] and place in (None, clip.source):
+                names[source] = clip.name
+                claimed.add(clip.name)
+                return True
+        return False
 
     for source in sources:  # where it was before
-        for clip in known:
-            if clip.name not in claimed and (clip.source, clip.fingerprint) == (str(source), prints[source]):
-                claim(source, clip)
-                break
+        claim(source, str(source))
     holders = {prints[source]: name for source, name in names.items()}
-    duplicates: dict[str, str] = {}
     fresh: list[Path] = []
     copies: list[Path] = []
-    for source in sources:
-        if source in names:
-            continue
+    for source in (source for source in sources if source not in names):
         content = prints[source]
-        moved = next((clip for clip in known if clip.name not in claimed and clip.fingerprint == content), None)
-        if moved is not None:
-            claim(source, moved)
-            holders.setdefault(content, moved.name)
-        elif content in holders and content is not None:
+        if claim(source):  # it moved
+            holders.setdefault(content, names[source])
+        elif content is not None and content in holders:
             copies.append(source)
         else:
             holders[content] = ""  # named below
             fresh.append(source)
 
     replaced = {clip.source: clip for clip in known if clip.name not in claimed and clip.source is not None}
-    fresh_names: list[Path] = []
+    unnamed: list[Path] = []
     for source in fresh:
-        clip_before = replaced.get(str(source)) if prints[source] is not None else None
-        if clip_before is None:
-            fresh_names.append(source)
-        elif clip_before.finished:
+        before = replaced.get(str(source)) if prints[source] is not None else None
+        if before is None:
+            unnamed.append(source)
+        elif before.finished:
             raise CacheError(
-                f"{cache} already holds a clip {clip_before.name!r} of another file that lay at {source}; rename the file "
+                f"{cache} already holds a clip {before.name!r} of another file that lay at {source}; rename the file "
                 "or choose another folder"
             )
         else:
-            claim(source, clip_before)
+            names[source] = before.name
     beside = [*names, *(Path(clip.source) for clip in known if clip.source is not None)]
-    names.update(zip(fresh_names, clip_names(fresh_names, beside, [clip.name for clip in known]), strict=True))
+    names.update(zip(unnamed, clip_names(unnamed, beside, [clip.name for clip in known]), strict=True))
     holders.update({prints[source]: names[source] for source in fresh})
-    for source in copies:
-        duplicates[str(source)] = holders[prints[source]]
     kept = [source for source in sources if source in names]
-    return Identified(kept, [names[source] for source in kept], duplicates)
+    return Identified(kept, [names[source] for source in kept], {str(copy): holders[prints[copy]] for copy in copies})

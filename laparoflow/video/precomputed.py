@@ -22,28 +22,7 @@ from numpy.typing import NDArray
 
 from laparoflow.video.flow import Flow, FlowPair, Image, Mask
 
-FLO_MAGIC = 202021.25
 SUFFIXES = (".flo", ".npz", ".png")
-
-
-def read_flo(path: Path) -> tuple[Flow, Mask]:
-    """Middlebury .flo: flow float32 [2, H, W] and where it is known, bool [H, W]."""
-    data = path.read_bytes()
-    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(FLO_MAGIC):
-        raise ValueError(f"{path} is not a .flo file: wrong magic number")
-    width, height = (int(n) for n in np.frombuffer(data, "<i4", 2, 4))
-    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
-        raise ValueError(f"{path} is damaged: {len(data)} bytes for a flow of {height} x {width} pixels")
-    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
-    valid = (np.abs(flow) < 1e9).all(0)
-    return np.where(valid, flow, 0).astype(np.float32), valid
-
-
-def write_flo(path: Path, flow: Flow) -> None:
-    """Write flow float32 [2, H, W] as Middlebury .flo."""
-    height, width = flow.shape[1:]
-    header = np.float32(FLO_MAGIC).tobytes() + np.array([width, height], "<i4").tobytes()
-    path.write_bytes(header + np.ascontiguousarray(flow.transpose(1, 2, 0), "<f4").tobytes())
 
 
 def read_kitti(path: Path) -> tuple[Flow, Mask]:
@@ -56,34 +35,30 @@ def read_kitti(path: Path) -> tuple[Flow, Mask]:
     return np.ascontiguousarray(np.where(valid, flow.transpose(2, 0, 1), 0), np.float32), valid
 
 
-def _as_planes(flow: NDArray[np.floating], name: str) -> Flow:
-    if flow.ndim == 3 and flow.shape[0] != 2 and flow.shape[2] == 2:
-        flow = flow.transpose(2, 0, 1)
-    if flow.ndim != 3 or flow.shape[0] != 2:
-        raise ValueError(f"{name} must hold flow [2, H, W] or [H, W, 2], got {list(flow.shape)}")
-    return np.ascontiguousarray(flow, np.float32)
-
-
 def read_flow(path: Path) -> tuple[Flow, Mask]:
     """Read .flo, .npz or KITTI .png: flow float32 [2, H, W] and valid bool [H, W].
 
     Raises:
         ValueError: for another format or a damaged file.
     """
-    if path.suffix == ".flo":
-        return read_flo(path)
     if path.suffix == ".png":
         return read_kitti(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as content:
-            if "flow" not in content:
-                raise ValueError(f"{path} holds no array 'flow', only {sorted(content)}")
-            flow = _as_planes(content["flow"], str(path))
-            valid = np.asarray(np.isfinite(flow).all(0), bool)
-            if "valid" in content:
-                valid = valid & content["valid"].astype(bool)
-            return flow, valid
-    raise ValueError(f"{path} has no known flow format, expected one of {SUFFIXES}")
+    if path.suffix == ".flo":
+        stored = cv2.readOpticalFlow(str(path))
+        if stored is None:
+            raise ValueError(f"{path} is not a .flo file, or is damaged")
+        valid = np.asarray((np.abs(stored) < 1e9).all(-1), bool)
+        return np.ascontiguousarray(np.where(valid, stored.transpose(2, 0, 1), 0), np.float32), valid
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} has no known flow format, expected one of {SUFFIXES}")
+    with np.load(path, allow_pickle=False) as content:
+        flow: NDArray[np.floating] = content.get("flow", np.empty(0))
+        if flow.ndim == 3 and flow.shape[0] != 2 and flow.shape[2] == 2:
+            flow = flow.transpose(2, 0, 1)
+        if flow.ndim != 3 or flow.shape[0] != 2:
+            raise ValueError(f"{path} must hold an array 'flow' [2, H, W] or [H, W, 2], got {list(flow.shape)}")
+        valid = np.isfinite(flow).all(0) & np.asarray(content.get("valid", True), bool)
+        return np.ascontiguousarray(flow, np.float32), valid
 
 
 class PrecomputedFlow:
@@ -112,20 +87,15 @@ class PrecomputedFlow:
             raise ValueError(f"flow_folder holds no flow for clip {name!r}: neither {bundle} nor {self.folder}/")
 
     def _read(self, frame: int, suffix: str) -> tuple[Flow, Mask] | None:
+        key = "backward" if suffix else "flow"
         if self.whole:
-            key = "backward" if suffix else "flow"
-            if key not in self.whole or frame >= len(self.whole[key]):
+            if frame >= len(self.whole.get(key, ())):
                 return None
             flow = self.whole[key][frame].astype(np.float32)
-            valid = np.isfinite(flow).all(0)
-            if "valid" in self.whole and not suffix:
-                valid = valid & self.whole["valid"][frame].astype(bool)
-            return flow, valid
-        for kind in SUFFIXES:
-            path = self.folder / f"{frame:06d}{suffix}{kind}"
-            if path.is_file():
-                return read_flow(path)
-        return None
+            known = self.whole["valid"][frame] if "valid" in self.whole and not suffix else True
+            return flow, np.isfinite(flow).all(0) & np.asarray(known, bool)
+        paths = (self.folder / f"{frame:06d}{suffix}{kind}" for kind in SUFFIXES)
+        return next((read_flow(path) for path in paths if path.is_file()), None)
 
     def _fit(self, flow: Flow, valid: Mask, size: tuple[int, int]) -> tuple[Flow, Mask]:
         """Crop and scale flow of the source frame to the cached frame of the given size."""

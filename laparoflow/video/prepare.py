@@ -12,24 +12,18 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from laparoflow.files import DiskFullError, locked, remove_leftovers, write_json
 from laparoflow.machine import cores
 from laparoflow.progress import counted
 from laparoflow.progress import progress as show_progress
-from laparoflow.video.cache import (
-    FORMAT,
-    VERSION,
-    CacheError,
-    ClipRecord,
-    find_damage,
-    read_clip,
-    read_header,
-)
+from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord, find_damage, read_clip, read_header
 from laparoflow.video.decode import VideoError
 from laparoflow.video.names import Identified, identify
 from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, split_tasks, units_of
@@ -41,6 +35,7 @@ from laparoflow.video.sources import find_sources, shown
 FIRST_FRAMES = 500
 """Source frames after which the time of the whole is estimated."""
 
+T = TypeVar("T")
 LOCK = ".lock"  # held while a run names its clips or writes its report
 
 
@@ -89,11 +84,10 @@ class PrepareReport:
     @property
     def excluded(self) -> dict[str, int]:
         """Number of source frames left out, by reason."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for clip in self.clips:
-            for reason, frames in clip.report["excluded"].items():
-                counts[reason] = counts.get(reason, 0) + len(frames)
-        return counts
+            counts.update({reason: len(frames) for reason, frames in clip.report["excluded"].items()})
+        return dict(counts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -122,8 +116,7 @@ def _check_folder(out: Path, identity: dict[str, Any]) -> None:
         raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
     recent = {"pattern": None, "video_stream": None, "deinterlace": "flagged"}  # a cache may be older than these options
     have = {**recent, **read_header(out)["settings"]}
-    different = sorted(key for key in {*have, *identity} if have.get(key) != identity.get(key))
-    if different:
+    if different := sorted(key for key in {*have, *identity} if have.get(key) != identity.get(key)):
         listed = ", ".join(f"{key} is {have.get(key)!r}, asked {identity.get(key)!r}" for key in different)
         raise CacheError(f"{out} was prepared with other settings ({listed}); choose another folder for these")
 
@@ -149,10 +142,9 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
 
 def _intact(out: Path, name: str) -> ClipRecord | None:
     """The record of a clip that is finished and undamaged."""
-    clip = read_clip(out / "clips" / name)
-    if clip is None:
-        return None
-    return None if find_damage(out / "clips" / name, clip, range(clip.shards)) else clip
+    folder = out / "clips" / name
+    clip = read_clip(folder)
+    return clip if clip is not None and not find_damage(folder, clip, range(clip.shards)) else None
 
 
 def _claim(out: Path, plans: dict[str, ClipPlan], identified: Identified) -> dict[str, ClipPlan]:
@@ -188,6 +180,16 @@ def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | 
         return plan_clip(source, name, settings)
     except VideoError as error:
         return error
+
+
+def _for_each(what: str, work: Callable[..., T], items: Sequence[tuple[Path, str]], show: bool) -> list[T]:
+    """What ``work`` gives for each source and its name, by threads, under a progress bar."""
+    results = []
+    with show_progress(what, len(items), show) as advance, ThreadPoolExecutor() as pool:
+        for result in pool.map(lambda item: work(*item), items):
+            advance()
+            results.append(result)
+    return results
 
 
 def prepare(
@@ -246,27 +248,15 @@ def prepare(
     report = PrepareReport(str(out), rank, world_size, passed_over=found.passed_over)
     report.duplicates = {shown(source): name for source, name in identified.duplicates.items()}
     units = units_of(len(sources), rank, world_size)
-    missing: list[tuple[Path, str]] = []
     mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
-    with show_progress("verifying", len(mine), progress) as advance, ThreadPoolExecutor() as pool:
-        for item, clip in zip(mine, pool.map(lambda item: _intact(out, item[1]), mine), strict=True):
-            advance()
-            if clip is None:
-                missing.append(item)
-            else:
-                report.kept.append(clip.name)
-                report.clips.append(clip)
-    outcomes: list[ClipPlan | VideoError] = []
-    with show_progress("opening", len(missing), progress) as advance, ThreadPoolExecutor() as pool:
-        for outcome in pool.map(lambda item: _try_plan(item[0], item[1], settings), missing):
-            advance()
-            outcomes.append(outcome)
+    intact = _for_each("verifying", lambda _, name: _intact(out, name), mine, progress)
+    report.clips = [clip for clip in intact if clip is not None]
+    report.kept = [clip.name for clip in report.clips]
+    missing = [item for item, clip in zip(mine, intact, strict=True) if clip is None]
+    outcomes = _for_each("opening", lambda source, name: _try_plan(source, name, settings), missing, progress)
     plans = {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}
-    report.unreadable = {
-        shown(source): str(outcome)
-        for (source, _), outcome in zip(missing, outcomes, strict=True)
-        if isinstance(outcome, VideoError)
-    }
+    failed = ((shown(source), outcome) for (source, _), outcome in zip(missing, outcomes, strict=True))
+    report.unreadable = {source: str(outcome) for source, outcome in failed if isinstance(outcome, VideoError)}
     for source, name in list(report.duplicates.items()):
         original = shown(sources[names.index(name)])
         if original in report.unreadable:  # a copy of what cannot be read, as empty files are of one another

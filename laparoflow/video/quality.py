@@ -6,10 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.video.flow import Flow, warp_by_flow
-
-Image = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+from laparoflow.video.flow import Flow, Image, Mask, warp_by_flow
 
 BLACK_LEVEL = 30  # grey level that a frame's brightest tenth must reach
 FROZEN_DIFFERENCE = 0.25  # mean grey levels by which moving video differs at least, noise alone included

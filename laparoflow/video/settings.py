@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from laparoflow.bounds import check_choices, check_numbers
+
 
 @dataclass(frozen=True)
 class PrepareSettings:
@@ -77,46 +79,25 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gaps", tuple(self.gaps))
-        for name in ("height", "width", "short_side"):
-            value = getattr(self, name)
-            if value is not None and value < 16:
-                raise ValueError(f"{name} must be at least 16 pixels or None, got {value}")
-        if self.frame_rate is not None and not self.frame_rate > 0:
-            raise ValueError(f"frame_rate must be positive or None, got {self.frame_rate}")
-        if not self.image_rate > 0:
-            raise ValueError(f"image_rate must be positive, got {self.image_rate}")
-        if not self.gaps or 0 in self.gaps or len(set(self.gaps)) != len(self.gaps):
-            raise ValueError(f"gaps must be different whole numbers other than 0, got {self.gaps}")
+        check_choices(self)
+        check_numbers(self, "height width short_side", low=16)
+        check_numbers(self, "frame_rate image_rate shard_megabytes", above=0)
+        check_numbers(self, "min_motion consistency_relative consistency_absolute border_margin", low=0)
+        check_numbers(self, "jpeg_quality", low=1, high=100)
+        if not self.gaps or 0 in self.gaps or list(self.gaps) != sorted(set(self.gaps)):
+            raise ValueError(f"gaps must be whole numbers other than 0 in increasing order, got {self.gaps}")
         if self.gap_choice == "stack" and len(self.gaps) > 4:
             raise ValueError(f"gaps must be at most 4 where stacked (a guide has up to 8 channels), got {self.gaps}")
-        if list(self.gaps) != sorted(self.gaps):
-            raise ValueError(f"gaps must be in increasing order, got {self.gaps}")
-        for name, choices in (
-            ("deinterlace", ("flagged", "always", "never")),
-            ("gap_choice", ("first_moving", "all", "stack")),
-            ("camera_motion", ("keep", "similarity", "affine")),
-            ("flow_method", ("dis", "raft", "precomputed")),
-            ("dis_preset", ("ultrafast", "fast", "medium", "fine")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.flow_method == "precomputed" and len(self.gaps) > 1:
+            raise ValueError(f"gaps must be the one gap of the precomputed flow, got {self.gaps}")
+        if self.flow_stride not in (1, 2, 4, None):
+            raise ValueError(f"flow_stride must be 1, 2, 4 or None, got {self.flow_stride}")
         for name, method in (("flow_weights", "raft"), ("flow_folder", "precomputed")):
             if (getattr(self, name) is not None) != (self.flow_method == method):
                 raise ValueError(
                     f"{name} must be given with flow_method={method!r} and only then, "
                     f"got {getattr(self, name)!r} with flow_method={self.flow_method!r}"
                 )
-        if self.flow_method == "precomputed" and len(self.gaps) > 1:
-            raise ValueError(f"gaps must be the one gap of the precomputed flow, got {self.gaps}")
-        for name in ("min_motion", "consistency_relative", "consistency_absolute", "border_margin"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.flow_stride is not None and self.flow_stride not in (1, 2, 4):
-            raise ValueError(f"flow_stride must be 1, 2, 4 or None, got {self.flow_stride}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality must be between 1 and 100, got {self.jpeg_quality}")
-        if not self.shard_megabytes > 0:
-            raise ValueError(f"shard_megabytes must be positive, got {self.shard_megabytes}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

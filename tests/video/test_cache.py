@@ -14,7 +14,6 @@ import pytest
 from footage import SMALL_SHARDS, video
 
 from laparoflow.video import shards
-from laparoflow.video.batch import pad_frame
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.codec import decode_flow, decode_image, encode_flow
 from laparoflow.video.prepare import prepare
@@ -242,10 +241,9 @@ def test_unfinished_clips_are_left_out_with_a_warning(copy):
 
 def test_padding_keeps_what_is_there_and_masks_the_rest(made):
     frame = FrameCache.open(made)[0]
-    padded = pad_frame(frame, 100, 130)
+    padded = frame.padded(100, 130)
     assert np.array_equal(padded.image[:96, :128], frame.image)
     assert np.array_equal(padded.flow[:, :96, :128], frame.flow)
     assert padded.valid.sum() == frame.valid.sum()
-    assert pad_frame(frame, 96, 128) is frame
     with pytest.raises(ValueError, match="at least"):
-        pad_frame(frame, 90, 200)
+        frame.padded(90, 200)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from laparoflow.video.precomputed import PrecomputedFlow, read_flow, write_flo
+from laparoflow.video.precomputed import PrecomputedFlow, read_flow
 
 SIZE = (20, 30)
 IMAGE = np.zeros((*SIZE, 3), np.uint8)
@@ -14,6 +14,10 @@ IMAGE = np.zeros((*SIZE, 3), np.uint8)
 
 def some_flow(seed: int = 0, size=SIZE) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 5, (2, *size)).astype(np.float32)
+
+
+def write_flo(path, flow) -> None:
+    assert cv2.writeOpticalFlow(str(path), np.ascontiguousarray(flow.transpose(1, 2, 0)))
 
 
 def write_kitti(path, flow, valid) -> None:

@@ -22,7 +22,6 @@ from laparoflow.synthetic import render_clip
 from laparoflow.synthetic.dataset import write_video
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.decode import VideoError
-from laparoflow.video.precomputed import write_flo
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
@@ -161,7 +160,8 @@ def test_precomputed_flow_is_stored_as_it_is(tmp_path):
     write_video(tmp_path / "a.mp4", clip.images, 25)
     (tmp_path / "flow" / "a").mkdir(parents=True)
     for t in range(2):
-        write_flo(tmp_path / "flow" / "a" / f"{t:06d}.flo", clip.flow[t])
+        vectors = np.ascontiguousarray(clip.flow[t].transpose(1, 2, 0))
+        cv2.writeOpticalFlow(str(tmp_path / "flow" / "a" / f"{t:06d}.flo"), vectors)
     settings = replace(SMALL_SHARDS, flow_method="precomputed", flow_folder=str(tmp_path / "flow"))
     report = run(tmp_path / "a.mp4", tmp_path / "cache", settings)
     cache = FrameCache.open(tmp_path / "cache")
