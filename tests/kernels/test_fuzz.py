@@ -177,7 +177,7 @@ def test_random_problems(examples: int, backend: str, device: str) -> None:
     pixels = 90 if backend == "native" else 40
 
     @rules(examples if backend == "native" else examples // 10)
-    @given(problem=problems(dtypes_of(backend, device), pixels, groups=(backend, device) == ("native", "cpu")))
+    @given(problem=problems(dtypes_of(backend, device), pixels, groups=device == "cpu" or backend == "triton"))
     def run(problem: Fuzz) -> None:
         check(problem, backend, device)
 

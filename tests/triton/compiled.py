@@ -45,6 +45,7 @@ INPUT_POINTERS = ("query", "key", "own", "other", "own_gradient", "values")
 OFFSET_POINTERS = ("offsets", "query_offsets", "key_offsets", "own_offsets", "other_offsets")
 OPERAND_POINTERS = ("query_operands", "key_operands", "own_operands", "other_operands", "operands")
 NEAR_POINTERS = ("query_near", "key_near", "own_near", "other_near", "near")
+GROUP_POINTERS = ("query_group", "key_group", "own_group", "other_group")
 FEW = 64
 MASK_POINTERS = ("query_mask", "key_mask", "own_mask", "other_mask", "mask")
 
@@ -64,6 +65,7 @@ class Variant:
     terms: str = "own"
     bounded: bool = True
     masked: bool = False
+    grouped: bool = False
     temperature: bool = False
     precision: str = "tf32"
     tile: Tile | None = None
@@ -185,11 +187,13 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
     if variant.kernel not in SMALL_KERNELS:
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
     if variant.kernel in ("forward", "symmetric"):
-        constants["LANES"] = launch.lanes(tile, capability, variant.has_operands(capability))
+        constants["LANES"] = tiles.lanes(tile, capability, variant.has_operands(capability))
     if "STAGES" in kernel.arg_names:
         constants["STAGES"] = tile.stages
     if not variant.has_operands(capability) and variant.kernel != "operands":
         constants |= {name: None for name in (*OPERAND_POINTERS, *NEAR_POINTERS) if name in kernel.arg_names}
+    if not variant.grouped:
+        constants |= {name: None for name in GROUP_POINTERS if name in kernel.arg_names}
     if not variant.masked:
         constants |= {name: None for name in MASK_POINTERS if name in kernel.arg_names}
     signature, attributes = {}, {}
@@ -221,7 +225,7 @@ def argument_type(name: str, dtype: str) -> str:
     """Triton's type of a kernel argument that is not a constant."""
     if name in INPUT_POINTERS:
         return f"*{dtype}"
-    if name in OFFSET_POINTERS:
+    if name in OFFSET_POINTERS or name in GROUP_POINTERS:
         return "*i64"
     if name in MASK_POINTERS:
         return "*i1"

@@ -27,8 +27,9 @@ def name(case: tuple[Variant, int]) -> str:
     for option in ("precision", "F", "flow_kernel", "positives", "negatives", "scope", "terms"):
         if getattr(variant, option) != getattr(PLAIN, option):
             words.append(f"{option}_{getattr(variant, option)}".replace("flow_kernel_", ""))
-    words += [word for word, said in (("running", not variant.bounded), ("masked", variant.masked)) if said]
-    return "-".join(words + ["dtemperature"] * variant.temperature)
+    v = variant
+    said = dict(running=not v.bounded, masked=v.masked, grouped=v.grouped, dtemperature=v.temperature)
+    return "-".join(words + [word for word, yes in said.items() if yes])
 
 
 def special_bound(variant: Variant, capability: int) -> float:

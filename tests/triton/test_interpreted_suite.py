@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
         pytest.param("test_edges.py", "", 10, marks=pytest.mark.slow),
         pytest.param("test_fuzz.py", "30", 1, marks=pytest.mark.slow),
         ("test_identities.py", "", 5),
+        ("test_excluded_pairs.py", "triton", 5),
         ("test_derivatives.py", "", 5),
     ],
 )

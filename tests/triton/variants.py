@@ -23,7 +23,7 @@ PAIR_KERNELS = ("forward", "symmetric", "backward")
 CHOICES: dict[str, tuple[Any, ...]] = dict(
     kernel=PAIR_KERNELS, D=(31, 64, 128, 200, 256), F=(1, 2, 3, 8), flow_kernel=("gaussian", "laplace", "cauchy", "tophat"),
     positives=("outside", "inside"), negatives=("all", "dissimilar"), scope=("frame", "batch"), bounded=(True, False),
-    masked=(True, False), terms=("own", "other", "both"), temperature=(True, False),
+    masked=(True, False), grouped=(True, False), terms=("own", "other", "both"), temperature=(True, False),
 )  # fmt: skip
 OF_BACKWARD = ("terms", "temperature")
 DRAWS = 60

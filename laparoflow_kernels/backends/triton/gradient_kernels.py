@@ -30,10 +30,12 @@ from .pairs import (
     LOG2_E,
     fused,
     load_flow,
+    load_own_group,
     load_rows,
     other_frame_tile,
     product,
     rounded_to,
+    same_group,
     valid_rows,
 )
 from .weight_operands_kernel import load_near, load_own_operand, tile_weight
@@ -155,8 +157,9 @@ def terms_of_tile(
 
 @triton.jit
 def backward_tile(
-    own, own_flow, own_flow_at, own_operand, near, own_valid, own_coefficients, other, other_flow_base, other_operands,
-    other_mask, other_coefficient_base, total_other, start, end, scale, inverse_bandwidth, gradient, temperature_sum,
+    own, own_flow, own_flow_at, own_operand, near, own_valid, own_group, own_coefficients, other, other_flow_base,
+    other_operands, other_mask, other_group, other_coefficient_base,
+    total_other, start, end, scale, inverse_bandwidth, gradient, temperature_sum,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
@@ -203,6 +206,12 @@ def backward_tile(
     if RELATIVE:
         offset = -own_coefficients[1][:, None] if OWN_TERMS else -other_coefficients[1][None, :]
         z = tl.exp2(fused(s, scale, offset if other_valid is None else offset + bias))
+    if own_group is not None:
+        same = same_group(own_group, other_group, start, other_valid, BLOCK_N)
+        z = tl.where(same, 0.0 if BOUNDED else -(2.0**126), z)
+        weight = tl.where(same, 0.0, weight)
+        if not BOUNDED:
+            s = z
     ds, spread = terms_of_tile(
         z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
         WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
@@ -218,8 +227,8 @@ def backward_tile(
 @triton.jit(do_not_specialize=["own_chunks", "other_chunks"])
 def backward_kernel(
     own, other, own_flow, other_flow, temperature, inverse_bandwidth, own_offsets, other_offsets, own_mask, other_mask,
-    own_operands, other_operands, own_near, other_near, own_coefficients, other_coefficients, gradient_scale,
-    own_gradient, temperature_rows, total_own: tl.int32, total_other: tl.int32, own_tiles: tl.int32,
+    own_group, other_group, own_operands, other_operands, own_near, other_near, own_coefficients, other_coefficients,
+    gradient_scale, own_gradient, temperature_rows, total_own: tl.int32, total_other: tl.int32, own_tiles: tl.int32,
     own_chunks: tl.int32, other_chunks: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
@@ -242,6 +251,7 @@ def backward_kernel(
         rows = tl.arange(0, BLOCK_M)
         own_valid = valid_rows(own_mask, first, own_end, BLOCK_M, True)
         x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
+        x_group = load_own_group(own_group, first, own_valid, BLOCK_M)
         x_flow_at = own_flow + first.to(tl.int64) * F
         x_flow = load_flow(x_flow_at, rows, own_valid, float("-inf"), F)
         x_operand = None
@@ -273,8 +283,9 @@ def backward_kernel(
                 if own_operands is not None and PART < 2:
                     near = x_near & load_near(other_near, frame, other_chunks, t * BLOCK_N, BLOCK_N)
                 gradient, temperature_sum = backward_tile(
-                    x, x_flow, x_flow_at, x_operand, near, own_valid, x_coefficients, other, other_flow, other_operands,
-                    other_mask, other_coefficients, total_other, start, end, scale, inv_bandwidth, gradient, temperature_sum,
+                    x, x_flow, x_flow_at, x_operand, near, own_valid, x_group, x_coefficients, other, other_flow,
+                    other_operands, other_mask, other_group, other_coefficients,
+                    total_other, start, end, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS,
                     OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, SPECIAL, PART > 0,
                 )  # fmt: skip

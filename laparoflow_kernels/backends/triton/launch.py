@@ -47,6 +47,7 @@ class Side(NamedTuple):
     flow: Tensor  # [T, F]
     offsets: Tensor  # [B + 1]
     mask: Tensor | None  # [T]
+    group: Tensor | None  # [T]: a pair of equal groups counts nowhere
     largest: int  # rows of the largest frame
     operands: Tensor | None = None  # [T, 16], where tensor cores form the exponents of the weights
     near: Tensor | None = None  # [B, chunks, 32], with the operands
@@ -62,13 +63,13 @@ def sides_of(p: PairArguments) -> tuple[Side, Side]:
     """Queries and keys, with their weight operands where these exponents are a product.
 
     Raises:
-        ValueError: D over 256, F over 8, 2^31 rows or more, or groups of pixels.
+        ValueError: D over 256, F over 8, 2^31 rows or more, or groups of one side alone.
     """
-    if p.query_group is not None or p.key_group is not None:
-        raise ValueError("query_group: the triton backend takes no groups; use backend='reference'")
+    if (p.query_group is None) != (p.key_group is None):
+        raise ValueError("key_group: expected where query_group is, and not else")
     check_sizes(p.query, p.key, p.query_flow)
-    query = Side(p.query, p.query_flow, p.query_offsets, p.query_mask, p.max_query)
-    key = Side(p.key, p.key_flow, p.key_offsets, p.key_mask, p.max_key)
+    query = Side(p.query, p.query_flow, p.query_offsets, p.query_mask, p.query_group, p.max_query)
+    key = Side(p.key, p.key_flow, p.key_offsets, p.key_mask, p.key_group, p.max_key)
     options = p.flow_kernel, p.query_flow.shape[1], p.bounded, p.negatives == "dissimilar"
     if query.frames == 0 or not exponents_by_product(product_class(p.query), tiles.capability_of(p.query.device), *options):
         return query, key
@@ -87,6 +88,11 @@ def with_operands(side: Side, query: Side, inv_bandwidth: Tensor) -> Side:
                 chunks, F=side.flow.shape[1],
             )  # fmt: skip
     return side._replace(operands=operands, near=near, chunks=chunks)
+
+
+def left_out(own: Side, other: Side) -> dict[str, bool]:
+    """Which pixels and pairs a launch leaves out: no constants of the kernels, which see it by absent tensors."""
+    return dict(MASKED=own.mask is not None or other.mask is not None, GROUPED=own.group is not None)
 
 
 def constants_of(p: PairArguments) -> dict[str, Any]:
@@ -127,9 +133,10 @@ def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple
         column_partial = empty_partial(slots if symmetric else 1, columns, constants, own.flow)
         kernel = forward_kernel[(own.frames * row_groups, splits)](
             own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
-            own.mask, other.mask, own.operands, other.operands, own.near, other.near, row_partial, column_partial,
-            total, other.rows.shape[0], row_groups, splits, own.chunks, other.chunks, STAGES=tile.stages,
-            LANES=lanes(tile, tiles.capability_of(own.rows.device), own.operands is not None), **meta(tile), **constants,
+            own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
+            row_partial, column_partial, total, other.rows.shape[0], row_groups, splits, own.chunks, other.chunks,
+            STAGES=tile.stages, LANES=tiles.lanes(tile, tiles.capability_of(own.rows.device), own.operands is not None),
+            **meta(tile), **constants,
         )  # fmt: skip
         return kernel, (row_partial, column_partial)
 
@@ -137,7 +144,8 @@ def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple
         if own.frames == 0 or own.largest == 0:
             partials = tuple(empty_partial(1, count, constants, own.flow) for count in (total, columns))
         else:
-            _, partials = run(pick("symmetric" if symmetric else "forward", own.rows, constants, total * reach, run))
+            kind, options = "symmetric" if symmetric else "forward", left_out(own, other) | constants
+            _, partials = run(pick(kind, own.rows, options, total * reach, run))
         own_partial, other_partial = partials
         rows = finish(own_partial, own.mask, p.temperature, constants)
         return rows, finish(other_partial, other.mask, p.temperature, constants)
@@ -228,14 +236,14 @@ def gradient_of_side(
         own_tiles = triton.cdiv(own.largest, tile.block_m)
         kernel = backward_kernel[(own.frames * own_tiles,)](
             own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
-            own.mask, other.mask, own.operands, other.operands, own.near, other.near, upstream.query, upstream.key,
-            upstream.scale, own_gradient, by_row, own.rows.shape[0], other.rows.shape[0], own_tiles, own.chunks,
-            other.chunks, **meta(tile), **options,
+            own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
+            upstream.query, upstream.key, upstream.scale, own_gradient, by_row, own.rows.shape[0], other.rows.shape[0],
+            own_tiles, own.chunks, other.chunks, **meta(tile), **options,
         )  # fmt: skip
         return kernel, None
 
     pairs = own.rows.shape[0] * (other.rows.shape[0] if p.scope == "batch" else other.largest)
-    run(pick("backward", own.rows, options, pairs, run))
+    run(pick("backward", own.rows, left_out(own, other) | options, pairs, run))
     return own_gradient, by_row
 
 
@@ -310,16 +318,6 @@ def meta(tile: Tile) -> dict[str, int]:
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages,
         **limit,
     )  # fmt: skip
-
-
-def lanes(tile: Tile, capability: int, operands: bool) -> int:
-    """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
-
-    The threads of wgmma's layout have 8 columns of a row between them, the next 8 are theirs again; where several warps
-    share a row, keeping its sums apart would move every pair through shared memory. Weights that are no product have no
-    layout of their own and would be formed in another one: 37 instructions per pair instead of 24 ("dissimilar", D = 64).
-    """
-    return 8 if operands and tiles.generation(capability) in (0, 90) and tile.block_m >= 16 * tile.warps else 0
 
 
 def exponents_by_product(

@@ -195,6 +195,21 @@ def valid_rows(mask, start, end, BLOCK: tl.constexpr, RAGGED: tl.constexpr):
 
 
 @triton.jit
+def load_own_group(groups, start, valid, BLOCK: tl.constexpr):
+    """Groups [BLOCK] of rows held by a program, or None where pixels have none."""
+    result = None
+    if groups is not None:
+        result = tl.load(groups + start.to(tl.int64) + tl.arange(0, BLOCK), mask=valid, other=0)
+    return result
+
+
+@triton.jit
+def same_group(own_group, groups, start, valid, BLOCK: tl.constexpr):
+    """[rows, BLOCK] whether a pair is of one group: such a pair counts nowhere."""
+    return own_group[:, None] == load_or(groups + start.to(tl.int64) + tl.arange(0, BLOCK), valid, 0)[None, :]
+
+
+@triton.jit
 def product(a, b, accumulator, PRECISION: tl.constexpr):
     """a b + accumulator on the tensor cores (on the FMA units for ieee float32), accumulated in float32."""
     if INTERPRETED and a.dtype == tl.bfloat16:
@@ -205,10 +220,10 @@ def product(a, b, accumulator, PRECISION: tl.constexpr):
 
 @triton.jit
 def rounded_to(x, DTYPE: tl.constexpr):
-    """x in DTYPE, to the nearest even; the interpreter alone would cut bfloat16 off."""
+    """x in DTYPE, to the nearest even; the interpreter alone would cut bfloat16 off, wrongly below 2^-126."""
     if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = x.to(tl.int32, bitcast=True)
-        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
     return x.to(DTYPE)
 
 

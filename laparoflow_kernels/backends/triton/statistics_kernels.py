@@ -33,9 +33,11 @@ from .pairs import (
     LOG2_E,
     load_flow,
     load_or,
+    load_own_group,
     load_rows,
     other_frame_tile,
     product,
+    same_group,
     valid_rows,
 )
 from .weight_operands_kernel import load_near, load_own_operand, tile_weight
@@ -157,8 +159,8 @@ def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constex
 
 @triton.jit
 def forward_tile(
-    q, q_flow, q_flow_at, q_operand, near, q_valid, key, key_flow, key_operands, key_mask, column_partial, total_key,
-    start, end, scale, inverse_bandwidth, den, m, w, h, x, mp,
+    q, q_flow, q_flow_at, q_operand, near, q_valid, q_group, key, key_flow, key_operands, key_mask, key_group,
+    column_partial, total_key, start, end, scale, inverse_bandwidth, den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
@@ -187,6 +189,10 @@ def forward_tile(
             q_flow, q_flow_at, q_valid, q_operand, near, key_flow, key_operands, start, k_valid, inverse_bandwidth,
             F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
         )  # fmt: skip
+    if q_group is not None:
+        same = same_group(q_group, key_group, start, k_valid, BLOCK_N)
+        z = tl.where(same, 0.0 if BOUNDED else float("-inf"), z)
+        weight = tl.where(same, 0.0, weight)
     if LANES:
         den, w, h, x = add_lanes(
             den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
@@ -218,7 +224,7 @@ def forward_tile(
 @triton.jit(do_not_specialize=["query_chunks", "key_chunks"])
 def forward_kernel(
     query, key, query_flow, key_flow, temperature, inverse_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
-    query_operands, key_operands, query_near, key_near, row_partial, column_partial,
+    query_group, key_group, query_operands, key_operands, query_near, key_near, row_partial, column_partial,
     total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
     query_chunks: tl.int32, key_chunks: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -260,6 +266,7 @@ def forward_kernel(
         q_first = q_start + row_tile * BLOCK_M
         q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M, True)
         q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
+        q_group = load_own_group(query_group, q_first, q_valid, BLOCK_M)
         q_flow_at = query_flow + q_first.to(tl.int64) * F
         q_flow = load_flow(q_flow_at, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)
         q_operand = None
@@ -290,8 +297,8 @@ def forward_kernel(
                 if query_operands is not None and PART < 2:
                     both_near = q_near & load_near(key_near, frame, key_chunks, tile * BLOCK_N, BLOCK_N)
                 den, m, w, h, x, mp = forward_tile(
-                    q, q_flow, q_flow_at, q_operand, both_near, q_valid, key, key_flow, key_operands, key_mask,
-                    column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
+                    q, q_flow, q_flow_at, q_operand, both_near, q_valid, q_group, key, key_flow, key_operands, key_mask,
+                    key_group, column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
                     PRECISION, SPECIAL, LANES, PART > 0,
                 )  # fmt: skip

@@ -104,9 +104,9 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
 
 def is_default_form(constants: Mapping[str, Any]) -> bool:
     """Whether a variant belongs to the form whose tiles are timed: gaussian, all negatives of the frame, outside, one
-    direction, F of 1 or 2, bounded logits. The others take the first tile that fits."""
+    direction, no groups, F of 1 or 2, bounded logits. The others take the first tile that fits."""
     plain = constants.get("FLOW_KERNEL", "gaussian") == "gaussian" and constants.get("F", 2) <= 2
-    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "SYMMETRIC"))
+    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "SYMMETRIC", "GROUPED"))
     return plain and not others and not is_heavy(constants)
 
 
@@ -137,6 +137,16 @@ def one_pass_pays(precision: str, capability: int) -> bool:
     mma.sync: by its compiled code alone, never measured.
     """
     return precision == "ieee" or generation(capability) in (0, 80)
+
+
+def lanes(tile: Tile, capability: int, operands: bool) -> int:
+    """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
+
+    The threads of wgmma's layout have 8 columns of a row between them, the next 8 are theirs again; where several warps
+    share a row, keeping its sums apart would move every pair through shared memory. Weights that are no product have no
+    layout of their own and would be formed in another one: 37 instructions per pair instead of 24 ("dissimilar", D = 64).
+    """
+    return 8 if operands and generation(capability) in (0, 90) and tile.block_m >= 16 * tile.warps else 0
 
 
 def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:

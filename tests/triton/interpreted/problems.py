@@ -36,12 +36,16 @@ def problem(
     flow_dim: int = 2,
     temperature: float = 0.1,
     masked: bool = False,
+    grouped: bool = False,
     seed: int = 0,
     spread: float = 1.5,
     offset: float = 0.0,
     **options: object,
 ) -> PairProblem:
-    """Random unit embeddings and flows; ``masked`` drops a third of the pixels and fills them with NaN."""
+    """Random unit embeddings and flows.
+
+    ``masked`` drops a third of the pixels and fills them with NaN; ``grouped`` leaves out a fifth of the pairs.
+    """
     generator = torch.Generator().manual_seed(seed)
     accumulator = accumulator_dtype(dtype)
 
@@ -54,7 +58,8 @@ def problem(
         if masked:
             mask = torch.rand(total, generator=generator) > 0.3
             rows[~mask], flow[~mask] = float("nan"), float("nan")
-        return rows, PackedFrames(flow, mask, offsets(sizes), FrameSizes.of(sizes))
+        group = torch.randint(0, 5, (total,), generator=generator) - 2**40 if grouped else None
+        return rows, PackedFrames(flow, mask, offsets(sizes), FrameSizes.of(sizes), group)
 
     query, query_frames = side(query_sizes)
     key, key_frames = side(key_sizes)

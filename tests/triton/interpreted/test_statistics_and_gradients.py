@@ -39,6 +39,27 @@ def test_every_option_of_the_gaussian_loss(positives: str, negatives: str, scope
 
 
 @pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("scope", ["frame", "batch"])
+def test_pairs_of_one_group_count_nowhere(positives: str, scope: str) -> None:
+    for symmetric, bounded in itertools.product(BOOL, BOOL):
+        negatives, dtype = ("dissimilar", torch.float32) if symmetric == bounded else ("all", torch.bfloat16)
+        options = dict(positives=positives, negatives=negatives, scope=scope, symmetric=symmetric, bounded=bounded)
+        p = problem(dtype=dtype, masked=symmetric, grouped=True, **options)
+        assert_right(p)
+        p.query_frames.group.zero_()
+        p.key_frames.group.zero_()
+        none = by_triton(p)
+        assert (none.row_stats[0] == -torch.inf).all() and (none.row_stats[1] == 0).all()
+        assert (none.dquery == 0).all() and (none.dkey == 0).all() and none.dtemperature == 0
+
+
+def test_groups_of_one_side_alone_are_refused() -> None:
+    p = problem(grouped=True).op_args()
+    with pytest.raises(ValueError, match="key_group: expected where query_group is"):
+        kernels.forward(*p._replace(key_group=None))
+
+
+@pytest.mark.parametrize("positives", ["outside", "inside"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_directions_in_two_passes(positives: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on sm_100, where one pass for both costs more than two."""
