@@ -33,9 +33,9 @@ def check_numbers(
             raise ValueError(f"{name} must be {text}, got {value}")
 
 
-def check_range(settings: Any, names: str, above: float = 0.0) -> None:
-    """Refuse a (low, high) whose numbers are out of order or not above ``above``."""
+def check_range(settings: Any, names: str, zero: bool = False) -> None:
+    """Refuse a (low, high) whose numbers are out of order or not above 0; with ``zero`` the low one may be 0."""
     for name in names.split():
         low, high = getattr(settings, name)
-        if not above < low <= high:
-            raise ValueError(f"{name} must be a range with {above:g} < low <= high, got {(low, high)}")
+        if not (0 <= low <= high and (zero or low > 0)):
+            raise ValueError(f"{name} must be a range (low, high) with 0 <{'=' * zero} low <= high, got {(low, high)}")

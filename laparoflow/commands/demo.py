@@ -16,8 +16,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from laparoflow.bounds import check_choices, check_numbers
 from laparoflow.commands.base import Command
 
 if TYPE_CHECKING:
@@ -48,18 +49,14 @@ class DemoSettings:
     labels: int = 16
     seeds: tuple[int, ...] = (0, 1, 2)
     seed: int = 0
-    scene: str = "default"
+    scene: Literal["default", "held_out"] = "default"
     recipe: tuple[str, ...] = ("evidence", "large_views")
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.scene not in ("default", "held_out"):
-            raise ValueError(f"scene: expected default or held_out, got {self.scene!r}")
-        for name in ("pretrain_clips", "test_clips", "labels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.frames < 8:
-            raise ValueError(f"frames: expected at least 8, got {self.frames}")
+        check_choices(self)
+        check_numbers(self, "pretrain_clips test_clips labels", low=1)
+        check_numbers(self, "frames", low=8)
 
 
 LABEL_EVERY = 4

@@ -4,26 +4,10 @@ from laparoflow.datasets.settings import SplitSettings
 from laparoflow.lazy import lazily
 
 __all__ = [
-    "IGNORE_INDEX",
-    "ClassMap",
-    "DatasetError",
-    "Frame",
-    "FrameDataset",
-    "KeypointDataset",
-    "KeypointSample",
-    "MappedSegmentation",
-    "SegmentationDataset",
-    "SegmentationSample",
-    "Split",
-    "SplitSettings",
-    "build_dataset",
-    "class_map_names",
-    "dataset_names",
-    "label_subset",
-    "load_class_map",
-    "overlap_warnings",
-    "split_dataset",
-]
+    "IGNORE_INDEX", "ClassMap", "DatasetError", "Frame", "FrameDataset", "KeypointDataset", "KeypointSample",
+    "MappedSegmentation", "SegmentationDataset", "SegmentationSample", "Split", "SplitSettings", "build_dataset",
+    "class_map_names", "dataset_names", "label_subset", "load_class_map", "overlap_warnings", "split_dataset",
+]  # fmt: skip
 
 __getattr__ = lazily(
     __name__,

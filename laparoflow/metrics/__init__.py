@@ -7,10 +7,5 @@ from laparoflow.metrics.segmentation import SegmentationScores
 from laparoflow.metrics.surface import SurfaceScores, surface_distance
 
 __all__ = [
-    "KeypointScores",
-    "OksAveragePrecision",
-    "SarRarp50Score",
-    "SegmentationScores",
-    "SurfaceScores",
-    "surface_distance",
-]
+    "KeypointScores", "OksAveragePrecision", "SarRarp50Score", "SegmentationScores", "SurfaceScores", "surface_distance",
+]  # fmt: skip

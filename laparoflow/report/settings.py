@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from laparoflow.bounds import check_numbers
+
 
 @dataclass
 class ViewSettings:
@@ -41,9 +43,7 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if Path(self.out).suffix not in (".mp4", ".html"):
             raise ValueError(f"out: expected a name ending in .mp4 or .html, got {self.out}")
-        for name in ("frame_rate", "speed", "frames", "width", "batch_size"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        check_numbers(self, "frame_rate speed frames width batch_size", above=0)
 
 
 @dataclass
@@ -71,6 +71,4 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if len(self.inputs) < 3:
             raise ValueError(f"inputs: expected a run, a probe and a video or image, got {len(self.inputs)} paths")
-        for name in ("every", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_numbers(self, "every batch_size", low=1)

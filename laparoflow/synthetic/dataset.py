@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import cast
 
 import av
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from laparoflow.files import write_atomically, write_json
 from laparoflow.synthetic.parameters import CLASSES, IGNORE_INDEX, KEYPOINTS, SceneParameters
@@ -36,20 +36,7 @@ FORMAT, VERSION = "laparoflow-synthetic", 1
 
 
 def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: str = "libx264", quality: int = 16) -> None:
-    """Encode RGB frames to a video file.
-
-    Args:
-        path: file to write; its suffix chooses the container.
-        images: uint8 [T, H, W, 3] with even H and W.
-        frame_rate: frames per second.
-        codec: an encoder that PyAV's build has, ``libx264`` or ``mpeg4``.
-        quality: constant rate factor of x264 or quantiser of mpeg4; smaller is better.
-
-    Raises:
-        ValueError: if the frames cannot be encoded as given.
-    """
-    if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] % 2 or images.shape[2] % 2:
-        raise ValueError(f"images must be [T, H, W, 3] with even H and W, got {list(images.shape)}")
+    """:func:`encode_frames` of a whole video, uint8 [T, H, W, 3]."""
     encode_frames(path, images, images.shape[1:3], Fraction(frame_rate), codec, quality)
 
 
@@ -61,7 +48,21 @@ def encode_frames(
     codec: str = "libx264",
     quality: int = 16,
 ) -> None:
-    """As :func:`write_video`, of frames [H, W, 3] that come one by one, with even ``size`` (H, W)."""
+    """Encode RGB frames to a video file.
+
+    Args:
+        path: file to write; its suffix chooses the container.
+        images: frames uint8 [H, W, 3], one by one.
+        size: (H, W), both even.
+        frame_rate: frames per second.
+        codec: an encoder that PyAV's build has, ``libx264`` or ``mpeg4``.
+        quality: constant rate factor of x264 or quantiser of mpeg4; smaller is better.
+
+    Raises:
+        ValueError: for an odd height or width.
+    """
+    if size[0] % 2 or size[1] % 2:
+        raise ValueError(f"images must have an even height and width, got {size[0]} x {size[1]}")
     options = {"crf": str(quality)} if codec == "libx264" else {"qmin": "2", "qmax": str(max(2, quality // 4))}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -76,22 +77,13 @@ def encode_frames(
     partial.replace(path)
 
 
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write RGB or one-channel pixels as PNG."""
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise ValueError(f"cannot encode an image of shape {list(image.shape)} for {path}")
-    path.write_bytes(data.tobytes())
-
-
 def _write_labels(root: Path, name: str, clip: SyntheticClip, label_every: int) -> None:
     for kind in ("images", "masks"):
         (root / kind / name).mkdir(parents=True, exist_ok=True)
     frames = {}
     for t in range(0, len(clip.images), label_every):
-        _write_png(root / "images" / name / f"{t:06d}.png", clip.images[t])
-        _write_png(root / "masks" / name / f"{t:06d}.png", clip.masks[t])
+        for kind, pixels in (("images", clip.images), ("masks", clip.masks)):
+            Image.fromarray(pixels[t]).save(root / kind / name / f"{t:06d}.png", compress_level=1)
         frames[f"{t:06d}"] = [[round(float(value), 3) for value in point] for point in clip.keypoints[t]]
     (root / "keypoints").mkdir(exist_ok=True)
     write_json(root / "keypoints" / f"{name}.json", {"keypoints": list(KEYPOINTS), "frames": frames})

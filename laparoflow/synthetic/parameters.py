@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from laparoflow.bounds import check_numbers, check_range
+
 CLASSES: tuple[str, ...] = ("tissue", "organ_a", "organ_b", "instrument")
 KEYPOINTS: tuple[str, ...] = ("tip", "wrist", "shaft")
 IGNORE_INDEX = 255
@@ -88,24 +90,14 @@ class SceneParameters:
             raise ValueError(f"height and width must be at least 32, got {self.height} x {self.width}")
         if self.height % 2 or self.width % 2:
             raise ValueError(f"height and width must be even for video encoding, got {self.height} x {self.width}")
-        if self.frame_rate <= 0:
-            raise ValueError(f"frame_rate must be positive, got {self.frame_rate}")
-        if self.border_radius <= 0.2:
-            raise ValueError(f"border_radius must be above 0.2 of the half diagonal, got {self.border_radius}")
+        check_numbers(self, "frame_rate", above=0)
+        check_numbers(self, "border_radius", above=0.2)
         if min(self.wavelengths) < 3 or min(self.anisotropies) < 1:
             raise ValueError(
                 f"wavelengths must be >= 3 pixels and anisotropies >= 1, got {self.wavelengths} and {self.anisotropies}"
             )
-        for name in (
-            "organ_radius", "organ_speed", "organ_orbit", "camera_speed", "camera_orbit",
-            "instrument_width", "instrument_speed", "instrument_orbit",
-        ):  # fmt: skip
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise ValueError(f"{name} must be a range (low, high) with 0 <= low <= high, got {(low, high)}")
-        for name in ("organ_radius", "organ_orbit", "camera_orbit", "instrument_orbit"):
-            if getattr(self, name)[0] <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_range(self, "organ_radius organ_orbit camera_orbit instrument_orbit")
+        check_range(self, "organ_speed camera_speed instrument_speed instrument_width", zero=True)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.files import write_atomically
+from laparoflow.files import write_png
 from laparoflow.video.cache import ClipRecord, read_index, read_sample
 
 ROWS = 6
@@ -80,11 +80,5 @@ def write_overview(folder: Path, clip: ClipRecord, path: Path) -> None:
         label[:, -LABEL:] = flow_wheel(LABEL)
         cv2.putText(label, text, (4, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
         rows.extend([label, strip])
-    if not rows:
-        return
-    done, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    if not done:
-        raise ValueError(f"cannot encode the overview picture {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as file:
-        file.write(data.tobytes())
+    if rows:
+        write_png(path, np.vstack(rows).astype(np.uint8))

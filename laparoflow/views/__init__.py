@@ -4,18 +4,9 @@ from laparoflow.lazy import lazily
 from laparoflow.views.settings import GeometrySettings, PhotometricSettings, ViewSettings
 
 __all__ = [
-    "GeometrySettings",
-    "PhotometricSettings",
-    "TwoViews",
-    "View",
-    "ViewSettings",
-    "ViewTransform",
-    "cell_grid",
-    "draw_transform",
-    "sample_flow",
-    "sample_image",
-    "sample_mask",
-]
+    "GeometrySettings", "PhotometricSettings", "TwoViews", "View", "ViewSettings", "ViewTransform", "cell_grid",
+    "draw_transform", "sample_flow", "sample_image", "sample_mask",
+]  # fmt: skip
 
 __getattr__ = lazily(
     __name__,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from laparoflow.bounds import check_numbers, check_range
+
 MAX_CYCLES = 2.0
 MAX_ELASTIC = 0.5 / (2 * math.pi * MAX_CYCLES * math.sqrt(2.0))
 
@@ -34,21 +36,12 @@ class GeometrySettings:
     elastic: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be a range with 0 < low <= high <= 1, got {self.scale}")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect must be a range with 0 < low <= high, got {self.aspect}")
-        for name in ("flip", "vertical_flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a probability in [0, 1], got {getattr(self, name)}")
-        for name, limit in (
-            ("rotation", 180.0),
-            ("shear", 45.0),
-            ("perspective", 0.45),
-            ("elastic", MAX_ELASTIC),
-        ):
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must be in [0, {limit:.4g}], got {getattr(self, name)}")
+        check_range(self, "scale aspect")
+        check_numbers(self, "flip vertical_flip", low=0, high=1)
+        if self.scale[1] > 1:
+            raise ValueError(f"scale must be a share of at most 1, got {self.scale}")
+        for name, limit in (("rotation", 180.0), ("shear", 45.0), ("perspective", 0.45), ("elastic", MAX_ELASTIC)):
+            check_numbers(self, name, low=0, high=limit)
 
 
 @dataclass(frozen=True)
@@ -77,13 +70,9 @@ class PhotometricSettings:
     shading: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation", "shading"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue must be in [0, 0.5], got {self.hue}")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"blur_sigma must be a range with 0 < low <= high, got {self.blur_sigma}")
+        check_numbers(self, "jitter grey blur brightness contrast saturation shading", low=0, high=1)
+        check_numbers(self, "hue", low=0, high=0.5)
+        check_range(self, "blur_sigma")
 
 
 @dataclass(frozen=True)
