@@ -2,6 +2,7 @@
 //
 //     fused:     per chunk  S = K q^T, pair terms a and b stored, row sums    (1 product, 2 exponentials per pair)
 //                per chunk  dS = alpha a + beta b, dq += dS^T k, dk += dS q   (2 products)
+//                a and b of keys beyond those that are stored are made again: the same bits either way
 //     gradient:  per chunk  S, dS in place, dq, dk                            (3 products, nothing stored)
 #pragma once
 
@@ -25,28 +26,30 @@ template <class T>
 struct Scratch {
   T* dquery;    // [kRows, padded dim]
   T* chunk;     // [kChunk, kRows]: logits, then dS
-  T *a, *b;     // [keys, kRows] each, fused form
+  T *a, *b;     // [stored + kChunk, kRows] each, fused form
   T* products;  // of Products
 
-  static int64_t size(int64_t dim, int64_t keys, bool stored) {
-    return kRows * padded(dim) + kChunk * kRows + Products<T>::scratch_size(dim) + (stored ? 2 * keys * kRows : 0);
+  static int64_t size(int64_t dim, int64_t stored) {
+    return kRows * padded(dim) + kChunk * kRows + Products<T>::scratch_size(dim) +
+           (stored ? 2 * (stored + kChunk) * kRows : 0);
   }
-  Scratch(T* base, int64_t dim, int64_t keys) {
+  Scratch(T* base, int64_t dim, int64_t stored) {
     dquery = base;
     chunk = dquery + kRows * padded(dim);
     products = chunk + kChunk * kRows;
     a = products + Products<T>::scratch_size(dim);
-    b = a + keys * kRows;
+    b = a + (stored + kChunk) * kRows;
   }
 };
 
 template <class T>
 class Block {
  public:
-  Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch)
+  Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, int64_t stored = 0)
       : pairs_(pairs),
         task_(task),
-        scratch_(scratch, pairs.dim, task.key_end - task.key_begin),
+        stored_(stored),
+        scratch_(scratch, pairs.dim, stored),
         products_(pairs, scratch_.products) {
     rows_ = {};
     rows_.rows = task.rows;
@@ -95,7 +98,9 @@ class Block {
       KeyChunk<T> c = chunk(run);
       if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
       logits(run, scratch_.chunk);
-      with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale()); });
+      in_turn(run, column_max, [&] {
+        with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale()); });
+      });
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
       row_max[task_.row + i] = rows_.max_logit[i];
@@ -119,16 +124,18 @@ class Block {
       }
       T* s = scratch_.chunk;
       logits(run, s);
-      with_weights<FORM>(run, [&](auto form) {
-        using F = decltype(form);
-        if (pairs_.guarded) {
-          row_sweep<T, F, false, true>(rows_, c, s, scale(), nullptr, nullptr);
-          if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale());
-        } else if (columns) {
-          row_column_sweep<T, F>(rows_, c, s, scale());
-        } else {
-          row_sweep<T, F, false, false>(rows_, c, s, scale(), nullptr, nullptr);
-        }
+      in_turn(run, columns, [&] {
+        with_weights<FORM>(run, [&](auto form) {
+          using F = decltype(form);
+          if (pairs_.guarded) {
+            row_sweep<T, F, false, true>(rows_, c, s, scale(), nullptr, nullptr);
+            if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale());
+          } else if (columns) {
+            row_column_sweep<T, F>(rows_, c, s, scale());
+          } else {
+            row_sweep<T, F, false, false>(rows_, c, s, scale(), nullptr, nullptr);
+          }
+        });
       });
     });
     return finish<FORM>(stats);
@@ -140,32 +147,24 @@ class Block {
     if (pairs_.guarded) {
       for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
       for_each_run(task_, [&](const KeyRun& run) {
-        T* s = stored_a(run);
+        T* s = pair_terms(run, scratch_.a);
         logits(run, s);
         with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, chunk(run), s, scale()); });
       });
       for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
     }
-    for_each_run(task_, [&](const KeyRun& run) {
-      T *a = stored_a(run), *b = stored_b(run);
-      if (!pairs_.guarded) logits(run, scratch_.chunk);
-      with_weights<FORM>(run, [&](auto form) {
-        using F = decltype(form);
-        if (pairs_.guarded)
-          row_sweep<T, F, true, true>(rows_, chunk(run), a, scale(), a, b);
-        else
-          row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale(), a, b);
-      });
-    });
+    for_each_run(task_, [&](const KeyRun& run) { make_pair_terms<FORM>(run); });
     if (!finish<FORM>(stats)) return false;
     begin_gradients(gradients);
     for_each_run(task_, [&](const KeyRun& run) {
+      if (!is_stored(run)) make_pair_terms<FORM>(run);
+      const T *a = pair_terms(run, scratch_.a), *b = pair_terms(run, scratch_.b);
       with_weights<FORM>(run, [&](auto form) {
         using F = decltype(form);
         if (pairs_.guarded)
-          combine_sweep<T, F, true>(rows_, run.count, stored_a(run), stored_b(run), scratch_.chunk);
+          combine_sweep<T, F, true>(rows_, run.count, a, b, scratch_.chunk);
         else
-          combine_sweep<T, F, false>(rows_, run.count, stored_a(run), stored_b(run), scratch_.chunk);
+          combine_sweep<T, F, false>(rows_, run.count, a, b, scratch_.chunk);
       });
       add_gradients(run, gradients);
     });
@@ -220,8 +219,38 @@ class Block {
 
  private:
   Scale<T> scale() const { return Scale<T>(pairs_.inv_temperature * (pairs_.guarded ? 1.0 : kLog2e)); }
-  T* stored_a(const KeyRun& run) const { return scratch_.a + (run.begin - task_.key_begin) * kRows; }
-  T* stored_b(const KeyRun& run) const { return scratch_.b + (run.begin - task_.positive_begin) * kRows; }
+  bool is_stored(const KeyRun& run) const { return run.begin + run.count - task_.key_begin <= stored_; }
+  // where a run's terms a or b are; all runs that are not stored have one place behind those that are
+  T* pair_terms(const KeyRun& run, T* base) const {
+    return base + (is_stored(run) ? run.begin - task_.key_begin : stored_) * kRows;
+  }
+
+  // a and b of a run, and what they add to the row sums, which nothing reads after `finish`
+  template <class FORM>
+  void make_pair_terms(const KeyRun& run) {
+    T *a = pair_terms(run, scratch_.a), *b = pair_terms(run, scratch_.b);
+    if (!pairs_.guarded)
+      logits(run, scratch_.chunk);
+    else if (!is_stored(run))
+      logits(run, a);
+    with_weights<FORM>(run, [&](auto form) {
+      using F = decltype(form);
+      if (pairs_.guarded)
+        row_sweep<T, F, true, true>(rows_, chunk(run), a, scale(), a, b);
+      else
+        row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale(), a, b);
+    });
+  }
+
+  // `add` changes what blocks share at the keys of the run: one block after the other, whichever threads they are on
+  template <class Add>
+  void in_turn(const KeyRun& run, bool shared, const Add& add) {
+    const Turn& turn = task_.turn;
+    const int64_t end = run.begin + run.count;
+    if (shared && turn.before && __atomic_load_n(turn.before, __ATOMIC_ACQUIRE) < end) wait_for_turn(turn, end);
+    add();
+    if (shared) __atomic_store_n(turn.reached, end, __ATOMIC_RELEASE);
+  }
 
   // a row without any counted key or positive has nothing to subtract from
   void set_maxima(int64_t i, T max_logit, T max_positive) {
@@ -279,8 +308,10 @@ class Block {
     if (g.dquery || g.dtemperature) std::memset(scratch_.dquery, 0, sizeof(T) * kRows * padded(pairs_.dim));
   }
   void add_gradients(const KeyRun& run, const Gradients<T>& g) {
-    products_.gradients(run, scratch_.chunk, g.dquery || g.dtemperature ? scratch_.dquery : nullptr,
-                        g.dkey ? g.dkey + run.begin * padded(pairs_.dim) : nullptr);
+    in_turn(run, g.dkey, [&] {
+      products_.gradients(run, scratch_.chunk, g.dquery || g.dtemperature ? scratch_.dquery : nullptr,
+                          g.dkey ? g.dkey + run.begin * padded(pairs_.dim) : nullptr);
+    });
   }
   void end_gradients(const Gradients<T>& g) {
     const int64_t ld = padded(pairs_.dim);
@@ -299,6 +330,7 @@ class Block {
 
   const Pairs<T>& pairs_;
   const BlockTask<T>& task_;
+  const int64_t stored_;
   Scratch<T> scratch_;
   Products<T> products_;
   RowBlock<T> rows_;
@@ -330,7 +362,7 @@ auto with_form(const Pairs<T>& pairs, const Run& run) {
 template <class T>
 Engine<T> make_engine() {
   Engine<T> e;
-  e.scratch_size = [](int64_t dim, int64_t keys, bool stored) { return Scratch<T>::size(dim, keys, stored); };
+  e.scratch_size = [](int64_t dim, int64_t stored) { return Scratch<T>::size(dim, stored); };
   e.maxima = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, T* row_max, T* row_max_positive, T* column_max,
                 T* column_max_positive) {
     with_form(pairs, [&](auto form) {
@@ -345,10 +377,11 @@ Engine<T> make_engine() {
           .template statistics<decltype(form)>(row_max, row_max_positive, column_max, column_max_positive, stats, columns);
     });
   };
-  e.fused = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const Stats<T>& stats,
+  e.fused = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, int64_t stored, const Stats<T>& stats,
                const Gradients<T>& gradients) {
-    return with_form(
-        pairs, [&](auto form) { return Block<T>(pairs, task, scratch).template fused<decltype(form)>(stats, gradients); });
+    return with_form(pairs, [&](auto form) {
+      return Block<T>(pairs, task, scratch, stored).template fused<decltype(form)>(stats, gradients);
+    });
   };
   e.gradient = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const StatsGrad<T>& rows,
                   const StatsGrad<T>* columns, const Gradients<T>& gradients) {

@@ -42,6 +42,16 @@ struct Pairs {
   double centre;     // gradient of given statistics: what dtemperature takes from every q . k, whose errors weigh less then
 };
 
+class Interrupt;
+
+// A block's turn at the sums over queries that it shares with others: it adds at a key when the block before it has.
+struct Turn {
+  const int64_t* before = nullptr;  // the key that the block before has come to; null where there is none
+  int64_t* reached = nullptr;
+  Interrupt* interrupt = nullptr;
+};
+void wait_for_turn(const Turn& turn, int64_t key);
+
 // Rows [row, row + rows) of one frame against keys [key_begin, key_end), positives among [positive_begin, positive_end);
 // `queries` rows in all share those keys.
 template <class T>
@@ -49,6 +59,7 @@ struct BlockTask {
   int64_t row, rows, key_begin, key_end, positive_begin, positive_end;
   T inv_bandwidth2;
   int64_t queries;
+  Turn turn = {};
 };
 
 // Per-pixel results of one direction, each [T]: log-sum-exp, weight sum, positive, sum of w ln w.
@@ -57,7 +68,7 @@ struct Stats {
   T *lse, *weight_sum, *positive, *weight_log_sum;
 };
 
-// Per-thread sums over the queries, [Tk] each; the host adds them up.
+// A share of the sums over the queries, [Tk] each; the host adds the shares up.
 struct ColumnSums {
   double *a, *weight_sum, *positive, *weight_log_sum;
 };
@@ -72,23 +83,23 @@ struct StatsGrad {
 template <class T>
 struct Gradients {
   T* dquery;             // [Tq, dim], written; null when not needed
-  T* dkey;               // [Tk, padded(dim)], this thread's share, added to; null when not needed
-  double* dtemperature;  // this thread's share of sum_ij dS_ij (q_i . k_j - centre); null when not needed
+  T* dkey;               // [Tk, padded(dim)], a share, added to in turn; null when not needed
+  double* dtemperature;  // this block's part of sum_ij dS_ij (q_i . k_j - centre); null when not needed
 };
 
 template <class T>
 struct Engine {
-  // scratch of one thread, in T: `stored` for the fused form, which keeps both pair terms of a block
-  int64_t (*scratch_size)(int64_t dim, int64_t keys, bool stored);
-  // guarded form, first pass: row maxima, and this thread's column maxima where not null
+  // scratch of one thread, in T; `stored`: for how many keys the fused form keeps both pair terms of a block
+  int64_t (*scratch_size)(int64_t dim, int64_t stored);
+  // guarded form, first pass: row maxima, and a share of the column maxima where not null
   void (*maxima)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* row_max, T* row_max_positive, T* column_max,
                  T* column_max_positive);
-  // statistics of the rows, and this thread's share of the column sums where not null.
+  // statistics of the rows, and a share of the column sums where not null.
   // Returns false when the inside form needs the guarded path (its positive sums underflow).
   bool (*statistics)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const T* row_max, const T* row_max_positive,
                      const T* column_max, const T* column_max_positive, const Stats<T>&, const ColumnSums*);
   // statistics and the gradient of the summed loss, in one sweep. False as above.
-  bool (*fused)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const Stats<T>&, const Gradients<T>&);
+  bool (*fused)(const Pairs<T>&, const BlockTask<T>&, T* scratch, int64_t stored, const Stats<T>&, const Gradients<T>&);
   // gradient of given statistics; columns null for one direction
   void (*gradient)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const StatsGrad<T>& rows, const StatsGrad<T>* columns,
                    const Gradients<T>&);

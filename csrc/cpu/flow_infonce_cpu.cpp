@@ -45,18 +45,17 @@ template <class T>
 struct Maxima {
   std::vector<T> rows, columns;
 
-  Maxima(PairProblem<T>& problem, const Shares& shares, ScratchPool<T>& scratch, bool with_columns)
+  Maxima(PairProblem<T>& problem, const Shares<T>& shares, ScratchPool<T>& scratch, bool with_columns)
       : rows(2 * problem.rows()), columns(with_columns ? 2 * problem.columns() : 0, -INFINITY) {
     const int64_t n = problem.columns();
-    std::vector<T> of_threads(with_columns ? shares.threads * 2 * n : 0, -INFINITY);
-    shares.run([&](int64_t block, int64_t, int64_t thread) {
-      T* m = with_columns ? of_threads.data() + thread * 2 * n : nullptr;
-      engine<T>().maxima(problem.pairs, problem.blocks[block], scratch.of(thread), rows.data(), rows.data() + problem.rows(),
-                         m, m ? m + n : m);
+    std::vector<T> of_shares(with_columns ? shares.count * 2 * n : 0, -INFINITY);
+    shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
+      T* m = with_columns ? of_shares.data() + share * 2 * n : nullptr;
+      engine<T>().maxima(problem.pairs, task, scratch.of(thread), rows.data(), rows.data() + problem.rows(), m,
+                         m ? m + n : m);
     });
     for (size_t j = 0; j < columns.size(); ++j) {
-      for (int64_t thread = 0; thread < shares.threads; ++thread)
-        columns[j] = std::max(columns[j], of_threads[thread * 2 * n + j]);
+      for (int64_t share = 0; share < shares.count; ++share) columns[j] = std::max(columns[j], of_shares[share * 2 * n + j]);
       if (columns[j] == T(-INFINITY)) columns[j] = 0;  // a column without pairs has nothing to subtract from
     }
   }
@@ -67,8 +66,8 @@ template <class T>
 bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor& column_stats) {
   const bool with_columns = problem.args_.symmetric;
   const int64_t n = problem.columns();
-  const Shares shares(problem.blocks, problem.args_.deterministic);
-  ScratchPool<T> scratch(row_stats, shares.threads, problem.scratch(false));
+  const Shares<T> shares(problem, with_columns ? 4 * n * sizeof(double) : 0);
+  ScratchPool<T> scratch(row_stats, shares.threads, engine<T>().scratch_size(problem.pairs.dim, 0));
   std::optional<Maxima<T>> maxima;
   if (problem.pairs.guarded) maxima.emplace(problem, shares, scratch, with_columns);
   const T* r = maxima ? maxima->rows.data() : nullptr;
@@ -76,11 +75,11 @@ bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor
   std::vector<double> sums(with_columns ? shares.count * 4 * n : 0);
   std::atomic<bool> ok{true};
   const Stats<T> out = PairProblem<T>::rows_of(row_stats);
-  shares.run([&](int64_t block, int64_t share, int64_t thread) {
+  shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
     double* base = sums.data() + share * 4 * n;
     const ColumnSums column_sums{base, base + n, base + 2 * n, base + 3 * n};
-    if (!engine<T>().statistics(problem.pairs, problem.blocks[block], scratch.of(thread), r, r ? r + problem.rows() : r, m,
-                                m ? m + n : m, out, with_columns ? &column_sums : nullptr))
+    if (!engine<T>().statistics(problem.pairs, task, scratch.of(thread), r, r ? r + problem.rows() : r, m, m ? m + n : m,
+                                out, with_columns ? &column_sums : nullptr))
       ok = false;
   });
   if (!with_columns) return ok;
@@ -177,8 +176,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   const bool large = problem.pairs.guarded;
   if (problem.pairs.inside && !problem.pairs.guarded)
     problem.pairs.guarded = has_small_positive<T>(rows) || has_small_positive<T>(columns);
-  const Shares shares(problem.blocks, args.deterministic);
-  ScratchPool<T> scratch(rows, shares.threads, problem.scratch(false));
+  const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
+  ScratchPool<T> scratch(rows, shares.threads, engine<T>().scratch_size(problem.pairs.dim, 0));
   GradientSums<T> sums(problem, shares, need);
   const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
   Centre<T> centre;
@@ -186,9 +185,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   if (args.symmetric) centre.add(column_side, problem.columns());
   problem.pairs.centre = large && centre.weight > 0 ? centre.lse / centre.weight / problem.pairs.inv_temperature : 0;
   if (problem.finite) {
-    shares.run([&](int64_t block, int64_t share, int64_t thread) {
-      engine<T>().gradient(problem.pairs, problem.blocks[block], scratch.of(thread), row_side,
-                           args.symmetric ? &column_side : nullptr, sums.of(block, share));
+    shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
+      engine<T>().gradient(problem.pairs, task, scratch.of(thread), row_side, args.symmetric ? &column_side : nullptr,
+                           sums.of(block, share));
     });
   }
   return sums.sum(1.0 / scale, args.query.scalar_type(), problem.pairs.centre * centre.total);
@@ -201,15 +200,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArguments& ar
   PairProblem<T> problem(args);
   const Tensor stats = problem.make_stats(problem.rows());
   const Stats<T> out = PairProblem<T>::rows_of(stats);
-  const Shares shares(problem.blocks, args.deterministic);
-  ScratchPool<T> scratch(stats, shares.threads, problem.scratch(true));
+  const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
+  const int64_t stored = problem.stored(shares.threads);
+  ScratchPool<T> scratch(stats, shares.threads, engine<T>().scratch_size(problem.pairs.dim, stored));
   std::optional<GradientSums<T>> sums;
   bool ok = false;
   while (!ok && problem.finite) {
     sums.emplace(problem, shares, need);
     std::atomic<bool> good{true};
-    shares.run([&](int64_t block, int64_t share, int64_t thread) {
-      if (good && !engine<T>().fused(problem.pairs, problem.blocks[block], scratch.of(thread), out, sums->of(block, share)))
+    shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
+      if (good && !engine<T>().fused(problem.pairs, task, scratch.of(thread), stored, out, sums->of(block, share)))
         good = false;
     });
     ok = good;

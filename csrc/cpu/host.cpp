@@ -189,6 +189,11 @@ const Engine<T>& engine() {
 template const Engine<float>& engine<float>();
 template const Engine<double>& engine<double>();
 
+void wait_for_turn(const Turn& turn, int64_t key) {
+  for (int looks = 0; __atomic_load_n(turn.before, __ATOMIC_ACQUIRE) < key && !turn.interrupt->seen(); ++looks)
+    if (looks > 100) std::this_thread::yield();
+}
+
 bool has_native_bf16() {
 #if defined(__x86_64__)
   static const bool has = chosen_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");

@@ -9,6 +9,8 @@
 
 namespace laparoflow::cpu {
 
+// The memory of a call beside its inputs and results is bounded: pair terms that all threads store, and shares.
+constexpr int64_t kStoredBytes = int64_t(128) << 20, kShareBytes = int64_t(128) << 20;
 constexpr int64_t kDeterministicGroups = 8;
 // Up to here exp(+-s) and its sums are safe without subtracting maxima. In float32 they are so up to 40, but an lse above 32
 // is rounded to 4e-6, and that is an error of the gradient where one key outweighs all others.
@@ -82,7 +84,10 @@ class PairProblem {
   }
   int64_t rows() const { return query.offsets.back(); }
   int64_t columns() const { return key.offsets.back(); }
-  int64_t scratch(bool stored) const { return engine<T>().scratch_size(pairs.dim, longest_keys_, stored); }
+  // keys whose pair terms each thread stores
+  int64_t stored(int64_t threads) const {
+    return std::min<int64_t>(longest_keys_, kStoredBytes / threads / (2 * kRows * sizeof(T)));
+  }
 
   const PairArguments& args_;
   Side query, key;
@@ -114,30 +119,45 @@ class PairProblem {
   int64_t longest_keys_ = 0;
 };
 
-// The sums over blocks are made of shares: groups of consecutive blocks of about equal work, each done by one thread in
-// order. As many groups as threads, so that a run is repeated bit for bit with the same number of threads; deterministic: a
-// fixed number of groups, so that it is with any.
+// The sums over blocks are made of shares: groups of consecutive blocks of about equal work, which add to their share in
+// order. As many groups as threads, so that each thread has a share to itself and a run is repeated bit for bit with the
+// same number of threads; deterministic: a fixed number of groups, so that it is with any. Fewer where shares of `bytes`
+// each would take more than kShareBytes: then threads go through one group together, block behind block.
+template <class T>
 struct Shares {
+  const std::vector<BlockTask<T>>& blocks;
   std::vector<int64_t> edges;  // [count + 1] first block of each group
   int64_t count, threads;
 
-  template <class Block>
-  Shares(const std::vector<Block>& blocks, bool deterministic) {
+  Shares(const PairProblem<T>& problem, int64_t bytes) : blocks(problem.blocks) {
     const int64_t n = blocks.size();
-    count = deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, n)) : thread_count(n);
-    threads = thread_count(count);
+    threads = thread_count(n);
+    count = problem.args_.deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, n)) : threads;
+    if (bytes > 0) count = std::min(count, 1 + kShareBytes / bytes);
     std::vector<double> work(n + 1, 0.0);  // before each block
     for (int64_t i = 0; i < n; ++i) work[i + 1] = work[i] + 1 + blocks[i].key_end - blocks[i].key_begin;
     for (int64_t group = 0; group <= count; ++group)
       edges.push_back(std::lower_bound(work.begin(), work.end(), work[n] * group / count) - work.begin());
     edges.back() = n;
   }
-  int64_t blocks() const { return edges.back(); }
-  // work(block, share, thread)
+
+  // work(task, block, share, thread); a thread goes on with the group behind its own when that is done
   template <class Work>
   void run(const Work& work) const {
-    parallel_items(count, threads, [&](int64_t group, int64_t thread, Interrupt& interrupt) {
-      for (int64_t block = edges[group]; block < edges[group + 1] && !interrupt.seen(); ++block) work(block, group, thread);
+    std::vector<std::atomic<int64_t>> next(count);
+    for (int64_t group = 0; group < count; ++group) next[group] = edges[group];
+    std::vector<int64_t> reached(blocks.size(), -1);
+    parallel_items(threads, threads, [&](int64_t first, int64_t thread, Interrupt& interrupt) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t group = (first * count / threads + i) % count;
+        for (int64_t b = next[group]++; b < edges[group + 1] && !interrupt.seen(); b = next[group]++) {
+          BlockTask<T> task = blocks[b];
+          const bool follows = b > edges[group] && blocks[b - 1].key_begin == task.key_begin;
+          task.turn = {follows ? &reached[b - 1] : nullptr, &reached[b], &interrupt};
+          work(task, b, group, thread);
+          __atomic_store_n(&reached[b], std::numeric_limits<int64_t>::max(), __ATOMIC_RELEASE);
+        }
+      }
     });
   }
 };
@@ -146,24 +166,23 @@ struct Shares {
 template <class T>
 class GradientSums {
  public:
-  GradientSums(const PairProblem<T>& problem, const Shares& shares, const Needs& need)
+  GradientSums(const PairProblem<T>& problem, const Shares<T>& shares, const Needs& need)
       : problem_(problem), need_(need), ld_(padded(problem.pairs.dim)) {
     const Tensor& like = problem.args_.query;
     if (need.query) dquery_ = empty_on(like, {problem.rows(), problem.pairs.dim}, kAccumulator<T>);
-    if (need.key) {
-      shares_ = empty_on(like, {shares.count, problem.columns(), ld_}, kAccumulator<T>);
-      const int64_t share = problem.columns() * ld_;
-      T* base = shares_.mutable_data_ptr<T>();
-      torch::stable::parallel_for(0, shares.count, 1, [&](int64_t begin, int64_t end) {
-        std::memset(base + begin * share, 0, sizeof(T) * (end - begin) * share);
-      });
-    }
-    dtemperature_.assign(shares.blocks(), 0.0);
+    for (int64_t share = 0; need.key && share < shares.count; ++share)
+      shares_.push_back(empty_on(like, {problem.columns(), ld_}, kAccumulator<T>));
+    torch::stable::parallel_for(0, shares_.size(), 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) fill(shares_[begin], T(0));
+    });
+    dtemperature_.assign(problem.blocks.size(), 0.0);
+  }
+  static int64_t bytes(const PairProblem<T>& problem, const Needs& need) {
+    return need.key ? problem.columns() * padded(problem.pairs.dim) * sizeof(T) : 0;
   }
   Gradients<T> of(int64_t block, int64_t share) {
     return {need_.query ? dquery_.mutable_data_ptr<T>() : nullptr,
-            need_.key ? shares_.mutable_data_ptr<T>() + share * problem_.columns() * ld_ : nullptr,
-            need_.temperature ? &dtemperature_[block] : nullptr};
+            need_.key ? shares_[share].mutable_data_ptr<T>() : nullptr, need_.temperature ? &dtemperature_[block] : nullptr};
   }
   // factor: what every gradient is multiplied by (1 / count of the mean); type: of dquery and dkey
   // moment: sum_ij dS_ij centre, which the blocks left out of dtemperature
@@ -197,18 +216,19 @@ class GradientSums {
     if (!problem_.finite) fill(x, std::numeric_limits<T>::quiet_NaN());
     return side.scattered(x.scalar_type() == type ? x : torch::stable::to(x, type));
   }
-  // [columns, dim]
+  // [columns, dim]: in the first share where its rows are not padded
   Tensor sum_of_shares(double factor) const {
-    const int64_t columns = problem_.columns(), dim = problem_.pairs.dim, shares = shares_.size(0);
-    const Tensor out = empty_on(shares_, {columns, dim}, kAccumulator<T>);
+    const int64_t columns = problem_.columns(), dim = problem_.pairs.dim;
+    const Tensor out = ld_ == dim ? shares_[0] : empty_on(shares_[0], {columns, dim}, kAccumulator<T>);
+    std::vector<const T*> bases;
+    for (const Tensor& share : shares_) bases.push_back(share.const_data_ptr<T>());
     T* to = out.mutable_data_ptr<T>();
-    const T* base = shares_.const_data_ptr<T>();
     torch::stable::parallel_for(0, columns, std::max<int64_t>(1, (1 << 14) / ld_), [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         T* row = to + j * dim;
-        std::copy_n(base + j * ld_, dim, row);
-        for (int64_t share = 1; share < shares; ++share)
-          for (int64_t d = 0; d < dim; ++d) row[d] += base[(share * columns + j) * ld_ + d];
+        if (ld_ != dim) std::copy_n(bases[0] + j * ld_, dim, row);
+        for (size_t share = 1; share < bases.size(); ++share)
+          for (int64_t d = 0; d < dim; ++d) row[d] += bases[share][j * ld_ + d];
         for (int64_t d = 0; d < dim; ++d) row[d] *= static_cast<T>(factor);
       }
     });
@@ -218,7 +238,8 @@ class GradientSums {
   const PairProblem<T>& problem_;
   const Needs& need_;
   int64_t ld_;
-  Tensor dquery_, shares_;  // [rows, dim], [shares, columns, ld]
+  Tensor dquery_;               // [rows, dim]
+  std::vector<Tensor> shares_;  // [columns, ld] each
   std::vector<double> dtemperature_;
 };
 

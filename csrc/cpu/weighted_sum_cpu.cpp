@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> weighted_sum(const SumArguments& args) {
   const Tensor sums = empty_on(args.values, {rows, width}, kAccumulator<T>);
   const Tensor totals = empty_on(args.values, {rows, 1}, kAccumulator<T>);
   const int64_t threads = thread_count(blocks.size());
-  ScratchPool<T> scratch(sums, threads, engine<T>().scratch_size(pairs.dim, 0, false));
+  ScratchPool<T> scratch(sums, threads, engine<T>().scratch_size(pairs.dim, 0));
   parallel_items(blocks.size(), threads, [&](int64_t block, int64_t thread, Interrupt&) {
     engine<T>().weighted_sum(pairs, blocks[block], scratch.of(thread), sums.template mutable_data_ptr<T>(),
                              totals.template mutable_data_ptr<T>());
