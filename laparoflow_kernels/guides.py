@@ -19,7 +19,7 @@ from torch import Tensor
 from laparoflow_kernels import checks
 from laparoflow_kernels.problem import MAX_FLOW_CHANNELS
 
-TRIM = 0.98
+TRIM_PERCENT = 98
 MAX_PIXELS = 4096
 
 
@@ -165,7 +165,9 @@ def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 
         spread = flow.new_zeros(flow.shape[:2])
     else:
         distance = (flow - flow.nanmedian(3, keepdim=True).values).square().sum(2)
-        limit = distance.nanquantile(TRIM, dim=2, keepdim=True)
+        # not nanquantile: torch 2.11 cannot trace it where the number of frames is left open
+        last = ((~distance.isnan()).sum(2, keepdim=True) - 1).clamp(min=0) * TRIM_PERCENT // 100
+        limit = distance.sort(2).values.gather(2, last)  # NaN comes last
         spread = distance.masked_fill(distance > limit, torch.nan).nanmean(2).sqrt().nan_to_num(0.0)
     spread = spread.clamp(min=floor)
     return spread if is_map else spread[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.loss_forms import RowStats, detached_row_stats
-from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype, autocast_exists
 
 TensorOrList: TypeAlias = Tensor | Sequence[Tensor]
 
@@ -214,7 +214,7 @@ def _check_alike(query_channels: int, key_channels: int, query_frames: int, key_
 
 
 def autocasts(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return autocast_exists(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

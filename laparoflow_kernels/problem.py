@@ -30,6 +30,12 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@torch.compiler.assume_constant_result  # torch 2.11 cannot trace the question
+def autocast_exists(kind: str) -> bool:
+    """Whether devices of this kind, "cpu" or "cuda" say, have an autocast mode."""
+    return torch.amp.is_autocast_available(kind)
+
+
 def full_float() -> bool:
     """Whether torch.set_float32_matmul_precision asks for float32 products at the accuracy of float32."""
     return torch.get_float32_matmul_precision() == "highest"

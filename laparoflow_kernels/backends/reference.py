@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype, autocast_exists
 
 TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
 
@@ -112,7 +112,7 @@ def _frame_ids(side: PackedFrames) -> Tensor:
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Row statistics [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
     kind = problem.query.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    with torch.autocast(kind, enabled=False) if autocast_exists(kind) else nullcontext():
         if problem.scope == "batch":
             return _batch_scope(problem)
         return _frame_scope(problem)

@@ -29,6 +29,17 @@ def test_wild_vectors_and_masked_ones_do_not_count():
     assert robust_flow_spread(wild, valid, floor=0.0).item() == pytest.approx(calm.item(), rel=0.1)
 
 
+@pytest.mark.parametrize("pixels", [1, 2, 50, 51, 52, 101, 997])
+def test_the_trimmed_share_is_that_of_the_quantile(pixels: int) -> None:
+    flow = torch.randn(3, pixels, 2, generator=torch.Generator().manual_seed(pixels), dtype=torch.float64)
+    kept = torch.ones(3, pixels, dtype=torch.bool)
+    kept[1, : pixels // 3], kept[2] = False, False
+    for one, keep, spread in zip(flow, kept, robust_flow_spread(flow, kept, floor=0.0), strict=True):
+        squares = (one[keep] - one[keep].nanmedian(0).values).square().sum(1) if keep.any() else one.new_zeros(1)
+        expected = squares[squares <= squares.quantile(0.98)].mean().sqrt()
+        torch.testing.assert_close(spread, expected)
+
+
 def test_nothing_trusted_is_no_motion():
     spread = robust_flow_spread(torch.ones(2, 2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool), floor=0.0)
     assert spread.tolist() == [[0.0], [0.0]]
