@@ -37,16 +37,6 @@ SUPPORTED_TORCH = "torch>={}.{}".format(*OLDEST)
 # commands that compile nothing must work where torch is not: packaging metadata, source distributions
 COMPILES_NOTHING = {"sdist", "egg_info", "dist_info", "clean", "--version", "--name", "--help"}
 ANY_GPU = "8.0+PTX;9.0a"
-# torch's names of architectures
-NAMED = {
-    "Ampere": "8.0;8.6+PTX",
-    "Ampere+Tegra": "8.7",
-    "Ada": "8.9+PTX",
-    "Hopper": "9.0+PTX",
-    "Blackwell": "10.0;12.0+PTX",
-    "Blackwell+Tegra": "11.0",
-}
-NAMED_OLD = {"Kepler", "Kepler+Tesla", "Maxwell", "Maxwell+Tegra", "Pascal", "Volta", "Volta+Tegra", "Turing"}
 
 
 def warn(message: str) -> None:
@@ -61,9 +51,13 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++").split()[0]
 
 
-def first_line(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.partition("\n")[0]
+def output(*command: str) -> str:
+    """What the command prints; empty where there is no such command."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout
 
 
 def supported(flags: list[str]) -> list[str]:
@@ -90,11 +84,9 @@ def toolkit_root() -> Path | None:
     there is none, torch's own search: CUDA_PATH, /usr/local/cuda."""
     if os.environ.get("CUDA_HOME"):
         return Path(os.environ["CUDA_HOME"])
-    if shutil.which("nvcc") is not None:
-        dryrun = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
-        top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
-        if top and (Path(top.group(1).strip()) / "bin" / "nvcc").exists():
-            return Path(top.group(1).strip()).resolve()
+    top = re.search(r"^#\$ TOP=(.+)$", output("nvcc", "--dryrun", "-x", "cu", os.devnull), re.MULTILINE)
+    if top and (Path(top.group(1).strip()) / "bin" / "nvcc").exists():
+        return Path(top.group(1).strip()).resolve()
     from torch.utils import cpp_extension
 
     return Path(cpp_extension.CUDA_HOME) if cpp_extension.CUDA_HOME else None
@@ -109,9 +101,8 @@ def no_toolkit_reason(cuda_build: str, root: Path | None) -> str | None:
     remedy = f"install the toolkit of CUDA {major}, and set CUDA_HOME to its root or put its nvcc on PATH"
     if root is None:
         return f"no nvcc at build time: {remedy}"
-    try:
-        said = subprocess.run([str(root / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False).stdout
-    except OSError:
+    said = output(str(root / "bin" / "nvcc"), "--version")
+    if not said:
         return f"no nvcc in {root}/bin at build time: {remedy}"
     release = re.search(r"release ((\d+)\.\d+)", said)
     if release and release.group(2) != major:
@@ -152,16 +143,16 @@ def architectures() -> str:
 
 
 def buildable(listed: str) -> str:
-    """A TORCH_CUDA_ARCH_LIST with numbers for names, without what is under 8.0, and with 9.0a for 9.0.
+    """A TORCH_CUDA_ARCH_LIST without what is under 8.0, and with 9.0a for 9.0.
 
     PTX of 9.0a serves no later GPU. So 9.0+PTX becomes 9.0a and the PTX of 8.0.
     """
-    entries = [entry for name in re.split(r"[ ;]+", listed) for entry in NAMED.get(name, name).split(";")]
-    old = [entry for entry in entries if entry in NAMED_OLD or re.match(r"[1-7]\.", entry)]
-    kept = [entry for entry in entries if entry not in old]
-    strange = [entry for entry in kept if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", entry)]
+    entries = re.split(r"[ ;]+", listed)
+    strange = [entry for entry in entries if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", entry)]
     if strange:
         raise SystemExit(f"laparoflow: TORCH_CUDA_ARCH_LIST: expected entries like 8.0, 9.0a or 8.0+PTX, got {strange[0]!r}")
+    old = [entry for entry in entries if int(entry.partition(".")[0]) < 8]
+    kept = [entry for entry in entries if entry not in old]
     if not kept:
         raise SystemExit(
             f"laparoflow: TORCH_CUDA_ARCH_LIST={listed}: the CUDA kernels need 8.0 or newer; "
@@ -212,7 +203,7 @@ def extension_arguments() -> dict:
     facts = {
         "torch": torch.__version__,
         "oldest_torch": ".".join(map(str, OLDEST)),
-        "compiler": first_line(compiler(), "--version"),
+        "compiler": output(compiler(), "--version").partition("\n")[0],
         "cuda": torch.version.cuda if reason is None else None,
         "cuda_architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if reason is None else "",
         "no_cuda_reason": reason,
