@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+RUN = "a run of `laparoflow pretrain` or one of its checkpoints"
 
 
 @dataclass(frozen=True)
@@ -17,21 +20,34 @@ class Command:
         run: does the work; imports what it needs.
         basic: heading -> the options under it that ``--help`` shows; ``method.CHOSEN`` stands for the chosen method's.
         positional: field that is given without an option name, if any.
-        check: refuses what can be refused without loading an implementation.
+        files: option -> what must be there, a file or a folder, wherever the option is given.
+        folders: option -> the folder that must be there.
+        refuse: refuses what else can be refused without loading an implementation.
     """
 
     settings: type
     run: Callable[[Any], Any]
     basic: Mapping[str, tuple[str, ...]]
     positional: str | None = None
-    check: Callable[[Any], None] = lambda settings: None
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    refuse: Callable[[Any], None] = lambda settings: None
+
+    def check(self, settings: Any) -> None:
+        """Refuse paths that are not there, and what else ``refuse`` knows.
+
+        Raises:
+            FileNotFoundError: names the option and says what was expected.
+        """
+        for option, what in (*self.folders.items(), *self.files.items()):
+            given = attrgetter(option)(settings)
+            for path in map(Path, given if isinstance(given, list) else [] if given is None else [given]):
+                if not (path.is_dir() if option in self.folders else path.exists()):
+                    raise FileNotFoundError(f"{option}: expected {what}, found nothing at {path}")
+        self.refuse(settings)
 
 
-def need(option: str, path: Path, what: str, folder: bool = False) -> None:
-    """Refuse a path that is not there.
-
-    Raises:
-        FileNotFoundError: names the option and says what was expected.
-    """
-    if not (path.is_dir() if folder else path.exists()):
-        raise FileNotFoundError(f"{option}: expected {what}, found nothing at {path}")
+def refuse_full(out: Path) -> None:
+    """Refuse a folder to write that holds files."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"out: {out} exists and is not empty; name another folder")

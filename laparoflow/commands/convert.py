@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command
 from laparoflow.progress import counted
 
 
@@ -22,11 +22,6 @@ class ConvertSettings:
     out: Path
 
 
-def check(settings: ConvertSettings) -> None:
-    """Refuse a cache that is not there."""
-    need("cache", settings.cache, "a cache that `laparoflow prepare` of version 0.1 wrote")
-
-
 def run(settings: ConvertSettings) -> None:
     """Convert, and print what came."""
     from laparoflow.video.convert import convert_cache
@@ -36,4 +31,10 @@ def run(settings: ConvertSettings) -> None:
     print(f"{counted(frames, 'frame')} of {counted(len(records), 'clip')} in {settings.out}")
 
 
-COMMAND = Command(ConvertSettings, run, {"what goes in and out": ("cache", "out")}, positional="cache", check=check)
+COMMAND = Command(
+    ConvertSettings,
+    run,
+    {"what goes in and out": ("cache", "out")},
+    positional="cache",
+    files={"cache": "a cache that `laparoflow prepare` of version 0.1 wrote"},
+)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from laparoflow.bounds import check_choices, check_numbers
-from laparoflow.commands.base import Command
+from laparoflow.commands.base import Command, refuse_full
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,23 +62,16 @@ class DemoSettings:
 LABEL_EVERY = 4
 
 
-def check(settings: DemoSettings) -> None:
-    """Refuse a folder that holds files, and more labels than there are labelled frames.
-
-    Raises:
-        FileExistsError: ``out`` holds files.
-        ValueError: more labels than there are labelled frames.
-    """
-    out = Path(settings.out)
+def refuse(settings: DemoSettings) -> None:
+    """Refuse a folder that holds files, and more labels than there are labelled frames."""
     available = settings.pretrain_clips * len(range(0, settings.frames, LABEL_EVERY))
     if settings.labels > available:
         raise ValueError(f"labels: the pretraining clips have {available} labelled frames, got {settings.labels}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"out: {out} exists and is not empty; name another folder")
+    refuse_full(Path(settings.out))
 
 
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
-    """Run it, print the table, and return what ``demo.json`` holds; see :func:`check` for what is refused."""
+    """Run it, print the table, and return what ``demo.json`` holds; see :func:`refuse` for what is refused."""
     from rich.console import Console
 
     from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
@@ -90,7 +83,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     from laparoflow.training.run import pretrain
     from laparoflow.video.prepare import prepare
 
-    check(settings)
+    refuse(settings)
     out, console = Path(settings.out), Console()
     begun = time.perf_counter()
     root = out / "synthetic"
@@ -162,21 +155,16 @@ def table(result: dict[str, Any]) -> Table:
     """The closing table: trained beside random init."""
     from rich.table import Table
 
+    from laparoflow.report.sections import spread_text
+
     shown = Table(title=f"Frozen features, {result['labels']} labelled frames, unseen clips")
     for title in ("score", "pretrained", "random init"):
         shown.add_column(title, justify="left" if title == "score" else "right")
     for task, names in SHOWN.items():
         for name, label in names.items():
             cells = result["scores"][task][name]
-            shown.add_row(label, *(_cell(cells[backbone]) for backbone in ("trained", "random")))
+            shown.add_row(label, *(spread_text(cells[backbone]) for backbone in ("trained", "random")))
     return shown
-
-
-def _cell(score: dict[str, Any]) -> str:
-    if score["mean"] is None:
-        return "none"
-    spread = "" if score["deviation"] is None else f" ± {score['deviation']:.3f}"
-    return f"{score['mean']:.3f}{spread}"
 
 
 COMMAND = Command(
@@ -186,5 +174,5 @@ COMMAND = Command(
         "what goes in and out": ("out", "scene", "pretrain_clips", "test_clips", "frames"),
         "learning": ("recipe", "max_steps", "labels", "seeds", "seed"),
     },
-    check=check,
+    refuse=refuse,
 )

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command
 from laparoflow.evidence.settings import EvidenceSettings
-
-
-def check(settings: EvidenceSettings) -> None:
-    """Refuse real recordings that are not there."""
-    if settings.real_root is not None:
-        need("real_root", Path(settings.real_root), "the folder of the real recordings", folder=True)
 
 
 def run(settings: EvidenceSettings) -> None:
@@ -30,5 +22,5 @@ COMMAND = Command(
         "probes": ("seeds", "labels", "probe_steps", "scratch_labels", "scratch_steps", "scratch_tasks"),
         "scores": ("test_every", "device"),
     },
-    check=check,
+    folders={"real_root": "the folder of the real recordings"},
 )

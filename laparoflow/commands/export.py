@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import RUN, Command
 from laparoflow.export import ExportSettings
-
-
-def check(settings: ExportSettings) -> None:
-    """Refuse a run or a probe that is not there."""
-    need("run", Path(settings.run), "a run of `laparoflow pretrain` or one of its checkpoints")
-    for probe in settings.probes:
-        need("probes", Path(probe), "a folder of `laparoflow probe`", folder=True)
 
 
 def run(settings: ExportSettings) -> None:
@@ -28,5 +19,6 @@ COMMAND = Command(
     run,
     {"what goes in and out": ("run", "out", "format", "image_size", "probes", "licence", "overwrite")},
     positional="run",
-    check=check,
+    files={"run": RUN},
+    folders={"probes": "a folder of `laparoflow probe`"},
 )

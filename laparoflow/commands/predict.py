@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command, refuse_full
 from laparoflow.report.settings import PredictSettings
-
-WHAT = ("a run of `laparoflow pretrain`", "a folder of `laparoflow probe`", "a video, an image or a folder of them")
-
-
-def check(settings: PredictSettings) -> None:
-    """Refuse inputs that are not there, and a folder that holds files."""
-    for number, path in enumerate(settings.inputs):
-        need("inputs", Path(path), WHAT[min(number, 2)])
-    out = Path(settings.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"out: {out} exists and is not empty; name another folder")
 
 
 def run(settings: PredictSettings) -> None:
@@ -36,5 +25,6 @@ COMMAND = Command(
         "the machine": ("batch_size", "device"),
     },
     positional="inputs",
-    check=check,
+    files={"inputs": "a run, a folder of `laparoflow probe`, then videos, images or folders of them"},
+    refuse=lambda settings: refuse_full(Path(settings.out)),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command
 from laparoflow.progress import counted
 from laparoflow.video.settings import PrepareSettings
 
@@ -30,12 +30,6 @@ class PrepareCommand(PrepareSettings):
     def settings(self) -> PrepareSettings:
         """What decides the cache's content."""
         return PrepareSettings(**{item.name: getattr(self, item.name) for item in fields(PrepareSettings)})
-
-
-def check(command: PrepareCommand) -> None:
-    """Refuse inputs that are not there."""
-    for path in command.inputs:
-        need("inputs", Path(path), "a video or a folder")
 
 
 def run(command: PrepareCommand) -> None:
@@ -85,5 +79,5 @@ COMMAND = Command(
         "the cache": ("flow_stride", "jpeg_quality", "shard_megabytes"),
     },
     positional="inputs",
-    check=check,
+    files={"inputs": "a video or a folder"},
 )

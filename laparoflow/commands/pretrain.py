@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command
 from laparoflow.training.settings import PretrainSettings
 
 RECIPE = {
@@ -24,13 +24,14 @@ RECIPE = {
     "the views": ("views.size", "views.geometry.scale", "views.geometry.rotation", "views.photometric.jitter"),
     "the machine": ("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.workers"),
 }
+FOLDERS = {"data": "a cache written by `laparoflow prepare`"}
 
 
-def check(settings: PretrainSettings) -> None:
-    """Refuse a cache or a file of weights that is not there."""
-    need("data", Path(settings.data), "a cache written by `laparoflow prepare`", folder=True)
-    if settings.encoder.weights is not None and not settings.resume:
-        need("encoder.weights", Path(settings.encoder.weights), "a file of weights")
+def refuse(settings: PretrainSettings) -> None:
+    """Refuse a file of weights that is not there; a run that goes on does not read it again."""
+    weights = settings.encoder.weights
+    if weights is not None and not settings.resume and not Path(weights).exists():
+        raise FileNotFoundError(f"encoder.weights: expected a file of weights, found nothing at {weights}")
 
 
 def run(settings: PretrainSettings) -> None:
@@ -54,5 +55,6 @@ COMMAND = Command(
         **RECIPE,
         "watching": ("online.every", "online.dataset", "online.root", "trainer.log_every", "trainer.checkpoint_every"),
     },
-    check=check,
+    folders=FOLDERS,
+    refuse=refuse,
 )

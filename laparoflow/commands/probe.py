@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import RUN, Command
 from laparoflow.probes.settings import ProbeSettings
-
-
-def check(settings: ProbeSettings) -> None:
-    """Refuse labels, a checkpoint or weights that are not there."""
-    need("root", Path(settings.root), f"the folder of the data set {settings.dataset}", folder=True)
-    need("checkpoint", Path(settings.checkpoint), "a run of `laparoflow pretrain` or one of its checkpoints")
-    if settings.test_root is not None:
-        need("test_root", Path(settings.test_root), f"the folder of the data set {settings.test_dataset}", folder=True)
-    if settings.weights_control is not None:
-        need("weights_control", Path(settings.weights_control), "a file of weights")
 
 
 def run(settings: ProbeSettings) -> None:
@@ -50,5 +38,6 @@ COMMAND = Command(
         "another data set": ("test_dataset", "test_root", "class_map"),
         "the machine": ("device", "pictures"),
     },
-    check=check,
+    files={"checkpoint": RUN, "weights_control": "a file of weights"},
+    folders={"root": "the folder of the data set", "test_root": "the folder of test_dataset"},
 )

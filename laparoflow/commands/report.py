@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import Command
 
 
 @dataclass
@@ -23,10 +23,8 @@ class ReportCommand:
     overwrite: bool = False
 
 
-def check(command: ReportCommand) -> None:
-    """Refuse runs that are not there, and a page that is."""
-    for path in command.runs:
-        need("runs", Path(path), "a folder written by `laparoflow pretrain`, `probe` or `evidence`", folder=True)
+def refuse(command: ReportCommand) -> None:
+    """Refuse to replace a page without being told to."""
     if Path(command.out).exists() and not command.overwrite:
         raise FileExistsError(f"out: {command.out} exists; name another page or set overwrite")
 
@@ -39,5 +37,10 @@ def run(command: ReportCommand) -> None:
 
 
 COMMAND = Command(
-    ReportCommand, run, {"what goes in and out": ("runs", "out", "overwrite")}, positional="runs", check=check
+    ReportCommand,
+    run,
+    {"what goes in and out": ("runs", "out", "overwrite")},
+    positional="runs",
+    folders={"runs": "a folder written by `laparoflow pretrain`, `probe` or `evidence`"},
+    refuse=refuse,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from laparoflow.commands.base import Command
-from laparoflow.commands.pretrain import RECIPE, check
+from laparoflow.commands.pretrain import FOLDERS, RECIPE, refuse
 from laparoflow.training.settings import SpeedSettings
 
 
@@ -25,5 +25,6 @@ COMMAND = Command(
     SpeedSettings,
     run,
     {"what goes in and out": ("data", "out"), "length": ("batches", "batch_size", "seed"), **RECIPE},
-    check=check,
+    folders=FOLDERS,
+    refuse=refuse,
 )

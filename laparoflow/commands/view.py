@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from laparoflow.commands.base import Command, need
+from laparoflow.commands.base import RUN, Command
 from laparoflow.report.settings import ViewSettings
-
-
-def check(settings: ViewSettings) -> None:
-    """Refuse a video, a run or a probe that is not there."""
-    need("video", Path(settings.video), "a video or a folder of images")
-    need("checkpoint", Path(settings.checkpoint), "a run of `laparoflow pretrain` or one of its checkpoints")
-    if settings.probe is not None:
-        need("probe", Path(settings.probe), "a folder of `laparoflow probe`")
 
 
 def run(settings: ViewSettings) -> None:
@@ -34,5 +24,5 @@ COMMAND = Command(
         "the machine": ("batch_size", "device"),
     },
     positional="video",
-    check=check,
+    files={"video": "a video or a folder of images", "checkpoint": RUN, "probe": "a folder of `laparoflow probe`"},
 )

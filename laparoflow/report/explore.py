@@ -121,15 +121,10 @@ def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], n
         moving = following
     encoder = method.encoder
     height, width = (side // encoder.feature_stride * encoder.feature_stride for side in frame.image.shape[:2])
-    image, flow, valid = (torch.from_numpy(np.ascontiguousarray(a)) for a in (frame.image, moving.flow, moving.valid))
-    batch = FrameBatch(
-        image.permute(2, 0, 1)[None, :, :height, :width],
-        flow[None, :, :height, :width].float(),
-        valid[None, :height, :width],
-        torch.tensor([number]),
-        torch.tensor([frame.clip]),
-        torch.tensor([0]),
-    )
+    image, flow, valid = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (frame.image, moving.flow, moving.valid))
+    maps = (image.movedim(-1, 1), flow.float(), valid)
+    places = (torch.tensor([place]) for place in (number, frame.clip, 0))
+    batch = FrameBatch(*(part[..., :height, :width] for part in maps), *places)
     pair = [whole_frame(batch, 0, encoder.embed_stride), two_views(batch, views, encoder.embed_stride, (number,))[1]]
     guides, masks, _, _ = pair_guides(method, pair)
     title = f"clip {frame.clip}, frame {frame.frame}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +81,8 @@ def write_page(out: Path, title: str, sections: Sequence[Section], first: Headli
         loader=PackageLoader("laparoflow", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     colours = (255 * matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]).round().astype(int).tolist()
-    parts = {name: (files("laparoflow.report") / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
     page = environment.get_template("page.html").render(
-        title=title,
-        version=laparoflow.__version__,
-        sections=sections,
-        headline=first,
-        style=parts["page.css"],
-        script=parts["page.js"],
-        colours=colours,
+        title=title, version=laparoflow.__version__, sections=sections, headline=first, colours=colours
     )
     return write_bytes(out, page.encode())
 

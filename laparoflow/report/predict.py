@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from laparoflow.files import write_json, write_png
+from laparoflow.files import read_picture, write_json, write_png
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.instruments import group_instruments
-from laparoflow.probes.saved import SavedHead, load_head
+from laparoflow.probes.saved import load_head
 from laparoflow.progress import progress
 from laparoflow.report.pictures import Picture, shrink
 from laparoflow.report.sections import class_legend
@@ -70,7 +69,8 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
         classes = [{"id": i, "name": n, "colour": c} for i, (n, c) in enumerate(class_legend(head.names))]
         write_json(out / "classes.json", {"classes": classes})
     else:
-        write_json(out / "keypoints.json", coco_document(images, annotations, head))
+        category = {"id": 1, "name": "instrument", "keypoints": list(head.names), "skeleton": []}
+        write_json(out / "keypoints.json", {"images": images, "annotations": annotations, "categories": [category]})
     return len(sources), time.perf_counter() - begun, "masks" if head.task == "segmentation" else "key points"
 
 
@@ -78,35 +78,29 @@ def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Pi
     """Name, file and pixels of each picture, one by one."""
     for path in inputs:
         for place in _sources(path):
-            for image in images_in(place) if place.is_dir() else [place] if _is_image(place) else []:
-                with Image.open(image) as file:
-                    yield image.stem, image, np.array(ImageOps.exif_transpose(file).convert("RGB"))
-            if not place.is_dir() and not _is_image(place):
-                for frame in Source(place).frames():
-                    if frame.index % every == 0:
-                        yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
+            for image in _images(place):
+                yield image.stem, image, read_picture(image)
+            for frame in [] if _images(place) else Source(place).frames():
+                if frame.index % every == 0:
+                    yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _images(path: Path) -> list[Path]:
+    """The images of a folder, or the path itself where it is one; none of a video."""
+    if path.is_dir():
+        return images_in(path)
+    return [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
 
 
 def _sources(path: Path) -> list[Path]:
     """The images, videos and folders of images that an input stands for; a folder of one image is enough here."""
-    if (path.is_dir() and images_in(path)) or (path.is_file() and _is_image(path)):
-        return [path]
-    return list(find_sources([path]).sources)
+    return [path] if _images(path) and path.exists() else find_sources([path]).sources
 
 
 def _count(inputs: Sequence[Path], every: int) -> int:
     """About how many pictures there are."""
-    count = 0
-    for place in (place for path in inputs for place in _sources(path)):
-        if place.is_dir() or _is_image(place):
-            count += len(images_in(place)) if place.is_dir() else 1
-        else:
-            count += -(-(Source(place).info.expected or 0) // every)
-    return count
+    places = [place for path in inputs for place in _sources(path)]
+    return sum(len(_images(place)) or -(-(Source(place).info.expected or 0) // every) for place in places)
 
 
 def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
@@ -125,9 +119,3 @@ def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str
             "iscrowd": 0,
             "score": float(score),
         }
-
-
-def coco_document(images: list[dict[str, Any]], annotations: list[dict[str, Any]], head: SavedHead) -> dict[str, Any]:
-    """The file that pycocotools reads."""
-    category = {"id": 1, "name": "instrument", "keypoints": list(head.names), "skeleton": []}
-    return {"images": images, "annotations": annotations, "categories": [category]}

@@ -114,9 +114,10 @@ def probe_section(source: Source) -> Section:
     charted = CHARTED[task]
     if len({entry["labels"] for entry in summary}) > 1:
         section.charts.append(Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted])))
-    budgets, values = _per_name_means(content, task, names)
+    budgets, found = _per_name(content, names)
+    means = {backbone: {name: value["mean"] for name, value in row.items()} for backbone, row in found.items()}
     what = "per class" if task == "segmentation" else "per joint"
-    section.charts.append(Figure(what, bar_chart(values, SCORE_NAMES[charted])))
+    section.charts.append(Figure(what, bar_chart(means, SCORE_NAMES[charted])))
     if task == "segmentation":
         section.legend = class_legend(names)
         for backbone, budget in budgets.items():
@@ -168,53 +169,40 @@ def probe_strips(source: Source) -> list[Strip]:
 def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     """One row per backbone and budget, one column per headline score."""
     scores = [key for key in SCORE_NAMES if summary and key in summary[0]]
-    header = ["backbone", "labels", "seeds", *(SCORE_NAMES[key] for key in scores)]
-    rows = [
-        [
-            entry["backbone"],
-            str(entry["labels"]),
-            str(len(entry["seeds"])),
-            *(spread_text(entry[key]) for key in scores),
-        ]
-        for entry in summary
-    ]
-    return Table("Scores", header, rows)
+    rows = []
+    for entry in summary:
+        facts = [entry["backbone"], str(entry["labels"]), str(len(entry["seeds"]))]
+        rows.append([*facts, *(spread_text(entry[key]) for key in scores)])
+    return Table("Scores", ["backbone", "labels", "seeds", *(SCORE_NAMES[key] for key in scores)], rows)
 
 
-def _per_name_values(
-    content: Mapping[str, Any], task: str, names: Sequence[str]
-) -> tuple[dict[str, int], dict[str, dict[str, list[float]]]]:
-    """The largest budget of each backbone, and backbone -> class or joint -> scores of the seeds at that budget."""
-    key, score = ("per_class_iou", None) if task == "segmentation" else ("per_joint", f"{PCK_RADIUS:g}")
+def _per_name(content: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    """The largest budget of each backbone; backbone -> class or joint -> mean and deviation over the seeds there."""
     most: dict[str, int] = {}
     for run in content["runs"]:
         most[run["backbone"]] = max(run["labels"], most.get(run["backbone"], 0))
-    values: dict[str, dict[str, list[float]]] = {backbone: {name: [] for name in names} for backbone in most}
-    for run in content["runs"]:
-        if run["labels"] == most[run["backbone"]]:
-            for name in names:
-                value = run["metrics"][key][name]
-                value = value if score is None else value["pck"][score]
-                values[run["backbone"]][name] += [] if value is None else [value]
-    return most, values
+    found: dict[str, dict[str, Any]] = {}
+    for backbone, budget in most.items():
+        runs = [run["metrics"] for run in content["runs"] if (run["backbone"], run["labels"]) == (backbone, budget)]
+        scores = {name: [_score(metrics, name) for metrics in runs] for name in names}
+        found[backbone] = {name: _spread([v for v in row if v is not None]) for name, row in scores.items()}
+    return most, found
 
 
-def _per_name_means(
-    content: Mapping[str, Any], task: str, names: Sequence[str]
-) -> tuple[dict[str, int], dict[str, dict[str, float | None]]]:
-    most, values = _per_name_values(content, task, names)
-    return most, {
-        backbone: {name: _spread(scores)["mean"] for name, scores in row.items()} for backbone, row in values.items()
-    }
+def _score(metrics: Mapping[str, Any], name: str) -> float | None:
+    """IoU of a class, or PCK of a joint."""
+    if "per_class_iou" in metrics:
+        return metrics["per_class_iou"][name]
+    return metrics["per_joint"][name]["pck"][f"{PCK_RADIUS:g}"]
 
 
 def _per_name_table(content: Mapping[str, Any], task: str, names: Sequence[str], where: str = "") -> Table:
     """Per class or joint, mean over seeds, a column per backbone at its largest budget."""
-    most, values = _per_name_values(content, task, names)
-    rows = [[name, *(spread_text(_spread(values[backbone][name])) for backbone in most)] for name in names]
-    what = "IoU per class" if task == "segmentation" else f"{SCORE_NAMES[CHARTED[task]]} per joint"
-    header = ["class" if task == "segmentation" else "joint", *(f"{name}, {budget} labels" for name, budget in most.items())]
-    return Table(f"{where}{what}", header, rows)
+    most, found = _per_name(content, names)
+    rows = [[name, *(spread_text(found[backbone][name]) for backbone in most)] for name in names]
+    kind, score = ("class", "IoU") if task == "segmentation" else ("joint", SCORE_NAMES[CHARTED[task]])
+    header = [kind, *(f"{backbone}, {budget} labels" for backbone, budget in most.items())]
+    return Table(f"{where}{score} per {kind}", header, rows)
 
 
 def pretrain_section(source: Source, frames: Sequence[CachedFrame] = (), explorer: dict[str, Any] | None = None) -> Section:

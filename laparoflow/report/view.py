@@ -52,6 +52,17 @@ class Viewed:
     frame_rate: float | None
 
 
+@dataclass
+class _Look:
+    """What looks at frames: the network, the head if there is one, the size they take, the pixel's place in 0..1."""
+
+    encoder: PixelEncoder
+    head: SavedHead | None
+    size: tuple[int, int]
+    place: tuple[float, float]
+    standardise: bool
+
+
 def device_of(name: str) -> str:
     """The device that a setting names."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
@@ -91,16 +102,14 @@ def view_video(settings: ViewSettings) -> Viewed:
         raise ValueError(f"pixel: expected x below {width} and y below {height}, got {x} {y}")
     size = head.image_size if head else probe_size((height, width), encoder.feature_stride, None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = (x / width, y / height)
-    standardise = standardises(Path(settings.checkpoint))
+    look = _Look(encoder, head, size, (x / width, y / height), standardises(Path(settings.checkpoint)))
     if out.suffix == ".html":
-        count = _write_page(settings, source, encoder, head, size, place, standardise)
+        count = _write_page(settings, source, look)
         return Viewed(count, time.perf_counter() - begun, None)
     taken = min(settings.frame_rate or source.info.frame_rate, source.info.frame_rate)
     rate = taken * settings.speed
-    panels = _Panels(encoder, head, size, place, standardise, source.spread(FITTED), settings.width, settings.batch_size)
-    total = source.info.expected or 0
-    total = round(total * taken / source.info.frame_rate)
+    panels = _Panels(look, source.spread(FITTED), settings.width, settings.batch_size)
+    total = round((source.info.expected or 0) * taken / source.info.frame_rate)
     with progress(f"{source.path.name}: frames", min(total, settings.frames or total)) as advance:
         sheets = panels.sheets((frame.rgb() for frame in chosen(source, settings)), advance)
         first = next(sheets)
@@ -138,31 +147,22 @@ def painted(head: SavedHead, found: Any, image: Picture) -> Picture:
 class _Panels:
     """Makes the sheets of frames, from one pass of the network a batch; all are compared with the first frame's pixel."""
 
-    def __init__(
-        self,
-        encoder: PixelEncoder,
-        head: SavedHead | None,
-        size: tuple[int, int],
-        place: tuple[float, float],
-        standardise: bool,
-        fitted: list[Picture],
-        width: int,
-        batch_size: int,
-    ) -> None:
-        self.encoder, self.head, self.size, self.place, self.batch_size = encoder, head, size, place, batch_size
+    def __init__(self, look: _Look, fitted: list[Picture], width: int, batch_size: int) -> None:
+        self.look, self.batch_size = look, batch_size
         self.panel = (2 * max(1, round(width * fitted[0].shape[0] / fitted[0].shape[1] / 2)), width // 2 * 2)
         maps = [self._maps(batch) for batch in batches(fitted, batch_size)]
         self.components = Components(torch.cat([features.movedim(1, -1).flatten(0, 2) for features, _ in maps]))
         rows = torch.cat([embedding.movedim(1, -1).flatten(0, 2) for _, embedding in maps])
-        self.mean = rows.mean(0).view(-1, 1, 1) if standardise else torch.zeros(1)
-        self.deviation = rows.std(0).clamp_min(1e-6).view(-1, 1, 1) if standardise else torch.ones(1)
+        self.mean, self.deviation = torch.zeros(1), torch.ones(1)
+        if look.standardise:
+            self.mean, self.deviation = (v.view(-1, 1, 1) for v in (rows.mean(0), rows.std(0).clamp_min(1e-6)))
         self.query: Tensor | None = None
         self.drawn = 0
 
     def _maps(self, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
         """Features [B, C, h, w] and embeddings [B, D, h', w'] on the CPU, from one pass."""
-        batch = torch.stack([to_input(image, self.size) for image in images]).to(self.encoder.image_mean.device)
-        features, embeddings = self.encoder.features_and_embeddings(batch)
+        batch = torch.stack([to_input(image, self.look.size) for image in images]).to(self.look.encoder.image_mean.device)
+        features, embeddings = self.look.encoder.features_and_embeddings(batch)
         return features.cpu(), embeddings.cpu()
 
     def sheets(self, images: Iterable[Picture], advance: Callable[[int], None]) -> Iterator[Picture]:
@@ -171,9 +171,9 @@ class _Panels:
             features, embeddings = self._maps(batch)
             small = [cv2.resize(image, self.panel[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8) for image in batch]
             found: Sequence[Any] = [None] * len(batch)
-            if self.head is not None:
-                device = next(self.head.head.parameters()).device
-                found = self.head.read(features.to(device), [self.panel] * len(batch))
+            if self.look.head is not None:
+                device = next(self.look.head.head.parameters()).device
+                found = self.look.head.read(features.to(device), [self.panel] * len(batch))
             for maps in zip(small, features, embeddings, found, strict=True):
                 yield self._sheet(*maps)
                 advance(1)
@@ -182,17 +182,17 @@ class _Panels:
         """The sheet of a frame: what a head found is None without one."""
         unit = F.normalize((embedding - self.mean) / self.deviation, dim=0)
         if self.query is None:
-            row, column = (min(int(s * n), n - 1) for s, n in zip(self.place[::-1], unit.shape[1:], strict=True))
+            row, column = (min(int(s * n), n - 1) for s, n in zip(self.look.place[::-1], unit.shape[1:], strict=True))
             self.query = unit[:, row, column]
         near = torch.einsum("chw,c->hw", unit, self.query).clamp(0, 1).numpy()
         heat = (255 * matplotlib.colormaps["viridis"](near)[..., :3]).round().astype(np.uint8)
         shown = {"frame": small.copy(), "features": self.components.picture(features), "similarity, 0 to 1": heat}
         if self.drawn == 0:
-            centre = (int(self.place[0] * self.panel[1]), int(self.place[1] * self.panel[0]))
+            centre = (int(self.look.place[0] * self.panel[1]), int(self.look.place[1] * self.panel[0]))
             for colour, line in (((0, 0, 0), 4), ((255, 255, 255), 2)):
                 cv2.circle(shown["frame"], centre, 9, colour, line, cv2.LINE_AA)
-        if self.head is not None:
-            shown["prediction"] = painted(self.head, found, small)
+        if self.look.head is not None:
+            shown["prediction"] = painted(self.look.head, found, small)
         self.drawn += 1
         tiles = [self._tile(name, picture) for name, picture in shown.items()]
         if len(tiles) % 2:
@@ -213,9 +213,9 @@ class _Panels:
 
     def _legend(self, width: int) -> Picture:
         """Names of the head's classes in their colours, on as many lines as they need; nothing without a segmentation."""
-        if self.head is None or self.head.task != "segmentation":
+        if self.look.head is None or self.look.head.task != "segmentation":
             return np.zeros((0, width, 3), np.uint8)
-        names = self.head.names
+        names = self.look.head.names
         each = 30 + 9 * max(len(name) for name in names)
         columns = max(1, width // each)
         legend = np.zeros((BAR * -(-len(names) // columns), width, 3), np.uint8)
@@ -226,30 +226,22 @@ class _Panels:
         return legend
 
 
-def _write_page(
-    settings: ViewSettings,
-    source: Source,
-    encoder: PixelEncoder,
-    head: SavedHead | None,
-    size: tuple[int, int],
-    place: tuple[float, float],
-    standardise: bool,
-) -> int:
+def _write_page(settings: ViewSettings, source: Source, look: _Look) -> int:
     """The page with frames spread over the source; returns their number."""
     images = source.spread(settings.frames or PAGE_FRAMES)
-    items = []
+    items, head = [], look.head
     with progress(f"{source.path.name}: frames", len(images)) as advance:
         for number, image in enumerate(images):
             height = max(1, round(settings.width * image.shape[0] / image.shape[1]))
             small = cv2.resize(image, (settings.width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-            item = encoded(encoder, to_input(image, size), f"frame {number + 1} of {len(images)}")
+            item = encoded(look.encoder, to_input(image, look.size), f"frame {number + 1} of {len(images)}")
             item.image = small
             if head is not None:
                 item.layers = {"prediction": painted(head, head.read(item.features[None], [small.shape[:2]])[0], small)}
             items.append(item)
             advance(1)
     section = Section(f"{source.path.name}", f"{len(images)} frames spread over the source, by {settings.checkpoint}")
-    section.explorer = explorer(items, standardise=standardise) | {"pixel": list(place)}
+    section.explorer = explorer(items, standardise=look.standardise) | {"pixel": list(look.place)}
     section.legend = class_legend(head.names) if head is not None and head.task == "segmentation" else []
     write_page(Path(settings.out), f"What the network sees in {source.path.name}", [section], Headline())
     return len(images)
