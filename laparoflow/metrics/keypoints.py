@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,6 @@ from scipy.optimize import linear_sum_assignment
 
 PCK_FRACTIONS = (0.01, 0.02, 0.05, 0.1)
 PIXEL_THRESHOLDS = (5.0, 10.0, 20.0, 40.0)
-
-
-@dataclass
-class _JointTally:
-    squared: float = 0.0
-    located: int = 0
-    points: int = 0
-    detections: int = 0
 
 
 class KeypointScores:
@@ -57,7 +48,8 @@ class KeypointScores:
         self.score_threshold = score_threshold
         self.pck_fractions = tuple(pck_fractions)
         self.pixel_thresholds = tuple(pixel_thresholds)
-        self._tally = [_JointTally() for _ in joints]
+        self._squared = np.zeros(len(joints))
+        self._points, self._located, self._detections = (np.zeros(len(joints), dtype=np.int64) for _ in range(3))
         self._within = np.zeros((len(joints), len(self.pck_fractions)), dtype=np.int64)
         self._matched = np.zeros((len(joints), len(self.pixel_thresholds)), dtype=np.int64)
 
@@ -82,37 +74,32 @@ class KeypointScores:
             points = truth[truth[:, joint, 2] > 0, joint, :2]
             found = found[np.argsort(-found[:, 2], kind="stable")]
             best = matched_distances(found[: len(points), :2], points)
-            tally = self._tally[joint]
-            tally.points += len(points)
-            tally.located += len(best)
-            tally.squared += float((best**2).sum())
+            self._points[joint] += len(points)
+            self._located[joint] += len(best)
+            self._squared[joint] += (best**2).sum()
             self._within[joint] += [(best <= fraction * diagonal).sum() for fraction in self.pck_fractions]
             sure = found[found[:, 2] >= self.score_threshold, :2]
-            tally.detections += len(sure)
+            self._detections[joint] += len(sure)
             self._matched[joint] += [matching_size(sure, points, limit) for limit in self.pixel_thresholds]
 
     def compute(self) -> dict[str, Any]:
         """Scores as JSON values, over all joints and per joint; None where there is nothing to divide by."""
-        overall = self._scores(range(len(self.joints)))
+        overall = self._scores(list(range(len(self.joints))))
         return {**overall, "per_joint": {name: self._scores([k]) for k, name in enumerate(self.joints)}}
 
-    def _scores(self, joints: Sequence[int] | range) -> dict[str, Any]:
-        chosen = list(joints)
-        points = sum(self._tally[k].points for k in chosen)
-        located = sum(self._tally[k].located for k in chosen)
-        detections = sum(self._tally[k].detections for k in chosen)
-        within, matched = self._within[chosen].sum(0), self._matched[chosen].sum(0)
+    def _scores(self, joints: list[int]) -> dict[str, Any]:
+        counts = (self._points, self._located, self._detections)
+        points, located, detections = (int(count[joints].sum()) for count in counts)
+        within = dict(zip(self.pck_fractions, self._within[joints].sum(0).tolist(), strict=True))
+        matched = dict(zip(self.pixel_thresholds, self._matched[joints].sum(0).tolist(), strict=True))
         return {
-            "pck": {f"{a:g}": _ratio(int(n), points) for a, n in zip(self.pck_fractions, within, strict=True)},
-            "rmse_px": math.sqrt(sum(self._tally[k].squared for k in chosen) / located) if located else None,
+            "pck": {f"{a:g}": _ratio(n, points) for a, n in within.items()},
+            "rmse_px": math.sqrt(self._squared[joints].sum() / located) if located else None,
             "points": points,
             "points_located": located,
-            "precision": {f"{t:g}": _ratio(int(n), detections) for t, n in zip(self.pixel_thresholds, matched, strict=True)},
-            "recall": {f"{t:g}": _ratio(int(n), points) for t, n in zip(self.pixel_thresholds, matched, strict=True)},
-            "f1": {
-                f"{t:g}": _ratio(2 * int(n), detections + points)
-                for t, n in zip(self.pixel_thresholds, matched, strict=True)
-            },
+            "precision": {f"{t:g}": _ratio(n, detections) for t, n in matched.items()},
+            "recall": {f"{t:g}": _ratio(n, points) for t, n in matched.items()},
+            "f1": {f"{t:g}": _ratio(2 * n, detections + points) for t, n in matched.items()},
             "score_threshold": self.score_threshold,
         }
 

@@ -136,13 +136,9 @@ def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], n
 
 
 def explorer(items: Sequence[Item], kernel: str = "", bandwidth: float = 1.0, standardise: bool = False) -> dict[str, Any]:
-    """Items as the page's script reads them, as plain values.
+    """Items as the page's script reads them, as plain values; with kernel and bandwidth of the pair weights.
 
-    Args:
-        items: at least one.
-        kernel: flow kernel of the pair weights.
-        bandwidth: of the pair weights.
-        standardise: give each channel mean 0 and deviation 1 over all items, as a loss with that option compares them.
+    ``standardise`` gives each channel mean 0 and deviation 1 over all items, as a loss with that option compares them.
     """
     components = Components(torch.cat([item.features.flatten(1).T for item in items]))
     maps = []
@@ -162,22 +158,12 @@ def explorer(items: Sequence[Item], kernel: str = "", bandwidth: float = 1.0, st
         unit = F.normalize((embedding - mean) / deviation if standardise else embedding, dim=0)
         values = project(unit.permute(1, 2, 0))
         scale = float(values.abs().max().clamp_min(1e-9)) / 127
-        frames.append(
-            {
-                "name": item.name,
-                "height": values.shape[0],
-                "width": values.shape[1],
-                "embedding": _text((values / scale).round().to(torch.int8)),
-                "scale": scale,
-                "group": item.group,
-                "guide": None if guide is None else _text(guide.permute(1, 2, 0).float()),
-                "layers": {
-                    "image": picture_uri(item.image, "JPEG"),
-                    "PCA": picture_uri(components.picture(item.features), "PNG"),
-                    **{name: picture_uri(picture, "JPEG") for name, picture in item.layers.items()},
-                },
-            }
-        )
+        layers = {"image": picture_uri(item.image, "JPEG"), "PCA": picture_uri(components.picture(item.features), "PNG")}
+        layers |= {name: picture_uri(picture, "JPEG") for name, picture in item.layers.items()}
+        frame = {"name": item.name, "height": values.shape[0], "width": values.shape[1], "scale": scale, "layers": layers}
+        frame["embedding"] = _text((values / scale).round().to(torch.int8))
+        frame["guide"] = None if guide is None else _text(guide.permute(1, 2, 0).float())
+        frames.append({**frame, "group": item.group})
     return {"frames": frames, "kernel": kernel, "bandwidth": bandwidth, "standardised": standardise}
 
 

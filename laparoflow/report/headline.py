@@ -96,13 +96,11 @@ def _interval_text(found: tuple[float, float] | None, count: int) -> str:
 
 def _probe_rows(content: dict[str, Any]) -> list[tuple[str, int, dict[str, str]]]:
     """(score, labels, backbone -> text) at each backbone's largest budget."""
-    names = [name for name in SCORE_NAMES if name in content["summary"][0]][:3] if content["summary"] else []
     most = max((entry["labels"] for entry in content["summary"] if entry["backbone"] == "trained"), default=0)
-    rows = []
-    for name in names:
-        cells = {e["backbone"]: spread_text(e[name]) for e in content["summary"] if e["labels"] == most}
-        rows.append((f"{content['task']}, {SCORE_NAMES[name]}", most, cells))
-    return rows
+    shown = [entry for entry in content["summary"] if entry["labels"] == most]
+    names = [name for name in SCORE_NAMES if content["summary"] and name in content["summary"][0]][:3]
+    cells = {name: {entry["backbone"]: spread_text(entry[name]) for entry in shown} for name in names}
+    return [(f"{content['task']}, {SCORE_NAMES[name]}", most, cells[name]) for name in names]
 
 
 def _evidence_sentences(content: dict[str, Any]) -> list[str]:

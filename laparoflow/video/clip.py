@@ -12,7 +12,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class ClipResult:
 
     name: str
     record: ClipRecord | None
-    rebuilt: list[str] = field(default_factory=list)
+    rebuilt: list[str]
 
 
 class ClipWriter:
@@ -291,19 +291,15 @@ class ClipWriter:
                 excluded.setdefault(reason, []).extend(frames)
         kept = sum(len(record.samples) for record in records)
         summary: dict[str, Any] = {**asdict(report), "kept": kept, "excluded": excluded}
+        same = ("name", "source", "fingerprint", "height", "width", "frame_rate", "decoder")
+        planned: dict[str, Any] = {name: getattr(plan, name) for name in same}
         return ClipRecord(
-            name=plan.name,
-            source=plan.source,
-            fingerprint=plan.fingerprint,
+            **planned,
             frames=kept,
-            height=plan.height,
-            width=plan.width,
-            frame_rate=plan.frame_rate,
             files=[record.file for record in records],
             index=write_index(self.folder, records),
             flow_channels=self.settings.flow_channels,
             flow_stride=self.settings.stored_stride,
-            decoder=plan.decoder,
             border={"box": list(plan.border.box), "circle": plan.border.circle and list(plan.border.circle)},
             report=summary,
         )

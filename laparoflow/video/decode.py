@@ -45,8 +45,7 @@ class DecodeReport:
     """What was read.
 
     Attributes:
-        frames: frames that were decoded.
-        expected: frames that the file announces, None if it does not.
+        frames, expected: frames that were decoded, and that the file announces, None if it does not.
         damaged: indices of frames that could not be decoded.
         restarts: indices of frames at which the file's timestamps start again.
         notes: what was decided about the file: which of several video tracks, square pixels, deinterlacing.
@@ -370,9 +369,4 @@ class Source:
                     continue
                 if raw is not None and not raw.is_corrupt and self._fits(raw, stream):
                     result.append(_rgb(raw, self.size))
-        if not result:
-            for frame in self.frames():
-                result.append(frame.rgb())
-                if len(result) == count:
-                    break
-        return result
+        return result or [frame.rgb() for frame in islice(self.frames(), count)]

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -69,7 +69,7 @@ def split_tasks(tasks: list[Task], workers: int) -> list[Task]:
     """Split tasks further when there are fewer than workers."""
     pieces = max(1, -(-workers // max(1, len(tasks))))
     return [
-        Task(task.cache, task.plan, task.settings, (task.part[0] + task.part[1] * piece, task.part[1] * pieces))
+        replace(task, part=(task.part[0] + task.part[1] * piece, task.part[1] * pieces))
         for task in tasks
         for piece in range(pieces)
     ]

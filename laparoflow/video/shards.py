@@ -15,7 +15,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,36 +23,32 @@ from numpy.typing import NDArray
 from laparoflow.files import write_atomically, write_json
 from laparoflow.video.codec import Flow, Image, Mask, encode_flow, encode_image
 
-SAMPLE = np.dtype(
-    [
-        ("frame", "<i8"), ("time", "<f8"), ("gap", "<i4"), ("motion", "<f4"), ("shard", "<i4"),
-        ("image", "<i8"), ("image_bytes", "<i4"), ("flow", "<i8"), ("flow_bytes", "<i4"),
-    ]
-)  # fmt: skip
-"""A row of a finished clip's index: a ``Sample`` and the number of its shard."""
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One kept frame.
+class Sample(NamedTuple):
+    """One kept frame, a row of the index of its clip.
 
     Attributes:
         frame, time: index and time (seconds) in the source.
         gap: distance to the flow's target in source frames; of stacked flows the one with the most motion.
         motion: within the frame in pixels.
-        image, flow: (offset, bytes) in the shard; samples of one frame share its picture.
+        shard: number of its shard.
+        image, flow: offset in the shard; samples of one frame share its picture.
+        image_bytes, flow_bytes: length there.
     """
 
     frame: int
     time: float
     gap: int
     motion: float
-    image: tuple[int, int] = (0, 0)
-    flow: tuple[int, int] = (0, 0)
+    shard: int
+    image: int
+    image_bytes: int
+    flow: int
+    flow_bytes: int
 
-    def row(self, shard: int) -> tuple[float, ...]:
-        """The values of a ``SAMPLE``."""
-        return (self.frame, self.time, self.gap, self.motion, shard, *self.image, *self.flow)
+
+SAMPLE = np.dtype(list(zip(Sample._fields, ("<i8", "<f8", "<i4", "<f4", "<i4", "<i8", "<i4", "<i8", "<i4"), strict=True)))
+"""A ``Sample`` in the index of a finished clip."""
 
 
 @dataclass
@@ -73,19 +69,13 @@ class ShardRecord:
 
 
 class Shard:
-    """A shard that is being filled.
-
-    Args:
-        number: place in the clip.
-        quality: of the JPEG pictures.
-        stride: of the grid that flow is stored on.
-    """
+    """A shard that is being filled: its place in the clip, the quality of its JPEG pictures, the stride of its flow."""
 
     def __init__(self, number: int, quality: int, stride: int) -> None:
         self.record = ShardRecord(number)
         self.quality, self.stride = quality, stride
         self._data = bytearray()
-        self._last: tuple[int, tuple[int, int]] | None = None
+        self._last: tuple[int, tuple[int, int]] = -1, (0, 0)
 
     def _append(self, data: bytes) -> tuple[int, int]:
         self._data += data
@@ -93,10 +83,10 @@ class Shard:
 
     def add(self, frame: int, time: float, gap: int, motion: float, image: Image, flow: Flow, valid: Mask) -> None:
         """Add a sample: image uint8 [H, W, 3], flow float32 [C, H, W], valid bool [H, W]."""
-        if self._last is None or self._last[0] != frame:
+        if self._last[0] != frame:
             self._last = (frame, self._append(encode_image(image, self.quality)))
-        place = self._append(encode_flow(flow, valid, self.stride))
-        self.record.samples.append(Sample(frame, round(time, 6), gap, round(motion, 4), self._last[1], place))
+        places = *self._last[1], *self._append(encode_flow(flow, valid, self.stride))
+        self.record.samples.append(Sample(frame, round(time, 6), gap, round(motion, 4), self.record.number, *places))
 
     def exclude(self, reason: str, frame: int) -> None:
         """Remember a frame that is left out."""
@@ -128,20 +118,18 @@ def record_path(folder: Path, number: int) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
-        return digest.hexdigest()
+    return digest.hexdigest()
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:
     """The record of a shard, or None if the shard is not complete."""
     try:
         content = json.loads(record_path(folder, number).read_text())
-        for sample in content["samples"]:
-            sample.update(image=tuple(sample["image"]), flow=tuple(sample["flow"]))
-        content["samples"] = [Sample(**sample) for sample in content["samples"]]
+        content["samples"] = [Sample(*sample) for sample in content["samples"]]
         return ShardRecord(**content)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
@@ -169,7 +157,7 @@ def remove_shard(folder: Path, number: int) -> None:
 
 def write_index(folder: Path, records: list[ShardRecord]) -> dict[str, Any]:
     """Write ``index.npy``, the samples of all shards as an array of ``SAMPLE``; returns its size and SHA-256."""
-    rows: NDArray[np.void] = np.array([sample.row(r.number) for r in records for sample in r.samples], SAMPLE)
+    rows: NDArray[np.void] = np.array([tuple(sample) for record in records for sample in record.samples], SAMPLE)
     path = folder / "index.npy"
     with write_atomically(path) as file:
         np.save(file, rows, allow_pickle=False)

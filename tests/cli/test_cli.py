@@ -114,7 +114,7 @@ def test_an_error_of_another_kind_is_one_line_too_and_the_stack_can_be_asked_for
         raise KeyError(101)
 
     command = find_command("report")
-    monkeypatch.setattr(cli, "find_command", lambda name: replace(command, run=fail, check=lambda settings: None))
+    monkeypatch.setattr(cli, "find_command", lambda name: replace(command, run=fail, files={}, folders={}))
     assert main(["report", str(tmp_path), "--out", "p.html"]) == 1
     text = capsys.readouterr().err
     assert "KeyError: 101" in text and "Traceback" not in text

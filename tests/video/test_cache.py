@@ -141,14 +141,14 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
     assert record.samples[0].image == record.samples[1].image != record.samples[2].image
     data = (tmp_path / "00007.bin").read_bytes()
     for sample, flow, valid in zip(record.samples, flows, valids, strict=True):
-        image = decode_image(data[sample.image[0] : sum(sample.image)])
+        image = decode_image(data[sample.image : sample.image + sample.image_bytes])
         assert np.abs(image.astype(int) - frame).max() <= 6
-        read, mask = decode_flow(data[sample.flow[0] : sum(sample.flow)], 2, 20, 26, 1)
+        read, mask = decode_flow(data[sample.flow : sample.flow + sample.flow_bytes], 2, 20, 26, 1)
         assert np.isfinite(read).all()
         assert np.array_equal(mask, valid)
         known = np.isfinite(flow) & (np.abs(flow) < 1e4)
         assert np.allclose(read[known], flow[known], rtol=1e-3, atol=1e-6)
-    assert decode_flow(data[record.samples[0].flow[0] :], 2, 20, 26, 1)[0][0, 0, 0] == 0
+    assert decode_flow(data[record.samples[0].flow :], 2, 20, 26, 1)[0][0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("file", ["00001.bin", "index.npy"])
