@@ -37,11 +37,37 @@ class PixelView(NamedTuple):
     extent: tuple[int, int]
 
 
+class NearView(NamedTuple):
+    """A view of the neighbouring frame of some frames, and where the first view's cells have gone in it.
+
+    Attributes:
+        row: int64 [n], the frames' places in the batch.
+        image: [n, 3, h, w], the view.
+        grid: float32 [n, h', w', 2], (x, y) of its cells in the neighbour's pixels.
+        inside: bool [n, h', w'], its cells inside the neighbour.
+        moved: float32 [n, h', w', 2], (x, y) in the neighbour's pixels of what the first view's cells show.
+        trusted: bool [n, h', w'], the first view's cells whose motion to the neighbour is known.
+    """
+
+    row: Tensor
+    image: Tensor
+    grid: Tensor
+    inside: Tensor
+    moved: Tensor
+    trusted: Tensor
+
+
 class MethodOutput(NamedTuple):
     """A scalar loss and named scalars to log (detached)."""
 
     loss: Tensor
     logs: dict[str, Tensor]
+
+
+def mean_output(one: MethodOutput, two: MethodOutput) -> MethodOutput:
+    """Mean of two losses and of their logs."""
+    logs = {name: (value + two.logs[name]) / 2 for name, value in one.logs.items()}
+    return MethodOutput((one.loss + two.loss) / 2, logs)
 
 
 class Method(nn.Module):
@@ -53,9 +79,11 @@ class Method(nn.Module):
 
     Attributes:
         shuffle_flow: ask the trainer for another frame's flow (a control).
+        neighbours: ask it for the neighbours of every second frame.
     """
 
     shuffle_flow = False
+    neighbours = False
 
     def __init__(self, encoder: PixelEncoder, momentum: float | None = None) -> None:
         super().__init__()
@@ -67,8 +95,8 @@ class Method(nn.Module):
         if momentum is not None:
             self.teacher = copy.deepcopy(encoder).requires_grad_(False)
 
-    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
-        """Loss of two views of the same frames."""
+    def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
+        """Loss of two views of the same frames, and of their neighbours where the method asks for them."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -10,9 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from laparoflow.methods.base import Method, MethodOutput, PixelView
-from laparoflow.methods.settings import ContrastSettings, CoordinateSettings, FlowSettings
-from laparoflow.models.encoder import PixelEncoder
+from laparoflow.methods.base import MethodOutput
+from laparoflow.methods.settings import ContrastSettings
 from laparoflow_kernels import FlowInfoNCELoss
 
 VARIANCE_FLOOR = 1e-8
@@ -82,33 +81,6 @@ class PixelContrast(nn.Module):
             "temperature": torch.as_tensor(temperature).detach(),
         }
         return MethodOutput(loss, logs)
-
-
-class ContrastMethod(Method):
-    """A method whose loss is :class:`PixelContrast` of two views under some guide."""
-
-    def __init__(self, encoder: PixelEncoder, settings: FlowSettings | CoordinateSettings) -> None:
-        super().__init__(encoder, settings.momentum)
-        contrast = settings.contrast
-        both = contrast.symmetric and self.teacher is None  # with a teacher each view is the query of a call of its own
-        self.contrast = PixelContrast(contrast, settings.flow_kernel, settings.bandwidth, both)
-
-    def contrast_views(self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor]) -> MethodOutput:
-        """Loss of two views; with a teacher it encodes the keys, and each view is the query once."""
-        queries = [self.encoder(first.image), self.encoder(second.image)]
-        if self.teacher is None:
-            return self.contrast(queries[0], queries[1], *guides, *masks)
-        one = self.contrast(queries[0], self.teach(second.image), *guides, *masks)
-        if not self.contrast.settings.symmetric:
-            return one
-        two = self.contrast(queries[1], self.teach(first.image), *guides[::-1], *masks[::-1])
-        return mean_output(one, two)
-
-
-def mean_output(one: MethodOutput, two: MethodOutput) -> MethodOutput:
-    """Mean of two losses and of their logs."""
-    logs = {name: (value + two.logs[name]) / 2 for name, value in one.logs.items()}
-    return MethodOutput((one.loss + two.loss) / 2, logs)
 
 
 def standardised(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor) -> list[Tensor]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, PixelView, frozen_copy
-from laparoflow.methods.contrast import mean_output
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, frozen_copy, mean_output
 from laparoflow.methods.gather import gather_batch, joint_mean, rank
 from laparoflow.methods.image import ImageHead, KeyQueue, frame_contrast
 from laparoflow.methods.settings import DenseCLSettings
@@ -41,7 +40,7 @@ class DenseCLMethod(Method):
         """Encoder and head."""
         return [*super().taught_pairs(), (self.teacher_head, self.head)]
 
-    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+    def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, each once the query."""
         one, keys, pixels = self._direction(first, second)
         two, _, _ = self._direction(second, first)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laparoflow.methods.base import MethodOutput, PixelView
-from laparoflow.methods.contrast import ContrastMethod
+from laparoflow.methods.base import MethodOutput, NearView, PixelView
+from laparoflow.methods.contrast_method import ContrastMethod
 from laparoflow.methods.settings import FlowSettings
 from laparoflow.models.encoder import PixelEncoder
 
@@ -54,10 +54,11 @@ class FlowMethod(ContrastMethod):
         moving = view.spread.amax(1) >= self.settings.min_motion
         return view.valid & moving.view(-1, 1, 1)
 
-    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
-        """Loss of two views; with a teacher, each view is the query once."""
+    def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
+        """Loss of two views, and of the places that the flow leads to in neighbours."""
         guides, masks = [self.guide(v) for v in (first, second)], [self.mask(v) for v in (first, second)]
-        output = self.contrast_views(first, second, guides, masks)
+        here = None if near is None else (near.moved, near.trusted)
+        output = self.contrast_views(first, second, guides, masks, near, here)
         output.logs["motion"] = first.spread.float().mean()
         return output
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, PixelView, frozen_copy
-from laparoflow.methods.contrast import mean_output
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, frozen_copy, mean_output
 from laparoflow.methods.gather import gather_batch, joint_mean, rank
 from laparoflow.methods.settings import ImageSettings
 from laparoflow.models.encoder import PixelEncoder
@@ -93,7 +92,7 @@ class ImageMethod(Method):
         extra = [] if self.teacher_head is None else [(self.teacher_head, self.head)]
         return [*super().taught_pairs(), *extra]
 
-    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+    def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views."""
         queries = [image_vector(self.encoder, self.head, view.image) for view in (first, second)]
         keys = queries

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, PixelView
-from laparoflow.methods.contrast import mean_output
-from laparoflow.methods.coordinates import place_guides
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
 from laparoflow.methods.gather import joint_mean
+from laparoflow.methods.places import place_guides
 from laparoflow.methods.settings import PixProSettings
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow_kernels import flow_weighted_sum
@@ -49,9 +48,9 @@ class PixProMethod(Method):
         self.settings = settings
         self.propagation = PixelPropagation(encoder.embed_dim, settings.sharpness)
 
-    def forward(self, first: PixelView, second: PixelView) -> MethodOutput:
+    def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, each once the smoothed one."""
-        guides = place_guides(first, second)
+        guides = place_guides(first.grid, second.grid)
         one = self._direction(first, second, guides[0], guides[1])
         two = self._direction(second, first, guides[1], guides[0])
         return mean_output(one, two)

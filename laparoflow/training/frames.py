@@ -19,9 +19,10 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from laparoflow.video.cache import FrameCache
+from laparoflow.training.neighbours import Neighbours, neighbour, neighbour_position
+from laparoflow.video.cache import CachedFrame, FrameCache
 
 SHARED_MEMORY = re.compile(r"shared memory|unable to (write to|open|mmap|resize|allocate).*(torch_|shm)|Bus error", re.S)
 """What torch says where /dev/shm is full."""
@@ -37,6 +38,7 @@ class FrameBatch(NamedTuple):
         position: int64 [B], position in the cache.
         clip: int64 [B], clip of the cache.
         number: int64 [B], number of the batch in the run (the same in all of it).
+        near: neighbours of every second frame, or None where nobody asked for them.
     """
 
     image: Tensor
@@ -45,15 +47,29 @@ class FrameBatch(NamedTuple):
     position: Tensor
     clip: Tensor
     number: Tensor
+    near: Neighbours | None = None
+
+
+def collate(items: list[FrameBatch]) -> FrameBatch:
+    """Single frames as a batch, with the neighbours of those that have one."""
+    near = [item.near for item in items if item.near is not None]
+    frames = FrameBatch(*default_collate([item._replace(near=0) for item in items]))
+    return frames._replace(near=Neighbours(*default_collate(near)) if near else None)
 
 
 class CachedFrames(Dataset[FrameBatch]):
-    """A cache as a data set; an item is asked for by (frame, batch number)."""
+    """A cache as a data set; an item is asked for by (frame, batch number), or a whole batch by a list of these.
 
-    def __init__(self, cache: FrameCache) -> None:
+    Args:
+        cache: what `FrameCache.open` gives.
+        neighbours: give every second frame of a batch its neighbour.
+    """
+
+    def __init__(self, cache: FrameCache, neighbours: bool = False) -> None:
         if len(cache) == 0:
             raise ValueError("data: the cache holds no frame to train on")
         self.cache = cache
+        self.neighbours = neighbours
         # clips differ in size (their borders are cropped): every frame of a batch is enlarged to the largest
         sizes = getattr(cache, "sizes", ())
         self.size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
@@ -62,10 +78,27 @@ class CachedFrames(Dataset[FrameBatch]):
         return len(self.cache)
 
     def __getitem__(self, item: tuple[int, int]) -> FrameBatch:
-        index, number = item
+        return self._item(self._frame(item[0]), *item)
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[FrameBatch]:
+        """A batch in one call, as torch's loader asks for it."""
+        batch = []
+        for row, (index, number) in enumerate(items):
+            frame = self._frame(index)
+            near = None
+            if self.neighbours and row % 2 == 0:
+                clip = next(clip for clip in self.cache.ranges if index in clip)
+                place = neighbour_position(index, clip, after=bool(mixed_seed(number, index) & 1))
+                near = neighbour(row, frame, self._frame(place))
+            batch.append(self._item(frame, index, number)._replace(near=near))
+        return batch
+
+    def _frame(self, index: int) -> CachedFrame:
         frame = self.cache[index]
-        if self.size is not None and tuple(frame.image.shape[:2]) != self.size:
-            frame = frame.padded(*self.size)
+        return frame if self.size is None else frame.padded(*self.size)
+
+    @staticmethod
+    def _item(frame: CachedFrame, index: int, number: int) -> FrameBatch:
         return FrameBatch(
             torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
             torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
@@ -174,14 +207,16 @@ class FrameModule(pl.LightningDataModule):
         seed: of the order.
         workers: reading processes.
         groups: what is balanced, see ``groups_of``.
+        neighbours: give every second frame its neighbour.
     """
 
     def __init__(
-        self, cache: FrameCache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None
-    ) -> None:
+        self, cache: FrameCache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None,
+        neighbours: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.groups = groups
-        self.frames = CachedFrames(cache)
+        self.frames = CachedFrames(cache, neighbours)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
 
     def train_dataloader(self) -> DataLoader[FrameBatch]:
@@ -196,5 +231,5 @@ class FrameModule(pl.LightningDataModule):
         )  # fmt: skip
         return DataLoader(
             self.frames, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=ignore_interrupt,
-            pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            collate_fn=collate, pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
         )  # fmt: skip

@@ -18,7 +18,7 @@ from laparoflow.models.loading import SETTINGS_KEY, check_fit
 from laparoflow.training.clock import RateMeter, Stopwatch
 from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.training.optim import build_optimiser, freeze
-from laparoflow.training.pairs import two_views
+from laparoflow.training.pairs import near_view, two_views
 from laparoflow.training.resume import DATA_KEY, RUN_KEY
 from laparoflow.training.settings import PretrainSettings, plain
 from laparoflow.views.two_views import TwoViews
@@ -67,7 +67,8 @@ class PretrainModule(pl.LightningModule):
         stride = self.method.encoder.embed_stride
         with self.view_rate.measure(len(batch.image), self.device):
             first, second = two_views(batch, self.views, stride, seed, self.method.shuffle_flow)
-        output = self.method(first, second)
+            near = near_view(batch, first, self.views, stride, seed)
+        output = self.method(first, second, near)
         if not torch.isfinite(output.loss):
             raise NonFiniteLossError(self._save_bad_batch(batch, output.loss.detach(), seed))
         joint = self._is_logged(number)
@@ -114,7 +115,10 @@ class PretrainModule(pl.LightningModule):
     def _save_bad_batch(self, batch: FrameBatch, loss: Tensor, seed: tuple[int, ...]) -> str:
         """Save what led to a loss that is not finite, and say so."""
         path = Path(self.settings.out) / f"bad_batch_{seed[2]:07d}_process{self.global_rank}.pt"
-        content = {name: value.cpu() for name, value in batch._asdict().items()}
+        parts = batch._asdict()
+        near = parts.pop("near")
+        parts |= {} if near is None else {f"near_{name}": value for name, value in near._asdict().items()}
+        content = {name: value.cpu() for name, value in parts.items()}
         torch.save(content | {"loss": loss.detach().cpu(), "seed": list(seed)}, path)
         return (
             f"the loss is {float(loss)} at batch {seed[2]} (step {self.global_step}); "

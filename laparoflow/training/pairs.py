@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from laparoflow.methods.base import PixelView
+from laparoflow.methods.base import NearView, PixelView
 from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.views.sampling import cell_grid, sample_flow, sample_mask
 from laparoflow.views.two_views import TwoViews, View
@@ -66,3 +66,24 @@ def two_views(
     pair = views(batch.image.float() / 255, batch.valid, generator)
     first, second = (describe_view(view, flow, valid, spread, stride) for view in pair)
     return first, second
+
+
+def near_view(batch: FrameBatch, first: PixelView, views: TwoViews, stride: int, seed: tuple[int, ...]) -> NearView | None:
+    """A view of each neighbour in the batch, reproducible from ``seed``, as ``two_views``; None where there is none.
+
+    Args:
+        batch: whole frames.
+        first: the first view of the batch.
+        views: the transforms; the neighbour's are drawn anew.
+        stride: of the embeddings.
+        seed: numbers that name the batch.
+    """
+    near = batch.near
+    if near is None:
+        return None
+    generator = torch.Generator().manual_seed(mixed_seed(*seed, 2))
+    view = views.one(near.image.float() / 255, near.valid, generator)
+    here = first.grid[near.row]
+    moved = here + sample_flow(near.flow, here).movedim(1, -1)
+    trusted = sample_mask(near.trusted, here) & first.inside[near.row]
+    return NearView(near.row, view.image, cell_grid(view.grid, stride), cell_inside(view.inside, stride), moved, trusted)

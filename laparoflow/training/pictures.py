@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, PixelView
-from laparoflow.methods.coordinates import CoordinateMethod, place_guides
+from laparoflow.methods.coordinates import CoordinateMethod
 from laparoflow.methods.flow import FlowMethod, FlowSettings, over_spread
+from laparoflow.methods.places import place_guides
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view
 from laparoflow.views.two_views import View
@@ -45,7 +46,7 @@ def pair_guides(method: Method, views: Sequence[PixelView]) -> tuple[list[Tensor
         guides, masks = [method.guide(view) for view in views], [method.mask(view) for view in views]
         return guides, masks, method.contrast.kernel, method.contrast.bandwidth
     if isinstance(method, CoordinateMethod):
-        guides = place_guides(views[0], views[-1])[: len(views)] if views else []
+        guides = place_guides(views[0].grid, views[-1].grid)[: len(views)] if views else []
         return guides, [view.inside for view in views], method.contrast.kernel, method.contrast.bandwidth
     usual = FlowSettings()
     guides = [over_spread(v.flow, v.spread, usual.min_spread) for v in views]

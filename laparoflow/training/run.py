@@ -98,7 +98,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     cache = FrameCache.open(Path(settings.data), settings.trainer.verify, (launch.rank, launch.world))
     module = PretrainModule(settings, cache.content_hash)
     groups = groups_of(cache, settings.balance)
-    frames = FrameModule(cache, settings.batch_size, settings.seed, settings.trainer.workers, groups)
+    workers, neighbours = settings.trainer.workers, module.method.neighbours
+    frames = FrameModule(cache, settings.batch_size, settings.seed, workers, groups, neighbours)
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / DATA_FILE, data_places(out, Path(settings.data)))

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
+from laparoflow.methods.base import NearView, PixelView
 from laparoflow.training.clock import RateMeter
-from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler, shared_memory_named
+from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler, collate, shared_memory_named
 from laparoflow.training.module import PretrainModule
-from laparoflow.training.pairs import two_views
+from laparoflow.training.pairs import near_view, two_views
 from laparoflow.training.settings import SpeedSettings
 from laparoflow.video.cache import FrameCache
 
@@ -36,8 +38,8 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
         ValueError: no cache, or a setting out of range.
     """
     device = torch.device("cuda" if settings.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    frames = CachedFrames(FrameCache.open(Path(settings.data)))
     module = PretrainModule(settings).to(device)
+    frames = CachedFrames(FrameCache.open(Path(settings.data)), module.method.neighbours)
     with shared_memory_named(settings.trainer.workers):
         batches = iter(_loader(frames, settings))
         batch = [next(batches) for _ in range(WARM_UP)][-1]
@@ -46,15 +48,20 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
             next(batches)
     read = settings.batches * settings.batch_size / (time.perf_counter() - begun)
 
-    on_device = FrameBatch(*(part.to(device) for part in batch))
-    stride, shuffle = module.method.encoder.embed_stride, module.method.shuffle_flow
-    pair = two_views(on_device, module.views, stride, (settings.seed, 0), shuffle)
-    views = _rate(settings, device, lambda: two_views(on_device, module.views, stride, (settings.seed, 0), shuffle))
+    on_device = move_data_to_device(batch, device)
+    stride, seed = module.method.encoder.embed_stride, (settings.seed, 0)
+
+    def draw() -> tuple[PixelView, PixelView, NearView | None]:
+        first, second = two_views(on_device, module.views, stride, seed, module.method.shuffle_flow)
+        return first, second, near_view(on_device, first, module.views, stride, seed)
+
+    drawn = draw()
+    views = _rate(settings, device, draw)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(settings.trainer.precision)
 
     def step() -> None:
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            loss = module.method(*pair).loss
+            loss = module.method(*drawn).loss
         loss.backward()
         module.zero_grad(set_to_none=True)
 
@@ -76,7 +83,7 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
 
 def _loader(frames: CachedFrames, settings: SpeedSettings) -> DataLoader[FrameBatch]:
     sampler = StepSampler(len(frames), settings.batch_size, 0, settings.batches + WARM_UP, settings.seed)
-    return DataLoader(frames, batch_sampler=sampler, num_workers=settings.trainer.workers)
+    return DataLoader(frames, batch_sampler=sampler, num_workers=settings.trainer.workers, collate_fn=collate)
 
 
 def _rate(settings: SpeedSettings, device: torch.device, work: Callable[[], Any]) -> float:

@@ -60,15 +60,16 @@ class TwoViews:
             ValueError: for wrong shapes.
             TypeError: for images that are not floating point or a mask that is not bool.
         """
+        return self.one(images, valid, generator), self.one(images, valid, generator)
+
+    def one(self, images: Tensor, valid: Tensor, generator: torch.Generator | None = None) -> View:
+        """Make one view; arguments and errors as for two."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [B, 3, H, W], got shape {list(images.shape)}")
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point in 0..1, got {images.dtype}")
         if valid.shape != (images.shape[0], *images.shape[2:]):
             raise ValueError(f"valid must be [B, H, W] as images {list(images.shape)}, got {list(valid.shape)}")
-        return self._view(images, valid, generator), self._view(images, valid, generator)
-
-    def _view(self, images: Tensor, valid: Tensor, generator: torch.Generator | None) -> View:
         height, width = images.shape[-2:]
         transform = draw_transform(self.settings.geometry, len(images), (height, width), self.settings.size, generator)
         device = images.device if images.device.type == "cuda" else torch.device("cpu")  # others may lack float64

@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from laparoflow.methods import MethodSettings, build_method
-from laparoflow.methods.coordinates import CoordinateMethod, cell_diagonal, place_guides
+from laparoflow.methods.coordinates import CoordinateMethod
+from laparoflow.methods.places import cell_diagonal, place_guides
 from laparoflow.methods.settings import CoordinateSettings
 
 
 def test_guides_are_in_cell_diagonals(make_view):
     view = make_view(0)
     torch.testing.assert_close(cell_diagonal(view.grid), torch.full((2,), 4 * 2**0.5))
-    guide = place_guides(view, view)[0]
+    guide = place_guides(view.grid, view.grid)[0]
     torch.testing.assert_close((guide[:, :, 1, 1] - guide[:, :, 0, 0]).norm(dim=1), torch.ones(2))
 
 
