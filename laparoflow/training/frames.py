@@ -53,8 +53,8 @@ class FrameBatch(NamedTuple):
 def collate(items: list[FrameBatch]) -> FrameBatch:
     """Single frames as a batch, with the neighbours of those that have one."""
     near = [item.near for item in items if item.near is not None]
-    frames = FrameBatch(*default_collate([item._replace(near=0) for item in items]))
-    return frames._replace(near=Neighbours(*default_collate(near)) if near else None)
+    frames = default_collate([tuple(item[:-1]) for item in items])
+    return FrameBatch._make([*frames, default_collate(near) if near else None])
 
 
 class CachedFrames(Dataset[FrameBatch]):
