@@ -7,7 +7,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from laparoflow.methods.settings import ContrastSettings, FlowSettings, MethodSettings
 from laparoflow.models.loading import AVERAGED_KEY
-from laparoflow.training.frames import CachedFrames, StepSampler, groups_of
+from laparoflow.training.frames import CachedFrames, StepSampler, collate, groups_of
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.optim import depth_of, rate_at
 from laparoflow.training.pairs import two_views
@@ -44,8 +44,7 @@ def own_gradient(settings, numbers):
     frames, groups = CachedFrames(cache), groups_of(cache, settings.balance)
     batches = list(StepSampler(len(frames), settings.batch_size, 0, max(numbers) + 1, settings.seed, groups=groups))
     for number in numbers:
-        items = [frames[item] for item in batches[number]]
-        batch = type(items[0])(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+        batch = collate(frames.__getitems__(batches[number]))
         pair = two_views(batch, module.views, module.method.encoder.embed_stride, (settings.seed, 1, number, 0))
         (module.method(*pair).loss / len(numbers)).backward()
     groups = module.configure_optimizers()["optimizer"].param_groups

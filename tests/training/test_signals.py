@@ -122,7 +122,7 @@ def test_full_shared_memory_names_the_way_out(make_settings, monkeypatch):
     def full(self, key):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
 
-    monkeypatch.setattr("laparoflow.training.frames.CachedFrames.__getitem__", full)
+    monkeypatch.setattr("laparoflow.training.frames.CachedFrames.__getitems__", full)
     with pytest.raises(RuntimeError, match=r"--trainer.workers 0.*--shm-size") as error:
         pretrain(make_settings(trainer={"workers": 1}))
     assert "\n" not in str(error.value)
