@@ -39,11 +39,7 @@ IGNORED_GREYS = (0, 255)
 CLASSES_13 = tuple(name for _, name, _ in TABLE)
 CLASSES_8 = (*CLASSES_13[:5], "gallbladder", "misc", "instrument")
 
-PUBLISHED_VIDEOS = {
-    "train": (1, 9, 18, 20, 24, 25, 26, 28, 35, 37, 43, 48, 55),
-    "val": (17, 52),
-    "test": (12, 27),
-}
+PUBLISHED_VIDEOS = {"train": (1, 9, 18, 20, 24, 25, 26, 28, 35, 37, 43, 48, 55), "val": (17, 52), "test": (12, 27)}
 """The split by video that EndoViT and the comparison of Silva et al. (2022) use."""
 FEW_VIDEOS = {
     1: ((9,), (28,), (43,)),

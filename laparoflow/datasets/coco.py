@@ -75,12 +75,10 @@ def read_coco(path: Path) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: it is not in COCO's format")
-    for number, image in enumerate(content["images"]):
-        for key in ("id", "file_name"):
-            field(image, key, f"{path}: image {number} of the list")
-    for number, category in enumerate(content["categories"]):
-        for key in ("id", "name"):
-            field(category, key, f"{path}: category {number} of the list")
+    for kind, entry_name, name in (("images", "image", "file_name"), ("categories", "category", "name")):
+        for number, entry in enumerate(content[kind]):
+            for key in ("id", name):
+                field(entry, key, f"{path}: {entry_name} {number} of the list")
     images = {str(image["id"]) for image in content["images"]}
     for number, annotation in enumerate(content["annotations"]):
         for key in ("category_id", "image_id"):

@@ -119,11 +119,11 @@ def _ignored(given: Any, coloured: bool, path: Path) -> list[Any]:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
 
 
 def _is_colour(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_id(part) and 0 <= part <= 255 for part in value)
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
 
 
 def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None) -> Frame:

@@ -72,11 +72,12 @@ def _of_path(path: str) -> frozenset[Video]:
 
 def _may_be_same(first: frozenset[Video], second: frozenset[Video]) -> bool:
     """Whether two videos lie in groups that hold the same procedures."""
-    for group_a, group_b in _tables()["overlaps"]:
-        for one, other in ((group_a, group_b), (group_b, group_a)):
-            if any(_in(video, one) for video in first) and any(_in(video, other) for video in second):
-                return True
-    return False
+    sides = ((first, second), (second, first))
+    return any(
+        any(_in(video, one) for video in side) and any(_in(video, other) for video in beside)
+        for one, other in _tables()["overlaps"]
+        for side, beside in sides
+    )
 
 
 def _in(video: Video, group: dict[str, Any]) -> bool:

@@ -77,10 +77,9 @@ def build_dataset(
     if name not in dataset_names():
         raise ValueError(f"dataset must be one of {', '.join(dataset_names())}, got {name!r}")
     tasks = [served for known, served in READERS if known == name]
-    if task is None:
-        if len(tasks) > 1:
-            raise ValueError(f"{name} has labels for {' and '.join(tasks)}: say which by task")
-        task = tasks[0]  # type: ignore[assignment]
+    if task is None and len(tasks) > 1:
+        raise ValueError(f"{name} has labels for {' and '.join(tasks)}: say which by task")
+    task = task or tasks[0]  # type: ignore[assignment]
     if task not in tasks:
         raise ValueError(f"{name} has labels for {' and '.join(tasks)}, not for {task!r}; try {dataset_names(task)}")
     if split not in ("all", "train", "val", "test"):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,9 +75,7 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
     if settings.test_videos:
         by = "video"
         _require_videos(dataset, settings.test_videos, "test_videos")
-        chosen = set(settings.test_videos)
-        test = [i for i, frame in enumerate(dataset.frames) if frame.video in chosen]
-        train = [i for i, frame in enumerate(dataset.frames) if frame.video not in chosen]
+        train, test = _apart(dataset, settings.test_videos)
     elif by == "official":
         parts = {part: [i for i, f in enumerate(dataset.frames) if f.part == part] for part in ("train", "val", "test")}
         train, val, test = parts["train"], parts["val"], parts["test"]
@@ -162,7 +160,7 @@ def _unknown_warning(dataset: FrameDataset[Any]) -> str:
         f"split by frame: (nearly) every one of the {len(dataset)} pictures is the only one of its video, so, unless each "
         "is of another operation, the scores measure memory, not generalisation"
     )
-    return f"{text}; {dataset.video_hint}" if dataset.video_hint else text
+    return "; ".join(filter(None, [text, dataset.video_hint]))
 
 
 def _shared_warning(by: str, count: int) -> str:
@@ -180,9 +178,15 @@ def _by_video(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list
         )
     count = min(len(videos) - 1, max(1, math.ceil(settings.test_fraction * len(videos))))
     order = np.random.default_rng(settings.seed).permutation(len(videos))
-    chosen = {videos[i] for i in order[:count]}
-    train = [i for i, frame in enumerate(dataset.frames) if frame.video not in chosen]
-    return train, [i for i, frame in enumerate(dataset.frames) if frame.video in chosen]
+    return _apart(dataset, {videos[i] for i in order[:count]})
+
+
+def _apart(dataset: FrameDataset[Any], tested: Container[str]) -> tuple[list[int], list[int]]:
+    """Frames of the other videos, and of the tested ones."""
+    sides: tuple[list[int], list[int]] = ([], [])
+    for i, frame in enumerate(dataset.frames):
+        sides[frame.video in tested].append(i)
+    return sides
 
 
 def _by_time(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[int], list[int]]:
@@ -190,8 +194,7 @@ def _by_time(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[
     test: list[int] = []
     for video in dataset.videos:
         indices = sorted(
-            (i for i, f in enumerate(dataset.frames) if f.video == video),
-            key=lambda i: dataset.frames[i].order,
+            (i for i, f in enumerate(dataset.frames) if f.video == video), key=lambda i: dataset.frames[i].order
         )
         tested = math.ceil(settings.test_fraction * len(indices))
         gap = math.ceil(settings.gap_fraction * len(indices))

@@ -14,9 +14,7 @@ from laparoflow.export.timm_weights import create_arguments
 from laparoflow.models.encoder import PixelEncoder
 
 NOT_RECORDED = "not recorded"
-ANOTHER_SIZE = (
-    "# At another size pass img_size=SIDE, a multiple of the stride; timm resamples the position embedding."
-)
+ANOTHER_SIZE = "# At another size pass img_size=SIDE, a multiple of the stride; timm resamples the position embedding."
 
 
 def file_card(encoder: PixelEncoder, settings: ExportSettings, size: tuple[int, int]) -> str:

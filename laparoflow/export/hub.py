@@ -1,9 +1,9 @@
 """A folder for the Hugging Face hub, which timm and this package load as it stands.
 
-    OUT/config.json, model.safetensors   what ``timm.create_model("local-dir:OUT", pretrained=True)`` reads
-    OUT/pixel_head.safetensors           the head of the loss, with which ``load_encoder(OUT)`` gives the whole network
-    OUT/probes/NAME/                     trained heads, for ``laparoflow predict OUT OUT/probes/NAME VIDEO --out FOLDER``
-    OUT/README.md                        the model card, its YAML header on top
+OUT/config.json, model.safetensors   what ``timm.create_model("local-dir:OUT", pretrained=True)`` reads
+OUT/pixel_head.safetensors           the head of the loss, with which ``load_encoder(OUT)`` gives the whole network
+OUT/probes/NAME/                     trained heads, for ``laparoflow predict OUT OUT/probes/NAME VIDEO --out FOLDER``
+OUT/README.md                        the model card, its YAML header on top
 """
 
 from __future__ import annotations
@@ -77,5 +77,3 @@ def _keep_heads(probe: Path, folder: Path, encoder: PixelEncoder) -> dict[str, A
             write_bytes(target / name, (probe / name).read_bytes())
     write_json(target / "metrics.json", kept)
     return kept
-
-

@@ -1,6 +1,6 @@
 """Backbone and pixel head as ONNX, checked against PyTorch with onnxruntime.
 
-    images float32 [B, 3, H, W], RGB in 0..1  ->  features [B, C, H/p, W/p], embeddings [B, D, H/s, W/s]
+images float32 [B, 3, H, W], RGB in 0..1  ->  features [B, C, H/p, W/p], embeddings [B, D, H/s, W/s]
 """
 
 from __future__ import annotations

@@ -33,9 +33,7 @@ class TokenBackbone(nn.Module):
         FileNotFoundError: ``weights`` does not exist.
     """
 
-    def __init__(
-        self, name: str, image_size: int, weights: Path | None = None, blocks: int = 1, **options: Any
-    ) -> None:
+    def __init__(self, name: str, image_size: int, weights: Path | None = None, blocks: int = 1, **options: Any) -> None:
         super().__init__()
         if not timm.is_model(name):
             near = get_close_matches(name.split(".")[0], timm.list_models(), 5, 0.4)

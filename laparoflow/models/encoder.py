@@ -1,7 +1,7 @@
 """The network that is pretrained and probed: backbone, up-sampling, projection.
 
-    images RGB 0..1 [B, 3, H, W] --normalise--> backbone --features--> [B, C, H/p, W/p]
-                                                   '--pixel head--> embeddings [B, D, H/s, W/s]
+images RGB 0..1 [B, 3, H, W] --normalise--> backbone --features--> [B, C, H/p, W/p]
+                                               '--pixel head--> embeddings [B, D, H/s, W/s]
 """
 
 from __future__ import annotations
@@ -46,11 +46,7 @@ class PixelEncoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.backbone = TokenBackbone(
-            settings.backbone,
-            settings.image_size,
-            settings.weights,
-            settings.feature_blocks,
-            **settings.backbone_options,
+            settings.backbone, settings.image_size, settings.weights, settings.feature_blocks, **settings.backbone_options
         )
         self.feature_dim = self.backbone.feature_dim
         self.feature_stride = self.backbone.stride
@@ -65,10 +61,7 @@ class PixelEncoder(nn.Module):
             settings.projection_layers,
         )
         mean, std = self.backbone.pixel_statistics
-        for name, own, given in (
-            ("image_mean", mean, settings.image_mean),
-            ("image_std", std, settings.image_std),
-        ):
+        for name, own, given in (("image_mean", mean, settings.image_mean), ("image_std", std, settings.image_std)):
             values = list(own if given is None else given)
             if len(values) != 3 or (name == "image_std" and min(values) <= 0):
                 raise ValueError(f"encoder.{name}: expected three numbers (above 0 for the deviation), got {values}")
@@ -89,9 +82,7 @@ class PixelEncoder(nn.Module):
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless ``images`` is float [B, 3, H, W] with H and W multiples of the stride."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"images: expected float [B, 3, H, W] RGB in 0..1, got {images.dtype} {tuple(images.shape)}"
-            )
+            raise ValueError(f"images: expected float [B, 3, H, W] RGB in 0..1, got {images.dtype} {tuple(images.shape)}")
         height, width = images.shape[-2:]
         if height % self.feature_stride or width % self.feature_stride or not height or not width:
             raise ValueError(

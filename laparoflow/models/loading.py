@@ -31,9 +31,7 @@ def find_checkpoint(run: Path) -> Path:
     if last.is_file():
         return steps[-1] if steps and _overtaken(last, steps[-1]) else last
     if not steps:
-        raise FileNotFoundError(
-            f"checkpoint: {run} is neither a checkpoint nor a run folder with checkpoints/last.ckpt"
-        )
+        raise FileNotFoundError(f"checkpoint: {run} is neither a checkpoint nor a run folder with checkpoints/last.ckpt")
     return steps[-1]
 
 

@@ -66,15 +66,12 @@ class PixelHead(nn.Module):
         ValueError: ``embed_stride`` cannot be reached by doublings, or layers=0 and the widths differ.
     """
 
-    def __init__(
-        self, channels: int, token_stride: int, embed_stride: int, dim: int, hidden: int, layers: int
-    ) -> None:
+    def __init__(self, channels: int, token_stride: int, embed_stride: int, dim: int, hidden: int, layers: int) -> None:
         super().__init__()
         ratio, rest = divmod(token_stride, embed_stride) if embed_stride > 0 else (0, 1)
         if rest or ratio < 1 or ratio & (ratio - 1):
             raise ValueError(
-                f"embed_stride: expected the backbone's stride {token_stride} divided by a power of two, "
-                f"got {embed_stride}"
+                f"embed_stride: expected the backbone's stride {token_stride} divided by a power of two, got {embed_stride}"
             )
         steps = ratio.bit_length() - 1
         ups: list[nn.Module] = []

@@ -46,10 +46,7 @@ class Orbit:
     def position(self, t: float) -> tuple[float, float]:
         """Frame coordinates at time t (frames)."""
         angle = self.phase + self.direction * self.speed / self.radius * t
-        return (
-            self.centre[0] + self.radius * float(np.cos(angle)),
-            self.centre[1] + self.radius * float(np.sin(angle)),
-        )
+        return (self.centre[0] + self.radius * float(np.cos(angle)), self.centre[1] + self.radius * float(np.sin(angle)))
 
     def angle(self, t: float) -> float:
         """Rotation in radians at time t (frames)."""

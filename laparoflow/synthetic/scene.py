@@ -118,11 +118,7 @@ def _draw_organ(
 
 
 def _draw_instrument(
-    rng: np.random.Generator,
-    params: SceneParameters,
-    colour: Float,
-    centre: tuple[float, float],
-    reach: float,
+    rng: np.random.Generator, params: SceneParameters, colour: Float, centre: tuple[float, float], reach: float
 ) -> Instrument:
     width = float(rng.uniform(*params.instrument_width))
     height = int(np.ceil(width * 1.4)) | 1
@@ -158,10 +154,7 @@ def _draw_instrument(
     return Instrument(
         layer=layer,
         orbit=draw_orbit(rng, target, params.instrument_orbit, params.instrument_speed, 0.0),
-        pivot=(
-            centre[0] + 1.3 * reach * float(np.cos(entry)),
-            centre[1] + 1.3 * reach * float(np.sin(entry)),
-        ),
+        pivot=(centre[0] + 1.3 * reach * float(np.cos(entry)), centre[1] + 1.3 * reach * float(np.sin(entry))),
         keypoints=np.array([[tip, middle], [wrist, middle], [wrist + 2.5 * width, middle]]),
     )
 
@@ -187,10 +180,7 @@ def build_scene(params: SceneParameters, seed: int) -> Scene:
     for kind in (1, 2):
         angle = start + (kind - 1) * np.pi + float(rng.uniform(-0.5, 0.5))
         away = float(rng.uniform(0.30, 0.50))
-        place = (
-            centre[0] + away * centre[0] * np.cos(angle),
-            centre[1] + away * centre[1] * 1.1 * np.sin(angle),
-        )
+        place = (centre[0] + away * centre[0] * np.cos(angle), centre[1] + away * centre[1] * 1.1 * np.sin(angle))
         organs.append(_draw_organ(rng, params, colour, kind, place))
     return Scene(
         params=params,

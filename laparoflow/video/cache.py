@@ -292,10 +292,7 @@ class FrameCache(Sequence[CachedFrame]):
     @property
     def content_hash(self) -> str:
         """SHA-256 over settings and the content of all clips, independent of paths."""
-        parts = [
-            json.dumps(self.settings, sort_keys=True),
-            *(f"{c.name}:{c.content_hash}" for c in self.clips),
-        ]
+        parts = [json.dumps(self.settings, sort_keys=True), *(f"{c.name}:{c.content_hash}" for c in self.clips)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property

@@ -31,9 +31,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     spread = top - bottom
     safe = torch.where(spread > 0, spread, torch.ones_like(spread))
     hue = torch.where(
-        top == red,
-        (green - blue) / safe,
-        torch.where(top == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+        top == red, (green - blue) / safe, torch.where(top == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe)
     )
     sector = torch.remainder(hue + 6.0 * shift, 6.0)
     offsets = torch.tensor([5.0, 3.0, 1.0], dtype=images.dtype, device=images.device)[None, :, None, None]
