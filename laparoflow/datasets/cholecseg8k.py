@@ -104,11 +104,7 @@ class CholecSeg8k(SegmentationDataset):
 
 
 def read_grey_mask(path: Path) -> NDArray[np.uint8]:
-    """Reads a watershed mask as its grey value [H, W]; RGB, RGBA, palette and plain grey files are accepted.
-
-    Raises:
-        DatasetError: the file cannot be read, or its colour channels differ (it is another of the masks).
-    """
+    """A watershed mask as its grey value [H, W], of RGB, RGBA, palette and grey files; a DatasetError if it is coloured."""
     pixels = read_colours(path)
     if (pixels[..., :1] != pixels).any():
         raise DatasetError(f"{path} is coloured; a watershed mask has equal channels")

@@ -21,15 +21,7 @@ FOLDER = Path(__file__).with_name("class_maps")
 
 @dataclass(frozen=True)
 class ClassMap:
-    """One variant of a class map.
-
-    Attributes:
-        name: of the file, without its ending.
-        version: of the file.
-        variant: of the file.
-        classes: the common classes.
-        sources: data set name -> its class -> the common class.
-    """
+    """One variant of a class map: its common classes, and data set name -> its class -> the common class."""
 
     name: str
     version: int

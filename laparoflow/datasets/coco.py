@@ -28,26 +28,14 @@ ROBOFLOW = "_annotations.coco.json"
 
 @dataclass(frozen=True)
 class CocoLabel:
-    """The label of one picture.
-
-    Attributes:
-        annotations: those of the picture, in the order of the file.
-        size: (height, width) that the file gives, None where it gives none.
-    """
+    """The annotations of a picture in the order of the file, and its (height, width) where the file gives them."""
 
     annotations: tuple[dict[str, Any], ...]
     size: tuple[int, int] | None
 
 
 def annotation_files(root: Path, annotations: str | None, pattern: str, reader: str) -> list[Path]:
-    """The annotation files of a folder, or the one that is asked for.
-
-    Args:
-        root: the data set's folder.
-        annotations: a file, absolute or below root; None finds them.
-        pattern: of names in `annotations/` that come first.
-        reader: name of the data set, for messages.
-    """
+    """The annotation files of a folder, those in `annotations/` whose name fits ``pattern`` first; or the one asked for."""
     if annotations:
         return [root / annotations]
     inside = root / "annotations"
@@ -102,12 +90,7 @@ def coco_frames(
 ) -> list[Frame]:
     """The pictures of one annotation file, each with a CocoLabel of the chosen annotations.
 
-    Args:
-        content: of the file.
-        root: the data set's folder.
-        path: the file.
-        several: whether the data set has other annotation files, so that this one is a part.
-        chosen: which annotations count.
+    ``several`` says whether the data set has other annotation files, so that this one is a part.
     """
     by_image: dict[str, list[dict[str, Any]]] = {str(image["id"]): [] for image in content["images"]}
     for annotation in filter(chosen, content["annotations"]):

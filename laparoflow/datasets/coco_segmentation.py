@@ -114,13 +114,9 @@ def polygon_mask(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[
 
 
 def run_length_mask(counts: Any, written: Any, size: tuple[int, int], what: str) -> NDArray[np.bool_]:
-    """Pixels [H, W] of run lengths, down the columns, off first.
+    """Pixels [H, W] of run lengths, down the columns, off first: a list, or COCO's compressed text.
 
-    Args:
-        counts: a list of run lengths, or COCO's compressed text.
-        written: the (height, width) that the file gives for them.
-        size: (height, width) of the picture.
-        what: names the annotation.
+    ``written`` is the (height, width) that the file gives, ``size`` the picture's; ``what`` names the annotation.
     """
     if list(written or []) != list(size):
         raise DatasetError(f"{what}: run lengths of size {written} (height, width), the picture is {list(size)}")

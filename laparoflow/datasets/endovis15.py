@@ -68,14 +68,7 @@ def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]
 
 
 class Endovis15Robotic(_FromVideos, SegmentationDataset):
-    """Reads every frame of the robotic recordings with its mask.
-
-    Args:
-        root: a folder with recordings somewhere below.
-
-    Raises:
-        DatasetError: no recording with a video and a mask video, or one that cannot be read.
-    """
+    """Every frame of the robotic recordings somewhere below a folder, with its mask."""
 
     name = "endovis15_robotic"
     classes = CLASSES
@@ -102,15 +95,11 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
 
 
 class Endovis15RoboticPose(_FromVideos, KeypointDataset):
-    """Reads the frames of the robotic recordings that have key points.
+    """The frames of the robotic recordings somewhere below a folder that have key points.
 
     Args:
-        root: a folder with recordings somewhere below.
+        root: the folder.
         tracked_point: read TrackedPoint as a sixth joint.
-
-    Raises:
-        DatasetError: no recording with a video and key points, or a label file with entries for frames that its video
-            does not have.
     """
 
     name = "endovis15_robotic"
@@ -135,14 +124,7 @@ class Endovis15RoboticPose(_FromVideos, KeypointDataset):
 
 
 class Endovis15Rigid(SegmentationDataset):
-    """Reads the stills of the rigid set; each operation is a video.
-
-    Args:
-        root: a folder with operations (OP1, OP2, ...) somewhere below.
-
-    Raises:
-        DatasetError: no operation, a picture without its mask, or a mask of another size.
-    """
+    """The stills of the rigid set, operations (OP1, OP2, ...) somewhere below a folder; each operation is a video."""
 
     name = "endovis15_rigid"
     classes = CLASSES

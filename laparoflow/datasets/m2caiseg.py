@@ -107,14 +107,7 @@ class M2caiSeg(SegmentationDataset):
 
 
 def commonest(ids: NDArray[np.int64], known: NDArray[np.bool_], classes: int, size: int) -> NDArray[np.int64]:
-    """The commonest known class in the size x size neighbourhood of each pixel; a pixel's own class wins a draw.
-
-    Args:
-        ids: class ids [H, W].
-        known: bool [H, W], which pixels vote.
-        classes: number of classes.
-        size: odd side of the neighbourhood, in pixels.
-    """
+    """The commonest class of ids [H, W] in the size x size pixels around each, its own in a draw; ``known`` ones vote."""
     votes = [((ids == label) & known).astype(np.float32) for label in range(classes)]
     counted = [cv2.boxFilter(own, -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE) for own in votes]
     return (np.stack(counted) + 0.5 * np.stack(votes)).argmax(0)

@@ -23,13 +23,7 @@ def _tables() -> dict[str, Any]:
 
 
 def overlap_warnings(dataset: str, videos: Sequence[str], pretraining: Iterable[str]) -> list[str]:
-    """Sentences about test videos that are, or may be, in the pretraining set; empty when none is known to be.
-
-    Args:
-        dataset: name of the labelled data set.
-        videos: names of its test videos.
-        pretraining: names or paths of the pretraining videos.
-    """
+    """Sentences about test videos of a labelled set that are, or may be, among the names or paths used for pretraining."""
     warnings = []
     tested = {video: _of_labelled(dataset, video) for video in videos}
     for clip in sorted(set(pretraining)):

@@ -28,14 +28,7 @@ _VIDEO = re.compile(r"(video_\d+)(?:_\d+)?")
 
 
 class SarRarp50(SegmentationDataset):
-    """Reads SAR-RARP50's masks and the pictures that were sampled from its videos.
-
-    Args:
-        root: the folder that holds train1, train2 and test (or some of them).
-
-    Raises:
-        DatasetError: no mask, no sampled pictures, a mask with several channels that differ or with unknown ids.
-    """
+    """SAR-RARP50's masks and the pictures that were sampled from its videos, in a folder with train1, train2 and test."""
 
     name = "sar_rarp50"
     classes = CLASSES

@@ -106,15 +106,12 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
 
 
 def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
-    """Positions of the labelled frames of one budget and seed: a prefix of one random order per seed.
+    """Positions of the labelled frames of one budget: a prefix of one random order per seed, so that subsets are nested.
 
     Args:
         available: number of frames to choose from.
         budget: a whole number of frames, a fraction in (0, 1] written with a point (1.0 is all), or "all".
-        seed: which random order; subsets of one seed are nested.
-
-    Raises:
-        ValueError: the budget is not of that form or exceeds what is available.
+        seed: which random order.
     """
     count = budget_count(available, budget)
     return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])

@@ -31,14 +31,7 @@ def _pictures(root: Path) -> list[tuple[str, Path]]:
 
 
 class SyntheticSegmentation(SegmentationDataset):
-    """The synthetic laparoscopy with its masks.
-
-    Args:
-        root: the folder that `write_dataset` filled.
-
-    Raises:
-        DatasetError: `dataset.json` or a mask is missing, or a mask holds an id with no class.
-    """
+    """The synthetic laparoscopy that `write_dataset` wrote, with its masks."""
 
     name = "synthetic"
 
@@ -60,14 +53,7 @@ class SyntheticSegmentation(SegmentationDataset):
 
 
 class SyntheticKeypoints(KeypointDataset):
-    """The synthetic laparoscopy with its key points, one instrument per clip.
-
-    Args:
-        root: the folder that `write_dataset` filled.
-
-    Raises:
-        DatasetError: `dataset.json` or a key-point file is missing or has another number of frames or joints.
-    """
+    """The synthetic laparoscopy that `write_dataset` wrote, with its key points, one instrument per clip."""
 
     name = "synthetic"
 

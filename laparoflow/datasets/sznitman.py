@@ -23,14 +23,7 @@ _TOOL = re.compile(r"<tool>(.*?)</tool>", re.DOTALL)
 
 
 class Sznitman(KeypointDataset):
-    """Reads the Sznitman laparoscopy sequence.
-
-    Args:
-        root: the folder that holds `train.xml` and `trainData`.
-
-    Raises:
-        DatasetError: the annotation file is missing or not of the form above, or a point lies outside its picture.
-    """
+    """The Sznitman laparoscopy sequence, in a folder with `train.xml` and `trainData`."""
 
     name = "sznitman"
     joints = ("instrument",)

@@ -30,11 +30,7 @@ class VideoFrames:
         self._last: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
-        """Number of frames that the file announces, or of its packets where it announces none.
-
-        Raises:
-            DatasetError: the file is missing or no video.
-        """
+        """Number of frames that the file announces, or of its packets where it announces none."""
         try:
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
@@ -43,11 +39,7 @@ class VideoFrames:
             raise DatasetError(f"cannot read the video {self.path}: {error}") from error
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
-        """Pixels of one frame.
-
-        Raises:
-            DatasetError: the file cannot be decoded up to that frame.
-        """
+        """Pixels of one frame; a DatasetError where the file cannot be decoded up to it."""
         if self._frames is None or number < self._number:
             self._frames, self._number, self._last = self._decode(), -1, None
         try:

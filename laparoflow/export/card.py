@@ -38,13 +38,7 @@ def file_card(encoder: PixelEncoder, settings: ExportSettings, size: tuple[int, 
 
 
 def hub_card(encoder: PixelEncoder, settings: ExportSettings, probes: Mapping[str, dict[str, Any]]) -> str:
-    """The README.md of a hub folder.
-
-    Args:
-        encoder: what was exported.
-        settings: of the export.
-        probes: name -> the content of its metrics.json, for the scores.
-    """
+    """The README.md of a hub folder, with the scores of probes, name -> the content of its metrics.json."""
     header: dict[str, Any] = {"library_name": "timm", "pipeline_tag": "image-feature-extraction"}
     header |= {"license": settings.licence} if settings.licence else {"license": "other", "license_name": "not-stated"}
     header["tags"] = ["timm", "laparoflow", "self-supervised-learning", "surgical-video"]

@@ -32,12 +32,7 @@ class BothOutputs(nn.Module):
 
 
 def write_onnx(encoder: PixelEncoder, path: Path, size: tuple[int, int]) -> None:
-    """Write the model for pictures of one size and any batch.
-
-    Args:
-        encoder: in eval mode.
-        path: the file, ending in ``.onnx``.
-        size: (height, width) of the pictures, multiples of the backbone's stride.
+    """Write an encoder in eval mode for pictures of one size (height, width), multiples of its stride, and any batch.
 
     Raises:
         ValueError: a size that does not fit.

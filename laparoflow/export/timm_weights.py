@@ -28,11 +28,7 @@ def safetensors_bytes(module: torch.nn.Module, **metadata: str) -> bytes:
 
 
 def compare_with_timm(encoder: PixelEncoder, name: str, **arguments: Any) -> None:
-    """Build a model with ``timm.create_model`` and compare its tokens with those of the encoder, in eval mode.
-
-    Raises:
-        RuntimeError: they differ.
-    """
+    """Build a model with ``timm.create_model``; a RuntimeError where its tokens differ from those of the encoder."""
     plain: Any = timm.create_model(name, **arguments).eval()
     size = encoder.settings.image_size
     image = encoder.normalise(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
@@ -44,11 +40,7 @@ def compare_with_timm(encoder: PixelEncoder, name: str, **arguments: Any) -> Non
 
 
 def write_timm(encoder: PixelEncoder, path: Path) -> None:
-    """Write the backbone's weights, after loading them through timm and comparing the tokens.
-
-    Args:
-        encoder: in eval mode.
-        path: the file, ending in ``.safetensors``.
+    """Write the weights of an encoder in eval mode as ``.safetensors``, loaded through timm and compared before.
 
     Raises:
         RuntimeError: plain timm does not give the same tokens; no file is left.

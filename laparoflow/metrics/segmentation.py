@@ -28,11 +28,7 @@ MEAN_RULE = (
 
 
 class SegmentationScores:
-    """Accumulates predictions and gives the scores.
-
-    Args:
-        classes: class names, id 0 first.
-    """
+    """Accumulates predictions and gives the scores; ``classes`` are names, id 0 first."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         if len(classes) < 2:
@@ -41,16 +37,7 @@ class SegmentationScores:
         self._by_video: dict[str, Tensor] = {}
 
     def update(self, prediction: Tensor, truth: Tensor, video: str) -> None:
-        """Counts one frame.
-
-        Args:
-            prediction: class ids, integer [H, W].
-            truth: class ids or IGNORE_INDEX, integer [H, W].
-            video: name of the frame's video.
-
-        Raises:
-            ValueError: the shapes differ.
-        """
+        """Counts one frame: class ids, integer [H, W], in the truth or IGNORE_INDEX, and the name of its video."""
         if prediction.shape != truth.shape:
             raise ValueError(f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape")
         counts = multiclass_confusion_matrix(
@@ -107,15 +94,9 @@ def frame_confusions(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def resampled_mean_iou(counts: NDArray[Any], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Mean IoU with the frames drawn again, with replacement, the same ones for the same seed and number of frames.
+    """Mean IoU [resamples] with the frames drawn again, with replacement, the same ones for one seed and number of frames.
 
-    Args:
-        counts: pixel counts [n, C, C] of each frame, rows truth.
-        resamples: how often.
-        seed: of the draws.
-
-    Returns:
-        [resamples].
+    ``counts`` are pixel counts [n, C, C] of each frame, rows truth.
     """
     n = len(counts)
     again = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)

@@ -21,11 +21,7 @@ def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def surface_distance(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> float | None:
-    """NSD of two masks bool [H, W] with a tolerance in pixels; None where both are empty.
-
-    Raises:
-        ValueError: the shapes differ or the tolerance is negative.
-    """
+    """NSD of two masks bool [H, W] with a tolerance in pixels; None where both are empty."""
     if prediction.shape != truth.shape or prediction.ndim != 2:
         raise ValueError(f"masks must be [H, W] of one shape, got {prediction.shape} and {truth.shape}")
     if tolerance < 0:
@@ -41,12 +37,7 @@ def surface_distance(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], to
 
 
 class SurfaceScores:
-    """Mean NSD per class over the frames in which truth or prediction has the class.
-
-    Args:
-        classes: class names, id 0 first.
-        tolerance: in pixels.
-    """
+    """Mean NSD per class, names with id 0 first, over the frames in which truth or prediction has the class."""
 
     def __init__(self, classes: tuple[str, ...], tolerance: float) -> None:
         self.classes, self.tolerance = classes, tolerance

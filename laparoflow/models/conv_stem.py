@@ -42,13 +42,7 @@ WINDOW = 7
 
 
 def stem_strides(stride: int) -> tuple[int, ...]:
-    """Strides of the stem's convolutions whose product is ``stride``.
-
-    Args:
-        stride: a power of two, 1 or more.
-
-    Returns:
-        At least three numbers, the twos first: 4 gives (2, 2, 1), 16 gives (2, 2, 2, 2).
+    """At least three strides, the twos first, whose product is ``stride``: 4 gives (2, 2, 1), 16 gives (2, 2, 2, 2).
 
     Raises:
         ValueError: ``stride`` is not a power of two.
@@ -74,15 +68,9 @@ def window_means(channels: int, device: Any = None, dtype: Any = None) -> nn.Con
 
 
 class ConvStem(PatchEmbed):
-    """Convolutional stem with the interface of ``timm.layers.PatchEmbed``.
+    """Convolutional stem with the interface and the arguments of ``timm.layers.PatchEmbed``.
 
-    Args:
-        img_size: image size in pixels that the position embedding is laid out for.
-        patch_size: stride of the stem, a power of two.
-        in_chans: image channels.
-        embed_dim: channels of a token.
-        bias: give the last 1x1 convolution a bias.
-        **kwargs: what ``PatchEmbed`` takes (``output_fmt``, ``strict_img_size``, ``dynamic_img_pad``, ...).
+    ``patch_size`` is the stride of the stem, a power of two; ``bias`` is that of the last 1x1 convolution.
 
     Shape:
         [B, in_chans, H, W] -> as PatchEmbed: [B, H/s * W/s, embed_dim], or NHWC with ``output_fmt="NHWC"``.
@@ -115,11 +103,7 @@ class ConvStem(PatchEmbed):
         self.proj = nn.Sequential(*layers)  # type: ignore[assignment]
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
-        """Change the image size; the stem's stride is fixed.
-
-        Raises:
-            ValueError: a patch size other than the stem's stride was asked for.
-        """
+        """Change the image size; a ValueError for a patch size other than the stem's stride, which is fixed."""
         if patch_size is not None and tuple(torch.as_tensor(patch_size).expand(2).tolist()) != self.patch_size:
             raise ValueError(f"patch_size: a convolutional stem keeps its stride {self.patch_size}, got {patch_size}")
         super().set_input_size(img_size=img_size)

@@ -19,11 +19,7 @@ HUB_KEY = "laparoflow"
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run folder, or ``run`` itself where it is a file.
-
-    Raises:
-        FileNotFoundError: nothing there.
-    """
+    """The newest checkpoint of a run folder, or ``run`` itself where it is a file; a FileNotFoundError for neither."""
     if run.is_file():
         return run
     last = run / "checkpoints" / "last.ckpt"
@@ -62,11 +58,7 @@ def checkpoint_settings(state: dict[str, Any], path: Path) -> EncoderSettings:
 
 
 def check_fit(found: dict[str, Any], expected: dict[str, Any], path: Path | str) -> None:
-    """Compare the names and shapes of a checkpoint's tensors with those of the network that is to take them.
-
-    Raises:
-        ValueError: they differ; the message names the file, what was expected and what was found.
-    """
+    """A ValueError where names or shapes of a checkpoint's tensors are not those of the network that is to take them."""
     shapes, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (found, expected))
     problems = [f"{name} is {wanted[name]} here, not in the file" for name in wanted if name not in shapes]
     problems += [f"{name} is {shapes[name]} in the file, not here" for name in shapes if name not in wanted]

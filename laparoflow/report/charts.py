@@ -30,10 +30,7 @@ STYLE: Any = {
 def score_chart(summary: Sequence[Mapping[str, Any]], score: str, label: str) -> str:
     """Score against label budget with error bars of one deviation, a line per backbone.
 
-    Args:
-        summary: entries with "backbone", "labels" and `score` -> {"mean", "deviation"}.
-        score: which score.
-        label: its name on the axis.
+    ``summary`` has entries with "backbone", "labels" and `score` -> {"mean", "deviation"}; ``label`` is for the axis.
     """
     figure, axes = _figure(4.2, 3)
     budgets: set[int] = set()

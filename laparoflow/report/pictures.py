@@ -56,13 +56,8 @@ def mask_picture(image: Picture, truth: NDArray[np.integer], prediction: NDArray
 
 
 def keypoint_picture(image: Picture, truth: NDArray[np.floating], found: Sequence[NDArray[np.floating]]) -> Picture:
-    """The picture with true points in white, each in a circle of the radius within which PCK counts, and detections as red
-    crosses.
-
-    Args:
-        image: [H, W, 3].
-        truth: [I, K, 3] (x, y, visibility).
-        found: per joint [P, 3] (x, y, score).
+    """The picture with true points [I, K, 3] (x, y, visibility) in white, each in a circle of the radius within which PCK
+    counts, and detections, per joint [P, 3] (x, y, score), as red crosses.
     """
     drawn = np.ascontiguousarray(image).copy()
     radius = max(3, round(PCK_RADIUS * float(np.hypot(*image.shape[:2]))))

@@ -27,8 +27,7 @@ class Source:
 
     Attributes:
         kind: "probe", "pretrain" or "evidence".
-        folder: where it is.
-        title: the folder's name, with its parent's where that tells more.
+        folder, title: where it is, and its name, with its parent's where that tells more.
         content: what its JSON file holds.
         curves: for "pretrain", name -> [(step, value), ...].
         pictures: PNG files, relative name -> path.

@@ -23,18 +23,15 @@ def band_noise(
     angle: float = 0.0,
     spread: float = 0.45,
 ) -> Array:
-    """Periodic noise with energy around one wavelength.
+    """Periodic noise float32 [height, width] with energy around one wavelength, mean 0 and standard deviation 1.
 
     Args:
         rng: source of the noise.
         height, width: size in pixels.
         wavelength: pixels per period across the texture's fine direction.
-        anisotropy: how many times longer structures are along ``angle`` than across it.
+        anisotropy: how many times longer structures are along ``angle`` (radians) than across it.
         angle: direction of the elongation in radians.
         spread: relative width of the band.
-
-    Returns:
-        float32 [height, width] with mean 0 and standard deviation 1.
     """
     ky = np.fft.fftfreq(height)[:, None]
     kx = np.fft.rfftfreq(width)[None, :]

@@ -30,16 +30,9 @@ class Border:
     circle: tuple[float, float, float] | None = None
 
     def mask(self, height: int, width: int, crop: tuple[int, int, int, int], margin: float) -> NDArray[np.bool_]:
-        """Visible pixels of a frame resized from ``crop`` to height x width.
+        """bool [height, width], True where a frame resized from the box ``crop`` of the source shows something.
 
-        Args:
-            height, width: size of the resized frame.
-            crop: box of the source that the frame shows.
-            margin: pixels of the resized frame by which the visible part is shrunk where it is not the
-                frame's edge.
-
-        Returns:
-            bool [height, width], True = visible.
+        ``margin`` is by how many pixels of the resized frame the circle is shrunk.
         """
         step_x, step_y = (crop[2] - crop[0]) / width, (crop[3] - crop[1]) / height
         x = crop[0] + (np.arange(width) + 0.5) * step_x - 0.5
@@ -91,14 +84,7 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float, float
 
 
 def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
-    """Find the border common to the given frames.
-
-    Args:
-        frames: uint8 [H, W, 3] each, of one size.
-
-    Returns:
-        The visible part; the whole frame if there is no border or the frames are all dark.
-    """
+    """The border common to frames uint8 [H, W, 3] of one size; the whole frame where there is none or all are dark."""
     if not frames:
         raise ValueError("frames must hold at least one frame, got none")
     brightest = np.max([frame.max(-1) for frame in frames], axis=0)

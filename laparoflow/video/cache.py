@@ -64,9 +64,7 @@ class CachedFrame:
     gap: int
 
     def padded(self, height: int, width: int) -> CachedFrame:
-        """The frame enlarged to height x width at its right and bottom, black, without motion and invalid.
-
-        Coordinates and flow keep their meaning, so that clips of different sizes can be batched.
+        """Enlarged to height x width at right and bottom, black, without motion and invalid, so that sizes can be batched.
 
         Raises:
             ValueError: the frame is larger than that.
@@ -160,13 +158,7 @@ def read_clip(folder: Path) -> ClipRecord | None:
 
 
 def find_damage(folder: Path, clip: ClipRecord, hashed: Iterable[int] = ()) -> list[str]:
-    """What is wrong with a clip's files.
-
-    Args:
-        folder: of the clip.
-        clip: its record.
-        hashed: numbers of the shards whose content is compared, not only their size.
-    """
+    """What is wrong with a clip's files; of the shards numbered ``hashed`` the content is compared, not only the size."""
     compare = set(hashed)
     found = [damage(folder / "index.npy", clip.index, bool(compare))]
     found += [damage(folder / shard_name(number), file, number in compare) for number, file in enumerate(clip.files)]
@@ -185,13 +177,9 @@ def read_index(folder: Path) -> NDArray[np.void]:
 
 
 def read_sample(folder: str | Path, clip: ClipRecord, row: np.void, number: int = 0) -> CachedFrame:
-    """One sample of a clip: opens the shard, reads the sample's bytes and closes it.
+    """One sample of a clip, the row of its index: opens the shard, reads the sample's bytes and closes it.
 
-    Args:
-        folder: of the clip.
-        clip: its record.
-        row: of its index.
-        number: of the clip, for ``CachedFrame.clip``.
+    ``number`` is that of the clip, for ``CachedFrame.clip``.
     """
     path = f"{folder}/{shard_name(int(row['shard']))}"
     try:
@@ -213,11 +201,10 @@ def _read(file: RawIOBase | Any, offset: int, count: int) -> bytes:
 
 
 class FrameCache(Sequence[CachedFrame]):
-    """Random access to a cache.
+    """Random access to a cache, which :meth:`open` verifies.
 
     Only the bytes of the frame that is asked for are read, and no file stays open, so a cache may have any number of
-    shards; the system keeps what was read in memory, one copy for all processes. Open it with ``FrameCache.open``. It can
-    be pickled and sent to data loader workers.
+    shards. It can be pickled and sent to data loader workers.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], clips: list[ClipRecord]) -> None:
@@ -244,9 +231,6 @@ class FrameCache(Sequence[CachedFrame]):
             verify: "sizes" looks at the size of every file; "sample" also compares the SHA-256 of a few shards, drawn
                 anew each time; "hashes" that of all of them.
             part: (k, n): this is process k of n that open the cache together; each compares an n-th of the shards.
-
-        Returns:
-            The cache.
 
         Raises:
             CacheError: if it is no cache, of another version, empty, or a shard is missing or corrupted.

@@ -57,13 +57,7 @@ def one_opencv_thread() -> Iterator[None]:
 
 @dataclass
 class ClipResult:
-    """How a worker's part of a clip went.
-
-    Attributes:
-        name: the clip.
-        record: the clip's record, or None while other workers still have shards to finish.
-        rebuilt: shards that were found damaged and were built again.
-    """
+    """A worker's part of a clip: the record is None while others still have shards to finish; ``rebuilt`` were damaged."""
 
     name: str
     record: ClipRecord | None
@@ -74,9 +68,7 @@ class ClipWriter:
     """Prepares one clip, or a worker's part of it.
 
     Args:
-        cache: folder of the cache.
-        plan: what to do.
-        settings: how to do it.
+        cache, plan, settings: where, what and how.
         part: (k, n): take the shards whose number leaves the remainder k when divided by n.
         advance: called for every source frame that is done.
     """

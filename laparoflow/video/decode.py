@@ -76,8 +76,7 @@ class Frame:
     """A decoded frame; pixels are converted when they are first asked for.
 
     Attributes:
-        index: place in the source.
-        time: seconds, larger than that of the frame before.
+        index, time: place in the source, and seconds, which grow from frame to frame.
         raw: what was decoded, or the pixels of a picture.
         source: the video or image folder.
         part: number of times up to here that timestamps started again, the frame size changed or a picture was damaged;
@@ -93,11 +92,7 @@ class Frame:
     size: tuple[int, int] | None = None
 
     def rgb(self) -> Image:
-        """Pixels uint8 [H, W, 3].
-
-        Raises:
-            VideoError: if they cannot be converted or the image cannot be read.
-        """
+        """Pixels uint8 [H, W, 3]; a VideoError where they cannot be converted."""
         if isinstance(self.raw, np.ndarray):
             return self.raw
         with _named(self.source, f"convert frame {self.index} of"):
@@ -160,14 +155,7 @@ def _lacks_index(path: Path) -> bool:
 
 
 class Source:
-    """One video file or image folder.
-
-    Args:
-        path: file or folder.
-        image_rate: frame rate given to image sequences.
-        pattern: which pictures of a folder are its frames, see ``images_in``.
-        video_stream: which of several video tracks, from 0; None takes the best.
-        deinterlace: "flagged" where the file says that it is interlaced, "always" or "never".
+    """One video file or image folder; for the options see ``PrepareSettings``.
 
     Raises:
         VideoError: if it cannot be opened, has no video stream or not a single frame.

@@ -100,8 +100,7 @@ def consistency_mask(pair: FlowPair, visible: Mask, relative: float = 0.01, abso
         relative, absolute: |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, with b read where f points.
 
     Returns:
-        bool [H, W], True where the flow agrees, is finite, and leads from a visible to a visible pixel of the
-        frame.
+        bool [H, W], True where the flow agrees, is finite, and leads from a visible pixel to a visible one.
     """
     height, width = visible.shape
     keep = visible & np.isfinite(pair.forward).all(0)

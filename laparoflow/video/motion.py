@@ -12,15 +12,10 @@ LEAST_POINTS = 64
 
 
 def relative_motion(flow: Flow, valid: Mask) -> float:
-    """How much parts of a frame move against each other, in pixels.
+    """How much parts of a frame move against each other, in pixels, by its flow float32 [2, H, W] where ``valid`` [H, W].
 
-    The 95th percentile over valid pixels of the distance of the flow from its median. A pan of the camera, which
-    moves all pixels alike, does not count; an instrument that covers a twentieth of the frame does. 0 if fewer than
-    1 % of the pixels are valid.
-
-    Args:
-        flow: float32 [2, H, W] in pixels.
-        valid: bool [H, W].
+    The 95th percentile of the distance of the flow from its median. A pan of the camera, which moves all pixels alike,
+    does not count; an instrument that covers a twentieth of the frame does. 0 if fewer than 1 % of the pixels are valid.
     """
     sparse = valid[::STEP, ::STEP]
     if sparse.mean() < 0.01:
@@ -34,15 +29,9 @@ def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:
     """Subtract the motion that most of the frame follows.
 
     Args:
-        flow: float32 [2, H, W] in pixels.
+        flow: float32 [2, H, W] in pixels; it is returned as it is if too few pixels are valid for a fit.
         valid: bool [H, W], pixels the model is fitted to (RANSAC, 1 pixel).
         model: "similarity" (shift, rotation, scale) or "affine".
-
-    Returns:
-        float32 [2, H, W]; the flow itself if there are too few valid pixels for a fit.
-
-    Raises:
-        ValueError: for another model.
     """
     if model not in ("similarity", "affine"):
         raise ValueError(f"model must be 'similarity' or 'affine', got {model!r}")

@@ -38,11 +38,7 @@ class Identified(NamedTuple):
 
 
 def known_clips(cache: Path) -> list[KnownClip]:
-    """The clips that a cache holds or has begun, by name.
-
-    Raises:
-        CacheError: if the record of a finished clip is damaged.
-    """
+    """The clips that a cache holds or has begun, by name; a CacheError where the record of a finished one is damaged."""
     known = []
     for folder in sorted((cache / "clips").glob("*")):
         clip = read_clip(folder)
@@ -65,10 +61,7 @@ def _short(name: str) -> str:
 def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequence[str] = ()) -> list[str]:
     """A name for every source: its stem, with as many parent folders as it takes to be unique.
 
-    Args:
-        sources: different paths.
-        beside: paths of other sources, whose names have to differ as well.
-        taken: names that cannot be had.
+    The names differ from those of the sources ``beside`` as well, and from those that are ``taken``.
     """
     everything = list({*sources, *beside})
 
@@ -105,12 +98,7 @@ def _fingerprint(source: Path, pattern: str | None) -> str | None:
 
 
 def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -> Identified:
-    """Find the clips that sources are in a cache, which need not exist yet.
-
-    Args:
-        sources: different absolute paths of videos and image folders.
-        cache: folder of the cache.
-        pattern: which pictures of a folder are its frames.
+    """Find the clips that sources (different absolute paths) are in a cache, which need not exist yet.
 
     Raises:
         CacheError: if the cache holds a clip of what lay at a source's path before, or a damaged record.

@@ -28,12 +28,9 @@ REPORT_EVERY = 8  # frames between two messages of a worker
 
 
 def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """Rank and world size that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) gave.
+    """(rank, world size) that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) gave, else (0, 1).
 
     SLURM_NTASKS is not looked at: it is also set in a batch script that runs once.
-
-    Returns:
-        (rank, world size), (0, 1) without a launcher.
 
     Raises:
         ValueError: if the variables contradict each other.
@@ -122,10 +119,7 @@ def run_tasks(
 ) -> tuple[list[ClipResult], list[Exception]]:
     """Run tasks in worker processes, or in this one if one worker is enough.
 
-    Args:
-        tasks: what to do; independent of one another.
-        workers: number of processes.
-        advance: called with a clip's name and a number of source frames as they are done.
+    ``advance`` is called with a clip's name and a number of source frames as they are done.
 
     Returns:
         Results and errors. A full disk or an interruption stops what has not started; other errors concern

@@ -22,15 +22,9 @@ LABEL = 18  # height in pixels of a row's text
 def flow_picture(
     flow: NDArray[np.floating], longest: float | None = None, valid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Flow [2, H, W] in the colours of ``torchvision.utils.flow_to_image``: hue is direction, white is rest.
+    """Flow [2, H, W] in the colours of ``torchvision.utils.flow_to_image``, uint8 [H, W, 3]: hue is direction, white rest.
 
-    Args:
-        flow: (dx, dy) in pixels.
-        longest: the length in pixels that is shown in full colour, as longer ones are; None takes :func:`full_length`.
-        valid: bool [H, W]; the rest is black.
-
-    Returns:
-        RGB uint8 [H, W, 3].
+    A vector of ``longest`` pixels or more has the full colour (None: :func:`full_length`); what is not ``valid`` is black.
     """
     import torch
     from torchvision.utils import flow_to_image
@@ -58,13 +52,7 @@ def flow_wheel(side: int) -> NDArray[np.uint8]:
 
 
 def write_overview(folder: Path, clip: ClipRecord, path: Path) -> None:
-    """Write the overview of a finished clip as PNG.
-
-    Args:
-        folder: the clip's folder.
-        clip: its record.
-        path: the picture to write.
-    """
+    """Write the overview of a finished clip, which lies in ``folder``, as PNG."""
     index = read_index(folder)
     chosen = sorted({round(place) for place in np.linspace(0, len(index) - 1, ROWS)}) if len(index) else []
     rows = []

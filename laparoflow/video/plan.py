@@ -22,13 +22,10 @@ class ClipPlan:
 
     Attributes:
         name: folder of the clip in the cache.
-        source: the video or image folder.
-        fingerprint: hash that recognises the source.
-        source_height, source_width: size of the source frames.
-        border: visible part of the source frame.
-        crop: box (left, top, right, bottom) of the source that is cached.
+        source, fingerprint: the video or image folder, and the hash that recognises it.
+        source_height, source_width, frame_rate: of the source.
+        border, crop: visible part of the source frame, and the box (left, top, right, bottom) of it that is cached.
         height, width: size of the cached frames.
-        frame_rate: frames per second of the source.
         expected: announced number of source frames, or None.
         decoder: what decodes the source.
     """
@@ -82,11 +79,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 
 def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
-    """Open a source, look at its size and border, and decide what is cached.
-
-    Raises:
-        VideoError: if the source cannot be read or has no frame.
-    """
+    """Open a source, look at its size and border, and decide what is cached; a VideoError where it cannot be read."""
     source = Source(path, settings.image_rate, settings.pattern, settings.video_stream, settings.deinterlace)
     try:
         content = fingerprint(path, settings.pattern)

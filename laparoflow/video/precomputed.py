@@ -36,11 +36,7 @@ def read_kitti(path: Path) -> tuple[Flow, Mask]:
 
 
 def read_flow(path: Path) -> tuple[Flow, Mask]:
-    """Read .flo, .npz or KITTI .png: flow float32 [2, H, W] and valid bool [H, W].
-
-    Raises:
-        ValueError: for another format or a damaged file.
-    """
+    """Flow float32 [2, H, W] and valid bool [H, W] of .flo, .npz or KITTI's .png; a ValueError names a damaged file."""
     if path.suffix == ".png":
         return read_kitti(path)
     if path.suffix == ".flo":
@@ -65,8 +61,7 @@ class PrecomputedFlow:
     """Flow of one clip read from files.
 
     Args:
-        folder: folder of the layout above.
-        name: the clip's name in the cache.
+        folder, name: folder of the layout above, and the clip's name in the cache.
         crop: box (left, top, right, bottom) of the source frame that is cached.
         source_size: (H, W) of the source frame.
 

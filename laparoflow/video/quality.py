@@ -36,13 +36,8 @@ def _detail(frame: Image) -> NDArray[np.float32]:
 def detail_correlation(source: Image, target: Image, flow: Flow, visible: Mask) -> float:
     """How well the target, read where the flow points, shows the source's detail: correlation in [-1, 1].
 
-    Two pictures of one scene agree in it, two pictures of different scenes do not, however alike their colours are
-    and however hard a flow estimator tries.
-
-    Args:
-        source, target: uint8 [H, W, 3].
-        flow: float32 [2, H, W], source to target.
-        visible: bool [H, W], pixels to look at.
+    Two pictures (uint8 [H, W, 3]) of one scene agree in it where they are ``visible``, two of different scenes do not,
+    however alike their colours are and however hard a flow estimator tries.
     """
     first = _detail(source)[visible]
     second = warp_by_flow(_detail(target)[None], flow)[0][visible]
@@ -52,17 +47,15 @@ def detail_correlation(source: Image, target: Image, flow: Flow, visible: Mask) 
 
 
 def pair_problem(source: Image, target: Image, flow: Flow, valid: Mask, visible: Mask) -> str | None:
-    """What is wrong with a pair of frames.
+    """What is wrong with a pair of frames uint8 [H, W, 3], or None for a usable one.
 
     Args:
-        source, target: uint8 [H, W, 3].
-        flow: float32 [2, H, W], source to target.
-        valid: bool [H, W], where the flow is consistent.
+        flow, valid: float32 [2, H, W], source to target, and where it is consistent.
         visible: bool [H, W], pixels inside the border.
 
     Returns:
         "scene cut" when much of the flow is inconsistent and the frames do not show one scene, "no consistent flow"
-        when nearly all of it is, None for a usable pair.
+        when nearly all of it is.
     """
     agreement = float(valid.sum() / max(1, visible.sum()))
     if agreement < CUT_AGREEMENT and detail_correlation(source, target, flow, visible) < CUT_CORRELATION:

@@ -15,11 +15,7 @@ SMALLEST = 128  # RAFT's correlation pyramid needs frames of at least this many 
 
 
 def load_raft(weights: Path) -> RAFT:
-    """Load raft_large or raft_small, whichever the state dict fits.
-
-    Raises:
-        ValueError: if the file cannot be read as a state dict or fits neither.
-    """
+    """raft_large or raft_small, whichever the state dict fits; a ValueError where it fits neither or cannot be read."""
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -35,12 +31,7 @@ def load_raft(weights: Path) -> RAFT:
 
 
 class RAFTFlow:
-    """RAFT both ways in one batch, on a GPU where there is one.
-
-    Args:
-        weights: file with a state dict of torchvision's raft_large or raft_small.
-        updates: number of refinement steps.
-    """
+    """RAFT both ways in one batch, on a GPU where there is one, with a file of weights and a number of refinements."""
 
     def __init__(self, weights: Path | str, updates: int = 12) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

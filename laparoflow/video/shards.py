@@ -93,11 +93,7 @@ class Shard:
         self.record.excluded.setdefault(reason, []).append(frame)
 
     def write(self, folder: Path) -> ShardRecord:
-        """Write file and JSON; returns the record with ``file`` filled in.
-
-        Raises:
-            DiskFullError: when the disk is full; shards written before stay.
-        """
+        """Write file and JSON, and return the record; a DiskFullError leaves the shards that were written before."""
         if self._data:
             with write_atomically(folder / shard_name(self.record.number)) as file:
                 file.write(self._data)

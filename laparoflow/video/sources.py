@@ -161,11 +161,8 @@ def find_sources(inputs: list[Path], pattern: str | None = None) -> Found:
     """Videos and image folders named by the inputs.
 
     A file that is named is taken as a video, whatever its ending. A folder gives every video and every folder of pictures
-    below it, links to folders included, but no masks, no pictures beside videos and nothing of a cache.
-
-    Args:
-        inputs: files and folders.
-        pattern: takes the files of folders whose path ends so (``*_left.avi``, ``Raw/*.jpg``), masks or not, and no others.
+    below it, links to folders included, but no masks, no pictures beside videos and nothing of a cache. A ``pattern`` takes
+    the files of folders whose path ends so (``*_left.avi``, ``Raw/*.jpg``), masks or not, and no others.
 
     Raises:
         VideoError: for an input that does not exist or holds neither videos nor image sequences.

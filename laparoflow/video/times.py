@@ -11,17 +11,11 @@ LOOK_AHEAD = 16  # frames after which the presentation times of AVI with B-frame
 
 
 def believed_stamps(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame, float | None]]:
-    """Add to each (index, frame) its time stamp in seconds, by FFmpeg's best-effort rule.
+    """Add to each (index, frame), as shown, its time in seconds by FFmpeg's best-effort rule; None without a stamp.
 
     The presentation time is believed while it has stepped back no more often than the decode time, and the decode time
     after that: containers such as AVI hold only decode times, and what then stands for presentation times is in
     disorder. Unlike FFmpeg we look ``LOOK_AHEAD`` frames ahead, so that the first frames are judged as the later ones.
-
-    Args:
-        frames: decoded frames in the order in which they are shown.
-
-    Yields:
-        (index, frame, seconds), with None for a frame without a stamp that can be believed.
     """
     waiting: deque[tuple[int, av.VideoFrame]] = deque()
     last: dict[str, int] = {}
@@ -46,11 +40,7 @@ def believed_stamps(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tup
 
 
 class Clock:
-    """Times that grow from frame to frame, whatever the time stamps do.
-
-    Args:
-        period: seconds from frame to frame, for frames without a usable time stamp.
-    """
+    """Times that grow from frame to frame, by ``period`` seconds where there is no usable time stamp."""
 
     def __init__(self, period: float) -> None:
         self.period = period

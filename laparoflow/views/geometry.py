@@ -116,12 +116,8 @@ def draw_transform(
     Args:
         settings: ranges to draw from.
         batch: number of frames B.
-        source_size: (H, W) of the frames.
-        view_size: (h, w) of the views.
-        generator: CPU generator; the same state gives the same transforms.
-
-    Returns:
-        The transforms, on the CPU.
+        source_size, view_size: (H, W) of the frames and (h, w) of the views.
+        generator: CPU generator; the same state gives the same transforms, which are on the CPU.
     """
     (height, width), (h, w) = source_size, view_size
 

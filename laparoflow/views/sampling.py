@@ -97,14 +97,11 @@ def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
 
 
 def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
-    """Validity at source coordinates: inside the frame, and no invalid pixel has a share in the bilinear sample.
+    """Validity [B, h, w] at source coordinates: inside the frame, and no invalid pixel has a share in the bilinear sample.
 
     Args:
         valid: bool [B, H, W], True = keep.
         grid: [B, h, w, 2], (x, y) in source pixels.
-
-    Returns:
-        bool [B, h, w].
     """
     _check_grid("valid", valid, 3, grid)
     if valid.dtype != torch.bool:
