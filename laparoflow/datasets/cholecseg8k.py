@@ -94,18 +94,13 @@ class CholecSeg8k(SegmentationDataset):
             self._lookup[grey] = self.classes.index(fine if classes == 13 else merged)
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
-        grey = read_grey_mask(frame.label)
+        colours = read_colours(frame.label)
+        if (colours[..., :1] != colours).any():
+            raise DatasetError(f"{frame.label} is coloured; a watershed mask has equal channels")
+        grey = colours[..., 0]
         mask = self._lookup[grey]
         if (mask < 0).any():
             unknown, counts = np.unique(grey[mask < 0], return_counts=True)
             found = ", ".join(f"{value} ({count} px)" for value, count in zip(unknown, counts, strict=True))
             raise DatasetError(f"{frame.label}: grey values that CholecSeg8k does not define: {found}")
         return mask
-
-
-def read_grey_mask(path: Path) -> NDArray[np.uint8]:
-    """A watershed mask as its grey value [H, W], of RGB, RGBA, palette and grey files; a DatasetError if it is coloured."""
-    pixels = read_colours(path)
-    if (pixels[..., :1] != pixels).any():
-        raise DatasetError(f"{path} is coloured; a watershed mask has equal channels")
-    return pixels[..., 0]

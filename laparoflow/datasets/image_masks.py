@@ -111,15 +111,11 @@ def _description(path: Path) -> dict[str, Any]:
 
 def _ignored(given: Any, coloured: bool, path: Path) -> list[Any]:
     """What has no label, as a list of ids or of colours."""
-    fits, expected = (_is_colour, "[red, green, blue]") if coloured else (_is_id, "a mask id")
+    fits, expected = (_is_colour, "[red, green, blue]") if coloured else (lambda value: type(value) is int, "a mask id")
     values = [given] if fits(given) else given
     if not isinstance(values, list) or not all(map(fits, values)):
         raise DatasetError(f"{path}: ignore must be {expected} or a list of such, got {given!r}")
     return values
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int
 
 
 def _is_colour(value: Any) -> bool:

@@ -80,7 +80,9 @@ class TokenBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens after the last norm: [B, 3, H, W] normalised -> [B, C, H/p, W/p]."""
-        return self._as_map(self.model.forward_features(images), images)
+        patches = self.model.forward_features(images)[:, self.model.num_prefix_tokens :]
+        height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride
+        return patches.transpose(1, 2).reshape(images.shape[0], self.token_dim, height, width)
 
     def features(self, images: Tensor) -> Tensor:
         """Tokens of the last ``blocks`` blocks, each normalised, joined: [B, 3, H, W] -> [B, C * blocks, h, w]."""
@@ -90,8 +92,3 @@ class TokenBackbone(nn.Module):
             images, indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
         )
         return torch.cat(list(maps), dim=1)  # type: ignore[arg-type]  # intermediates_only gives the maps
-
-    def _as_map(self, tokens: Tensor, images: Tensor) -> Tensor:
-        height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride
-        patches = tokens[:, self.model.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(images.shape[0], self.token_dim, height, width)

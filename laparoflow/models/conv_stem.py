@@ -88,8 +88,7 @@ class ConvStem(PatchEmbed):
         strides = stem_strides(stride)
         layers: list[nn.Module] = []
         width = in_chans
-        for i, step in enumerate(strides):
-            remaining = len(strides) - 1 - i
+        for remaining, step in zip(reversed(range(len(strides))), strides, strict=True):
             out = max(2 * GROUP, embed_dim // 2**remaining // GROUP * GROUP)
             layers += [
                 nn.Conv2d(width, out, 2 + step, stride=step, padding=1, bias=False, device=device, dtype=dtype),

@@ -122,9 +122,9 @@ def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], n
     encoder = method.encoder
     height, width = (side // encoder.feature_stride * encoder.feature_stride for side in frame.image.shape[:2])
     image, flow, valid = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (frame.image, moving.flow, moving.valid))
-    maps = (image.movedim(-1, 1), flow.float(), valid)
-    places = (torch.tensor([place]) for place in (number, frame.clip, 0))
-    batch = FrameBatch(*(part[..., :height, :width] for part in maps), *places)
+    image, flow, valid = (part[..., :height, :width] for part in (image.movedim(-1, 1), flow.float(), valid))
+    position, clip, batch_number = (torch.tensor([place]) for place in (number, frame.clip, 0))
+    batch = FrameBatch(image, flow, valid, position, clip, batch_number)
     pair = [whole_frame(batch, 0, encoder.embed_stride), two_views(batch, views, encoder.embed_stride, (number,))[1]]
     guides, masks, _, _ = pair_guides(method, pair)
     title = f"clip {frame.clip}, frame {frame.frame}"

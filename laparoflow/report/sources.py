@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,8 @@ def find_sources(runs: list[Path]) -> list[Source]:
     for run in runs:
         if not run.is_dir():
             raise FileNotFoundError(f"runs: {run} is not a folder")
-        files = [path for path in _result_files(run) if path.resolve() not in found]
+        results = (path for name in KIND_OF_FILE for path in sorted(run.rglob(name)))
+        files = [path for path in results if path.resolve() not in found]
         if not files and not any(path.is_relative_to(run.resolve()) for path in found):
             raise ValueError(f"runs: {run} holds none of {', '.join(KIND_OF_FILE)}, so there is nothing to report")
         for path in files:
@@ -60,10 +60,6 @@ def find_sources(runs: list[Path]) -> list[Source]:
             if source is not None:
                 found[path.resolve()] = source
     return list(found.values())
-
-
-def _result_files(run: Path) -> Iterator[Path]:
-    return (path for name in KIND_OF_FILE for path in sorted(run.rglob(name)))
 
 
 def _read(path: Path) -> Source | None:

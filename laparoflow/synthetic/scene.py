@@ -129,14 +129,11 @@ def _draw_instrument(
 
     alpha = np.zeros((height, length), np.uint8)
     half = width / 2.0
-    parts = (
-        [(tip, middle - 0.8), (wrist, middle - half * 0.85), (wrist, middle + half * 0.85), (tip, middle +
-        0.8)], [(wrist - 0.5 * width, middle - half * 0.6), (wrist, middle - half), (length + 9.0, middle -
-        half),
-         (length + 9.0, middle + half), (wrist, middle + half), (wrist - 0.5 * width, middle + half * 0.6)],
-    )  # fmt: skip
-    for part in parts:
-        polygon = np.round(np.array(part) * 2**bits).astype(np.int32)
+    jaws = [(tip, 0.8), (wrist, half * 0.85)]
+    shaft = [(wrist - 0.5 * width, half * 0.6), (wrist, half), (length + 9.0, half)]
+    for part in (jaws, shaft):  # one side of the axis, and back along the other
+        outline = [(x, middle - away) for x, away in part] + [(x, middle + away) for x, away in reversed(part)]
+        polygon = np.round(np.array(outline) * 2**bits).astype(np.int32)
         cv2.fillPoly(alpha, [polygon], 255, lineType=cv2.LINE_AA, shift=bits)
 
     across = (np.arange(height, dtype=np.float32) - middle) / half
@@ -230,17 +227,13 @@ def _render_frame(scene: Scene, t: int, rng: np.random.Generator) -> tuple[NDArr
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), mask
 
 
-def _true_flow(scene: Scene, mask: NDArray[np.uint8], now: list[Matrix], then: list[Matrix]) -> Float:
+def _true_flow(mask: NDArray[np.uint8], now: list[Matrix], then: list[Matrix]) -> Float:
     """Flow float32 [2, H, W] of each pixel's own layer from frame t to t + 1."""
-    height, width = mask.shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    flow = np.zeros((2, height, width), np.float32)
+    flow = np.zeros((2, *mask.shape), np.float32)
     for index, (a, b) in enumerate(zip(now, then, strict=True)):
         step = (b @ np.linalg.inv(a) - np.eye(3)).astype(np.float32)
-        where = mask == index
-        px, py = x[where], y[where]
-        flow[0][where] = step[0, 0] * px + step[0, 1] * py + step[0, 2]
-        flow[1][where] = step[1, 0] * px + step[1, 1] * py + step[1, 2]
+        y, x = (place.astype(np.float32) for place in np.nonzero(mask == index))
+        flow[:, mask == index] = [row[0] * x + row[1] * y + row[2] for row in step[:2]]
     return flow
 
 
@@ -279,15 +272,7 @@ def render_clip(params: SceneParameters, frames: int, seed: int) -> SyntheticCli
         raise ValueError(f"frames must be at least 1, got {frames}")
     scene = build_scene(params, seed)
     rng = np.random.default_rng([seed, 1])
-    height, width = params.height, params.width
-    images = np.empty((frames, height, width, 3), np.uint8)
-    masks = np.empty((frames, height, width), np.uint8)
-    flow = np.empty((frames, 2, height, width), np.float32)
-    keypoints = np.empty((frames, len(KEYPOINTS), 3), np.float32)
-    then = scene.matrices(0)
-    for t in range(frames):
-        now, then = then, scene.matrices(t + 1)
-        images[t], masks[t] = _render_frame(scene, t, rng)
-        flow[t] = _true_flow(scene, masks[t], now, then)
-        keypoints[t] = _keypoints(scene, now[-1])
-    return SyntheticClip(images, masks, flow, keypoints)
+    images, masks = (np.stack(part) for part in zip(*(_render_frame(scene, t, rng) for t in range(frames)), strict=True))
+    places = [scene.matrices(t) for t in range(frames + 1)]
+    flow = np.stack([_true_flow(mask, *places[t : t + 2]) for t, mask in enumerate(masks)])
+    return SyntheticClip(images, masks, flow, np.stack([_keypoints(scene, now[-1]) for now in places[:-1]]))

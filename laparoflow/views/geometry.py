@@ -59,15 +59,6 @@ class ViewTransform:
         points = points.to(self.matrix)
         return _project(self.matrix, points + self._elastic(points))
 
-    def to_view(self, points: Tensor, iterations: int = 60) -> Tensor:
-        """Map source points [B, P, 2] to view points [B, P, 2]; the elastic part by a contracting iteration."""
-        target = _project(torch.linalg.inv(self.matrix), points.to(self.matrix))
-        result = target
-        if bool(self.amplitude.any()):
-            for _ in range(iterations):
-                result = target - self._elastic(result)
-        return result
-
     def grid(self, height: int, width: int) -> Tensor:
         """Source grid float64 [B, height, width, 2] of a view of the given size, (x, y) in source pixels."""
         rows = torch.arange(height, dtype=self.matrix.dtype, device=self.matrix.device)
