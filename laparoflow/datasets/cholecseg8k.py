@@ -53,19 +53,17 @@ _FRAME_FILE = re.compile(r"frame_(\d+)_endo\.png")
 
 
 class CholecSeg8k(SegmentationDataset):
-    """Reads CholecSeg8k with 13 or 8 classes.
+    """Reads CholecSeg8k with 13 classes (as published) or 8 (the merged protocol).
 
     Args:
         root: the folder that holds `video01`, `video09`, ...
-        classes: 13 (as published) or 8 (the merged protocol).
+        classes: 13 or 8.
 
     Raises:
-        DatasetError: no frame is found, a mask is missing, or a mask holds a grey value that the data set
-            does not define.
+        DatasetError: no frame is found, a mask is missing, or it holds a grey value that the data set does not define.
 
     Example:
-        >>> dataset = CholecSeg8k(Path("cholecseg8k"), classes=8)  # doctest: +SKIP
-        >>> dataset[0].mask.shape  # doctest: +SKIP
+        >>> CholecSeg8k(Path("cholecseg8k"), classes=8)[0].mask.shape  # doctest: +SKIP
         (480, 854)
     """
 

@@ -41,12 +41,7 @@ def class_map_names() -> tuple[str, ...]:
 
 
 def load_class_map(name: str, variant: str = "default") -> ClassMap:
-    """Loads a class map by its name in the package, or by the path of a YAML file.
-
-    Raises:
-        ValueError: no such map or variant.
-        DatasetError: the file is not a class map.
-    """
+    """Loads a class map by its name in the package, or by the path of a YAML file; a ValueError where there is none."""
     path = FOLDER / f"{name}.yaml" if name in class_map_names() else Path(name)
     if not path.is_file():
         raise ValueError(f"class_map must be one of {', '.join(class_map_names())} or a YAML file, got {name!r}")

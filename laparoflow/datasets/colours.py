@@ -14,15 +14,7 @@ SHOWN = 5
 
 
 class ColourTable:
-    """Colours of classes, and what else was met.
-
-    Args:
-        colours: RGB of each class id, 0 first.
-
-    Attributes:
-        unknown: pixels per colour outside the table, over all masks decoded so far.
-        decoded: number of pixels decoded so far.
-    """
+    """Colours of classes, RGB of each class id, 0 first; counts pixels per ``unknown`` colour and all that are ``decoded``."""
 
     def __init__(self, colours: Sequence[Colour]) -> None:
         if len(set(colours)) < len(colours):

@@ -139,11 +139,7 @@ class FrameDataset(Generic[SampleT]):
 
 
 class SegmentationDataset(FrameDataset[SegmentationSample]):
-    """Frames with class maps.
-
-    Attributes:
-        classes: name of each class id, 0 first.
-    """
+    """Frames with class maps; ``classes`` are the names of the class ids, 0 first."""
 
     classes: tuple[str, ...] = ()
 
@@ -163,11 +159,7 @@ class SegmentationDataset(FrameDataset[SegmentationSample]):
 
 
 class KeypointDataset(FrameDataset[KeypointSample]):
-    """Frames with key points, which are the frame's label unless a subclass reads them otherwise.
-
-    Attributes:
-        joints: name of each key point of an instrument.
-    """
+    """Frames with key points, the label of each unless a subclass reads them otherwise; ``joints`` are their names."""
 
     joints: tuple[str, ...] = ()
 

@@ -56,13 +56,8 @@ class Split:
 def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = None) -> Split:
     """Divides the frames of a data set into train and test.
 
-    Args:
-        dataset: any labelled data set.
-        settings: how; None takes the defaults.
-
-    Returns:
-        The split. Its `warning` is not empty when train and test share a video, or may do so unknown to the data set,
-        and when the published val part is tested on (`record["test_part"]` then is "val").
+    Its `warning` is not empty when train and test share a video, or may do so unknown to the data set, and when the
+    published val part is tested on (`record["test_part"]` then is "val").
 
     Raises:
         ValueError: the split that was asked for by name cannot be made, or a side would be empty.

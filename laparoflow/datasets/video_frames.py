@@ -13,14 +13,10 @@ from laparoflow.datasets.reading import DatasetError
 
 
 class VideoFrames:
-    """Frames in the order in which the decoder gives them, the first being number 0.
+    """Frames in the order in which the decoder gives them, uint8, the first being number 0; "rgb24" or "gray" pixels.
 
     Frames are decoded from where the last call stopped; going back starts the file again, since seeking is not exact
     in every container. Timestamps are not looked at, and pixels are those of the file, neither turned nor scaled.
-
-    Args:
-        path: of the video.
-        pixels: "rgb24" for [H, W, 3] or "gray" for [H, W], uint8 both.
     """
 
     def __init__(self, path: Path, pixels: str = "rgb24") -> None:

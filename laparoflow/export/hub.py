@@ -29,7 +29,6 @@ def write_hub(encoder: PixelEncoder, settings: ExportSettings) -> None:
 
     Raises:
         FileExistsError: ``out`` is there and was not written by this function.
-        FileNotFoundError: a probe keeps no heads of the trained network.
         ValueError: a probe of another network, or two probes of one name.
         RuntimeError: timm does not give the same tokens.
     """

@@ -23,9 +23,7 @@ DEFAULT_SIGMA = 0.05
 class OksAveragePrecision:
     """Accumulates pictures and gives AP, AP50, AP75 and AR.
 
-    Args:
-        sigmas: falloff of each joint, in units of the square root of the area; None takes 0.05 for all.
-        joints: number of joints.
+    ``sigmas`` are the falloff of each joint, in units of the square root of the area; None takes 0.05 for all.
     """
 
     def __init__(self, joints: int, sigmas: Sequence[float] | None = None) -> None:

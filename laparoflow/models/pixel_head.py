@@ -55,12 +55,10 @@ class PixelHead(nn.Module):
     """Up-sampling and projection.
 
     Args:
-        channels: channels of the tokens.
-        token_stride: stride of the tokens in pixels.
+        channels, token_stride: of the tokens, the stride in pixels.
         embed_stride: stride of the embeddings, ``token_stride`` over a power of two.
         dim: length of an embedding.
-        hidden: width of the projection's hidden layers.
-        layers: linear layers of the projection, 0 for none (then ``dim`` must be the number of channels).
+        hidden, layers: width and number of the projection's layers; with 0 layers ``dim`` must be the number of channels.
 
     Raises:
         ValueError: ``embed_stride`` cannot be reached by doublings, or layers=0 and the widths differ.

@@ -77,12 +77,7 @@ def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_backbone_weights(model: vision_transformer.VisionTransformer | eva.Eva, path: Path) -> None:
-    """Load ``path`` into ``model``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a tensor of the model is missing in the file or has another shape, or nothing matches.
-    """
+    """Load ``path`` into ``model``; a ValueError where a tensor is missing or has another shape, or nothing matches."""
     translate: Any = (eva if isinstance(model, eva.Eva) else vision_transformer).checkpoint_filter_fn
     state = translate(backbone_state(read_state(path)), model)
     own = model.state_dict()

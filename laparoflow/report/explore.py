@@ -86,10 +86,8 @@ def explore_run(
 ) -> dict[str, Any] | None:
     """The view of a run; None where its network is gone or there is no frame.
 
-    Args:
-        folder: of the run.
-        frames: from its cache.
-        labelled: further frames as (name, pictures with the frame itself as "image", (height, width) for the network).
+    ``labelled`` are frames beside those of the cache, as (name, pictures with the frame itself as "image", (height, width)
+    for the network).
     """
     if not (frames or labelled) or not (folder / "checkpoints").is_dir():
         return None

@@ -28,15 +28,12 @@ EXPLORED = 2
 
 
 def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow report") -> Path:
-    """Writes one self-contained HTML page about runs of `pretrain`, `probe` and `evidence`.
+    """Writes one self-contained HTML page about runs of `pretrain`, `probe` and `evidence`, and returns its path.
 
     Args:
         runs: folders that those commands wrote, or folders of such folders.
         out: the page to write; its name must end in .html.
         title: heading of the page.
-
-    Returns:
-        The path of the page.
 
     Raises:
         ValueError: no runs, a wrong ending, or a folder with nothing to report.

@@ -31,10 +31,7 @@ from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources, images_in
 
 
 def predict(settings: PredictSettings) -> tuple[int, float, str]:
-    """Write what a head finds.
-
-    Returns:
-        Number of frames, seconds, and what was written ("masks" or "key points").
+    """Write what a head finds; returns number of frames, seconds, and what was written ("masks" or "key points").
 
     Raises:
         ValueError: a probe of another network, two inputs of one name, or an input that cannot be read.

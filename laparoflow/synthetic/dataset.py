@@ -105,18 +105,14 @@ def write_dataset(
     Args:
         root: folder to create; may exist if it is empty.
         params: look and motion of the scenes.
-        videos: number of clips; clip n uses seed ``seed * 1000 + n``.
-        frames: frames per clip.
-        seed: seed of the data set.
+        videos, frames: number of clips, and frames of each.
+        seed: clip n uses seed ``seed * 1000 + n``.
         label_every: write image, mask and key points of every n-th frame; the video has all frames.
         flow: whether the true flow is written (4 bytes per pixel and frame).
         codec: video encoder.
 
     Returns:
         The path of ``dataset.json``.
-
-    Raises:
-        ValueError: for counts below 1 or a folder that already has something in it.
     """
     root = Path(root)
     for name, value in (("videos", videos), ("frames", frames), ("label_every", label_every)):

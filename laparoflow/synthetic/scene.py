@@ -250,15 +250,7 @@ def _keypoints(scene: Scene, matrix: Matrix) -> Float:
 
 
 def render_clip(params: SceneParameters, frames: int, seed: int) -> SyntheticClip:
-    """Render a clip; the same arguments give the same bytes.
-
-    Args:
-        params: look and motion of the scene.
-        frames: number of frames T, at least 1.
-        seed: chooses everything that is random in the clip.
-
-    Returns:
-        The clip with masks, flow and key points.
+    """Render a clip of so many frames, with masks, flow and key points; the same arguments give the same bytes.
 
     Raises:
         ValueError: if ``frames`` is below 1.

@@ -82,17 +82,13 @@ class ClipRecord:
     """A finished clip.
 
     Attributes:
-        name: folder under ``clips``.
-        source: path of the video when it was prepared.
+        name, source: folder under ``clips``, and path of the video when it was prepared.
         fingerprint: hash that recognises the source file.
-        frames: number of cached frames.
-        height, width: size of the cached frames in pixels.
-        frame_rate: frames per second of the source.
+        frames, height, width: number of cached frames, and their size in pixels.
+        frame_rate, decoder: frames per second of the source, and what decoded it.
         files: size in bytes and SHA-256 of each shard, empty for a shard without samples.
         index: size in bytes and SHA-256 of ``index.npy``.
-        flow_channels: channels of the flow, 2 for each gap.
-        flow_stride: distance in pixels between stored flow vectors.
-        decoder: what decoded the source.
+        flow_channels, flow_stride: channels of the flow, 2 for each gap, and distance in pixels of stored vectors.
         border: circle and box that were found, in source pixels.
         report: frames read, damaged and left out with reasons.
     """

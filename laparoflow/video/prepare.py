@@ -44,15 +44,13 @@ class PrepareReport:
     """What a run of ``prepare`` did on this rank.
 
     Attributes:
-        cache: folder of the cache.
-        rank, world_size: this process among those that share the work.
+        cache, rank, world_size: folder of the cache, and this process among those that share the work.
         clips: records of the clips that were finished when this run ended and to which it had to contribute.
-        prepared: names of the clips that this run finished.
-        kept: names of the clips that an earlier run had finished.
+        prepared, kept: names of the clips that this run finished, and that an earlier run had.
         rebuilt: damaged shards that were built again, with what was wrong.
         unreadable: sources that were skipped, with the reason.
-        passed_over: files of the input folders that are not read, by the reason.
         duplicates: sources whose content another source has too, with the clip that holds it.
+        passed_over: files of the input folders that are not read, by the reason.
     """
 
     cache: str

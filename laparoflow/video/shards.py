@@ -53,14 +53,7 @@ SAMPLE = np.dtype(list(zip(Sample._fields, ("<i8", "<f8", "<i4", "<f4", "<i4", "
 
 @dataclass
 class ShardRecord:
-    """What a shard's JSON holds.
-
-    Attributes:
-        number: place of the shard in its clip.
-        samples: the kept frames in order.
-        excluded: source frames left out, by reason.
-        file: size in bytes and SHA-256 of the shard's file, empty where nothing was kept.
-    """
+    """What a shard's JSON holds: place in the clip, kept frames, frames left out by reason, its file's size and SHA-256."""
 
     number: int
     samples: list[Sample] = field(default_factory=list)

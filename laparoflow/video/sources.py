@@ -48,12 +48,7 @@ class VideoError(ValueError):
 
 @dataclass
 class Found:
-    """What of the inputs is read and what is not.
-
-    Attributes:
-        sources: different absolute paths of videos and image folders.
-        passed_over: files, links and folders that are not read, by the reason.
-    """
+    """Different absolute paths of videos and image folders, and by the reason the files, links and folders not read."""
 
     sources: list[Path] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)

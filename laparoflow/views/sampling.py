@@ -114,15 +114,9 @@ def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
 
 
 def cell_grid(grid: Tensor, stride: int) -> Tensor:
-    """Source coordinates of the centres of stride x stride cells of a view.
+    """Source coordinates [B, h / stride, w / stride, 2] of the centres of stride x stride cells of a grid [B, h, w, 2].
 
-    Args:
-        grid: [B, h, w, 2] source grid of the view, h and w multiples of ``stride``.
-        stride: cell size in view pixels.
-
-    Returns:
-        [B, h / stride, w / stride, 2]: the middle pixel's coordinates for an odd stride, the mean of the four
-        middle pixels' for an even one.
+    The middle pixel's coordinates for an odd stride, the mean of the four middle pixels' for an even one.
 
     Raises:
         ValueError: if the view is not a whole number of cells.

@@ -52,13 +52,6 @@ class TwoViews:
             images: float [B, 3, H, W], RGB in 0..1.
             valid: bool [B, H, W], True = keep.
             generator: CPU generator; the same state gives the same views.
-
-        Returns:
-            Two views.
-
-        Raises:
-            ValueError: for wrong shapes.
-            TypeError: for images that are not floating point or a mask that is not bool.
         """
         return self.one(images, valid, generator), self.one(images, valid, generator)
 
