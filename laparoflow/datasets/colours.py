@@ -14,7 +14,7 @@ SHOWN = 5
 
 
 class ColourTable:
-    """Colours of classes, RGB of each class id, 0 first; counts pixels per ``unknown`` colour and all that are ``decoded``."""
+    """Colours of classes, RGB of each class id, 0 first; counts pixels of ``unknown`` colours and all ``decoded`` ones."""
 
     def __init__(self, colours: Sequence[Colour]) -> None:
         if len(set(colours)) < len(colours):
