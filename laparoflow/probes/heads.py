@@ -88,7 +88,7 @@ def train_head(
     seed: int,
     bias: float = 0.0,
 ) -> Head:
-    """Trains a head with Adam and cosine decay on random batches of pictures.
+    """Trains a head with AdamW and cosine decay on random batches of pictures.
 
     Args:
         features: [n, C, h, w].
@@ -110,7 +110,7 @@ def train_head(
     options = options.resolved()
     head = head.to(options.device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
-    optimizer = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / options.steps)))
     order = torch.empty(0, dtype=torch.int64)
     batch = min(options.batch_size, len(features))
