@@ -14,13 +14,13 @@ namespace {
 
 Problem problem_of(const HostProblem& h) {
   Problem p;
-  p.row = {h.query, h.query_flow, h.query_mask, h.query_offsets, h.query_total, h.query_longest};
-  p.column = {h.key, h.key_flow, h.key_mask, h.key_offsets, h.key_total, h.key_longest};
+  p.row = {h.query, h.query_flow, h.query_mask, h.query_offsets, h.query_group, h.query_total, h.query_longest};
+  p.column = {h.key, h.key_flow, h.key_mask, h.key_offsets, h.key_group, h.key_total, h.key_longest};
   p.temperature = &h.temperature;
   p.inv_bandwidth = h.inv_bandwidth;
   p.frames = h.frames;
   p.depth = h.depth;
-  p.flow_width = h.flow_width;
+  p.flow_width = h.flow_width + (h.query_group != nullptr ? kGroupWords : 0);
   p.element = static_cast<Element>(h.element);
   p.full_float = h.full_float != 0;
   p.aligned = h.aligned != 0;
@@ -31,6 +31,7 @@ Problem problem_of(const HostProblem& h) {
   p.symmetric = h.symmetric != 0;
   p.bounded = h.bounded != 0;
   p.deterministic = h.deterministic != 0;
+  p.weight_stats = h.weight_stats != 0;
   p.path = static_cast<Path>(h.path);
   return p;
 }
@@ -83,7 +84,7 @@ int laparoflow_host_weighted_sum(const HostProblem* h, const float* values, std:
   w.values = values;
   w.channels = channels;
   w.frames = p.frames;
-  w.flow_width = p.flow_width;
+  w.flow_width = h->flow_width;
   w.flow_kernel = p.flow_kernel;
   w.sums = sums;
   w.weight_sum = weight_sum;

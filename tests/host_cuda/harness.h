@@ -15,11 +15,13 @@ struct HostProblem {
   const std::int64_t* query_offsets;
   const std::int64_t* key_offsets;
   const float* inv_bandwidth;
+  const std::int64_t* query_group;
+  const std::int64_t* key_group;
   std::int64_t query_total, key_total, query_longest, key_longest;
   float temperature;
   std::int32_t frames, depth, flow_width, element, full_float, aligned;
   std::int32_t flow_kernel, positives, negatives, scope, symmetric, bounded;
-  std::int32_t multiprocessors, shared_memory, path, deterministic;
+  std::int32_t multiprocessors, shared_memory, path, deterministic, weight_stats;
 };
 
 const char* laparoflow_host_message();

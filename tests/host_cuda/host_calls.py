@@ -21,6 +21,8 @@ _POINTERS = [
     "query_offsets",
     "key_offsets",
     "inv_bandwidth",
+    "query_group",
+    "key_group",
 ]
 _INTS = [
     "frames",
@@ -39,6 +41,7 @@ _INTS = [
     "shared_memory",
     "path",
     "deterministic",
+    "weight_stats",
 ]
 
 
@@ -117,6 +120,8 @@ class Host:
             "query_offsets": offsets(case.query_sizes),
             "key_offsets": offsets(case.key_sizes),
             "inv_bandwidth": case.inv_bandwidth,
+            "query_group": case.query_group,
+            "key_group": case.key_group,
         }
         problem = HostProblem()
         for name, array in arrays.items():
@@ -137,6 +142,7 @@ class Host:
         problem.multiprocessors, problem.shared_memory = self.multiprocessors, self.shared_memory
         problem.path = self.path
         problem.deterministic = self.deterministic
+        problem.weight_stats = case.weight_stats
         return problem
 
     def filled(self, case: Case, backward: int = 0) -> float:

@@ -55,6 +55,14 @@ def make_case(
     )  # fmt: skip
 
 
+def grouped(case: Case, groups: int = 5, seed: int = 0) -> Case:
+    """``case`` with groups, of which some are equal in the low 32 of their bits alone."""
+    rng = np.random.default_rng(seed)
+    words = lambda n: np.sort(rng.integers(groups, size=n)) * (2**32 + 1) - (rng.integers(2, size=n) << 40)
+    case.query_group, case.key_group = (words(len(x)).astype(np.int64) for x in (case.query, case.key))
+    return case
+
+
 def far_case(far: str, element: str, **options: Any) -> Case:
     """Rows of one side (``far``: query or key) at up to 13.2 bandwidths from all of the other: their W falls to 2^-126."""
     case = make_case([70], [130], 40, element=element, flow_scale=0.01, symmetric=True, **options)

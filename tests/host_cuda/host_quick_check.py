@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host_reference as reference
 from host_calls import WARPGROUP, Host
-from host_cases import assert_right, check, far_case, make_case
+from host_cases import assert_right, check, far_case, grouped, make_case
 
 
 def main(library: str) -> int:
@@ -58,6 +58,14 @@ def main(library: str) -> int:
         # W down to 2^-126: of rows, and of columns
         check(host, far_case("query", "float16", bounded=True))
         check(warpgroup, far_case("key", "bfloat16", bounded=True), grad_scale=65536.0)
+        # pairs that count nowhere
+        check(host, grouped(make_case([70, 33], [130, 65], 24, masked=0.2, symmetric=True, scope="batch")))
+        check(host, grouped(far_case("query", "bfloat16", bounded=True), groups=3))
+        # a single weight to a row, in an odd column
+        lone = make_case([70], [130], 16, positives="inside", bounded=True, flow_scale=0.0, weight_stats=False)
+        lone.key_flow[1:] += np.float32(1e4)
+        lone.key_flow[[0, 1]] = lone.key_flow[[1, 0]]
+        assert (warpgroup.forward(lone)[0][1] == 1).all(), "whether a row has a weight"
         # frames that end where a tile does leave gaps between their records
         check(warpgroup, make_case([20, 1, 0, 65], [64, 0, 64, 10], 16, scope="batch", symmetric=True, positives="inside"))
         check(warpgroup, make_case([20, 65], [64, 10], 16, scope="batch", bounded=True))

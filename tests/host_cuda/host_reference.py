@@ -34,6 +34,9 @@ class Case:
     scope: str = "frame"
     symmetric: bool = False
     bounded: bool = False
+    query_group: np.ndarray | None = None  # [Tq] int64: pairs of equal groups count nowhere
+    key_group: np.ndarray | None = None  # [Tk]
+    weight_stats: bool = True
 
     @property
     def inv_bandwidth(self) -> np.ndarray:
@@ -49,6 +52,8 @@ def flow_weights(case: Case, dtype: type) -> tuple[np.ndarray, np.ndarray, np.nd
     keep_k = np.ones(tk, bool) if case.key_mask is None else case.key_mask
     same = frame_q[:, None] == frame_k[None, :]
     counted = keep_q[:, None] & keep_k[None, :]
+    if case.query_group is not None:
+        counted &= case.query_group[:, None] != case.key_group[None, :]
     f = np.where(keep_q[:, None], case.query_flow, 0).astype(dtype)
     g = np.where(keep_k[:, None], case.key_flow, 0).astype(dtype)
     r2 = ((f[:, None] - g[None]) ** 2).sum(-1)

@@ -86,9 +86,14 @@ class Kernel:
         return "DefaultFormILb1E" in self.name
 
     @property
+    def weight_stats(self) -> bool:
+        """With the statistics of the weights that no loss needs."""
+        return re.search("DefaultFormILb[01]ELb1E", self.name) is not None
+
+    @property
     def last_flag(self) -> bool:
         """The last template argument: symmetric of a forward, in one pass of a backward."""
-        return "Lb1E" in re.sub(r"DefaultFormILb[01]E", "", self.name)
+        return "Lb1E" in re.sub(r"(DefaultForm|RunTimeOptions)I(Lb[01]E)+", "", self.name)
 
     @property
     def warpgroup(self) -> bool:

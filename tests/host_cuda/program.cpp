@@ -38,6 +38,7 @@ struct Option {
   int rows[2], columns[2];
   int depth, width, element, flow_kernel, positives, negatives, scope, symmetric, bounded, shared_memory, path,
       deterministic;
+  int grouped = 0;
 };
 
 void fill(Array<char>& embedding, std::size_t count, int element, Random& random) {
@@ -53,8 +54,8 @@ void fill(Array<char>& embedding, std::size_t count, int element, Random& random
   }
 }
 
-bool run(const Option& o, unsigned seed) {
-  Random random{seed};
+bool run(const Option& o, int index) {
+  Random random{17u + index};
   const std::size_t tq = o.rows[0] + o.rows[1], tk = o.columns[0] + o.columns[1];
   const std::size_t bytes = o.element == 2 ? 4 : 2;
   Array<char> query(tq * o.depth * bytes), key(tk * o.depth * bytes);
@@ -107,6 +108,11 @@ bool run(const Option& o, unsigned seed) {
   p.shared_memory = o.shared_memory * 1024;
   p.path = o.path;
   p.deterministic = o.deterministic;
+  p.weight_stats = index % 2;
+  Array<std::int64_t> query_group(tq), key_group(tk);
+  for (Array<std::int64_t>* array : {&query_group, &key_group})
+    for (std::size_t i = 0; i < array->count; ++i) array->data[i] = static_cast<std::int64_t>(i % 7) << 31;
+  if (o.grouped) p.query_group = query_group.data, p.key_group = key_group.data;
 
   Array<float> row_stats(4 * tq), column_stats(o.symmetric ? 4 * tk : 0);
   Array<float> row_grad(2 * tq), column_grad(o.symmetric ? 2 * tk : 0);
@@ -131,7 +137,7 @@ bool run(const Option& o, unsigned seed) {
 int main() {
   const Option options[] = {
       // rows, columns, depth, width, element, kernel, positives, negatives, scope, symmetric, bounded, KiB, path,
-      // deterministic
+      // deterministic, grouped
       {{65, 3}, {70, 66}, 16, 2, 0, 0, 0, 0, 0, 1, 1, 163, 0, 0},
       {{130, 0}, {70, 5}, 72, 2, 0, 0, 0, 0, 0, 0, 1, 163, 0, 0},
       {{30, 9}, {40, 66}, 31, 5, 1, 1, 1, 1, 1, 1, 0, 163, 0, 0},
@@ -143,10 +149,12 @@ int main() {
       // the ring of stages goes round; one warpgroup with two stages
       {{70, 1}, {400, 65}, 16, 2, 0, 0, 0, 0, 0, 0, 1, 227, 1, 0},
       {{130, 1}, {270, 3}, 16, 2, 0, 0, 0, 0, 0, 1, 1, 48, 1, 1},
+      {{65, 3}, {70, 66}, 16, 1, 0, 0, 1, 0, 1, 1, 0, 163, 0, 0, 1},
+      {{33, 3}, {70, 5}, 24, 8, 2, 0, 0, 1, 0, 0, 1, 163, 0, 1, 1},
   };
   int index = 0;
   for (const Option& option : options) {
-    if (!run(option, 17u + index)) {
+    if (!run(option, index)) {
       std::fprintf(stderr, "case %d failed\n", index);
       return 1;
     }

@@ -11,7 +11,7 @@ import host_reference as reference
 import numpy as np
 import pytest
 from host_calls import FLOW_KERNELS, WARPGROUP, Host, round_to
-from host_cases import EPSILON, OPTIONS, assert_right, check, far_case, make_case
+from host_cases import EPSILON, OPTIONS, assert_right, check, far_case, grouped, make_case
 
 ELEMENTS = ("bfloat16", "float16", "float32")
 
@@ -27,6 +27,63 @@ def test_every_option(host: Host, flow_kernel, positives, negatives, scope, symm
         flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, symmetric=symmetric,
         bounded=bounded,
     )  # fmt: skip
+    check(host, case)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    ("flow_kernel", "positives", "negatives", "scope", "symmetric", "bounded"), [*OPTIONS[:8], *OPTIONS[8::3]]
+)
+def test_pairs_of_equal_groups_count_nowhere(
+    built: Path, flow_kernel, positives, negatives, scope, symmetric, bounded, deterministic
+) -> None:
+    """Within a frame and across: ids that are equal in one of their words alone are not equal."""
+    index = OPTIONS.index((flow_kernel, positives, negatives, scope, symmetric, bounded))
+    case = make_case(
+        [70, 0, 33], [40, 12, 65], depth=(3, 40, 72)[index % 3], width=1 + index % 8, seed=index,
+        masked=0.2 if index % 3 else 0.0, element=ELEMENTS[index % 3], flow_kernel=flow_kernel, positives=positives,
+        negatives=negatives, scope=scope, symmetric=symmetric, bounded=bounded,
+    )  # fmt: skip
+    host = Host(built / "libhost.so", deterministic=deterministic)
+    without = host.forward(case)[0][0]
+    check(host, grouped(case))
+    assert not np.allclose(host.forward(case)[0][0], without), "groups changed nothing"
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_one_view_against_itself_leaves_out_each_pixel(host: Host, element: str) -> None:
+    """exclude_self: of all 1 / W the one whose w is 1. A frame of one pixel has no pair then."""
+    case = make_case([1, 130], [1, 130], 24, element=element, symmetric=True, bandwidth=0.02, bounded=True)
+    case.key, case.key_flow = case.query, case.query_flow
+    case.query_group = case.key_group = np.arange(131)
+    check(host, case)
+    rows, columns = host.forward(case)
+    assert rows[0, 0] == columns[0, 0] == -np.inf and rows[1, 0] == columns[1, 0] == 0
+
+
+def test_a_far_row_is_summed_anew_without_its_group(host: Host) -> None:
+    """Rows whose W is tiny go through merge_kernel's own sum."""
+    for far in ("query", "key"):
+        check(host, grouped(far_case(far, "bfloat16", bounded=True), groups=3))
+
+
+@pytest.mark.parametrize("path", [0, 1])
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("flow_kernel", ["gaussian", "cauchy"])
+def test_statistics_that_nobody_asked_for(built: Path, path: int, positives: str, flow_kernel: str) -> None:
+    """The others keep their bits; the sum of w log w is NaN, inside W is 1 where it is above 0."""
+    host = Host(built / "libhost.so", **(WARPGROUP if path else {}))
+    case = make_case([130, 0, 65], [70, 5, 140], 40, masked=0.2, symmetric=True, bounded=True, positives=positives,
+                     flow_kernel=flow_kernel)  # fmt: skip
+    case.query_flow[:20] += np.float32(1e4)  # some rows have no weight at all, some a single tile of it
+    case.query_flow[20:40, 0] += np.float32(12.7)
+    every = host.forward(case)
+    for all_of, some in zip(every, host.forward(dataclasses.replace(case, weight_stats=False)), strict=True):
+        positive = (all_of[1] > 0).astype(np.float32)
+        assert 0 < positive.mean() < 1
+        assert np.array_equal(some[[0, 2]], all_of[[0, 2]])
+        assert np.array_equal(some[1], positive if positives == "inside" else all_of[1])
+        assert np.isnan(some[3]).all()
     check(host, case)
 
 

@@ -55,7 +55,21 @@ MISTAKES = {
     ),
     "masked rows in the unbounded column sums": Mistake("kSymmetric && !options.bounded ? b + row_mark[r] : b", "b"),
     "a key without weight looks like a query without": Mistake(
-        "problem().flow_width, -kFarFlow,", "problem().flow_width, kFarFlow,"
+        "first, flows<kGroups>(), -kFarFlow,", "first, flows<kGroups>(), kFarFlow,"
+    ),
+    "groups of the own frame alone": Mistake(
+        "load_groups(to.flow + flows<kGroups>() * Engine::kColumns, side, range,",
+        "load_groups(to.flow + flows<kGroups>() * Engine::kColumns, side, frame_range(side, frame_),",
+    ),
+    "groups of 32 bits": Mistake("group >> 32 * word", "group >> 0 * word"),
+    "a pair of one group in the denominator": Mistake(
+        "Options::kGroups && w.log2 == kExcluded ? kExcluded : bias_of(mark)", "(void)w, bias_of(mark)"
+    ),
+    "a pair of one group in a sum made anew": Mistake(
+        "(grouped && p.row.group[i] == p.column.group[j])", "(grouped && i < 0)", unit=ENTRY
+    ),
+    "weights that come to nothing taken for none": Mistake(
+        "DeviceMath::to_bits(b) | DeviceMath::to_bits(c)", "DeviceMath::to_bits(b)"
     ),
     "weights of the next frame": Mistake(
         "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"

@@ -22,9 +22,12 @@ struct Side {
   const float* flow = nullptr;            // [total, flow_width]
   const unsigned char* mask = nullptr;    // [total], nonzero = keep; null = keep all
   const std::int64_t* offsets = nullptr;  // [frames + 1]
+  const std::int64_t* group = nullptr;    // [total], of both sides or of none: pairs of equal groups count nowhere
   std::int64_t total = 0;                 // rows over all frames
   std::int64_t longest = 0;               // rows of the largest frame
 };
+
+constexpr int kGroupWords = 2;  // of 32 bits, behind the flow of a pixel in shared memory
 
 struct Problem {
   Side row;
@@ -33,7 +36,7 @@ struct Problem {
   const float* inv_bandwidth = nullptr;  // [frames]
   int frames = 0;
   int depth = 0;       // D
-  int flow_width = 0;  // F
+  int flow_width = 0;  // F, and kGroupWords more where pixels have groups
   Element element = Element::kFloat;
   bool full_float = true;  // float32: five tf32 products per product instead of one
   bool aligned = false;    // rows of both embeddings start at multiples of 16 bytes
@@ -44,6 +47,7 @@ struct Problem {
   bool symmetric = false;
   bool bounded = false;
   bool deterministic = false;  // the backward in two passes, without atomics
+  bool weight_stats = true;    // else weight log sums are NaN, and inside weight sums are 0 or 1
   Path path = Path::kWarp;
 };
 

@@ -167,11 +167,11 @@ struct TileGradient {
             const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
             d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
           } else if (options.bounded) {
-            float e = DeviceMath::exp2(DeviceMath::fma(x, scale, bias_of(mark.at[h])));
+            float e = DeviceMath::exp2(DeviceMath::fma(x, scale, bias_of<Options>(mark.at[h], w[r][p])));
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
             d = e * both(kDenominator, r, column, h);
           } else {
-            const Exponent t{x, bias_of(mark.at[h]), denominator_factor(options.dissimilar, w[r][p])};
+            const Exponent t{x, bias_of<Options>(mark.at[h], w[r][p]), denominator_factor(options.dissimilar, w[r][p])};
             d = 0.0f;
             if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t.above(row[kLogSum][r], scale));
             if (column_terms())
@@ -179,7 +179,7 @@ struct TileGradient {
           }
           if constexpr (kWeights && !Options::kFixed) {
             if (options.inside) {
-              const Exponent t{x, bias_of(mark.at[h]), inside_factor(w[r][p])};
+              const Exponent t{x, bias_of<Options>(mark.at[h], w[r][p]), inside_factor(w[r][p])};
               if (row_terms())
                 d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t.above(row[kPositiveLog][r], scale)), d);
               if (column_terms())

@@ -101,7 +101,7 @@ struct TileStatistics {
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
           x[p] = c[r / 2][n][(r & 1) * 2 + p];
-          const float m = mark.at[n % 2 * 2 + p], b = bias_of(m);
+          const float m = mark.at[n % 2 * 2 + p], b = bias_of<Options>(m, w[r][p]);
           if constexpr (Options::kFixed) {
             e[r][p] = fixed_exponential<Engine>(x[p], scale, r, p, kWeights);
             tile[r].l = DeviceMath::fma(e[r][p], m, tile[r].l);
@@ -124,8 +124,13 @@ struct TileStatistics {
             add_exponents(sums[r].a, tile[r].a, sums[r].m_in, t_in[r][0], t_in[r][1], scale);
           else
             tile[r].a = DeviceMath::fma(w[r][0].value, x[0], DeviceMath::fma(w[r][1].value, x[1], tile[r].a));
-          tile[r].W += w[r][0].value + w[r][1].value;
-          tile[r].h = DeviceMath::fma(w[r][0].value, w[r][0].log2, DeviceMath::fma(w[r][1].value, w[r][1].log2, tile[r].h));
+          if constexpr (Options::kFixedInside && !Options::kWeightStats)  // whether there is any
+            tile[r].W = any_weight(tile[r].W, w[r][0].value, w[r][1].value);
+          else
+            tile[r].W += w[r][0].value + w[r][1].value;
+          if constexpr (Options::kWeightStats)
+            tile[r].h =
+                DeviceMath::fma(w[r][0].value, w[r][0].log2, DeviceMath::fma(w[r][1].value, w[r][1].log2, tile[r].h));
         }
       }
       if constexpr (kSymmetric) add_columns(c, n, w, e, t, t_in, scale, options, row_mark, weights.log2_unit(), columns);
@@ -138,7 +143,7 @@ struct TileStatistics {
         sums[r].a += tile[r].a;
       else if constexpr (kWeights)
         add_inside(c, weights, r, tile[r].a, tile[r].W, scale);
-      sums[r].h = DeviceMath::fma(tile[r].h, weights.log2_unit(), sums[r].h);
+      if constexpr (Options::kWeightStats) sums[r].h = DeviceMath::fma(tile[r].h, weights.log2_unit(), sums[r].h);
     }
   }
 
@@ -214,7 +219,7 @@ struct TileStatistics {
         W += w[r][p].value;
         a = options.inside ? a + DeviceMath::exp2(t_in[r][p].above(m_in, scale))
                            : DeviceMath::fma(w[r][p].value, c[r / 2][n][(r & 1) * 2 + p], a);
-        h = DeviceMath::fma(w[r][p].value, w[r][p].log2, h);
+        if constexpr (Options::kWeightStats) h = DeviceMath::fma(w[r][p].value, w[r][p].log2, h);
       }
       v[4 * p] = l;
       v[4 * p + 1] = W;

@@ -29,6 +29,11 @@ LAPAROFLOW_DEVICE Weight marked_weight(FlowKernel kernel, float r2, float gain) 
   return w;
 }
 
+/// Below 2, and above 0 where one of three numbers is, all of which are so: one operation for two weights.
+LAPAROFLOW_DEVICE float any_weight(float a, float b, float c) {
+  return DeviceMath::from_bits(DeviceMath::to_bits(a) | DeviceMath::to_bits(b) | DeviceMath::to_bits(c));
+}
+
 /// log2 of n e^s or of w e^s: x * scale + mark + factor, with a mark of 0 or kExcluded, and the logarithm of n or w. At a
 /// temperature of 0.01 the sum is rounded by up to 2^-17; what it is above another, in one multiply-add, by next to nothing.
 struct Exponent {

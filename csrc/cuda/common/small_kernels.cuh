@@ -52,12 +52,14 @@ LAPAROFLOW_DEVICE void sum_far_row(const Problem& p, std::int64_t i, float& weig
   }
   const Range columns = frame_range(p.column, frame);
   const float gain = weight_gain(p.flow_kernel, p.inv_bandwidth[frame]);
+  const bool grouped = p.row.group != nullptr;
+  const int width = p.flow_width - (grouped ? kGroupWords : 0);
   float W = 0.0f, sum = 0.0f;
   for (std::int64_t j = columns.begin + thread_index(); j < columns.end; j += thread_count()) {
-    if (!counts(p.column, columns, j)) continue;
+    if (!counts(p.column, columns, j) || (grouped && p.row.group[i] == p.column.group[j])) continue;
     float r2 = 0.0f, x = 0.0f;
-    for (int f = 0; f < p.flow_width; ++f) {
-      const float d = limited_flow(p.row.flow[i * p.flow_width + f]) - limited_flow(p.column.flow[j * p.flow_width + f]);
+    for (int f = 0; f < width; ++f) {
+      const float d = limited_flow(p.row.flow[i * width + f]) - limited_flow(p.column.flow[j * width + f]);
       r2 = DeviceMath::fma(d, d, r2);
     }
     const float w = marked_weight(p.flow_kernel, r2, gain).value * kLift;
@@ -111,9 +113,9 @@ merge_kernel(MergeArguments a) {
     }
   if (i >= total) return;
   a.stats[i] = sum.l == 0.0f ? -infinity : natural_log(sum.l, p.bounded ? 0.0f : sum.m);
-  a.stats[total + i] = sum.W;
+  a.stats[total + i] = inside && !p.weight_stats && sum.W > 0.0f ? 1.0f : sum.W;
   a.stats[2 * total + i] = positive;
-  a.stats[3 * total + i] = sum.h * kLn2;
+  a.stats[3 * total + i] = p.weight_stats ? sum.h * kLn2 : DeviceMath::from_bits(0x7fc00000u);
 }
 
 // Upstream gradients are scaled by a power of two, the loss scale, so that the largest is near 2^kGradientExponent: dS in

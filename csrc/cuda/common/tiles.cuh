@@ -104,6 +104,16 @@ LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std:
   }
 }
 
+/// The groups of the same rows, two words of 32 bits each, by the threads that wrote the flows before them.
+LAPAROFLOW_DEVICE void load_groups(float* to, const Side& side, Range range, std::int64_t first, int count) {
+#pragma unroll 1
+  for (int r = thread_index(); r < count; r += thread_count()) {
+    const std::int64_t group = counts(side, range, first + r) ? side.group[first + r] : 0;
+    for (int word = 0; word < kGroupWords; ++word)
+      to[word * count + place(r)] = DeviceMath::from_bits(static_cast<std::uint32_t>(group >> 32 * word));
+  }
+}
+
 /// Shared memory of one column tile; on sm_90a also of a row tile, and a tile's record in the workspace.
 template <class Engine>
 struct ColumnStage {
@@ -166,10 +176,11 @@ struct RowTile {
   }
 };
 
-/// The options of the loss as compile-time constants for the default form, positives outside or inside ...
-template <bool kInside>
+/// The options of the loss as compile-time constants for the default form, positives outside or inside; `kStats`: with the
+/// statistics of the weights that no loss needs (a forward) ...
+template <bool kInside, bool kStats>
 struct DefaultForm {
-  static constexpr bool kFixed = true, kFixedInside = kInside, kPlain = !kInside;
+  static constexpr bool kFixed = true, kFixedInside = kInside, kPlain = !kInside, kWeightStats = kStats, kGroups = false;
   static constexpr FlowKernel flow_kernel = FlowKernel::kGaussian;
   static constexpr bool inside = kInside;
   static constexpr bool dissimilar = false;
@@ -180,23 +191,31 @@ struct DefaultForm {
            p.negatives == Negatives::kAll && p.bounded && p.flow_width <= kFixedFlow;
   }
 };
-using FixedOptions = DefaultForm<false>;
-using InsideOptions = DefaultForm<true>;
+using FixedOptions = DefaultForm<false, false>;
+using InsideOptions = DefaultForm<true, false>;
 
-/// ... and read at run time for all others; the kernels are written once over both.
-struct GeneralOptions {
-  static constexpr bool kFixed = false, kFixedInside = false, kPlain = false;
+/// ... and read at run time for all others; the kernels are written once over both. `kGrouped`: pixels have groups.
+template <bool kGrouped>
+struct RunTimeOptions {
+  static constexpr bool kFixed = false, kFixedInside = false, kPlain = false, kWeightStats = true, kGroups = kGrouped;
   FlowKernel flow_kernel;
   bool inside, dissimilar, bounded;
-  LAPAROFLOW_DEVICE explicit GeneralOptions(const Problem& p)
+  LAPAROFLOW_DEVICE explicit RunTimeOptions(const Problem& p)
       : flow_kernel(p.flow_kernel),
         inside(p.positives == Positives::kInside),
         dissimilar(p.negatives == Negatives::kDissimilar),
         bounded(p.bounded) {}
 };
+using GeneralOptions = RunTimeOptions<false>;
+using GroupedOptions = RunTimeOptions<true>;
 
 /// What is added to the logits, in base 2, of a row or column with this mark: 0, or kExcluded.
 LAPAROFLOW_DEVICE float bias_of(float mark) { return DeviceMath::fma(mark, -kExcluded, kExcluded); }
+/// The same of a pair, by the mark of its column: a pair of equal groups has kExcluded for the logarithm of its weight.
+template <class Options>
+LAPAROFLOW_DEVICE float bias_of(float mark, Weight w) {
+  return Options::kGroups && w.log2 == kExcluded ? kExcluded : bias_of(mark);
+}
 
 /// e^s of pair p of row r in column tile n for the fixed options. A pair that does not count has zeros for an embedding, so
 /// s = 0 and the result is 1; what the sum makes of it is the mark's part. `polynomial` allows the multiply-add units.
@@ -224,7 +243,7 @@ struct RowFlows {
     shared = rows.flow;
     row_count = rows.count;
     first_row = warp_row + Lane().group;
-    width = width_;
+    width = width_ - (Options::kGroups ? kGroupWords : 0);
     gain = weight_gain(options.flow_kernel, inv_bandwidth);
     if constexpr (Options::kFixed) {
 #pragma unroll
@@ -267,6 +286,17 @@ struct RowFlows {
     }
   }
 
+  /// Whether row r and the p-th column of column tile n are of one group.
+  template <class Stage>
+  LAPAROFLOW_DEVICE bool same_group(const Stage& stage, int n, int r, int p) const {
+    const float* column = stage.flow + width * Stage::kColumns + n / 2 * 16 + Lane().quad * 4 + n % 2 * 2 + p;
+    const float* own = shared + width * row_count + place(row(r));
+    bool same = true;
+    for (int word = 0; word < kGroupWords; ++word)
+      same = same && DeviceMath::to_bits(column[word * Stage::kColumns]) == DeviceMath::to_bits(own[word * row_count]);
+    return same;
+  }
+
   /// Weights of the thread's pairs in column tile n.
   template <class Stage>
   LAPAROFLOW_DEVICE void weights(Weight (&w)[kRows][2], const Options& options, const Stage& stage, int n,
@@ -279,6 +309,8 @@ struct RowFlows {
       for (int p = 0; p < 2; ++p)
         if constexpr (Options::kFixed)
           w[r][p] = Weight{r2[r][p], DeviceMath::exp2(r2[r][p] * gain)};
+        else if (Options::kGroups && same_group(stage, n, r, p))
+          w[r][p] = Weight{kExcluded, 0.0f};
         else
           w[r][p] = marked_weight(options.flow_kernel, r2[r][p], gain);
   }

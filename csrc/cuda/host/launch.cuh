@@ -167,6 +167,12 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
 template <int kCount>
 using Count = std::integral_constant<int, kCount>;
 
+/// A name for options that are chosen by value.
+template <class Options>
+struct Form {
+  using Type = Options;
+};
+
 /// Of a default form: which sides have terms is compiled in.
 template <class Kernels, class Engine, int kDepthTiles, class Options>
 auto backward_of_form(const BackwardArguments& a) -> void (*)(BackwardArguments) {
@@ -181,11 +187,11 @@ auto backward_of_form(const BackwardArguments& a) -> void (*)(BackwardArguments)
 }
 
 /// Of all other forms.
-template <class Kernels, class Engine, int kDepthTiles>
+template <class Kernels, class Engine, int kDepthTiles, class Options>
 auto backward_of_any(const BackwardArguments& a) -> void (*)(BackwardArguments) {
   if constexpr (kDepthTiles * 8 <= Engine::kOnePassDepth)
-    if (a.column_sums != nullptr) return Kernels::template backward_for<kDepthTiles, GeneralOptions, Terms::kAny, true>();
-  return Kernels::template backward_for<kDepthTiles, GeneralOptions, Terms::kAny, false>();
+    if (a.column_sums != nullptr) return Kernels::template backward_for<kDepthTiles, Options, Terms::kAny, true>();
+  return Kernels::template backward_for<kDepthTiles, Options, Terms::kAny, false>();
 }
 
 template <class Engine>

@@ -52,13 +52,13 @@ void check_rows(const Tensor& x, const char* name, std::int64_t rows) {
 }
 
 struct SideNames {
-  const char *side, *flow, *offsets, *mask;
+  const char *side, *flow, *offsets, *mask, *group;
 };
-constexpr SideNames kQueryNames{"query", "query_flow", "query_offsets", "query_mask"};
-constexpr SideNames kKeyNames{"key", "key_flow", "key_offsets", "key_mask"};
+constexpr SideNames kQueryNames{"query", "query_flow", "query_offsets", "query_mask", "query_group"};
+constexpr SideNames kKeyNames{"key", "key_flow", "key_offsets", "key_mask", "key_group"};
 
 Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
-             std::int64_t longest) {
+             std::int64_t longest, const OptionalTensor& group = {}) {
   check_float(flow, names.flow, flow);
   check(flow.dim() == 2, names.flow, ": expected [total, F], got ", shape_of(flow));
   check_tensor(offsets, names.offsets, ScalarType::Long, flow);
@@ -78,6 +78,11 @@ Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, 
     check_tensor(*mask, names.mask, ScalarType::Bool, flow);
     check(mask->numel() == side.total, names.mask, ": expected [", side.total, "], got ", shape_of(*mask));
     side.mask = static_cast<const unsigned char*>(mask->const_data_ptr());
+  }
+  if (group.has_value()) {
+    check_tensor(*group, names.group, ScalarType::Long, flow);
+    check(group->numel() == side.total, names.group, ": expected [", side.total, "], got ", shape_of(*group));
+    side.group = group->const_data_ptr<std::int64_t>();
   }
   return side;
 }
@@ -111,12 +116,13 @@ DeviceLimits limits_of(const Tensor& x) {
 }
 
 /// The path of 16-bit inputs: sm90a where the GPU is of compute capability 9.0 and the build holds 9.0a, else sm80;
-/// LAPAROFLOW_CUDA_PATH=sm80 or sm90a insists on one.
-Path path_of(const Tensor& query) {
+/// LAPAROFLOW_CUDA_PATH=sm80 or sm90a insists on one. Groups are sm80's.
+Path path_of(const Tensor& query, bool grouped) {
   static const char* const setting = std::getenv("LAPAROFLOW_CUDA_PATH");
   const std::string_view wish = setting == nullptr ? "" : setting;
   check(wish.empty() || wish == "sm80" || wish == "sm90a", "LAPAROFLOW_CUDA_PATH: expected sm80 or sm90a, got '", wish, "'");
-  if (wish == "sm80" || query.scalar_type() == ScalarType::Float) return Path::kWarp;
+  check(!grouped || wish != "sm90a", "LAPAROFLOW_CUDA_PATH=sm90a: takes no query_group, key_group and exclude_self");
+  if (wish == "sm80" || grouped || query.scalar_type() == ScalarType::Float) return Path::kWarp;
   constexpr bool kBuilt = std::string_view(LF_CUDA_ARCHITECTURES).find("9.0a") != std::string_view::npos;
   int major = 0, minor = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, query.get_device_index()));
@@ -141,19 +147,20 @@ Problem problem_of(const PairArguments& args) {
   check(query.size(1) >= 1 && query.size(1) <= kMaxDepth, "query: the CUDA backend takes 1 to ", kMaxDepth,
         " channels, got ", query.size(1));
   check(key.size(1) == query.size(1), "key: expected ", query.size(1), " channels like query, got ", key.size(1));
-  check(!args.query_group && !args.key_group, "query_group: the CUDA kernels take no groups; use backend='reference'");
+  const bool grouped = args.query_group.has_value();
+  check(grouped == args.key_group.has_value(), "key_group: expected where query_group is, and not else");
   check_float(args.temperature, "temperature", query);
   check(args.temperature.numel() == 1, "temperature: expected one number, got ", shape_of(args.temperature));
   check_float(args.inv_bandwidth, "inv_bandwidth", query);
-  p.row = side_of(kQueryNames, args.query_flow, args.query_offsets, args.query_mask, args.max_query);
-  p.column = side_of(kKeyNames, args.key_flow, args.key_offsets, args.key_mask, args.max_key);
+  p.row = side_of(kQueryNames, args.query_flow, args.query_offsets, args.query_mask, args.max_query, args.query_group);
+  p.column = side_of(kKeyNames, args.key_flow, args.key_offsets, args.key_mask, args.max_key, args.key_group);
   p.row.embedding = query.const_data_ptr();
   p.column.embedding = key.const_data_ptr();
   p.temperature = args.temperature.const_data_ptr<float>();
   p.inv_bandwidth = args.inv_bandwidth.const_data_ptr<float>();
   p.frames = check_frames(args.query_offsets, args.key_offsets, args.inv_bandwidth);
   p.depth = static_cast<int>(query.size(1));
-  p.flow_width = check_flow_width(args.query_flow, args.key_flow);
+  p.flow_width = check_flow_width(args.query_flow, args.key_flow) + (grouped ? kGroupWords : 0);
   p.full_float = args.full_float;
   p.aligned = aligned_rows(query) && aligned_rows(key);
   p.flow_kernel = args.flow_kernel;
@@ -163,7 +170,8 @@ Problem problem_of(const PairArguments& args) {
   p.symmetric = args.symmetric;
   p.bounded = args.bounded;
   p.deterministic = args.deterministic;
-  p.path = path_of(query);
+  p.weight_stats = args.weight_stats;
+  p.path = path_of(query, grouped);
   return p;
 }
 

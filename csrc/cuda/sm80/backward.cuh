@@ -27,7 +27,7 @@ backward_kernel(BackwardArguments arguments) {
   const float scale = kLog2e / temperature;
   const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
-  feed.begin(frame, first_row);
+  feed.template begin<Options::kGroups>(frame, first_row);
   RowFlows<Options, kRowTiles> flows;
   TileGradient<Engine, kRowTiles, Options, kTerms> tile_gradient;
   tile_gradient.read_rows(arguments, end_of_rows, first_of_thread);
@@ -40,7 +40,7 @@ backward_kernel(BackwardArguments arguments) {
       for (int e = 0; e < 4; ++e) g[m][d][e] = 0.0f;
 
   for (int tile = 0; tile < feed.tiles(); ++tile) {
-    const ColumnStage<Engine> stage = feed.acquire(tile);
+    const ColumnStage<Engine> stage = feed.template acquire<Options::kGroups>(tile);
     if (tile == 0)
       flows.refresh(options, feed.rows(), warp * 16 * kRowTiles - feed.first_of_rows(), problem.flow_width,
                     problem.inv_bandwidth[frame]);
@@ -50,7 +50,7 @@ backward_kernel(BackwardArguments arguments) {
     constexpr bool kOneCopy = !Options::kFixed || (kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass);
     const FlowWeights<Options, kRowTiles, ColumnStage<Engine>> weights(flows, options, stage);
     if (kOneCopy || arguments.temperature_partials != nullptr) {
-      if (feed.holds_weights(tile))
+      if (Options::kGroups || feed.holds_weights(tile))
         tile_gradient.template apply<true>(c, weights, options, stage, scale);
       else
         tile_gradient.template apply<true>(c, NoWeights(), options, stage, scale);

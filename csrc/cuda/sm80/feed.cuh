@@ -82,6 +82,7 @@ class Feed {
     return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + first_tile_ + tile;
   }
 
+  template <bool kGroups>
   LAPAROFLOW_DEVICE void begin(int frame, std::int64_t first_row) {
     frame_ = frame;
     const Range own = frame_range(problem().column, frame);
@@ -89,15 +90,16 @@ class Feed {
     first_weights_ = from <= 0 ? 0 : static_cast<int>(from / Engine::kColumns);
     last_weights_ = to <= 0 || to <= from ? 0 : static_cast<int>((to + Engine::kColumns - 1) / Engine::kColumns);
     block_barrier();
-    load_rows(first_row);
-    if (a_.stages == 2 && tiles() > 0) load_columns(0);
+    load_rows<kGroups>(first_row);
+    if (a_.stages == 2 && tiles() > 0) load_columns<kGroups>(0);
   }
+  template <bool kGroups>
   LAPAROFLOW_DEVICE ColumnStage<Engine> acquire(int tile) {
     if (a_.stages == 1) {
-      load_columns(tile);
+      load_columns<kGroups>(tile);
       copy_async_wait<0>();
     } else if (tile + 1 < tiles()) {
-      load_columns(tile + 1);
+      load_columns<kGroups>(tile + 1);
       copy_async_wait<1>();
     } else {
       copy_async_wait<0>();
@@ -132,12 +134,20 @@ class Feed {
     return ColumnStage<Engine>(at, layout_.padded, flow_width);
   }
 
+  /// F.
+  template <bool kGroups>
+  LAPAROFLOW_DEVICE int flows() const {
+    return problem().flow_width - (kGroups ? kGroupWords : 0);
+  }
+
+  template <bool kGroups>
   LAPAROFLOW_DEVICE void load_rows(std::int64_t first) const {
     const Side& side = problem().row;
     const Range range = frame_range(side, frame_);
     const RowTile<Engine> tile = rows();
     load_embeddings<Engine>(tile.embedding, side, range, first, a_.row_count, layout_, problem().aligned);
-    load_flows(tile.flow, side, range, first, a_.row_count, problem().flow_width, kFarFlow);
+    load_flows(tile.flow, side, range, first, a_.row_count, flows<kGroups>(), kFarFlow);
+    if constexpr (kGroups) load_groups(tile.flow + flows<kGroups>() * a_.row_count, side, range, first, a_.row_count);
 #pragma unroll 1
     for (int r = thread_index(); r < a_.row_count; r += thread_count())
       tile.mark[place(r)] = counts(side, range, first + r) ? 1.0f : 0.0f;
@@ -145,14 +155,17 @@ class Feed {
   }
 
   /// The ranges are read again here: held across the loop over tiles they would cost the gradient its registers.
+  template <bool kGroups>
   LAPAROFLOW_DEVICE void load_columns(int tile) const {
     const Side& side = problem().column;
     const Range range = denominator_range(problem(), frame_);
     const std::int64_t first = range.begin + (std::int64_t{first_tile_} + tile) * Engine::kColumns;
     const ColumnStage<Engine> to = stage(tile);
     load_embeddings<Engine>(to.embedding, side, range, first, Engine::kColumns, layout_, problem().aligned);
-    to.load_numbers(side, range, frame_range(side, frame_), first, problem().flow_width, -kFarFlow, a_.column_coefficients,
+    to.load_numbers(side, range, frame_range(side, frame_), first, flows<kGroups>(), -kFarFlow, a_.column_coefficients,
                     a_.column_coefficients != nullptr ? kCoefficients : 0);
+    if constexpr (kGroups)  // of the denominator: other frames, too, have keys that do not count
+      load_groups(to.flow + flows<kGroups>() * Engine::kColumns, side, range, first, Engine::kColumns);
     copy_async_commit();
   }
 

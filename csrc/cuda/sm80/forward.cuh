@@ -34,7 +34,7 @@ forward_kernel(ForwardArguments arguments) {
   bool fresh = true;  // nothing has been written to the column slot yet
 
   rectangle.each_row_tile(row_count, [&](int frame, std::int64_t first_row, std::int64_t end_of_rows) {
-    feed.begin(frame, first_row);
+    feed.template begin<Options::kGroups>(frame, first_row);
     TileStatistics<Engine, kRowTiles, Options, kSymmetric> statistics;
     RowFlows<Options, kRowTiles> flows;
     float row_mark[kRows];
@@ -43,7 +43,7 @@ forward_kernel(ForwardArguments arguments) {
     for (int r = 0; r < kRows; ++r) row_mark[r] = 0.0f;
 
     for (int tile = 0; tile < feed.tiles(); ++tile) {
-      const ColumnStage<Engine> stage = feed.acquire(tile);
+      const ColumnStage<Engine> stage = feed.template acquire<Options::kGroups>(tile);
       const RowTile<Engine> rows = feed.rows();
       if (tile == 0) {
         flows.refresh(options, rows, warp_row, problem.flow_width, problem.inv_bandwidth[frame]);
@@ -58,7 +58,7 @@ forward_kernel(ForwardArguments arguments) {
       float c[kRowTiles][Engine::kColumnTiles][4];
       float* sums = warp_columns + warp * components * kColumns;
       engine.template logits<kRowTiles>(c, rows.embedding, stage.embedding, layout.product_depth());
-      if (feed.holds_weights(tile))
+      if (Options::kGroups || feed.holds_weights(tile))
         statistics.add_tile(c, FlowWeights<Options, kRowTiles, ColumnStage<Engine>>(flows, options, stage), options, stage,
                             scale, row_mark, sums);
       else

@@ -19,12 +19,14 @@ struct Kernels {
   static int scores_bytes(int rows) { return Engine::kScoreBuffers * Engine::scores_bytes(rows); }
 
   static auto forward(const Problem& p) -> void (*)(ForwardArguments) {
-    constexpr int kTiles = Engine::kForwardRowTiles;
-    if (FixedOptions::serves(p))
-      return p.symmetric ? forward_kernel<Engine, kTiles, FixedOptions, true>
-                         : forward_kernel<Engine, kTiles, FixedOptions, false>;
-    return p.symmetric ? forward_kernel<Engine, kTiles, GeneralOptions, true>
-                       : forward_kernel<Engine, kTiles, GeneralOptions, false>;
+    const auto of_form = [&](auto options) {
+      using Options = typename decltype(options)::Type;
+      constexpr int kTiles = Engine::kForwardRowTiles;
+      return p.symmetric ? forward_kernel<Engine, kTiles, Options, true> : forward_kernel<Engine, kTiles, Options, false>;
+    };
+    if (p.row.group != nullptr) return of_form(Form<GroupedOptions>{});
+    if (!FixedOptions::serves(p)) return of_form(Form<GeneralOptions>{});
+    return p.weight_stats ? of_form(Form<DefaultForm<false, true>>{}) : of_form(Form<FixedOptions>{});
   }
 
   template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
@@ -34,8 +36,9 @@ struct Kernels {
   static auto backward(const BackwardArguments& a) -> void (*)(BackwardArguments) {
     const auto of_depth = [&](auto tiles) {
       constexpr int kTiles = decltype(tiles)::value;
-      return FixedOptions::serves(a.problem) ? backward_of_form<Kernels, Engine, kTiles, FixedOptions>(a)
-                                             : backward_of_any<Kernels, Engine, kTiles>(a);
+      return FixedOptions::serves(a.problem)  ? backward_of_form<Kernels, Engine, kTiles, FixedOptions>(a)
+             : a.problem.row.group != nullptr ? backward_of_any<Kernels, Engine, kTiles, GroupedOptions>(a)
+                                              : backward_of_any<Kernels, Engine, kTiles, GeneralOptions>(a);
     };
     const int depth = a.problem.depth;
     return depth <= 64 ? of_depth(Count<8>{}) : depth <= 128 ? of_depth(Count<16>{}) : of_depth(Count<32>{});

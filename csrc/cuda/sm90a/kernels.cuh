@@ -7,12 +7,6 @@
 
 namespace laparoflow::cuda {
 
-/// A name for options that are chosen by value.
-template <class Options>
-struct Form {
-  using Type = Options;
-};
-
 template <class T>
 struct Kernels<EngineWarpgroup<T>> {
   using Engine = EngineWarpgroup<T>;
@@ -33,9 +27,11 @@ struct Kernels<EngineWarpgroup<T>> {
              : p.depth <= 192 ? warpgroup_forward_kernel<Engine, 3, Options>
                               : warpgroup_forward_kernel<Engine, 4, Options>;
     };
-    return FixedOptions::serves(p)    ? of_form(Form<FixedOptions>{})
-           : InsideOptions::serves(p) ? of_form(Form<InsideOptions>{})
-                                      : warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
+    if (FixedOptions::serves(p))
+      return p.weight_stats ? of_form(Form<DefaultForm<false, true>>{}) : of_form(Form<FixedOptions>{});
+    if (InsideOptions::serves(p))
+      return p.weight_stats ? of_form(Form<DefaultForm<true, true>>{}) : of_form(Form<InsideOptions>{});
+    return warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
   }
 
   template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
@@ -47,7 +43,7 @@ struct Kernels<EngineWarpgroup<T>> {
       constexpr int kTiles = decltype(tiles)::value;
       return FixedOptions::serves(a.problem)    ? backward_of_form<Kernels, Engine, kTiles, FixedOptions>(a)
              : InsideOptions::serves(a.problem) ? backward_of_form<Kernels, Engine, kTiles, InsideOptions>(a)
-                                                : backward_of_any<Kernels, Engine, kTiles>(a);
+                                                : backward_of_any<Kernels, Engine, kTiles, GeneralOptions>(a);
     };
     switch (depth_tiles(a.problem.depth)) {
       case 8:
