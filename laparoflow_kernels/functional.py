@@ -131,8 +131,7 @@ def flow_infonce(
     if key_weight is not None and not symmetric:
         raise ValueError("key_weight: expected None without symmetric=True, as keys have no loss of their own then")
     weights = [pack_weight("query", query_weight, q), pack_weight("key", key_weight, k)]
-    asked = problem.query.device, problem.query.dtype, problem.query.shape[1], q.group is not None
-    chosen = choose_backend(backend, *asked)
+    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
     if backend == "auto" and chosen is reference and not torch.compiler.is_compiling():
         warn_of_dense_pairs(problem)
 

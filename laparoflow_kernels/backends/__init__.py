@@ -23,8 +23,8 @@ class BackendUnavailable(RuntimeError):
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module of a backend. It offers ``unavailable``, ``MAX_DIM``, ``NO_GROUPS`` (devices where its kernels leave out no
-    pairs), ``statistics``, ``weighted_sum`` and, where it has a one-sweep form for scalar losses, ``fused_loss``."""
+    """The module of a backend. It offers ``unavailable``, ``MAX_DIM``, ``statistics``, ``weighted_sum`` and, where it has a
+    one-sweep form for scalar losses, ``fused_loss``."""
     if name not in NAMES:
         raise ValueError(f"backend: expected 'auto' or one of {', '.join(map(repr, NAMES))}, got {name!r}")
     return MODULES[name]
@@ -39,23 +39,16 @@ def _machine_reason(name: str, device: str, dtype: torch.dtype) -> str | None:
 _machine_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def why_not(name: str, device: torch.device, dtype: torch.dtype, dim: int, grouped: bool = False) -> str | None:
-    """The one predicate: the reason why a backend cannot take embeddings of this device, dtype and width, or None.
-
-    ``grouped``: some pairs are left out (``query_group`` and ``key_group``, or ``exclude_self``).
-    """
+def why_not(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """The one predicate: the reason why a backend cannot take embeddings of this device, dtype and width, or None."""
     widest = MODULES[name].MAX_DIM.get(device.type)
     if widest is not None and dim > widest:
         return f"its {device.type} kernels take D up to {widest}"
-    if grouped and device.type in MODULES[name].NO_GROUPS:
-        return f"its {device.type} kernels take no query_group, key_group and exclude_self"
     return _machine_reason(name, str(device), dtype)
 
 
-def choose_backend(
-    name: str, device: torch.device, dtype: torch.dtype, dim: int, grouped: bool = False
-) -> ModuleType:  # fmt: skip
-    """The backend module to use for embeddings of this device, dtype and width D; ``grouped`` as for ``why_not``.
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> ModuleType:
+    """The backend module to use for embeddings of this device, dtype and width D.
 
     Raises:
         ValueError: unknown name.
@@ -63,10 +56,10 @@ def choose_backend(
     """
     if name == "auto":
         for candidate in AUTO_ORDER.get(device.type, ("reference",)):
-            if why_not(candidate, device, dtype, dim, grouped) is None:
+            if why_not(candidate, device, dtype, dim) is None:
                 return MODULES[candidate]
     backend = load_backend(name)
-    reason = why_not(name, device, dtype, dim, grouped)
+    reason = why_not(name, device, dtype, dim)
     if reason is not None:
         raise BackendUnavailable(f"backend {name!r} cannot run on {device.type} {dtype}, D={dim}: {reason}")
     return backend
@@ -79,8 +72,7 @@ def warn_of_dense_pairs(problem: PairProblem) -> None:
     if pairs * DENSE_BYTES < 100e6:
         return
     names = [name for name in AUTO_ORDER.get(query.device.type, ()) if name != "reference"]
-    asked = query.device, query.dtype, query.shape[1], q.group is not None
-    reasons = "; ".join(f"{name}: {why_not(name, *asked)}" for name in names)
+    reasons = "; ".join(f"{name}: {why_not(name, query.device, query.dtype, query.shape[1])}" for name in names)
     if reasons not in _warned:
         _warned.add(reasons)
         warnings.warn(

@@ -22,7 +22,6 @@ TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in e
 
 
 MAX_DIM: dict[str, int] = {}
-NO_GROUPS: tuple[str, ...] = ()
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:

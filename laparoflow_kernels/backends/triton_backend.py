@@ -15,7 +15,6 @@ from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 MAX_DIM = {"cuda": 256, "cpu": 256}
-NO_GROUPS: tuple[str, ...] = ()
 
 unavailable = kernels.unavailable
 

@@ -38,13 +38,14 @@ def test_all_kernels_are_there(library: list[tuple[str, Kernel]]) -> None:
         engines = Counter(kernel.engine for kernel in kernels if is_product(kernel))
         assert len(engines) == 5, engines
         for engine, count in engines.items():
-            # Forwards: the default form and the general one, symmetric or not; on sm_90a the default form, positives outside
-            # and inside, for each depth. Backwards, of each depth: the default forms for row, column and both terms, and the
-            # general form; in one pass, at two depths, without column terms alone.
+            # Forwards: the default form with and without the weights' statistics, the general one and that of pixels with
+            # groups, symmetric or not; on sm_90a the default form, positives outside and inside, for each depth, and the
+            # general one. Backwards, of each depth: the default forms for row, column and both terms, and the general forms;
+            # in one pass, at two depths, without column terms alone.
             if "Warpgroup" in engine:
-                expected = (2 * 4 + 1) + 4 * (2 * 3 + 1) + 2 * (2 * 2 + 1)
+                expected = (2 * 2 * 4 + 1) + 4 * (2 * 3 + 1) + 2 * (2 * 2 + 1)
             else:
-                expected = 4 + 3 * 4 + (0 if engine == "EngineFloat" else 2 * 3)
+                expected = 2 * 4 + 3 * 5 + (0 if engine == "EngineFloat" else 2 * 4)
             assert count == expected, (architecture, engine)
         for name in ("merge", "scale", "coefficient", "clear", "temperature", "weighted_sum"):
             assert any(f"{name}_kernel" in kernel.name for kernel in kernels), (architecture, name)
@@ -134,11 +135,12 @@ def test_exponential_budget(library: list[tuple[str, Kernel]]) -> None:
 
 
 def test_weights_of_factors_take_no_arithmetic(library: list[tuple[str, Kernel]]) -> None:
-    """On the sm_90a path a pair takes 8 instructions in the forward: two exponentials, a scaling, four sums, and a bit;
-    inside, some more once a tile."""
+    """On the sm_90a path a pair takes 7 instructions in the forward: two exponentials, a scaling, three sums, and a bit;
+    with the statistics that no loss needs one more, inside two; and inside some more once a tile."""
     seen = 0
     for architecture, kernel in library:
         if kernel.warpgroup and kernel.fixed and kernel.forward and architecture == "sm_90a":
-            assert sum(kernel.loop.once.values()) / kernel.pairs <= (10 if kernel.inside else 8), kernel.name
+            most = (8 if kernel.inside else 7) + (kernel.inside + 1) * kernel.weight_stats
+            assert sum(kernel.loop.once.values()) / kernel.pairs <= most, kernel.name
             seen += 1
-    assert seen in (0, 16)
+    assert seen in (0, 32)

@@ -68,14 +68,14 @@ MISTAKES = {
     "a pair of one group in a sum made anew": Mistake(
         "(grouped && p.row.group[i] == p.column.group[j])", "(grouped && i < 0)", unit=ENTRY
     ),
-    "weights that come to nothing taken for none": Mistake(
+    "every other weight unseen": Mistake(
         "DeviceMath::to_bits(b) | DeviceMath::to_bits(c)", "DeviceMath::to_bits(b)"
     ),
     "weights of the next frame": Mistake(
         "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
     ),
     "flows in the order of columns": Mistake("to[f * count + place(r)] =", "to[f * count + r] ="),
-    "shared memory one row short": Mistake("(flows + 1) * 4", "flows * 4"),
+    "shared memory one row short": Mistake("rows * (padded_flow(flow_width) + 1) * 4", "rows * padded_flow(flow_width) * 4"),
     "wrong lanes in the column sum": Mistake("(send, 4 * half)", "(send, 2 * half)"),
     "a wrong digit in the polynomial": Mistake("5.582631751894951e-2f", "5.583631751894951e-2f"),
     "polynomial that rounds up": Mistake(
@@ -179,9 +179,10 @@ MISTAKES = {
     "first tile of a frame taken for the gap before it": Mistake(
         "/ kSlotRows + middle <= slot", "/ kSlotRows + middle < slot", unit=WARPGROUP
     ),
-    "registers that nobody gave away": Mistake("lower_registers<kCount>();", ""),
+    "registers that nobody gave away": Mistake("lower_registers<Engine::kForwardFeedRegisters>();", ""),
     "registers given away by one thread": Mistake(
-        "lower_registers<kCount>();", "if (thread_index() == computing()) lower_registers<kCount>();"
+        "lower_registers<Engine::kForwardFeedRegisters>();",
+        "if (thread_index() % 128 == 0) lower_registers<Engine::kForwardFeedRegisters>();",
     ),
     "rows of the next frame in a row tile": Mistake("slot + i < own.end ? slot + i : a_.row_records.slots", "slot + i"),
     "weighted sum without a barrier": Mistake("value; } block_barrier();", "value; }", unit=ENTRY),

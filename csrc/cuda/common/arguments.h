@@ -78,4 +78,16 @@ struct BackwardOutputs {
   void* workspace = nullptr;              // backward_workspace_bytes
 };
 
+/// sum_j w_ij v_j and sum_j w_ij; of the sides flows, masks and offsets are used.
+struct WeightedSum {
+  Side row, column;
+  const float* inv_bandwidth = nullptr;
+  const float* values = nullptr;  // [column.total, channels]
+  std::int64_t channels = 0;
+  int frames = 0, flow_width = 0;
+  FlowKernel flow_kernel = FlowKernel::kGaussian;
+  float* sums = nullptr;        // [row.total, channels]
+  float* weight_sum = nullptr;  // [row.total]
+};
+
 }  // namespace laparoflow::cuda

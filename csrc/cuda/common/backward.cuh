@@ -125,6 +125,13 @@ struct TileGradient {
     return row[q][r] + column[q].at[at];
   }
 
+  /// Adds q_i 2^(t - l_i) + q_j 2^(t - l_j) of the sides that have terms; l is the coefficient behind q.
+  LAPAROFLOW_DEVICE void add_terms(float& d, Exponent t, int q, int r, const FloatQuad (&column)[kCoefficients], int at,
+                                   float scale) const {
+    if (row_terms()) d = DeviceMath::fma(row[q][r], DeviceMath::exp2(t.above(row[q + 1][r], scale)), d);
+    if (column_terms()) d = DeviceMath::fma(column[q].at[at], DeviceMath::exp2(t.above(column[q + 1].at[at], scale)), d);
+  }
+
   template <bool kTemperature, class Weights>
   LAPAROFLOW_DEVICE void apply(float (&c)[kRowTiles][Engine::kColumnTiles][4], Weights weights, const Options& options,
                                const ColumnStage<Engine>& stage, float scale) {
@@ -156,12 +163,7 @@ struct TileGradient {
             d = DeviceMath::exp2(x * scale) * both(kDenominator, r, column, h);
             if constexpr (kWeights) {
               const float log2 = w[r][p].log2 * weights.log2_unit();
-              const Exponent t{x, 0.0f, log2 < -126.0f ? kExcluded : log2};
-              if (row_terms())
-                d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t.above(row[kPositiveLog][r], scale)), d);
-              if (column_terms())
-                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t.above(column[kPositiveLog].at[h], scale)),
-                                    d);
+              add_terms(d, {x, 0.0f, log2 < -126.0f ? kExcluded : log2}, kPositive, r, column, h, scale);
             }
           } else if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
             const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
@@ -173,18 +175,12 @@ struct TileGradient {
           } else {
             const Exponent t{x, bias_of<Options>(mark.at[h], w[r][p]), denominator_factor(options.dissimilar, w[r][p])};
             d = 0.0f;
-            if (row_terms()) d = row[kDenominator][r] * DeviceMath::exp2(t.above(row[kLogSum][r], scale));
-            if (column_terms())
-              d = DeviceMath::fma(column[kDenominator].at[h], DeviceMath::exp2(t.above(column[kLogSum].at[h], scale)), d);
+            add_terms(d, t, kDenominator, r, column, h, scale);
           }
           if constexpr (kWeights && !Options::kFixed) {
             if (options.inside) {
               const Exponent t{x, bias_of<Options>(mark.at[h], w[r][p]), inside_factor(w[r][p])};
-              if (row_terms())
-                d = DeviceMath::fma(row[kPositive][r], DeviceMath::exp2(t.above(row[kPositiveLog][r], scale)), d);
-              if (column_terms())
-                d = DeviceMath::fma(column[kPositive].at[h], DeviceMath::exp2(t.above(column[kPositiveLog].at[h], scale)),
-                                    d);
+              add_terms(d, t, kPositive, r, column, h, scale);
             } else {
               d = DeviceMath::fma(w[r][p].value, both(kPositive, r, column, h), d);
             }

@@ -4,7 +4,6 @@
 //   span           the columns to sweep: `count` tiles from tile `first` of the frame's denominator
 //   begin          a new row tile; acquire(t), release(t) around the use of column tile t; end
 //   rows           the row tile, after the first acquire;   columns(t)  the columns of tile t;
-//                  present_columns(t)  the same between acquire and release
 //   slot(t)        the slot of tile t for column sums; batch tiles that cross frames are numbered as they come
 //   holds_weights  whether columns of tile t belong to the row's frame
 //   barrier        of the threads that compute

@@ -19,26 +19,16 @@ struct Half {
 
 /// The arithmetic of `pair_math.h` on the device's own units.
 struct DeviceMath {
-  LAPAROFLOW_DEVICE static float exp2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
+#define LAPAROFLOW_APPROXIMATION(name, instruction)                \
+  LAPAROFLOW_DEVICE static float name(float x) {                   \
+    float y;                                                       \
+    asm(instruction ".approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); \
+    return y;                                                      \
   }
-  LAPAROFLOW_DEVICE static float log2(float x) {
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-  LAPAROFLOW_DEVICE static float sqrt(float x) {
-    float y;
-    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-  LAPAROFLOW_DEVICE static float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
+  LAPAROFLOW_APPROXIMATION(exp2, "ex2")
+  LAPAROFLOW_APPROXIMATION(log2, "lg2")
+  LAPAROFLOW_APPROXIMATION(sqrt, "sqrt")
+  LAPAROFLOW_APPROXIMATION(reciprocal, "rcp")
   LAPAROFLOW_DEVICE static float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
   LAPAROFLOW_DEVICE static float fma_round_down(float a, float b, float c) { return __fmaf_rd(a, b, c); }
   LAPAROFLOW_DEVICE static float max(float a, float b) { return fmaxf(a, b); }

@@ -89,17 +89,18 @@ struct DepthLayout {
 /// columns, (2t, 2t + 1) and (2t + 8, 2t + 9), stand side by side.
 LAPAROFLOW_HOST_DEVICE int place(int c) { return (c & ~15) | (c >> 1 & 3) << 2 | (c >> 3 & 1) << 1 | (c & 1); }
 
+LAPAROFLOW_HOST_DEVICE int padded_flow(int width) { return width < kFixedFlow ? kFixedFlow : width; }
+
 /// Flows [F][count] of `count` rows, by `place`; F is padded to kFixedFlow. `far` (kFarFlow or -kFarFlow) marks a row
 /// that does not count.
 LAPAROFLOW_DEVICE void load_flows(float* to, const Side& side, Range range, std::int64_t first, int count, int width,
                                   float far) {
-  const int padded = width < kFixedFlow ? kFixedFlow : width;
 #pragma unroll 1
   for (int r = thread_index(); r < count; r += thread_count()) {
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
 #pragma unroll 1
-    for (int f = 0; f < padded; ++f)
+    for (int f = 0; f < padded_flow(width); ++f)
       to[f * count + place(r)] = f < width && valid ? limited_flow(side.flow[i * width + f]) : f == 0 && !valid ? far : 0.0f;
   }
 }
@@ -125,16 +126,15 @@ struct ColumnStage {
   float* coefficient;                // [kCoefficients, kColumns] by place
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int depth, int flow_width, int coefficients) {
-    const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return Engine::tile_bytes(kColumns, depth) + Engine::kFactorBytes + kColumns * (flows + 1 + coefficients) * 4;
+    return Engine::tile_bytes(kColumns, depth) + Engine::kFactorBytes +
+           kColumns * (padded_flow(flow_width) + 1 + coefficients) * 4;
   }
 
   LAPAROFLOW_HOST_DEVICE ColumnStage(char* memory, int depth, int flow_width) {
-    const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     factors = memory + Engine::tile_bytes(kColumns, depth);
     flow = reinterpret_cast<float*>(factors + Engine::kFactorBytes);
-    mark = flow + flows * kColumns;
+    mark = flow + padded_flow(flow_width) * kColumns;
     coefficient = mark + kColumns;
   }
 
@@ -165,14 +165,12 @@ struct RowTile {
   int count;
 
   LAPAROFLOW_HOST_DEVICE static int bytes(int rows, int depth, int flow_width) {
-    const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
-    return Engine::tile_bytes(rows, depth) + rows * (flows + 1) * 4;
+    return Engine::tile_bytes(rows, depth) + rows * (padded_flow(flow_width) + 1) * 4;
   }
   LAPAROFLOW_DEVICE RowTile(char* memory, int rows, int depth, int flow_width) : count(rows) {
-    const int flows = flow_width < kFixedFlow ? kFixedFlow : flow_width;
     embedding = reinterpret_cast<typename Engine::Type*>(memory);
     flow = reinterpret_cast<float*>(memory + Engine::tile_bytes(rows, depth));
-    mark = flow + flows * rows;
+    mark = flow + padded_flow(flow_width) * rows;
   }
 };
 

@@ -9,15 +9,8 @@
 
 namespace laparoflow::cuda {
 
-struct WeightedSumArguments {
-  Side row, column;  // flows, masks, offsets; embeddings are not used
-  const float* inv_bandwidth = nullptr;
-  const float* values = nullptr;  // [column.total, channels]
-  float* sums = nullptr;          // [row.total, channels]
-  float* weight_sum = nullptr;    // [row.total]
-  std::int64_t channels = 0, channel_tiles = 0, tiles_per_frame = 0;
-  int frames = 0, flow_width = 0;
-  FlowKernel flow_kernel = FlowKernel::kGaussian;
+struct WeightedSumArguments : WeightedSum {
+  std::int64_t channel_tiles, tiles_per_frame;
 };
 
 struct WeightedSumTile {

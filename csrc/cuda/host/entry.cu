@@ -243,19 +243,8 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
 }
 
 Status weighted_sum(const WeightedSum& p, Stream stream) {
-  WeightedSumArguments a;
-  a.row = p.row;
-  a.column = p.column;
-  a.inv_bandwidth = p.inv_bandwidth;
-  a.values = p.values;
-  a.sums = p.sums;
-  a.weight_sum = p.weight_sum;
-  a.channels = p.channels;
-  a.channel_tiles = p.channels > 0 ? ceil_div(p.channels, WeightedSumTile::kChannels) : 1;
-  a.tiles_per_frame = ceil_div(p.row.longest, WeightedSumTile::kRows);
-  a.frames = p.frames;
-  a.flow_width = p.flow_width;
-  a.flow_kernel = p.flow_kernel;
+  const std::int64_t channel_tiles = p.channels > 0 ? ceil_div(p.channels, WeightedSumTile::kChannels) : 1;
+  const WeightedSumArguments a{p, channel_tiles, ceil_div(p.row.longest, WeightedSumTile::kRows)};
   return launch(weighted_sum_kernel, a.tiles_per_frame * a.channel_tiles * p.frames, WeightedSumTile::kThreads,
                 static_cast<int>(sizeof(WeightedSumTile)), stream, a);
 }

@@ -30,17 +30,6 @@ std::size_t backward_workspace_bytes(const Problem& problem, const DeviceLimits&
 Status backward(const Problem& problem, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
                 Stream stream);
 
-struct WeightedSum {
-  Side row, column;
-  const float* inv_bandwidth = nullptr;
-  const float* values = nullptr;  // [column.total, channels]
-  std::int64_t channels = 0;
-  int frames = 0, flow_width = 0;
-  FlowKernel flow_kernel = FlowKernel::kGaussian;
-  float* sums = nullptr;        // [row.total, channels]
-  float* weight_sum = nullptr;  // [row.total]
-};
-
 Status weighted_sum(const WeightedSum& problem, Stream stream);
 
 }  // namespace laparoflow::cuda

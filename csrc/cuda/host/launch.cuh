@@ -25,8 +25,8 @@ void fit_shared_memory(Plan& plan, const Problem& p, const DeviceLimits& device,
   const DepthLayout<Engine> layout(p.depth);
   for (; plan.warps >= Engine::kFewestWarps; plan.warps -= plan.warps > 4 ? 4 : (plan.warps + 1) / 2)
     for (plan.stages = Feed<Engine>::kMostStages; plan.stages >= Engine::kFewestStages; --plan.stages) {
-      plan.feed_bytes = Feed<Engine>::bytes(plan.warps, plan.warps * 16 * row_tiles, plan.stages, layout.padded,
-                                            p.flow_width, coefficients);
+      plan.feed_bytes =
+          Feed<Engine>::bytes(plan.warps * 16 * row_tiles, plan.stages, layout.padded, p.flow_width, coefficients);
       plan.feed_bytes = (plan.feed_bytes + 15) / 16 * 16;
       plan.shared_bytes = plan.feed_bytes + extra(plan.warps);
       if (plan.shared_bytes <= device.shared_memory) return;

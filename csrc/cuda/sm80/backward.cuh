@@ -42,8 +42,7 @@ backward_kernel(BackwardArguments arguments) {
   for (int tile = 0; tile < feed.tiles(); ++tile) {
     const ColumnStage<Engine> stage = feed.template acquire<Options::kGroups>(tile);
     if (tile == 0)
-      flows.refresh(options, feed.rows(), warp * 16 * kRowTiles - feed.first_of_rows(), problem.flow_width,
-                    problem.inv_bandwidth[frame]);
+      flows.refresh(options, feed.rows(), warp * 16 * kRowTiles, problem.flow_width, problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
     // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums.
@@ -60,11 +59,11 @@ backward_kernel(BackwardArguments arguments) {
       tile_gradient.template apply<kOneCopy>(c, NoWeights(), options, stage, scale);
     }
     if constexpr (kOnePass) {
-      char* scores = shared_memory() + plan.scores_at + tile % Engine::kScoreBuffers * Engine::scores_bytes(row_count);
+      char* scores = shared_memory() + plan.scores_at;
       engine.store_scores(scores, c);
       engine.gradient(g, c, stage.embedding, layout.product_depth());
       feed.barrier();
-      engine.column_gradient(scores, feed.all_rows(), feed.row_pitch(), plan.warps, layout.product_depth(), tile,
+      engine.column_gradient(scores, feed.rows().embedding, row_count, plan.warps, layout.product_depth(),
                              ColumnSums{arguments.column_sums, plan.sums_depth}, feed.slot(tile));
     } else {
       engine.gradient(g, c, stage.embedding, layout.product_depth());

@@ -33,10 +33,16 @@ struct EngineRows {
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) {
     return rows * stride(depth) * static_cast<int>(sizeof(T));
   }
-  /// Where element (row, d) of a tile of `rows` x `depth` lies.
-  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
-    (void)rows;
-    return row * stride(depth) + d;
+  /// Where element (row, d) of a tile lies.
+  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int depth) { return row * stride(depth) + d; }
+
+  /// The rows of this thread's warp in a row tile, and zeros for their logits.
+  template <int kRowTiles, int kTiles>
+  LAPAROFLOW_DEVICE static const T* rows_of_warp(float (&c)[kRowTiles][kTiles][4], const T* tile, int depth) {
+    for (int m = 0; m < kRowTiles; ++m)
+      for (int n = 0; n < kTiles; ++n)
+        for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
+    return tile + thread_index() / 32 * 16 * kRowTiles * stride(depth);
   }
 
   bool full_float;  // float32 by five products; those of 16-bit numbers are exact in float32 anyway
@@ -55,10 +61,7 @@ struct EngineHalf : EngineRows<T, 8> {
   LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, const T* cols, int depth) const {
     const Lane at;
     const int stride = this->stride(depth);
-    const auto* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
-    for (int m = 0; m < kRowTiles; ++m)
-      for (int n = 0; n < kColumnTiles; ++n)
-        for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
+    const auto* rows = this->rows_of_warp(c, tile, depth);
     const std::uint32_t row_at = shared_address(rows + (at.lane & 15) * stride + (at.lane >> 4) * 8);
     const std::uint32_t col_at =
         shared_address(cols + ((at.lane & 7) + (at.lane >> 4) * 8) * stride + ((at.lane >> 3) & 1) * 8);
@@ -115,7 +118,6 @@ struct EngineHalf : EngineRows<T, 8> {
   // One pass for both gradients: the block's dS, rounded, goes through shared memory, [rows, kColumns] row by row, so
   // that each warp can sum some of the columns' gradient over all rows of the block.
   static constexpr int kOnePassDepth = 128;  // above, adding up the columns' sums costs more than a second pass
-  static constexpr int kScoreBuffers = 1;
   LAPAROFLOW_HOST_DEVICE static int scores_bytes(int rows) { return EngineHalf::tile_bytes(rows, kColumns); }
 
   template <int kRowTiles>
@@ -134,7 +136,7 @@ struct EngineHalf : EngineRows<T, 8> {
 
   /// Adds sum_i dS_i,column rows_i,d to the sums of a slot, once the scores of all `warps` are visible. Pieces of 16 columns
   /// x 64 of the depth are dealt out to the warps.
-  LAPAROFLOW_DEVICE void column_gradient(const char* scores, const T* rows, int row_count, int warps, int depth, int,
+  LAPAROFLOW_DEVICE void column_gradient(const char* scores, const T* rows, int row_count, int warps, int depth,
                                          const ColumnSums& sums, std::int64_t slot) const {
     const Lane at;
     const int stride = this->stride(depth), score_stride = this->stride(kColumns);
@@ -184,7 +186,6 @@ struct EngineFloat : EngineRows<float, 4> {
   static constexpr int backward_blocks(int) { return 1; }
   static constexpr int backward_warps(int) { return 4; }
   static constexpr int kOnePassDepth = 0;  // always two passes
-  static constexpr int kScoreBuffers = 1;
   static constexpr int scores_bytes(int) { return 0; }
 
   /// Numbers as the sum of three of tf32.
@@ -223,10 +224,7 @@ struct EngineFloat : EngineRows<float, 4> {
                                 int depth) const {
     const Lane at;
     const int stride = this->stride(depth);
-    const auto* rows = tile + thread_index() / 32 * 16 * kRowTiles * stride;
-    for (int m = 0; m < kRowTiles; ++m)
-      for (int n = 0; n < kColumnTiles; ++n)
-        for (int e = 0; e < 4; ++e) c[m][n][e] = 0.0f;
+    const auto* rows = this->rows_of_warp(c, tile, depth);
     for (int k = 0; k < depth; k += 8) {
       Parts<4> a[kRowTiles];
 #pragma unroll

@@ -20,7 +20,7 @@ LAPAROFLOW_DEVICE void load_embeddings(typename Engine::Type* to, const Side& si
     const std::int64_t i = first + r;
     const bool valid = counts(side, range, i);
     const Type* row = from + (valid ? i * layout.depth : 0);
-    auto target = [&](int d) { return to + Engine::tile_offset(r, d, count, layout.padded); };
+    auto target = [&](int d) { return to + Engine::tile_offset(r, d, layout.padded); };
     if (aligned) {
 #pragma unroll 1
       for (int d = chunk * Engine::kVector; d < layout.padded; d += kThreadsPerRow * Engine::kVector) {
@@ -48,8 +48,7 @@ class Feed {
 
   static int record_bytes(int, int, int) { return 0; }
   /// Shared memory of the row tile and the stages.
-  static int bytes(int warps, int row_count, int stages, int depth, int flow_width, int coefficients) {
-    (void)warps;
+  static int bytes(int row_count, int stages, int depth, int flow_width, int coefficients) {
     return RowTile<Engine>::bytes(row_count, depth, flow_width) +
            stages * ColumnStage<Engine>::bytes(depth, flow_width, coefficients);
   }
@@ -77,7 +76,6 @@ class Feed {
     const std::int64_t first = columns_.begin + static_cast<std::int64_t>(tile) * Engine::kColumns;
     return {first, first + Engine::kColumns < columns_.end ? first + Engine::kColumns : columns_.end};
   }
-  LAPAROFLOW_DEVICE Range present_columns(int tile) const { return columns(tile); }
   LAPAROFLOW_DEVICE std::int64_t slot(int tile) const {
     return (problem().scope == Scope::kBatch ? 0 : frame_slots(problem().column, frame_).begin) + first_tile_ + tile;
   }
@@ -118,11 +116,6 @@ class Feed {
   LAPAROFLOW_DEVICE RowTile<Engine> rows() const {
     return RowTile<Engine>(memory_, a_.row_count, layout_.padded, problem().flow_width);
   }
-  /// The row tiles of the whole block, and how the engine steps through them.
-  LAPAROFLOW_DEVICE const typename Engine::Type* all_rows() const { return rows().embedding; }
-  LAPAROFLOW_DEVICE int row_pitch() const { return a_.row_count; }
-  /// Where the rows of this thread's row tile begin in the rows of the block.
-  LAPAROFLOW_DEVICE int first_of_rows() const { return 0; }
 
  private:
   LAPAROFLOW_DEVICE const Problem& problem() const { return *a_.problem; }

@@ -38,7 +38,7 @@ forward_kernel(ForwardArguments arguments) {
     TileStatistics<Engine, kRowTiles, Options, kSymmetric> statistics;
     RowFlows<Options, kRowTiles> flows;
     float row_mark[kRows];
-    const int warp_row = warp * 16 * kRowTiles - feed.first_of_rows();
+    const int warp_row = warp * 16 * kRowTiles;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row_mark[r] = 0.0f;
 
@@ -65,7 +65,7 @@ forward_kernel(ForwardArguments arguments) {
         statistics.add_tile(c, NoWeights(), options, stage, scale, row_mark, sums);
       if constexpr (kSymmetric) {
         feed.barrier();
-        const Range columns = feed.present_columns(tile);
+        const Range columns = feed.columns(tile);
         for (int j = thread_index(); columns.begin + j < columns.end; j += plan.warps * 32) {
           float* slot = column_partials + columns.begin + j;
           Partial sum;

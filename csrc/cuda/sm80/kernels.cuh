@@ -16,7 +16,7 @@ struct Kernels {
   static int row_tiles(const Problem& p, bool) { return row_tiles(p.depth); }
   static int backward_warps(int depth) { return Engine::backward_warps(row_tiles(depth)); }
   static int backward_blocks(int depth) { return Engine::backward_blocks(row_tiles(depth)); }
-  static int scores_bytes(int rows) { return Engine::kScoreBuffers * Engine::scores_bytes(rows); }
+  static int scores_bytes(int rows) { return Engine::scores_bytes(rows); }
 
   static auto forward(const Problem& p) -> void (*)(ForwardArguments) {
     const auto of_form = [&](auto options) {

@@ -52,11 +52,11 @@ LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
   Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(frame, plan.column_slot() * plan.column_chunk, plan.column_chunk);
   if (feed.feeds_only()) {
-    feed.template give_registers<Engine::backward_feed_registers(kDepthTiles)>();
+    lower_registers<Engine::backward_feed_registers(kDepthTiles)>();
     feed.send(frame, first_row);
     return;
   }
-  feed.template take_registers<Engine::backward_registers(kDepthTiles)>();
+  raise_registers<Engine::backward_registers(kDepthTiles)>();
 
   const Options options(problem);
   const float scale = kLog2e / problem.temperature[0];

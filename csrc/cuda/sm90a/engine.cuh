@@ -54,8 +54,7 @@ struct EngineWarpgroup {
   static_assert(registers_suffice(backward_warps(16), backward_registers(16), backward_feed_registers(16)));
 
   LAPAROFLOW_HOST_DEVICE static int tile_bytes(int rows, int depth) { return rows * depth * 2; }
-  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows, int depth) {
-    (void)depth;
+  LAPAROFLOW_HOST_DEVICE static int tile_offset(int row, int d, int rows) {
     return swizzled(d / 64 * rows * kSwizzleRow + row * kSwizzleRow + d % 64 * 2) / 2;
   }
 

@@ -64,7 +64,7 @@ record_kernel(RecordArguments a) {
         for (int e = 0; e < kVector; ++e)
           if (d + e < a.depth) values.x[e] = row[d + e];
     }
-    *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows, layout.padded)) = values;
+    *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows)) = values;
   }
   to.load_numbers(a.side, frame, frame, first, a.flow_width, a.of_columns ? -kFarFlow : kFarFlow, a.coefficients,
                   a.coefficients != nullptr ? kCoefficients : 0);
@@ -102,7 +102,7 @@ class Feed<EngineWarpgroup<T>> {
   static int record_bytes(int depth, int flow_width, int coefficients) {
     return ColumnStage<Engine>::bytes(depth, flow_width, coefficients) + static_cast<int>(sizeof(RecordRows));
   }
-  static int bytes(int, int row_count, int stages, int depth, int flow_width, int coefficients) {
+  static int bytes(int row_count, int stages, int depth, int flow_width, int coefficients) {
     const int record = to_multiple(record_bytes(depth, flow_width, coefficients), kSwizzleGroup);
     return (row_count / kSlotRows + stages) * record + (1 + 2 * kMostStages) * static_cast<int>(sizeof(Barrier));
   }
@@ -124,14 +124,6 @@ class Feed<EngineWarpgroup<T>> {
     block_barrier();
   }
 
-  template <int kCount>
-  LAPAROFLOW_DEVICE void give_registers() const {
-    lower_registers<kCount>();
-  }
-  template <int kCount>
-  LAPAROFLOW_DEVICE void take_registers() const {
-    raise_registers<kCount>();
-  }
   LAPAROFLOW_DEVICE bool feeds_only() const { return thread_index() >= computing(); }
 
   LAPAROFLOW_DEVICE void span(int frame, std::int64_t first, std::int64_t count) {
@@ -162,7 +154,7 @@ class Feed<EngineWarpgroup<T>> {
       barrier_arrive_expect(full(stage_), a_.column_records.bytes);
       bulk_copy(at_stage(), a_.column_records.data + (first_slot_ + tile) * a_.column_records.bytes, a_.column_records.bytes,
                 full(stage_));
-      next_stage();
+      advance();
     }
   }
 
@@ -181,10 +173,15 @@ class Feed<EngineWarpgroup<T>> {
   }
   LAPAROFLOW_DEVICE void release() {
     barrier_arrive(empty(stage_));
-    next_stage();
+    advance();
   }
   /// In place of release: on to the next tile, while products still read this one; release_previous when they are done.
-  LAPAROFLOW_DEVICE void advance() { next_stage(); }
+  LAPAROFLOW_DEVICE void advance() {
+    if (++stage_ == a_.stages) {
+      stage_ = 0;
+      phase_ ^= 1;
+    }
+  }
   LAPAROFLOW_DEVICE void release_previous() { barrier_arrive(empty(stage_ == 0 ? a_.stages - 1 : stage_ - 1)); }
   LAPAROFLOW_DEVICE void barrier() const { named_barrier(1, computing()); }
 
@@ -222,12 +219,6 @@ class Feed<EngineWarpgroup<T>> {
   /// Of the record at this place in shared memory; those of both sides are equally long.
   LAPAROFLOW_DEVICE const RecordRows& rows_of(const char* record) const {
     return *reinterpret_cast<const RecordRows*>(record + a_.column_records.bytes - sizeof(RecordRows));
-  }
-  LAPAROFLOW_DEVICE void next_stage() {
-    if (++stage_ == a_.stages) {
-      stage_ = 0;
-      phase_ ^= 1;
-    }
   }
 
   const FeedArguments a_;

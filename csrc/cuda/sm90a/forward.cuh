@@ -24,12 +24,12 @@ LAPAROFLOW_DEVICE void warpgroup_forward(const ForwardArguments& arguments) {
   feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
             rectangle.column_slot * plan.column_chunk, plan.column_chunk);
   if (feed.feeds_only()) {
-    feed.template give_registers<Engine::kForwardFeedRegisters>();
+    lower_registers<Engine::kForwardFeedRegisters>();
     rectangle.each_row_tile(row_count,
                             [&](int frame, std::int64_t first_row, std::int64_t) { feed.send(frame, first_row); });
     return;
   }
-  feed.template take_registers<Engine::forward_registers(Options::kPlain)>();
+  raise_registers<Engine::forward_registers(Options::kPlain)>();
 
   float* row_partials = arguments.row_partials + rectangle.column_slot * components * problem.row.total;
   const Options options(problem);
