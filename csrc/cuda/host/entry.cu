@@ -84,11 +84,7 @@ struct Arena {
 
 /// The statistics of the row side from its partials.
 Status merge(const float* partials, std::int64_t slots, const Problem& p, float* stats, Stream stream) {
-  MergeArguments a;
-  a.problem = p;
-  a.partials = partials;
-  a.slots = slots;
-  a.stats = stats;
+  const MergeArguments a{p, partials, slots, stats};
   return launch(merge_kernel, ceil_div(p.row.total, kThreads), kThreads, 2 * kThreads * 4, stream, a);
 }
 
@@ -170,26 +166,23 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   Status status = launch(scale_kernel, scale.blocks, kThreads, kThreads * 4, stream, scale);
   for (const bool of_rows : {true, false}) {
     if (status != kSuccess || !(of_rows || p.symmetric)) continue;
-    CoefficientArguments c;
-    c.stats = of_rows ? in.row_stats : in.column_stats;
-    c.grad = of_rows ? in.row_grad : in.column_grad;
-    c.mask = of_rows ? p.row.mask : p.column.mask;
-    c.scale_exponents = scale.exponents;
-    c.scale_blocks = scale.blocks;
-    c.total = of_rows ? p.row.total : p.column.total;
-    c.bounded = p.bounded;
-    c.inside = scale.inside;
-    c.loss_scale = loss_scale;
-    c.coefficients = of_rows ? row_coefficients : column_coefficients;
-    status = launch(coefficient_kernel, c.total / kThreads + 1, kThreads, kThreads * 4, stream,
-                    c);  // one at least: the loss scale
+    const auto& side = scale.sides[of_rows ? 0 : 1];
+    const CoefficientArguments c{side.stats,
+                                 side.grad,
+                                 of_rows ? p.row.mask : p.column.mask,
+                                 scale.exponents,
+                                 scale.blocks,
+                                 side.total,
+                                 p.bounded,
+                                 scale.inside,
+                                 loss_scale,
+                                 of_rows ? row_coefficients : column_coefficients};
+    const std::int64_t blocks = c.total / kThreads + 1;  // one at least: the loss scale
+    status = launch(coefficient_kernel, blocks, kThreads, kThreads * 4, stream, c);
   }
 
   if (status == kSuccess && one_pass) {
-    ClearArguments clear;
-    clear.to = column_sums;
-    clear.count = sums;
-    status = launch(clear_kernel, ceil_div(clear.count, kThreads), kThreads, 0, stream, clear);
+    status = launch(clear_kernel, ceil_div(sums, kThreads), kThreads, 0, stream, ClearArguments{column_sums, sums});
   }
 
   // The temperature rides on a pass that runs anyway, on one of its own only when asked for alone.
@@ -219,24 +212,13 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
     status = with_engine(p, [&](auto engine) { return launch_backward<decltype(engine)>(a, stream); });
   }
   if (status == kSuccess && one_pass) {
-    FinishArguments f;
-    f.side = p.column;
-    f.sums = {column_sums, first.sums_depth};
-    f.frames = p.frames;
-    f.batch = p.scope == Scope::kBatch;
-    f.depth = p.depth;
-    f.temperature = p.temperature;
-    f.loss_scale = loss_scale;
-    f.gradient = out.column_gradient;
+    const FinishArguments f{
+        p.column,   p.frames,           p.depth, p.scope == Scope::kBatch, {column_sums, first.sums_depth}, p.temperature,
+        loss_scale, out.column_gradient};
     status = with_engine(p, [&](auto engine) { return launch_finish<decltype(engine)>(f, stream); });
   }
   if (status == kSuccess && out.temperature_gradient != nullptr) {
-    TemperatureArguments t;
-    t.partials = partials;
-    t.count = partial_count;
-    t.temperature = p.temperature;
-    t.loss_scale = loss_scale;
-    t.gradient = out.temperature_gradient;
+    const TemperatureArguments t{partials, partial_count, p.temperature, loss_scale, out.temperature_gradient};
     status = launch(temperature_kernel, 1, kThreads, kThreads * 4, stream, t);
   }
   return status;

@@ -127,8 +127,7 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
 template <class Engine>
 Status launch_forward(const ForwardArguments& a, Stream stream) {
   void (*const kernel)(ForwardArguments) = Kernels<Engine>::forward(a.problem);
-  const Status status =
-      Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, nullptr, nullptr, 0, stream);
+  const Status status = Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, nullptr, nullptr, stream);
   if (status != kSuccess) return status;
   return launch(kernel, a.plan.blocks(), a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
 }
@@ -198,16 +197,12 @@ template <class Engine>
 Status launch_backward(const BackwardArguments& a, Stream stream) {
   void (*const kernel)(BackwardArguments) = Kernels<Engine>::backward(a);
   const Status status = Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, a.row_coefficients,
-                                                       a.column_coefficients, kCoefficients, stream);
+                                                       a.column_coefficients, stream);
   if (status != kSuccess) return status;
   const Status done =
       launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
   if (done != kSuccess || a.row_partials == nullptr) return done;
-  SumArguments sum;
-  sum.partials = a.row_partials;
-  sum.slots = a.plan.column_chunks;
-  sum.count = a.problem.row.total * a.problem.depth;
-  sum.to = a.gradient;
+  const SumArguments sum{a.row_partials, a.plan.column_chunks, a.problem.row.total * a.problem.depth, a.gradient};
   return launch(sum_kernel<typename Engine::Type>, ceil_div(sum.count, 256), 256, 0, stream, sum);
 }
 

@@ -44,7 +44,7 @@ struct Kernels {
     return depth <= 64 ? of_depth(Count<8>{}) : depth <= 128 ? of_depth(Count<16>{}) : of_depth(Count<32>{});
   }
 
-  static Status write_records(const Problem&, const Records&, const Records&, const float*, const float*, int, Stream) {
+  static Status write_records(const Problem&, const Records&, const Records&, const float*, const float*, Stream) {
     return kSuccess;
   }
 };

@@ -28,7 +28,6 @@ struct RecordArguments {
   bool of_columns = false;
   const float* inv_bandwidth = nullptr;  // [frames]
   const float* coefficients = nullptr;   // [kCoefficients, total] or null
-  int coefficient_space = 0;
   bool aligned = false;
   Records records;
 };

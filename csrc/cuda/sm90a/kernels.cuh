@@ -59,26 +59,21 @@ struct Kernels<EngineWarpgroup<T>> {
 
   /// Lays out both sides' tiles for the feed.
   static Status write_records(const Problem& p, const Records& rows, const Records& columns, const float* row_coefficients,
-                              const float* column_coefficients, int coefficients, Stream stream) {
+                              const float* column_coefficients, Stream stream) {
     if (p.frames == 0) return kSuccess;
-    OriginArguments origins;
-    origins.side = p.row;
-    origins.flow_width = p.flow_width;
-    origins.origins = rows.origins;
+    const OriginArguments origins{p.row, p.flow_width, rows.origins};
     const Status placed = launch(origin_kernel<Engine>, p.frames, 256, 256 * 4, stream, origins);
     if (placed != kSuccess) return placed;
     for (const bool of_rows : {true, false}) {
-      RecordArguments a;
-      a.side = of_rows ? p.row : p.column;
-      a.frames = p.frames;
-      a.depth = p.depth;
-      a.flow_width = p.flow_width;
-      a.of_columns = !of_rows;
-      a.inv_bandwidth = p.inv_bandwidth;
-      a.coefficients = of_rows ? row_coefficients : column_coefficients;
-      a.coefficient_space = coefficients;
-      a.aligned = p.aligned;
-      a.records = of_rows ? rows : columns;
+      const RecordArguments a{of_rows ? p.row : p.column,
+                              p.frames,
+                              p.depth,
+                              p.flow_width,
+                              !of_rows,
+                              p.inv_bandwidth,
+                              of_rows ? row_coefficients : column_coefficients,
+                              p.aligned,
+                              of_rows ? rows : columns};
       const Status status = launch(record_kernel<Engine>, a.records.slots + 1, 128, 0, stream, a);
       if (status != kSuccess) return status;
     }
