@@ -4,6 +4,8 @@
 
 A pair weight is 0 between frames, so that another process's keys only enlarge the denominator: neither their flow nor their
 frame is needed, and the joint statistics are those of the local pairs with ``lse = logaddexp(lse_here, lse_elsewhere)``.
+Groups go with the keys, as a mask does; what ``exclude_self`` leaves out lies within a process. Weights of the losses stay
+with their pixels: the joint mean needs their sum alone.
 
 ``gathered``  every process holds all keys: [world x M, D]. One gather, one call over the pairs; the key gradient comes back
               by a reduce-scatter.
@@ -12,7 +14,7 @@ frame is needed, and the joint statistics are those of the local pairs with ``ls
               the keys come by again, recomputes their log-sums and sends each half's key gradient straight home (at
               most three halves of key gradients are held besides the process's own).
 
-``mean``      negatives stay in the process; only the mean is over the queries of all processes. Two numbers are sent.
+``mean``      negatives stay in the process; the mean alone is over the queries of all processes. Two numbers are sent.
 
 Bytes sent per process, forward: (world - 1) x M x D in the first two; the ring sends the keys again in its backward pass.
 Processes may hold different numbers of frames and pixels (the gather then pads to the largest).
@@ -21,17 +23,26 @@ Processes may hold different numbers of frames and pixels (the gather then pads 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from laparoflow_kernels import checks
-from laparoflow_kernels.backends import choose_backend
-from laparoflow_kernels.functional import LossResult, flow_infonce, warn_that_nothing_counts
-from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, RowStats, direction_loss
-from laparoflow_kernels.packing import TensorOrList, pack_pairs, unpack, unpack_stats
+from laparoflow_kernels.functional import (
+    LossResult,
+    flow_infonce,
+    loss_maps,
+    own_statistics,
+    prepare,
+    unpacked_stats,
+    warn_that_nothing_counts,
+)
+from laparoflow_kernels.loss_forms import STAT_LSE, FlowInfoNCEStats, weighted_loss
+from laparoflow_kernels.packing import TensorOrList
 from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 
 METHODS = ("gathered", "ring", "mean")
@@ -54,6 +65,11 @@ def distributed_flow_infonce(
     symmetric: bool = False,
     query_mask: TensorOrList | None = None,
     key_mask: TensorOrList | None = None,
+    query_weight: TensorOrList | None = None,
+    key_weight: TensorOrList | None = None,
+    query_group: TensorOrList | None = None,
+    key_group: TensorOrList | None = None,
+    exclude_self: bool = False,
     reduction: str = "mean",
     return_stats: bool = False,
     normalized: bool = False,
@@ -61,13 +77,16 @@ def distributed_flow_infonce(
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
     """``flow_infonce`` of the batch that all processes hold together.
 
-    Every process calls it with its own frames and the same options; inputs must agree over processes in which of them need a
-    gradient. The value is the joint loss on every process. The gradients are scaled so that their *average* over processes,
-    which DDP and FSDP take, is the gradient of the joint loss. Without a process group it is ``flow_infonce``. Not for
-    torch.compile: keep the call outside the compiled part of the step.
+    Every process calls it with its own frames and the same options; inputs must agree over processes in which of them are
+    given and which need a gradient. The value is the joint loss on every process. The gradients are scaled so that their
+    *average* over processes, which DDP and FSDP take, is the gradient of the joint loss. Without a process group it is
+    ``flow_infonce``. Not for torch.compile: keep the call outside the compiled part of the step.
 
     Args:
-        query, key, query_flow, key_flow, query_mask, key_mask: as ``flow_infonce``, of this process's frames.
+        query, key, query_flow, key_flow, query_mask, key_mask, query_weight, key_weight, exclude_self: as ``flow_infonce``,
+            of this process's frames; a mean is over the weights of all processes.
+        query_group, key_group: as ``flow_infonce``; numbers that mean the same on all processes: pairs over processes are
+            left out, too.
         temperature, bandwidth, flow_kernel, positives, negatives, normalized, backend: as ``flow_infonce``.
         method: "ring" (two processes' keys in memory), "gathered" (all of them; less to compute and to send), or "mean" (no
             negatives of other processes).
@@ -97,38 +116,38 @@ def distributed_flow_infonce(
     check_scope(method, scope)
     options: dict[str, Any] = dict(
         temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
-        normalized=normalized,
+        scope=scope, symmetric=symmetric, query_mask=query_mask, key_mask=key_mask, query_group=query_group,
+        key_group=key_group, exclude_self=exclude_self, normalized=normalized,
     )  # fmt: skip
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return flow_infonce(
-            query, key, query_flow, key_flow, scope=scope, symmetric=symmetric, query_mask=query_mask, key_mask=key_mask,
-            reduction=reduction, return_stats=return_stats, backend=backend, **options,
+            query, key, query_flow, key_flow, query_weight=query_weight, key_weight=key_weight, reduction=reduction,
+            return_stats=return_stats, backend=backend, **options,
         )  # fmt: skip
-    options["weight_stats"] = return_stats
-    rows, columns = (query, query_flow, query_mask), (key, key_flow, key_mask)
+    problem, weights, chosen = prepare(
+        query, key, query_flow, key_flow, query_weight, key_weight, backend, weight_stats=return_stats, **options
+    )
     total: Tensor | None = None
     if method == "mean":
-        directions, total = _own_pairs(rows, columns, scope, symmetric, reduction, backend, options)
+        total, stats = own_statistics(problem, weights, chosen, reduction if reduction == "none" else "sum")
     else:
-        directions = [_direction(rows, columns, method, group, backend, options)]
+        rows = replace(problem, symmetric=False)
+        stats = [_joint_statistics(rows, not exclude_self, method, group, chosen)]
         if symmetric:
-            directions.append(_direction(columns, rows, method, group, backend, options))
+            columns = replace(
+                rows, query=rows.key, key=rows.query, query_frames=rows.key_frames, key_frames=rows.query_frames
+            )
+            stats.append(_joint_statistics(columns, not exclude_self, method, group, chosen))
+    losses = [weighted_loss(*side) for side in zip(stats, weights, strict=False)]
     result: LossResult
     if reduction == "none":
-        maps = [unpack(direction_loss(stats)[0], sizes, query) for stats, sizes in directions]
-        result = (maps[0], maps[1]) if symmetric else maps[0]
+        result = loss_maps(losses, problem, query)
     else:
-        sums = []
-        for stats, _ in directions:
-            loss, valid = direction_loss(stats)
-            sums.append((loss.sum() if total is None else total, valid.sum()))
+        sums = [(loss.sum() if total is None else total, weight.sum()) for loss, weight in losses]
         result, counts = joint_value(sums, reduction, group)
         if checks.values_readable(counts) and bool((counts == 0).any()):
             warn_that_nothing_counts(stacklevel=3)
-    if not return_stats:
-        return result
-    parts: list[RowStats] = [unpack_stats(stats, sizes, query) for stats, sizes in directions]
-    return result, FlowInfoNCEStats(parts[0], parts[1] if symmetric else None)
+    return (result, unpacked_stats(stats, problem, query)) if return_stats else result
 
 
 def check_scope(method: str, scope: str) -> None:
@@ -137,40 +156,17 @@ def check_scope(method: str, scope: str) -> None:
         raise ValueError(f"scope: expected 'batch' with over_processes={method!r}, got {scope!r}")
 
 
-def _own_pairs(
-    rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], scope: str, symmetric: bool, reduction: str, backend: str,
-    options: dict[str, Any],
-) -> tuple[list[tuple[Tensor, FrameSizes]], Tensor | None]:  # fmt: skip
-    """Statistics and sizes of each direction over this process's pairs; and the sum of losses where that comes with them."""
-    (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
-    problem = pack_pairs(
-        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, scope=scope, symmetric=symmetric,
-        **options,
-    )  # fmt: skip
-    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
-    if reduction != "none" and hasattr(chosen, "fused_loss"):
-        fused = chosen.fused_loss(problem, "sum")
-        if fused is not None:
-            return [(fused[1], problem.query_frames.sizes)], fused[0]
-    sizes = problem.query_frames.sizes, problem.key_frames.sizes
-    return list(zip(chosen.statistics(problem), sizes, strict=True))[: 1 + symmetric], None
-
-
-def _direction(
-    rows: tuple[Any, Any, Any], columns: tuple[Any, Any, Any], method: str, group: dist.ProcessGroup | None,
-    backend: str, options: dict[str, Any],
-) -> tuple[Tensor, FrameSizes]:  # fmt: skip
-    """Joint statistics [4, T] of this process's rows, differentiable, and the frames' sizes."""
-    (query, query_flow, query_mask), (key, key_flow, key_mask) = rows, columns
-    problem = pack_pairs(
-        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, scope="batch", symmetric=False, **options
-    )
-    chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
+def _joint_statistics(
+    problem: PairProblem, grouped: bool, method: str, group: dist.ProcessGroup | None, chosen: ModuleType
+) -> Tensor:
+    """Joint statistics [4, T] of this process's rows, differentiable; ``grouped``: groups mean the same on all processes."""
     here, _ = chosen.statistics(problem)
+    rows, columns = problem.query_frames, problem.key_frames
+    row_group = rows.group if grouped else None
 
-    def log_sum(q: Tensor, k: Tensor, t: Tensor, k_mask: Tensor) -> Tensor:
-        """lse [T] of the rows over keys of other frames."""
-        frames = _strangers(q, problem.query_frames.mask, k, k_mask)
+    def log_sum(q: Tensor, k: Tensor, t: Tensor, tags: list[Tensor]) -> Tensor:
+        """lse [T] of the rows over keys of other frames, of whose pixels ``tags`` are the masks and the groups."""
+        frames = _strangers(q, (rows.mask, row_group), k, tags)
         pairs = PairProblem(
             q, k, *frames, t, t.new_ones(2), "tophat", "outside", "all", "batch", False, problem.bounded,
             weight_stats=False,
@@ -178,27 +174,29 @@ def _direction(
         stats: Tensor = chosen.statistics(pairs)[0]
         return stats[STAT_LSE]
 
-    packed_query, packed_key, temperature = problem.query, problem.key, problem.temperature
-    keep = problem.key_frames.mask
-    if keep is None:
-        keep = torch.ones_like(packed_key[:, 0], dtype=torch.bool)
-    counts = _counts(packed_key.shape[0], packed_key.device, group)
+    query, key, temperature = problem.query, problem.key, problem.temperature
+    keep = torch.ones_like(key[:, 0], dtype=torch.bool) if columns.mask is None else columns.mask
+    tags = [keep] if row_group is None or columns.group is None else [keep, columns.group]
+    counts = _counts(key.shape[0], key.device, group)
     if method == "gathered":
-        keys, masks = _GatherOthers.apply(packed_key, counts, group), _gather_others(keep, counts, group)
-        elsewhere = log_sum(packed_query, keys, temperature, masks)
+        keys = _GatherOthers.apply(key, counts, group)
+        elsewhere = log_sum(query, keys, temperature, [_gather_others(x, counts, group) for x in tags])
     else:
-        elsewhere = _Ring.apply(packed_query, packed_key, temperature, keep, counts, group, log_sum)
-    return torch.cat([_log_add(here[STAT_LSE], elsewhere)[None], here[STAT_LSE + 1 :]]), problem.query_frames.sizes
+        elsewhere = _Ring.apply(query, key, temperature, tags, counts, group, log_sum)
+    return torch.cat([_log_add(here[STAT_LSE], elsewhere)[None], here[STAT_LSE + 1 :]])
 
 
-def _strangers(query: Tensor, query_mask: Tensor | None, key: Tensor, key_mask: Tensor) -> tuple[PackedFrames, PackedFrames]:
+def _strangers(
+    query: Tensor, query_tags: tuple[Tensor | None, Tensor | None], key: Tensor, key_tags: list[Tensor]
+) -> tuple[PackedFrames, PackedFrames]:
     """Two frames, one with all queries, one with all keys: every pair weight is 0."""
     flow = query.new_zeros((query.shape[0] + key.shape[0], 1), dtype=accumulator_dtype(query.dtype))
     n, m = query.shape[0], key.shape[0]
     offsets = torch.tensor([[0, n, n], [0, 0, m]], device=query.device)
+    key_mask, key_group = (*(x.contiguous() for x in key_tags), None)[:2]
     return (
-        PackedFrames(flow[:n], query_mask, offsets[0], FrameSizes.of((n, 0))),
-        PackedFrames(flow[n:], key_mask.contiguous(), offsets[1], FrameSizes.of((0, m))),
+        PackedFrames(flow[:n], query_tags[0], offsets[0], FrameSizes.of((n, 0)), query_tags[1]),
+        PackedFrames(flow[n:], key_mask, offsets[1], FrameSizes.of((0, m)), key_group),
     )
 
 
@@ -215,21 +213,24 @@ def joint_value(
     """From each process's own sums to the joint mean (or sum), the same on all; gradients are to be averaged over processes.
 
     Args:
-        parts: (sum of this process's losses, their number), 0-d, of one or more losses, of whose results the mean is taken.
+        parts: (sum of this process's losses, their number or the sum of their weights), 0-d, of one or more losses, of
+            whose results the mean is taken.
         reduction: "mean" or "sum".
         group: process group; None is the default one. Without a process group this process is all.
 
     Returns:
         The value, 0 where there is no loss at all, and the joint numbers [parts].
     """
-    sums = torch.stack([torch.stack([total.detach(), count.to(total.dtype)]) for total, count in parts])
+    sums = torch.stack([torch.stack([total.detach(), count.detach().to(total.dtype)]) for total, count in parts])
     world = dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
     if world > 1:
         dist.all_reduce(sums, group=group)
     value = sums.new_zeros(())
-    for (own, _), (total, count) in zip(parts, sums.unbind(0), strict=True):
-        scale = torch.ones_like(count) if reduction == "sum" else count.clamp(min=1)
+    for (own, weight), (total, count) in zip(parts, sums.unbind(0), strict=True):
+        scale = torch.ones_like(count) if reduction == "sum" else torch.where(count > 0, count, torch.ones_like(count))
         share = own * (world / scale)
+        if reduction == "mean" and weight.requires_grad:  # the mean depends on the sum of the weights, too
+            share = share - weight * (world * total / scale**2)
         value = value + (share + (total / scale - share).detach()) / len(parts)
     return value, sums[:, 1]
 
@@ -280,29 +281,29 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, temperature: Tensor, keep: Tensor, counts: list[int],
-        group: dist.ProcessGroup | None, log_sum: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+        ctx: Any, query: Tensor, key: Tensor, temperature: Tensor, tags: list[Tensor], counts: list[int],
+        group: dist.ProcessGroup | None, log_sum: Callable[[Tensor, Tensor, Tensor, list[Tensor]], Tensor],
     ) -> Tensor:  # fmt: skip
         key = key.contiguous()
         lse = temperature.new_full((query.shape[0],), -torch.inf)
-        for visit in _visits(key, keep, counts, group):
-            lse = _log_add(lse, log_sum(query, visit.key, temperature, visit.keep))
-        ctx.save_for_backward(query, key, temperature, keep, lse)
+        for visit in _visits(key, tags, counts, group):
+            lse = _log_add(lse, log_sum(query, visit.key, temperature, visit.tags))
+        ctx.save_for_backward(query, key, temperature, lse, *tags)
         ctx.counts, ctx.group, ctx.log_sum = counts, group, log_sum
         return lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, temperature, keep, lse = ctx.saved_tensors
+        query, key, temperature, lse, *tags = ctx.saved_tensors
         needs, dtype = ctx.needs_input_grad[:3], temperature.dtype
         sums = [torch.zeros_like(x, dtype=dtype) if n else None for x, n in zip(ctx.saved_tensors, needs, strict=False)]
         safe_lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # a row without a key has no share in any
         home: _Exchange | None = None
-        for visit in _visits(key, keep, ctx.counts, ctx.group):
+        for visit in _visits(key, tags, ctx.counts, ctx.group):
             with torch.enable_grad():
                 visited = zip((query, visit.key, temperature), needs, strict=True)
                 inputs = [x.detach().requires_grad_(need) for x, need in visited]
-                part = ctx.log_sum(*inputs, visit.keep)
+                part = ctx.log_sum(*inputs, visit.tags)
             grad = grads[0] * (part.detach() - safe_lse).exp()
             parts = iter(torch.autograd.grad(part, [x for x in inputs if x.requires_grad], grad))
             dquery, dkey, dtemperature = (next(parts) if need else None for need in needs)
@@ -348,18 +349,21 @@ class _Exchange:
         self.pending = []
 
 
-class _Visit:
-    """Half of process ``owner``'s keys, here now, while rows ``sent`` of ours are with process ``user``."""
+class _Visit(NamedTuple):
+    """Half of process ``owner``'s keys with their tags, here now, while rows ``sent`` of ours are with process ``user``."""
 
-    def __init__(self, key: Tensor, keep: Tensor, owner: int, user: int, sent: tuple[int, int]) -> None:
-        self.key, self.keep, self.owner, self.user, self.sent = key, keep, owner, user, sent
+    key: Tensor
+    tags: list[Tensor]
+    owner: int
+    user: int
+    sent: tuple[int, int]
 
 
-def _visits(key: Tensor, keep: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Iterator[_Visit]:
+def _visits(key: Tensor, tags: list[Tensor], counts: list[int], group: dist.ProcessGroup | None) -> Iterator[_Visit]:
     """The other processes' keys half by half; the next half is under way while one is in use."""
     rank, world = dist.get_rank(group), len(counts)
     longest = (max(counts) + 1) // 2
-    buffers = [[x.new_empty((longest, *x.shape[1:])) for x in (key, keep)] for _ in range(2)]  # in use, in flight
+    buffers = [[x.new_empty((longest, *x.shape[1:])) for x in (key, *tags)] for _ in range(2)]  # in use, in flight
 
     def start(turn: int) -> tuple[_Exchange, _Visit]:
         step, half = divmod(turn, 2)
@@ -367,8 +371,8 @@ def _visits(key: Tensor, keep: Tensor, counts: list[int], group: dist.ProcessGro
         begin, end = _half(counts[rank], half)
         first, last = _half(counts[owner], half)
         coming = [buffer[: last - first] for buffer in buffers[turn % 2]]
-        exchange = _Exchange([key[begin:end], keep[begin:end]], coming, user, owner, group)
-        return exchange, _Visit(coming[0], coming[1], owner, user, (begin, end))
+        exchange = _Exchange([x[begin:end] for x in (key, *tags)], coming, user, owner, group)
+        return exchange, _Visit(coming[0], coming[1:], owner, user, (begin, end))
 
     turns = 2 * (world - 1)
     following = start(0)

@@ -7,7 +7,8 @@ which points are the paper's and which are ours.
 from __future__ import annotations
 
 import warnings
-from typing import TypeAlias
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,10 +27,7 @@ from laparoflow_kernels.packing import (
     unpack,
     unpack_stats,
 )
-from laparoflow_kernels.problem import (
-    FLOW_KERNELS,
-    accumulator_dtype,
-)
+from laparoflow_kernels.problem import FLOW_KERNELS, PairProblem, accumulator_dtype
 
 LossResult: TypeAlias = TensorOrList | tuple[TensorOrList, TensorOrList]
 
@@ -78,7 +76,9 @@ def flow_infonce(
             pixels, sampled at each pixel's source coordinates. Any other guide (coordinates, depth) works. It has no
             gradient, and may not ask for one.
         key_flow: [B, M, F].
-        temperature: a float or a tensor of one element > 0; a tensor may require a gradient.
+        temperature: a float or a tensor of one element > 0; a tensor may require a gradient. float32 knows a logit of unit
+            vectors to 6e-8 / temperature, and gradients to a few times that: a few percent at 1e-5, which is as low as it
+            makes sense to go; below 1.2e-7 it is an error. float64 goes down to 2.2e-16.
         bandwidth: a float or a [B] tensor > 0, in the unit of the flow. It has no gradient, and may not ask for one.
         flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1], to a few
             roundings.
@@ -121,44 +121,66 @@ def flow_infonce(
     checks.check_loss_options(
         flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
     )  # fmt: skip
-    problem = pack_pairs(
-        query, key, query_flow, key_flow, query_mask=query_mask, key_mask=key_mask, temperature=temperature,
-        bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope,
-        symmetric=symmetric, normalized=normalized, query_group=query_group, key_group=key_group, exclude_self=exclude_self,
-        weight_stats=return_stats,
+    problem, weights, chosen = prepare(
+        query, key, query_flow, key_flow, query_weight, key_weight, backend, query_mask=query_mask, key_mask=key_mask,
+        temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
+        scope=scope, symmetric=symmetric, normalized=normalized, query_group=query_group, key_group=key_group,
+        exclude_self=exclude_self, weight_stats=return_stats,
     )  # fmt: skip
+    value, stats = own_statistics(problem, weights, chosen, reduction)
+    result: LossResult
+    if value is not None:
+        result = value
+    else:
+        losses = [weighted_loss(*side) for side in zip(stats, weights, strict=False)]
+        if reduction == "none":
+            result = loss_maps(losses, problem, query)
+        else:
+            reduced = [reduce_loss(loss, weight, reduction) for loss, weight in losses]
+            result = sum(reduced[1:], reduced[0]) / len(reduced)
+    if checks.values_readable(stats[0]) and (symmetric or not isinstance(result, Tensor) or not result.any()):
+        _warn_if_nothing_counts(stats, weights)
+    return (result, unpacked_stats(stats, problem, query)) if return_stats else result
+
+
+def prepare(
+    query: TensorOrList, key: TensorOrList, query_flow: TensorOrList, key_flow: TensorOrList,
+    query_weight: TensorOrList | None, key_weight: TensorOrList | None, backend: str, **options: Any,
+) -> tuple[PairProblem, list[Tensor | None], ModuleType]:  # fmt: skip
+    """The packed problem, the weights of both sides and the backend; ``options`` are those of ``pack_pairs``."""
+    problem = pack_pairs(query, key, query_flow, key_flow, **options)
     q, k = problem.query_frames, problem.key_frames
-    if key_weight is not None and not symmetric:
+    if key_weight is not None and not problem.symmetric:
         raise ValueError("key_weight: expected None without symmetric=True, as keys have no loss of their own then")
     weights = [pack_weight("query", query_weight, q), pack_weight("key", key_weight, k)]
     chosen = choose_backend(backend, problem.query.device, problem.query.dtype, problem.query.shape[1])
     if backend == "auto" and chosen is reference and not torch.compiler.is_compiling():
         warn_of_dense_pairs(problem)
+    return problem, weights, chosen
 
-    fused = None
-    if reduction != "none" and query_weight is None and hasattr(chosen, "fused_loss"):
+
+def own_statistics(
+    problem: PairProblem, weights: list[Tensor | None], chosen: ModuleType, reduction: str
+) -> tuple[Tensor | None, list[Tensor]]:
+    """(The reduced loss where it comes in the same sweep, statistics [4, T] of each direction)."""
+    if reduction != "none" and weights[0] is None and hasattr(chosen, "fused_loss"):
         fused = chosen.fused_loss(problem, reduction)
-    result: LossResult
-    columns = None
-    if fused is not None:
-        result, rows = fused
-    else:
-        rows, column_stats = chosen.statistics(problem)
-        columns = column_stats if symmetric else None
-        sides = [(rows, weights[0], q)] + ([(columns, weights[1], k)] if symmetric else [])
-        losses = [(*weighted_loss(stats, weight), frames.sizes) for stats, weight, frames in sides]
-        if reduction == "none":
-            unpacked = [unpack(loss, sizes, query) for loss, _, sizes in losses]
-            result = (unpacked[0], unpacked[1]) if symmetric else unpacked[0]
-        else:
-            reduced = [reduce_loss(loss, weight, reduction) for loss, weight, _ in losses]
-            result = sum(reduced[1:], reduced[0]) / len(reduced)
-    if checks.values_readable(rows) and (columns is not None or not isinstance(result, Tensor) or not result.any()):
-        _warn_if_nothing_counts([rows] if columns is None else [rows, columns], weights)
-    if not return_stats:
-        return result
-    row_stats = unpack_stats(rows, q.sizes, query)
-    return result, FlowInfoNCEStats(row_stats, None if columns is None else unpack_stats(columns, k.sizes, query))
+        if fused is not None:
+            return fused[0], [fused[1]]
+    rows, columns = chosen.statistics(problem)
+    return None, [rows, columns] if problem.symmetric else [rows]
+
+
+def loss_maps(losses: list[tuple[Tensor, Tensor]], problem: PairProblem, like: TensorOrList) -> LossResult:
+    """What ``reduction="none"`` returns, from ``weighted_loss`` of each direction."""
+    rows = unpack(losses[0][0], problem.query_frames.sizes, like)
+    return (rows, unpack(losses[1][0], problem.key_frames.sizes, like)) if problem.symmetric else rows
+
+
+def unpacked_stats(stats: list[Tensor], problem: PairProblem, like: TensorOrList) -> FlowInfoNCEStats:
+    """What ``return_stats=True`` returns, from statistics [4, T] of each direction."""
+    rows = unpack_stats(stats[0], problem.query_frames.sizes, like)
+    return FlowInfoNCEStats(rows, unpack_stats(stats[1], problem.key_frames.sizes, like) if problem.symmetric else None)
 
 
 def flow_weighted_sum(
@@ -240,10 +262,8 @@ def pairwise_flow_weights(
 
 
 def _warn_if_nothing_counts(sides: list[Tensor], weights: list[Tensor | None]) -> None:
-    for stats, weight in zip(sides, weights, strict=False):
-        if not bool(weighted_loss(stats.detach(), weight)[1].any()):
-            warn_that_nothing_counts(stacklevel=4)
-            return
+    if any(not weighted_loss(stats.detach(), weight)[1].any() for stats, weight in zip(sides, weights, strict=False)):
+        warn_that_nothing_counts(stacklevel=4)
 
 
 def warn_that_nothing_counts(stacklevel: int) -> None:

@@ -90,8 +90,6 @@ class FlowInfoNCELoss(nn.Module):
         if over_processes is not None:
             checks.check_option("over_processes", over_processes, METHODS)
             check_scope(over_processes, scope)
-            if exclude_self:
-                raise ValueError(f"exclude_self: expected False with over_processes={over_processes!r}, got True")
         share: Any = warn_share
         if share is not None and not (isinstance(share, Real) and 0 <= float(share) <= 1):
             raise ValueError(f"warn_share: expected a share from 0 to 1, or None, got {warn_share!r}")
@@ -164,9 +162,6 @@ class FlowInfoNCELoss(nn.Module):
         if self.over_processes is not None:
             function = distributed_flow_infonce
             options["method"] = self.over_processes
-            del options["exclude_self"]
-            for name in per_pixel:
-                raise ValueError(f"{name}: expected None with over_processes={self.over_processes!r}, got a tensor")
         result = function(
             query, key, query_flow, key_flow, temperature=self.temperature if temperature is None else temperature,
             bandwidth=bandwidth, query_mask=query_mask, key_mask=key_mask, normalized=True, **per_pixel, **options,

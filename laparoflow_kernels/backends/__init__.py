@@ -79,7 +79,7 @@ def warn_of_dense_pairs(problem: PairProblem) -> None:
             f"flow_infonce holds all pairs in memory, about {pairs * DENSE_BYTES / 1e9:.1f} GB here, because no fused "
             f"backend takes these tensors ({reasons}); backend='reference' says that this is meant",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

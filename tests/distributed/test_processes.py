@@ -28,8 +28,19 @@ CASES: dict[str, dict[str, Any]] = {
     "masked": {},
     "list": {},
     "list with an empty process": dict(symmetric=True),
+    "weighted": {},
+    "weighted both ways, masked list": dict(symmetric=True, positives="inside"),
+    "weighted sum": dict(reduction="sum"),
+    "weighted maps": dict(reduction="none"),
+    "weights that need no gradient": dict(symmetric=True),
+    "groups": dict(symmetric=True),
+    "weighted groups, masked list": dict(negatives="dissimilar"),
+    "exclude self": dict(exclude_self=True, symmetric=True),
+    "exclude self, masked list": dict(exclude_self=True),
 }
-LISTS = ("list", "list with an empty process")
+MASKED = [case for case in CASES if "list" in case or case == "masked"]
+LISTS = [case for case in CASES if "list" in case]
+WEIGHTS = ("query_weight", "key_weight")
 METHODS = ("gathered", "ring")
 SCOPES = {"gathered": "batch", "ring": "batch", "mean": "frame"}
 
@@ -39,6 +50,8 @@ def frames(case: str) -> list[list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(3)
     dtype = torch.float64 if case == "float64" else torch.float32
     sizes = [(9, 7)] * (2 * WORLD) if case not in LISTS else [(3 + b, 1 + (2 * b) % 9) for b in range(2 * WORLD)]
+    if "exclude_self" in CASES[case]:
+        sizes = [(n, n) for n, _ in sizes]
     if case == "list with an empty process":
         sizes[2:4] = [(0, 0), (0, 0)]
     parts: list[list[torch.Tensor]] = []
@@ -49,26 +62,36 @@ def frames(case: str) -> list[list[torch.Tensor]]:
     parts[5][2][:] = False  # a process with a frame without keys, and one without any key
     parts[5][6][:] = False
     parts[5][7][:] = False
+    for kind in ("weight", "group"):
+        for side in (0, 1):
+            part = [torch.rand(size[side], generator=generator, dtype=dtype) for size in sizes]
+            parts.append(part if kind == "weight" else [(5 * x).long() - 2 for x in part])
     return parts
 
 
 def inputs(case: str, rows: slice) -> tuple[list[Any], dict[str, Any]]:
     """Leaves (query, key, temperature) of some frames, and the call's other arguments."""
-    q, k, f, g, q_mask, k_mask = ([x.clone() for x in part[rows]] for part in frames(case))
+    q, k, f, g, q_mask, k_mask, *others = ([x.clone() for x in part[rows]] for part in frames(case))
     options = dict(CASES[case])
     if case == "masked":
         for side, mask in ((q, q_mask), (k, k_mask), (f, q_mask), (g, k_mask)):
             for value, keep in zip(side, mask, strict=True):
                 value[~keep] = torch.nan
-    tensors = [q, k, f, g, q_mask, k_mask]
+    tensors: list[Any] = [q, k, f, g, q_mask, k_mask, *others]
     if case not in LISTS:
         tensors = [torch.stack(part) for part in tensors]
-    if case in ("masked", *LISTS):
+    if case in MASKED:
         options |= dict(query_mask=tensors[4], key_mask=tensors[5])
+    if "weight" in case:
+        options |= dict(query_weight=tensors[6], **(dict(key_weight=tensors[7]) if options.get("symmetric") else {}))
+    if "groups" in case:
+        options |= dict(query_group=tensors[8], key_group=tensors[9])
     temperature = torch.tensor(0.2, dtype=q[0].dtype, requires_grad=True)
     for part, needs in ((tensors[0], True), (tensors[1], case != "keys without gradient")):
         for leaf in part if isinstance(part, list) else [part]:
             leaf.requires_grad_(needs)
+    for leaf in flat([options.get(name, []) for name in WEIGHTS]):
+        leaf.requires_grad_(case != "weights that need no gradient")
     return [tensors[0], tensors[1], temperature, tensors[2], tensors[3]], options
 
 
@@ -81,8 +104,9 @@ def evaluate(function: Any, case: str, rows: slice) -> dict[str, Any]:
     loss, stats = function(q, k, f, g, temperature=t, return_stats=True, **options)
     maps = flat(loss)
     sum(x.sum() for x in maps).backward()
-    grads = [[None if x.grad is None else x.grad for x in flat(side)] for side in (q, k)]
-    return {"loss": [x.detach() for x in maps], "dq": grads[0], "dk": grads[1], "dt": t.grad, "lse": flat(stats.rows.lse)}
+    sides = {"dq": q, "dk": k, **{f"d{name}": options[name] for name in WEIGHTS if name in options}}
+    grads = {name: [x.grad for x in flat(side)] for name, side in sides.items()}
+    return {"loss": [x.detach() for x in maps], "dt": t.grad, "lse": flat(stats.rows.lse), **grads}
 
 
 def all_cases(rank: int, world: int) -> dict[str, Any]:
@@ -96,10 +120,9 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
     return results
 
 
-def joined(parts: list[list[Any]]) -> list[torch.Tensor]:
-    """Frames of all processes: tensors [2, N, D] of each, or lists of [N, D]."""
-    flattened = [x for part in parts for x in part]
-    return [frame for x in flattened for frame in (x if x.ndim == 3 else [x])]
+def joined(parts: list[list[Any]]) -> torch.Tensor:
+    """All numbers of all processes' frames: tensors [2, N, D] of each, or lists of [N, D]; without D of weights."""
+    return torch.cat([x.flatten() for part in parts for x in part])
 
 
 def check_equal(parts: list[dict[str, Any]], whole: dict[str, Any], scale: float, **tolerance: float) -> None:
@@ -107,14 +130,13 @@ def check_equal(parts: list[dict[str, Any]], whole: dict[str, Any], scale: float
     lse = [torch.cat([x.flatten() for result in results for x in result["lse"]]) for results in (parts, [whole])]
     torch.testing.assert_close(*lse, **tolerance)
     torch.testing.assert_close(sum(part["dt"] for part in parts) * scale, whole["dt"], **tolerance)
-    for name in ("dq", "dk"):
+    for name in (name for name in whole if name not in ("loss", "lse", "dt")):
         if all(x is None for x in whole[name]):
             assert all(x is None for part in parts for x in part[name])
             continue
         expected = joined([whole[name]])
-        assert max(x.abs().max().item() for x in expected if x.numel()) > 1e-3
-        for a, b in zip(joined([part[name] for part in parts]), expected, strict=True):
-            torch.testing.assert_close(a * scale, b, **tolerance)
+        assert expected.abs().max().item() > 1e-3
+        torch.testing.assert_close(joined([part[name] for part in parts]) * scale, expected, **tolerance)
 
 
 @pytest.mark.parametrize("method", SCOPES)
@@ -256,6 +278,20 @@ def everything(rank: int, world: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_processes(everything, WORLD, tmp_path_factory.mktemp("group"))
+
+
+def test_the_module_hands_weights_groups_and_exclude_self_on() -> None:
+    (q, k, *_, f, g), options = inputs("weighted groups, masked list", slice(None))
+    joint = FlowInfoNCELoss(scope="batch", over_processes="ring")(q, k, f, g, **pixels(options))
+    torch.testing.assert_close(joint, FlowInfoNCELoss(scope="batch")(q, k, f, g, **pixels(options)))
+    joint, alone = (
+        FlowInfoNCELoss(scope="batch", exclude_self=True, over_processes=method)(q, q, f, f) for method in ("gathered", None)
+    )
+    torch.testing.assert_close(joint, alone)
+
+
+def pixels(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name.startswith(("query_", "key_"))}
 
 
 def test_without_a_process_group_it_is_the_batch_scope_loss() -> None:

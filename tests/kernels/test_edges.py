@@ -288,3 +288,20 @@ def test_nothing_at_all_in_the_reference() -> None:
     empty = torch.zeros(0, 5, 2)
     with pytest.warns(RuntimeWarning, match="no valid query"):
         assert flow_infonce(empty, empty, empty, empty, scope="batch", backend="reference") == 0
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4, 1e-5])
+def test_how_exact_gradients_are_at_the_least_temperatures(backend: str, device: str, temperature: float) -> None:
+    """Logits of unit vectors are known to a rounding over the temperature, and gradients to a few times that."""
+    query = unit(1, 1, 16, seed=1)
+    key = torch.nn.functional.normalize(query + 4 * temperature * unit(1, 40, 16, seed=2), dim=-1)  # logits differ by 1
+    flow = torch.randn(1, 41, 2, generator=torch.Generator().manual_seed(3))
+    gradients = []
+    for dtype, where, name in ((torch.float64, "cpu", "reference"), (torch.float32, device, backend)):
+        q = query.float().to(where, dtype).requires_grad_()
+        loss = flow_infonce(q, key.float().to(where, dtype), *(x.to(where, dtype) for x in (flow[:, :1], flow[:, 1:])),
+                            temperature=temperature, bandwidth=2.0, backend=name)  # fmt: skip
+        gradients.append(torch.autograd.grad(loss, q)[0].double().cpu())
+    right, got = gradients
+    assert right.norm() > 0.05
+    assert (got - right).norm() <= 4 * torch.finfo(torch.float32).eps / temperature
