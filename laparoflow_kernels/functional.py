@@ -18,7 +18,7 @@ from laparoflow_kernels.backends import choose_backend, reference, warn_of_dense
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats, reduce_loss, weighted_loss
 from laparoflow_kernels.packing import (
     TensorOrList,
-    check_guides,
+    check_alike,
     inverse_bandwidth,
     pack,
     pack_frames,
@@ -221,7 +221,7 @@ def flow_weighted_sum(
     _, query_sizes = pack("query_flow", query_flow)
     query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
     key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
-    check_guides(query_frames, key_frames)
+    check_alike(query_flow, key_flow)
     chosen = choose_backend(backend, device, packed.dtype, packed.shape[1])
     inv_bandwidth = inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device)
     sums, weight_sum = chosen.weighted_sum(query_frames, key_frames, packed, inv_bandwidth, flow_kernel)
@@ -252,7 +252,7 @@ def pairwise_flow_weights(
     dtype, device = accumulator_dtype(packed.dtype), packed.device
     query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
     key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
-    check_guides(query_frames, key_frames)
+    check_alike(query_flow, key_flow)
     batch = query_sizes.frames
     f, g = (frames.flow.reshape(batch, frames.sizes.largest, frames.flow.shape[1]) for frames in (query_frames, key_frames))
     if key_mask is not None:

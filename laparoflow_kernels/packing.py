@@ -35,7 +35,7 @@ def pack_pairs(
     dtype, device = accumulator_dtype(packed_query.dtype), packed_query.device
     query_frames = pack_frames("query", query_flow, query_mask, query_sizes, dtype, device)
     key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
-    check_guides(query_frames, key_frames)
+    check_alike(query_flow, key_flow)
     query_frames, key_frames = _with_groups(query_frames, key_frames, query_group, key_group, exclude_self)
     return PairProblem(
         *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
@@ -195,22 +195,14 @@ def pack_frames(
     return PackedFrames(packed, packed_mask, offsets, sizes)
 
 
-def check_guides(query: PackedFrames, key: PackedFrames) -> None:
-    _check_alike(query.flow.shape[1], key.flow.shape[1], query.sizes.frames, key.sizes.frames)
-
-
 def check_alike(query_flow: TensorOrList, key_flow: TensorOrList) -> None:
     """Flows of both sides, whose form is checked, have as many frames and channels."""
     channels = [flow.shape[-1] if isinstance(flow, Tensor) else flow[0].shape[-1] for flow in (query_flow, key_flow)]
     frames = [flow.shape[0] if isinstance(flow, Tensor) else len(flow) for flow in (query_flow, key_flow)]
-    _check_alike(*channels, *frames)
-
-
-def _check_alike(query_channels: int, key_channels: int, query_frames: int, key_frames: int) -> None:
-    if query_channels != key_channels:
-        raise ValueError(f"key_flow: expected F={query_channels} channels like query_flow, got {key_channels}")
-    if query_frames != key_frames:
-        raise ValueError(f"key_flow: expected B={query_frames} frames like query_flow, got {key_frames}")
+    if channels[0] != channels[1]:
+        raise ValueError(f"key_flow: expected F={channels[0]} channels like query_flow, got {channels[1]}")
+    if frames[0] != frames[1]:
+        raise ValueError(f"key_flow: expected B={frames[0]} frames like query_flow, got {frames[1]}")
 
 
 def autocasts(device: torch.device) -> bool:
