@@ -26,7 +26,9 @@ struct Kernels {
     };
     if (p.row.group != nullptr) return of_form(Form<GroupedOptions>{});
     if (!FixedOptions::serves(p)) return of_form(Form<GeneralOptions>{});
-    return p.weight_stats ? of_form(Form<DefaultForm<false, true>>{}) : of_form(Form<FixedOptions>{});
+    // With the sums of columns the form without the weights' statistics spills registers.
+    if (p.weight_stats || p.symmetric) return of_form(Form<DefaultForm<false, true>>{});
+    return forward_kernel<Engine, Engine::kForwardRowTiles, FixedOptions, false>;
   }
 
   template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
