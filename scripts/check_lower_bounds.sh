@@ -13,9 +13,9 @@ if [ ! -e "$folder/.ready" ]; then
   "${PYTHON:-python3}" -m venv --clear "$folder/env"
   LAPAROFLOW_NATIVE=0 uv pip compile --quiet --python "$python" --resolution lowest-direct --extra train \
     pyproject.toml --output-file "$folder/bounds.txt"
-  "$python" -m pip install --quiet --disable-pip-version-check -r "$folder/bounds.txt" \
+  uv pip install --quiet --python "$python" -r "$folder/bounds.txt" \
     pytest pytest-timeout pytest-xdist hypothesis psutil
   touch "$folder/.ready"
 fi
-"$python" -m pip list --disable-pip-version-check
+uv pip list --python "$python"
 PYTHONPATH=$PWD OMP_NUM_THREADS=1 "$python" -m pytest -m "not slow" "$@"
