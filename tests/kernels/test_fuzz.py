@@ -110,13 +110,13 @@ def strided(x: Tensor, layout: str) -> Tensor:
 
 
 @st.composite
-def problems(draw: Any, dtypes: tuple[torch.dtype, ...], largest: int, groups: bool) -> Fuzz:
+def problems(draw: Any, dtypes: tuple[torch.dtype, ...], largest: int) -> Fuzz:
     choose = lambda values: draw(st.sampled_from(values))
     as_list = draw(st.booleans())
     frames = draw(st.integers(1, 3))
     size = st.integers(16, largest)  # fewer pixels leave differences of two terms, whose float32 error is chance
     sides = [[draw(size) for _ in range(frames)] if as_list else [draw(size)] * frames for _ in range(2)]
-    excluded = choose(("", "", "self", "groups")) if groups else ""
+    excluded = choose(("", "", "self", "groups"))
     if excluded == "self":
         sides[1] = sides[0]
     options = dict(
@@ -177,7 +177,7 @@ def test_random_problems(examples: int, backend: str, device: str) -> None:
     pixels = 90 if backend == "native" else 40
 
     @rules(examples if backend == "native" else examples // 10)
-    @given(problem=problems(dtypes_of(backend, device), pixels, groups=device == "cpu" or backend == "triton"))
+    @given(problem=problems(dtypes_of(backend, device), pixels))
     def run(problem: Fuzz) -> None:
         check(problem, backend, device)
 
