@@ -30,7 +30,6 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.assume_constant_result  # torch 2.11 cannot trace the question
 def autocast_exists(kind: str) -> bool:
     """Whether devices of this kind, "cpu" or "cuda" say, have an autocast mode."""
     return torch.amp.is_autocast_available(kind)
@@ -41,7 +40,9 @@ def full_float() -> bool:
     return torch.get_float32_matmul_precision() == "highest"
 
 
-# torch.compile takes the value as a constant, and compiles again when the setting changes: it guards torch's global state
+# What torch.compiler.assume_constant_result does, whose call would import the compiler and Triton. torch 2.11 cannot
+# trace the first question; for the second torch.compile guards torch's global state, and compiles again when it changes.
+autocast_exists._dynamo_marked_constant = True  # type: ignore[attr-defined]
 full_float._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
