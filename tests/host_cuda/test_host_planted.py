@@ -69,7 +69,7 @@ MISTAKES = {
         "(grouped && p.row.group[i] == p.column.group[j])", "(grouped && i < 0)", unit=ENTRY
     ),
     "every other weight unseen": Mistake(
-        "DeviceMath::to_bits(b) | DeviceMath::to_bits(c)", "DeviceMath::to_bits(b)"
+        "DeviceMath::to_bits(b) | DeviceMath::to_bits(c)", "DeviceMath::to_bits(b)", unit=WARPGROUP
     ),
     "weights of the next frame": Mistake(
         "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"

@@ -23,8 +23,7 @@ backward_kernel(BackwardArguments arguments) {
   feed.span(frame, plan.column_slot() * plan.column_chunk, plan.column_chunk);
   const Options options(problem);
   const Engine engine{problem.full_float};
-  const float temperature = problem.temperature[0];
-  const float scale = kLog2e / temperature;
+  const float held_scale = kLog2e / problem.temperature[0];
   const std::int64_t first_of_thread = first_row + warp * 16 * kRowTiles + at.group;  // and every 8 rows on
 
   feed.template begin<Options::kGroups>(frame, first_row);
@@ -45,8 +44,11 @@ backward_kernel(BackwardArguments arguments) {
       flows.refresh(options, feed.rows(), warp * 16 * kRowTiles, problem.flow_width, problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums.
-    constexpr bool kOneCopy = !Options::kFixed || (kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass);
+    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums, and
+    // none for a number that can be made again.
+    constexpr bool kScarce = kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass;
+    constexpr bool kOneCopy = !Options::kFixed || kScarce;
+    const float scale = Options::kFixed && kScarce ? kLog2e / problem.temperature[0] : held_scale;
     const FlowWeights<Options, kRowTiles, ColumnStage<Engine>> weights(flows, options, stage);
     if (kOneCopy || arguments.temperature_partials != nullptr) {
       if (Options::kGroups || feed.holds_weights(tile))
