@@ -44,11 +44,15 @@ backward_kernel(BackwardArguments arguments) {
       flows.refresh(options, feed.rows(), warp * 16 * kRowTiles, problem.flow_width, problem.inv_bandwidth[frame]);
     float c[kRowTiles][Engine::kColumnTiles][4];
     engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums, and
-    // none for a number that can be made again.
+    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums. The
+    // compiler for sm_90a is one short even so, and the scale is made again there.
     constexpr bool kScarce = kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass;
     constexpr bool kOneCopy = !Options::kFixed || kScarce;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     const float scale = Options::kFixed && kScarce ? kLog2e / problem.temperature[0] : held_scale;
+#else
+    const float scale = held_scale;
+#endif
     const FlowWeights<Options, kRowTiles, ColumnStage<Engine>> weights(flows, options, stage);
     if (kOneCopy || arguments.temperature_partials != nullptr) {
       if (Options::kGroups || feed.holds_weights(tile))
