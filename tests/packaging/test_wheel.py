@@ -79,9 +79,10 @@ def test_the_source_distribution_has_all_sources_and_the_whole_range_of_torch(bu
         data = metadata(file.read().decode())
     assert [value.replace(" ", "") for value in torch_requirements(data)] == ["torch>=2.11"]
     for folder, kinds in (("csrc", "*"), ("tests/kernels", "*.py"), ("examples", "*.py"), ("docs", "*"), ("scripts", "*")):
-        wanted = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob(kinds) if p.is_file() and p.suffix != ".pyc"}
+        files = {p.relative_to(ROOT) for p in (ROOT / folder).rglob(kinds) if p.is_file() and p.suffix != ".pyc"}
+        wanted = {str(path) for path in files if "generated" not in path.parts}  # made by the site, maybe at this moment
         assert wanted and wanted <= names, sorted(wanted - names)
-    assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_C.json"))]
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_C.json")) or "/generated/" in name]
 
 
 def test_the_wheel_passes_the_kernel_tests_in_a_fresh_environment_without_a_compiler(wheel: Path) -> None:
