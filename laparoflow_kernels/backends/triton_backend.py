@@ -9,32 +9,36 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels.arguments import split
-from laparoflow_kernels.backends.triton.availability import unavailable as unavailable
+from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.checks import check_loss_options
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 MAX_DIM = {"cuda": 256, "cpu": 256}
 
+unavailable = kernels.unavailable
+
 _OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
-_LAUNCHES = {"flow_infonce_forward": "forward", "flow_infonce_backward": "backward", "flow_weighted_sum": "weighted_sum"}
+_KERNELS = {
+    "flow_infonce_forward": kernels.forward,
+    "flow_infonce_backward": kernels.backward,
+    "flow_weighted_sum": kernels.weighted_sum,
+}
 
 
 def _checked(name: str) -> Callable[..., Any]:
     """The kernel of an operator behind a check of its options: operators can be called without the public function."""
 
     def kernel(*arguments: Any) -> Any:
-        from laparoflow_kernels.backends.triton import launch
-
-        problem, *rest = split(name, arguments)
+        problem = split(name, arguments)[0]
         check_loss_options(**{option: getattr(problem, option) for option in _OPTIONS if option in problem._fields})
-        return getattr(launch, _LAUNCHES[name])(problem, *rest)
+        return _KERNELS[name](*arguments)
 
     return kernel
 
 
 _library = define_ops("laparoflow_triton")
-for _name in _LAUNCHES:
+for _name in _KERNELS:
     for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
         _library.impl(_name, _checked(_name), _key)
 

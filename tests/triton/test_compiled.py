@@ -32,11 +32,11 @@ def name(case: tuple[Variant, int]) -> str:
     return "-".join(words + [word for word, yes in said.items() if yes])
 
 
-def special_bound(variant: Variant) -> float:
+def special_bound(variant: Variant, capability: int) -> float:
     """Most special-unit operations per pair of a variant's main loop, by what its formula needs.
 
     One exponential of the logit (two where "inside" has a running maximum of its own; both again for the terms of the
-    other side), and for the weight one (gaussian), two (laplace, with its square root), or one reciprocal
+    other side), and for the weight the share of that unit (gaussian, laplace and its square root: one more), one reciprocal
     and, in the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each
     row once per tile: at most one more per pair in the narrowest tiles.
     """
@@ -44,7 +44,8 @@ def special_bound(variant: Variant) -> float:
     softmax = 1.0 if variant.bounded else sides * (2.0 if variant.positives == "inside" else 1.0)
     if variant.kernel == "weighted_sum":
         softmax = 0.0
-    weight = {"gaussian": 1.0, "laplace": 2.0, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
+    share = tiles.SHARE[tiles.generation(capability)] / 4 if variant.product_class == "half" else 0.25
+    weight = {"gaussian": share, "laplace": 1.0 + share, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
     running = 0.0 if variant.bounded or variant.kernel == "backward" else 2.0 if variant.positives == "inside" else 1.0
     return softmax + weight + running
 
@@ -65,23 +66,32 @@ def test_machine_code(case: tuple[Variant, int]) -> None:
         assert expected in facts.ptx, f"no {expected} in the PTX for sm_{capability}"
     if variant.products:
         found = facts.main.special
-        assert found <= special_bound(variant), f"{found} special-unit operations per pair"
+        assert found <= special_bound(variant, capability), f"{found} special-unit operations per pair"
 
 
 def test_the_sample_has_every_value_on_every_architecture_and_every_pair_of_values() -> None:
     cases = variants.covering()
+    values = {(option, value) for option, choices in variants.CHOICES.items() for value in choices}
     for capability, (dtype, precision) in itertools.product(variants.CAPABILITIES, variants.DTYPES):
         here = [v for v, c in cases if (v.dtype, v.precision, c) == (dtype, precision, capability)]
-        assert set().union(*(variants.features(v) for v in here)) == variants.REQUIRED, (dtype, precision, capability)
+        expected = variants.required(dtype, precision, capability)
+        assert set().union(*(variants.features(v) for v in here)) == expected, (dtype, precision, capability)
     together = set().union(*(itertools.permutations(variants.features(v), 2) for v, _ in cases))
-    pairs = itertools.permutations(variants.REQUIRED, 2)
-    possible = {(a, b) for a, b in pairs if a[0] != b[0] and variants.possible(dict([a, b]))}
+    possible = {(a, b) for a, b in itertools.permutations(values, 2) if a[0] != b[0] and variants.possible(dict([a, b]))}
     assert together == possible, f"{len(possible - together) // 2} pairs of values never meet"
 
 
 def assert_no_spill(facts: Facts) -> None:
     """Spills store registers to the stack and load them again."""
     assert not facts.spills, f"{facts.spills} stack accesses, {facts.stack} bytes, {facts.registers} registers"
+
+
+def test_special_operations_per_pair_of_the_gaussian_forward_are_what_the_share_says() -> None:
+    for capability in variants.CAPABILITIES:
+        tile = PLAIN.default_tile(capability)
+        for special in (1, 2, 4):
+            facts = compile_variant(replace(PLAIN, tile=replace(tile, special=special)), capability)
+            assert facts.main.special == 1 + special / 4, (capability, special)
 
 
 @pytest.mark.parametrize("positives", ["outside", "inside"])

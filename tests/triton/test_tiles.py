@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,11 +158,13 @@ def test_a_default_that_spills_gives_way_once_and_for_all(fake_gpu: Path) -> Non
 
 
 def test_what_fits_is_timed_in_place_of_the_default(fake_gpu: Path) -> None:
-    default, other = tiles.candidates("forward", "half", 64, 90, False)
+    default, moved = tiles.candidates("forward", "half", 64, 90, False)[:2]
+    assert moved.special != default.special
     timer = Timer()
     tiles.choose("forward", "F=8", "half", 64, False, torch.device("cuda"), 10**10, timer, Spilling(2048))
     settled = timer.asked[0]
-    assert settled.block_m * settled.block_n <= 2048 and timer.asked == [settled, other] and default != settled
+    assert settled.block_m * settled.block_n <= 2048 and replace(settled, special=moved.special) in timer.asked
+    assert default not in timer.asked and moved not in timer.asked and len(set(timer.asked)) == len(timer.asked)
 
 
 def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +177,9 @@ def test_nothing_is_tried_while_a_graph_is_captured(fake_gpu: Path, monkeypatch:
 @pytest.mark.parametrize("capability", [80, 86, 90, 100, 120])
 @pytest.mark.parametrize("precision", ["half", "tf32", "ieee"])
 def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int, precision: str) -> None:
-    for kind, heavy in (("forward", True), ("backward", True)):
+    for kind, heavy in (("forward", True), ("symmetric", False), ("backward", True)):
+        if kind == "symmetric" and not tiles.one_pass_pays(precision, capability):
+            continue
         for width in (64, 128, 256):
             first = tiles.candidates(kind, precision, width, capability, heavy)[0]
             tried = [first, *tiles.retreats(first, capability)]
@@ -183,15 +188,32 @@ def test_retreats_hold_fewer_rows_and_end_with_the_smallest_tile(capability: int
             pairs = {t: t.block_m * t.block_n for t in tried}
             assert all(pairs[t] <= pairs[first] or pairs[t] / t.warps <= pairs[first] / first.warps for t in tried)
             assert all(t.block_n >= 8 * t.warps for t in tried[:-2] if t.block_m < 32)
-            assert tried[-1] == Tile(16, 16, 4, 1)
+            assert tried[-1] == Tile(16, 16, 4, 1, special=first.special)
+            assert {t.special for t in tried} == {first.special}, "a retreat keeps the share of the special unit"
 
 
 def test_a_generation_is_named_by_its_tensor_core_instructions() -> None:
     served = {c: tiles.generation(c) for c in (0, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)}
     assert served == {0: 0, 80: 80, 86: 80, 87: 80, 89: 80, 90: 90, 100: 100, 103: 100, 110: 100, 120: 80, 121: 80}
-    for kind, heavy, width in (("forward", False, 256), ("backward", True, 128)):
+    for kind, heavy, width in (("forward", False, 256), ("symmetric", False, 64), ("backward", True, 128)):
         ampere, blackwell = (tiles.candidates(kind, "half", width, c, heavy) for c in (80, 120))
         assert ampere == blackwell
+
+
+def test_the_share_of_the_special_unit_is_the_generation_s_and_the_others_are_timed() -> None:
+    for capability, share in ((80, 1), (90, 4), (100, 1)):
+        for kind, width in (("forward", 64), ("backward", 256)):
+            light = tiles.candidates(kind, "half", width, capability, False)
+            assert light[0].special == share == tiles.candidates(kind, "half", width, capability, True)[0].special
+            assert {t.special for t in light if replace(t, special=share) == light[0]} == {1, 2, 4}
+        assert tiles.candidates("forward", "tf32", 64, capability, False)[0].special == 1
+
+
+def test_one_pass_for_both_directions_except_where_wgmma_or_tcgen05_lay_out_the_products() -> None:
+    for capability in (0, 80, 86, 120):
+        assert all(tiles.one_pass_pays(products, capability) for products in ("half", "tf32", "ieee"))
+    for capability in (90, 100):
+        assert [tiles.one_pass_pays(products, capability) for products in ("half", "tf32", "ieee")] == [False, False, True]
 
 
 def test_where_nothing_fits_the_least_misfit_is_taken() -> None:
@@ -244,10 +266,15 @@ def test_a_tile_without_room_in_shared_memory_gives_way_and_is_never_timed(
         launch.pick("forward", query, constants | other, 10**10, small)
         assert len(set(small.launched)) == 1, f"{other} is not the default form and is not timed"
     launch.pick("forward", query, constants, 10**10, small)
-    assert small.launched and {t.block_m * t.block_n <= 1024 for t in small.launched} == {True}
-    large.launched.clear()
-    launch.pick("forward", query, dict(constants, F=1), 10**10, large)
-    assert len(set(large.launched)) > 1
+    assert len(set(small.launched)) > 1
+    assert {t.block_m * t.block_n <= 1024 for t in small.launched} == {True}
+
+
+def test_forced_tiles_hold_inside_the_block_alone(fake_gpu: Path) -> None:
+    tile = Tile(16, 16, 4, 1)
+    with tiles.forced(forward=tile):
+        assert choose(10**10, None) == tile
+    assert choose(10**10, None) != tile
 
 
 def test_reasons_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,19 +29,28 @@ SMALLEST_TUNED = 2**24
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline."""
+    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline, how many of every four
+    exponentials that may go either way go to the special function unit, and the most registers of a thread (0: the
+    compiler's choice)."""
 
     block_m: int
     block_n: int
     warps: int
     stages: int
+    special: int = 1
+    registers: int = 0
 
+
+# of every four exponentials that may go either way, how many go to the special function unit by default; on an H200 all four
+# made the CUDA kernels fastest (notes/2026-11-26-cuda-kernels.md): a polynomial costs seven instructions, which are scarcer
+SHARE = {80: 1, 90: 4, 100: 1}
 
 # 16-bit inputs, by generation, by kernel and need (``is_heavy``): tiles for D up to 64, 128, 256
 HALF_TILES = {
     80: {
         ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
         ("forward", True): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
+        ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
         ("backward", False): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 1)),
         ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1)),
     },
@@ -61,20 +71,34 @@ HALF_TILES = {
 TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
     ("forward", True): (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
+    ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
 }
 
 
+_forced: dict[str, Tile] = {}
 _settled: dict[str, Tile] = {}
+
+
+@contextlib.contextmanager
+def forced(**tiles: Tile) -> Iterator[None]:
+    """Use these tiles (forward=, symmetric=, backward=, weighted_sum=) inside the block, whatever the tuning says."""
+    before = dict(_forced)
+    _forced.update(tiles)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
 
 
 def is_heavy(constants: Mapping[str, Any]) -> bool:
     """Whether a variant keeps so much per pair that it needs a smaller tile.
 
-    Running maxima, the terms of both sides in a backward, a forward with every option at once.
+    Running maxima, the terms of both sides in a backward, a forward of one direction with every option at once.
     """
-    options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and "LIFT" in constants)
+    options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and constants.get("SYMMETRIC") is False)
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
 
 
@@ -82,7 +106,7 @@ def is_default_form(constants: Mapping[str, Any]) -> bool:
     """Whether a variant belongs to the form whose tiles are timed: gaussian, all negatives of the frame, outside, one
     direction, no groups, F of 1 or 2, bounded logits. The others take the first tile that fits."""
     plain = constants.get("FLOW_KERNEL", "gaussian") == "gaussian" and constants.get("F", 2) <= 2
-    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "GROUPED"))
+    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "SYMMETRIC", "GROUPED"))
     return plain and not others and not is_heavy(constants)
 
 
@@ -104,6 +128,17 @@ def generation(capability: int) -> int:
     return 90 if 90 <= capability < 100 else 100 if 100 <= capability < 120 else 80
 
 
+def one_pass_pays(precision: str, capability: int) -> bool:
+    """Whether the statistics of rows and columns cost less in one pass over the pairs than in two of one direction.
+
+    On sm_90 one pass took 48.7 ms where two of one direction took 2 x 10.7 (medians measured on an H200: bf16, D = 64,
+    N = M = 100,000). tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and
+    each of four numbers: 89 to 99 instructions a pair at D = 64, where two passes took 43 (16-bit inputs) to 48 (tf32).
+    mma.sync: by its compiled code alone, never measured.
+    """
+    return precision == "ieee" or generation(capability) in (0, 80)
+
+
 def lanes(tile: Tile, capability: int, operands: bool) -> int:
     """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
 
@@ -118,7 +153,7 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     """Tiles worth timing, the default first.
 
     Args:
-        kind: "forward" (one direction), "backward" or "weighted_sum".
+        kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
         capability: compute capability as an integer, 80, 86, 90, ...; 0 in the interpreter.
@@ -133,9 +168,14 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
         return [Tile(32, 32, 8, 1)]
     width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
     table = TF32_TILES if precision == "tf32" else HALF_TILES[served]
-    first = table[kind, heavy][width]
-    smaller = table.get((kind, True), ())[width : width + 1]
-    return [first, *(tile for tile in smaller if not heavy and tile != first)]
+    share = SHARE[served] if precision == "half" else 1
+    first = replace(table[kind, heavy][width], special=share)
+    tiles = [first]
+    if precision == "half" and not heavy:
+        tiles += [replace(first, special=special) for special in (1, 2, 4) if special != share]
+    smaller = [replace(tile, special=share) for tile in table.get((kind, True), ())[width : width + 1]]
+    tiles += [tile for tile in smaller if not heavy and tile != first]
+    return tiles
 
 
 def retreats(tile: Tile, capability: int) -> list[Tile]:
@@ -147,7 +187,8 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
     columns each, and four of them would share 16.
     """
     served = generation(capability)
-    narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
+    freed = [replace(tile, registers=0)] if tile.registers else []
+    narrower = [replace(tile, block_n=tile.block_n // 2, registers=0)] if tile.block_n > 32 else []
     middle = ((32, 32), (64, 16)) if served == 80 else ((64, 16), (32, 32))
     shapes = ((64, 32), *middle)
     small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if served == 100 and m == 64 else (4,))]
@@ -158,7 +199,7 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
         return t.block_m * t.block_n, t.stages, t.warps
 
     smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
-    return narrower + smaller + wide + least
+    return [replace(t, special=tile.special) for t in freed + narrower + smaller + wide + least]
 
 
 def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
@@ -196,6 +237,8 @@ def choose(
         misfit: registers that a kernel of this tile spills, infinite where it cannot be launched for want of shared memory;
             None takes the default as it is.
     """
+    if kind in _forced:
+        return _forced[kind]
     capability = capability_of(device)
     tiles = candidates(kind, precision, block_d, capability, heavy)
     if capability == 0:
@@ -208,7 +251,9 @@ def choose(
     capturing = torch.cuda.is_current_stream_capturing()
     if key not in _settled and misfit is not None and not capturing:
         _settled[key] = fitting(tiles[0], capability, misfit)
-    tiles = list(dict.fromkeys([_settled.get(key, tiles[0]), *tiles[1:]]))
+    default, settled = tiles[0], _settled.get(key, tiles[0])
+    moved = (replace(settled, special=t.special) if replace(t, special=default.special) == default else t for t in tiles)
+    tiles = list(dict.fromkeys(moved))
     if (
         time is None
         or len(tiles) == 1

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import assert_right, by_reference, by_triton, in_float64, kernels, problem
+from problems import assert_right, by_reference, by_triton, in_float64, problem
 
+from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.backends.triton import tiles
 from laparoflow_kernels.backends.triton.tiles import Tile
 
 BOOL = (False, True)
+SMALL = {kind: Tile(64, 32, 4, 1) for kind in ("forward", "symmetric", "backward")}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,17 @@ def test_statistics_that_nobody_reads_are_left_out(positives: str, flow_kernel: 
 def test_groups_of_one_side_alone_are_refused() -> None:
     p = problem(grouped=True).op_args()
     with pytest.raises(ValueError, match="key_group: expected where query_group is"):
-        kernels.flow_infonce_forward(*p._replace(key_group=None))
+        kernels.forward(*p._replace(key_group=None))
+
+
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_directions_in_two_passes(positives: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on sm_100, where one pass for both costs more than two."""
+    asked = []
+    monkeypatch.setattr(tiles, "one_pass_pays", lambda *arguments: bool(asked.append(arguments)))
+    assert_right(problem((37, 70), (65, 9), masked=True, dtype=dtype, positives=positives, symmetric=True, scope="batch"))
+    assert set(asked) == {("half" if dtype == torch.bfloat16 else "ieee", 0)}
 
 
 @pytest.mark.parametrize("flow_kernel", ["laplace", "cauchy", "tophat"])
@@ -119,10 +131,10 @@ def test_a_single_key_has_no_loss_and_no_gradient(bounded: bool, positives: str)
     assert (129 * got.dquery).abs().max() <= roundings / float(p.temperature)
 
 
-def test_a_thousand_rows_with_small_tiles_in_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "candidates", lambda *asked: [Tile(64, 32, 4, 1)])
-    assert_right(problem((1000,), (65,), 8, symmetric=True))
-    assert_right(problem((130, 40), (100, 31), 8, symmetric=True, scope="batch", positives="inside"))
+def test_a_thousand_rows_with_small_tiles_in_groups_and_splits() -> None:
+    with tiles.forced(**SMALL):
+        assert_right(problem((1000,), (65,), 8, symmetric=True))
+        assert_right(problem((130, 40), (100, 31), 8, symmetric=True, scope="batch", positives="inside"))
 
 
 @pytest.mark.parametrize("flow_dim", range(1, 9))
@@ -234,8 +246,8 @@ def test_float16_gradients_of_a_mean_over_many_rows_do_not_underflow() -> None:
     p = problem((80,), (80,), 16, dtype=torch.float16)
     rows, columns = by_triton(p).row_stats, torch.empty(4, 0)
     gradient = torch.full((2, 80), 1e-6) * torch.tensor([[1.0], [-1.0]])
-    scaled = kernels.flow_infonce_backward(*p.op_args(), rows, columns, gradient * 1e3, columns[:2], True, False, False)[0]
-    plain = kernels.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], True, False, False)[0]
+    scaled = kernels.backward(*p.op_args(), rows, columns, gradient * 1e3, columns[:2], True, False, False)[0]
+    plain = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, False, False)[0]
     torch.testing.assert_close(plain.float() * 1e3, scaled.float(), rtol=0.02, atol=6e-8 * 1e3)
 
 
@@ -248,13 +260,14 @@ def test_repeated_runs_are_bitwise_equal() -> None:
 
 def test_only_needed_gradients_come_back() -> None:
     p = problem()
-    rows, columns = kernels.flow_infonce_forward(*p.op_args())
+    rows, columns = kernels.forward(*p.op_args())
     assert columns.shape == (4, 0)
     gradient = torch.stack([torch.ones(103), -torch.ones(103)])
-    every = kernels.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], True, True, True)
+    every = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, True, True)
     for needs in itertools.product(BOOL, repeat=3):
-        got = kernels.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], *needs)
-        for value, need, full in zip(got, needs, every, strict=True):
+        for value, need, full in zip(
+            kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], *needs), needs, every, strict=True
+        ):
             if need:
                 torch.testing.assert_close(value, full, rtol=1e-4, atol=1e-4)
             else:
