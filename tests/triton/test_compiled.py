@@ -28,7 +28,7 @@ def name(case: tuple[Variant, int]) -> str:
         if getattr(variant, option) != getattr(PLAIN, option):
             words.append(f"{option}_{getattr(variant, option)}".replace("flow_kernel_", ""))
     v = variant
-    said = dict(running=not v.bounded, masked=v.masked, stats=v.weight_stats, grouped=v.grouped, dtemperature=v.temperature)
+    said = dict(running=not v.bounded, masked=v.masked, grouped=v.grouped, dtemperature=v.temperature)
     return "-".join(words + [word for word, yes in said.items() if yes])
 
 
@@ -92,14 +92,6 @@ def test_special_operations_per_pair_of_the_gaussian_forward_are_what_the_share_
         for special in (1, 2, 4):
             facts = compile_variant(replace(PLAIN, tile=replace(tile, special=special)), capability)
             assert facts.main.special == 1 + special / 4, (capability, special)
-
-
-@pytest.mark.parametrize("positives", ["outside", "inside"])
-def test_statistics_that_nobody_reads_cost_nothing(positives: str) -> None:
-    """An operation a pair for the entropy's sum and, with positives inside, one for W."""
-    asked, not_asked = (compile_variant(Variant("forward", positives=positives, weight_stats=x), 90) for x in (True, False))
-    saved = asked.main.instructions - not_asked.main.instructions
-    assert asked.tile == not_asked.tile and saved > (0.75 if positives == "outside" else 1.5)
 
 
 def test_a_tile_that_is_too_large_is_seen_to_spill() -> None:

@@ -10,9 +10,8 @@ With the statistics of a row, its upstream gradients a = dL/dlse, b = dL/dpositi
 goes into the coefficients exactly; with terms of both sides, c1 is that of the owned row. 16-bit inputs round dS itself far
 more coarsely and take 2^z.
 
-Where all weights are tiny (inside) they are taken relative to what they sum to, so that a tiny weight and a large
-exponential do not meet in two rounded products: bounded c2 = b / P, c3 = P e^-positive with P = e^positive but at least
-2^-126; otherwise c3 = t (positive - ln W), c6 = -log2 W (0 elsewhere).
+Where W is tiny the weights are taken relative to it, so that a tiny weight and a large exponential do not meet in two
+rounded products: bounded c2 = b / W, c3 = W e^-positive; otherwise c3 = t (positive - ln W), c6 = -log2 W (0 elsewhere).
 Where all weights are 1 both terms then hold the same numbers and cancel exactly.
 
 c0 and c2 times ``gradient_scale``, a power of two that keeps b / W finite and is divided out at the end; where b is divided
@@ -73,11 +72,7 @@ def coefficients_kernel(
     a = tl.where(has_denominator, tl.load(gradient + rows, mask=valid, other=0.0), 0.0)
     b = tl.where(has_positive, tl.load(gradient + stride + rows, mask=valid, other=0.0), 0.0)
     safe_sum = tl.where(has_positive, weight_sum, 1.0)
-    centre = positive
-    if INSIDE and BOUNDED:
-        centre = tl.where(has_denominator, lse, 0.0)
-    elif INSIDE:
-        centre = positive - tl.log2(safe_sum) * LN_2
+    centre = positive - tl.log2(safe_sum) * LN_2 if INSIDE else positive
     centre = tl.where(has_positive, centre * t, 0.0)
     tl.store(coefficients + 4 * stride + rows, centre, mask=valid)
     tl.store(coefficients + 5 * stride + rows, centre * (a + b), mask=valid)
@@ -96,13 +91,12 @@ def coefficients_kernel(
     if not INSIDE:
         b = b / LIFT / safe_sum
     elif BOUNDED:
-        # e^-positive of tiny weights overflows: there it is lifted by 2^-64
-        positive = tl.where(has_positive, positive, 0.0)
-        small = positive - lse < -40.0 * LN_2
-        power = accurate_exp(-tl.where(small, positive + 64.0 * LN_2, positive))
-        total = tl.maximum(accurate_exp(tl.minimum(positive, 0.0)), 2.0**-126)
-        b = tl.where(small, b / LIFT / total, b * power)
-        ratio = tl.where(small, total * (1.8446744073709552e19 * LIFT) * power, 1.0)
+        # W e^-positive is within e^-40 .. e^40, its factors are not: small W are lifted by 2^64 first
+        small = safe_sum < 9.094947017729282e-13
+        lifted = tl.where(has_positive, tl.where(small, positive + 64.0 * LN_2, positive), 0.0)
+        power = accurate_exp(-lifted)
+        b = tl.where(small, b / LIFT / safe_sum, b * power)
+        ratio = tl.where(small, safe_sum * (1.8446744073709552e19 * LIFT) * power, 1.0)
     else:
         whole = tl.where(safe_sum < 2.0**-24, tl.log2(safe_sum), 0.0)
         in_nats, lost_in_nats = exact_product(whole, tl.full(whole.shape, LN_2, whole.dtype))

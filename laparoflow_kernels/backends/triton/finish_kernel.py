@@ -75,13 +75,9 @@ def logarithm_of(total, maximum, t, LIFT: tl.constexpr):
 def finish_kernel(
     partial, mask, temperature, stats, total: tl.int32, slots: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr,
-    QUANTITIES: tl.constexpr, WEIGHT_STATS: tl.constexpr,
+    QUANTITIES: tl.constexpr,
 ):  # fmt: skip
-    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total].
-
-    Without WEIGHT_STATS the last is 0 and (bounded, inside) weight_sum is 1 where there is a weight.
-    """
-    COUNT_W: tl.constexpr = WEIGHT_STATS or not INSIDE or not BOUNDED
+    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total]."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = rows < total
     stride = total.to(tl.int64)
@@ -106,9 +102,7 @@ def finish_kernel(
             slot_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
             if INSIDE:
                 slot_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
-        slot_w = w
-        if COUNT_W:
-            slot_w = tl.load(at + stride, mask=valid, other=0.0)
+        slot_w = tl.load(at + stride, mask=valid, other=0.0)
         slot_x = tl.load(at + 3 * stride, mask=valid, other=0.0)
         den, new_m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, scale, BOUNDED)
         if not BOUNDED and not INSIDE:
@@ -116,16 +110,13 @@ def finish_kernel(
         else:
             x, mp = merge(x, mp, slot_x, slot_mp, scale, BOUNDED)
         m = new_m
-        w = w + slot_w if COUNT_W else w
-        if WEIGHT_STATS:
-            h += tl.load(at + 2 * stride, mask=valid, other=0.0)
+        w += slot_w
+        h += tl.load(at + 2 * stride, mask=valid, other=0.0)
     lse = logarithm_of(den, m, t, 0.0)
     lse = tl.where(den == 0.0, float("-inf"), lse)  # a NaN stays, so that it shows in the loss
     if INSIDE:
         positive = logarithm_of(x, mp, t, LIFT)
         positive = tl.where(x == 0.0, float("-inf"), positive)
-        if not COUNT_W:
-            w = tl.where(x == 0.0, w, w + 1.0)
     else:
         mean = divided(x, tl.where(w > 0.0, w, 1.0))
         if not BOUNDED:

@@ -11,8 +11,6 @@ the difference of two products, scaled after the subtraction, so that a large lo
 same m lets the large parts of lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0,
 not of a rounding).
 
-WEIGHT_STATS asks for what no loss needs: H and, with positives inside, W (which running maxima need all the same).
-
 SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same exponentials; with
 running maxima a column needs exponentials of its own, so there the host runs this kernel once per direction instead.
 
@@ -33,7 +31,6 @@ from .exponentials import INTERPRETED, exp2_shared
 from .finish_kernel import finite, merge, merge_centred
 from .pairs import (
     LOG2_E,
-    fused,
     load_flow,
     load_or,
     load_own_group,
@@ -47,40 +44,22 @@ from .weight_operands_kernel import load_near, load_own_operand, tile_weight
 
 
 @triton.jit
-def add_two(a0, b0, a1, b1):
-    """One step of the joint reduction of two sums."""
-    return a0 + a1, b0 + b1
-
-
-@triton.jit
-def add_three(a0, b0, c0, a1, b1, c1):
-    """One step of the joint reduction of three sums."""
-    return a0 + a1, b0 + b1, c0 + c1
-
-
-@triton.jit
 def add_four(a0, b0, c0, d0, a1, b1, c1, d1):
-    """One step of the joint reduction of four sums."""
+    """One step of the joint reduction in ``sums``."""
     return a0 + a1, b0 + b1, c0 + c1, d0 + d1
 
 
 @triton.jit
-def sums(den, w, h, x, AXIS: tl.constexpr, COUNT_W: tl.constexpr, COUNT_H: tl.constexpr):
-    """The sums (den, W, H, X) along AXIS by one reduction; zeros for what is not counted.
+def sums(a, b, c, d, AXIS: tl.constexpr):
+    """Four sums along AXIS by one reduction.
 
     A reduction of several operands has one layout, that of the product; alone, the weights (which do not depend on the
     product) would be formed a second time in a layout of their own.
     """
     if INTERPRETED:
-        return tl.sum(den, AXIS), tl.sum(w, AXIS), tl.sum(h, AXIS), tl.sum(x, AXIS)
-    elif COUNT_H:
-        return tl.reduce((den, w, h, x), AXIS, add_four)
-    elif COUNT_W:
-        den_sum, w_sum, x_sum = tl.reduce((den, w, x), AXIS, add_three)
-        return den_sum, w_sum, tl.zeros_like(w_sum), x_sum
+        return tl.sum(a, AXIS), tl.sum(b, AXIS), tl.sum(c, AXIS), tl.sum(d, AXIS)
     else:
-        den_sum, x_sum = tl.reduce((den, x), AXIS, add_two)
-        return den_sum, tl.zeros_like(x_sum), tl.zeros_like(x_sum), x_sum
+        return tl.reduce((a, b, c, d), AXIS, add_four)
 
 
 @triton.jit
@@ -93,7 +72,6 @@ def halves(x):
 def add_lanes(
     den, w, h, x, s, power, weight, exponent,
     LANES: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, LIFT: tl.constexpr,
-    COUNT_W: tl.constexpr, COUNT_H: tl.constexpr,
 ):  # fmt: skip
     """Sums (den, W, H, X), each [rows, LANES], after one more tile: columns that are LANES apart are added.
 
@@ -105,10 +83,8 @@ def add_lanes(
         if WEIGHTED:
             if DISSIMILAR:
                 term = power * (1.0 - weight)
-            if COUNT_W:
-                w += weight
-            if COUNT_H:
-                h += weight * exponent
+            w += weight
+            h += weight * exponent
             x += (weight * (2.0**LIFT)) * power if INSIDE else weight * s
         return den + term, w, h, x
     else:
@@ -117,13 +93,11 @@ def add_lanes(
         weight_left, weight_right = halves(weight)
         exponent_left, exponent_right = halves(exponent)
         den, w, h, x = add_lanes(
-            den, w, h, x, s_left, power_left, weight_left, exponent_left, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT,
-            COUNT_W, COUNT_H,
-        )  # fmt: skip
+            den, w, h, x, s_left, power_left, weight_left, exponent_left, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+        )
         return add_lanes(
-            den, w, h, x, s_right, power_right, weight_right, exponent_right, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT,
-            COUNT_W, COUNT_H,
-        )  # fmt: skip
+            den, w, h, x, s_right, power_right, weight_right, exponent_right, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+        )
 
 
 @triton.jit
@@ -131,7 +105,6 @@ def tile_sums(
     s, z, scale, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
     LIFT: tl.constexpr,
-    COUNT_W: tl.constexpr, COUNT_H: tl.constexpr,
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
 
@@ -164,30 +137,23 @@ def tile_sums(
             positive = (weight * (2.0**LIFT)) * power
         else:
             positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), AXIS)
-            # of two large parts that nearly cancel, that of the weight alone is rounded, and the backward rounds it alike
-            exponent = fused(z - tl.expand_dims(finite(positive_m), AXIS), scale, distance * factor)
+            exponent = (z - tl.expand_dims(finite(positive_m), AXIS)) * scale + distance * factor
             positive = tl.exp2(tl.where(weight > 0.0, exponent, float("-inf")))
-        denominator, weight_sum, weighted_distance, positive = sums(
-            term, weight, weight * distance, positive, AXIS, COUNT_W, COUNT_H
-        )
+        denominator, weight_sum, weighted_distance, positive = sums(term, weight, weight * distance, positive, AXIS)
         return denominator, m, weight_sum, weighted_distance * factor, positive, positive_m
     else:
         return tl.sum(term, AXIS), m, zero, zero, zero, zero
 
 
 @triton.jit
-def add_to_slot(
-    slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr, COUNT_W: tl.constexpr, COUNT_H: tl.constexpr
-):  # fmt: skip
+def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr):
     """Add the (bounded) sums of ``columns`` to one slot of the column partials."""
     at = slot + columns
     stride = stride.to(tl.int64)
     tl.store(at, load_or(at, valid, 0.0) + den, mask=valid)
     if WEIGHTED:
-        if COUNT_W:
-            tl.store(at + stride, load_or(at + stride, valid, 0.0) + w, mask=valid)
-        if COUNT_H:
-            tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
+        tl.store(at + stride, load_or(at + stride, valid, 0.0) + w, mask=valid)
+        tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
         tl.store(at + 3 * stride, load_or(at + 3 * stride, valid, 0.0) + x, mask=valid)
 
 
@@ -198,7 +164,7 @@ def forward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr, COUNT_W: tl.constexpr, COUNT_H: tl.constexpr,
+    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
@@ -229,11 +195,11 @@ def forward_tile(
         weight = tl.where(same, 0.0, weight)
     if LANES:
         den, w, h, x = add_lanes(
-            den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT, COUNT_W, COUNT_H
+            den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
         )
     else:
         tile_den, tm, tw, th, tx, tmp = tile_sums(
-            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, COUNT_W, COUNT_H
+            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
         )
         den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
         if not BOUNDED and not INSIDE:
@@ -242,17 +208,15 @@ def forward_tile(
             x, mp = merge(x, mp, tx, tmp, scale, BOUNDED)
         m = new_m
         if WEIGHTED:
-            if COUNT_W:
-                w += tw
-            if COUNT_H:
-                h += th
+            w += tw
+            h += th
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
-            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, COUNT_W, COUNT_H
+            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
         )
         add_to_slot(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
-            col_den, col_w, col_h, col_x, WEIGHTED, COUNT_W, COUNT_H,
+            col_den, col_w, col_h, col_x, WEIGHTED,
         )  # fmt: skip
     return den, m, w, h, x, mp
 
@@ -266,10 +230,9 @@ def forward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr, WEIGHT_STATS: tl.constexpr,
+    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
-    COUNT_W: tl.constexpr = WEIGHT_STATS or not INSIDE or not BOUNDED
     group = tl.program_id(0) % row_groups
     frame = tl.program_id(0) // row_groups
     split = tl.program_id(1)
@@ -337,18 +300,16 @@ def forward_kernel(
                     q, q_flow, q_flow_at, q_operand, both_near, q_valid, q_group, key, key_flow, key_operands, key_mask,
                     key_group, column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
-                    PRECISION, SPECIAL, LANES, PART > 0, COUNT_W, WEIGHT_STATS,
+                    PRECISION, SPECIAL, LANES, PART > 0,
                 )  # fmt: skip
         if LANES:
-            den, w, h, x = sums(den, w, h, x, 1, COUNT_W, WEIGHT_STATS)
+            den, w, h, x = sums(den, w, h, x, 1)
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
         stride = total_query.to(tl.int64)
         tl.store(at, den, mask=inside_frame)
-        if COUNT_W:
-            tl.store(at + stride, w, mask=inside_frame)
-        if WEIGHT_STATS:
-            tl.store(at + 2 * stride, h, mask=inside_frame)
+        tl.store(at + stride, w, mask=inside_frame)
+        tl.store(at + 2 * stride, h, mask=inside_frame)
         tl.store(at + 3 * stride, x, mask=inside_frame)
         if not BOUNDED:
             tl.store(at + 4 * stride, m, mask=inside_frame)
