@@ -68,9 +68,6 @@ MISTAKES = {
     "a pair of one group in a sum made anew": Mistake(
         "(grouped && p.row.group[i] == p.column.group[j])", "(grouped && i < 0)", unit=ENTRY
     ),
-    "every other weight unseen": Mistake(
-        "DeviceMath::to_bits(b) | DeviceMath::to_bits(c)", "DeviceMath::to_bits(b)", unit=WARPGROUP
-    ),
     "weights of the next frame": Mistake(
         "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
     ),
