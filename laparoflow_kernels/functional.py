@@ -77,8 +77,9 @@ def flow_infonce(
             gradient, and may not ask for one.
         key_flow: [B, M, F].
         temperature: a float or a tensor of one element > 0; a tensor may require a gradient. float32 knows a logit of unit
-            vectors to 6e-8 / temperature, and gradients to a few times that: a few percent at 1e-5, which is as low as it
-            makes sense to go; below 1.2e-7 it is an error. float64 goes down to 2.2e-16.
+            vectors to 6e-8 / temperature, and the CPU kernels their gradients to a few times that; ``reference`` and
+            ``triton`` keep gradients to 1.2e-7 / temperature squared. Below 1.2e-7 it is an error; float64 goes down to
+            2.2e-16.
         bandwidth: a float or a [B] tensor > 0, in the unit of the flow. It has no gradient, and may not ask for one.
         flow_kernel: phi(r): "gaussian" exp(-r^2/2), "laplace" exp(-r), "cauchy" 1/(1+r^2), "tophat" [r <= 1], to a few
             roundings.

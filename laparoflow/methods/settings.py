@@ -22,7 +22,7 @@ class ContrastSettings:
             vectors are normalised; see :func:`standardised`.
         neighbour_weight: weight of a second loss, from the first view to a view of the frame before or after it in the
             cache, for every second frame. Its positives are the same place, which the method ``flow`` follows by the
-            flow between the two frames and ``coordinates`` does not. 0 leaves it out and saves a fifth of the time.
+            flow between the two frames and ``coordinates`` does not. 0 leaves it out.
         backend: backend of the loss.
     """
 

@@ -69,7 +69,7 @@ class CachedFrames(Dataset[FrameBatch]):
         if len(cache) == 0:
             raise ValueError("data: the cache holds no frame to train on")
         self.cache = cache
-        self.neighbours = neighbours
+        self.clips = cache.ranges if neighbours else []
         # clips differ in size (their borders are cropped): every frame of a batch is enlarged to the largest
         sizes = getattr(cache, "sizes", ())
         self.size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
@@ -78,7 +78,7 @@ class CachedFrames(Dataset[FrameBatch]):
         return len(self.cache)
 
     def __getitem__(self, item: tuple[int, int]) -> FrameBatch:
-        return self._item(self._frame(item[0]), *item)
+        return self.__getitems__([item])[0]
 
     def __getitems__(self, items: list[tuple[int, int]]) -> list[FrameBatch]:
         """A batch in one call, as torch's loader asks for it."""
@@ -86,27 +86,25 @@ class CachedFrames(Dataset[FrameBatch]):
         for row, (index, number) in enumerate(items):
             frame = self._frame(index)
             near = None
-            if self.neighbours and row % 2 == 0:
-                clip = next(clip for clip in self.cache.ranges if index in clip)
-                place = neighbour_position(index, clip, after=bool(mixed_seed(number, index) & 1))
+            if self.clips and row % 2 == 0:
+                place = neighbour_position(index, self.clips[frame.clip], after=bool(mixed_seed(number, index) & 1))
                 near = neighbour(row, frame, self._frame(place))
-            batch.append(self._item(frame, index, number)._replace(near=near))
+            batch.append(
+                FrameBatch(
+                    torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
+                    torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
+                    torch.from_numpy(np.array(frame.valid, dtype=bool)),
+                    torch.tensor(index),
+                    torch.tensor(getattr(frame, "clip", 0)),
+                    torch.tensor(number),
+                    near,
+                )
+            )
         return batch
 
     def _frame(self, index: int) -> CachedFrame:
         frame = self.cache[index]
         return frame if self.size is None else frame.padded(*self.size)
-
-    @staticmethod
-    def _item(frame: CachedFrame, index: int, number: int) -> FrameBatch:
-        return FrameBatch(
-            torch.from_numpy(np.array(frame.image)).permute(2, 0, 1),
-            torch.from_numpy(np.array(frame.flow, dtype=np.float32)),
-            torch.from_numpy(np.array(frame.valid, dtype=bool)),
-            torch.tensor(index),
-            torch.tensor(getattr(frame, "clip", 0)),
-            torch.tensor(number),
-        )
 
 
 Groups = list[list[range]]
