@@ -27,6 +27,10 @@ class CocoKeypoints(KeypointDataset):
         root: the folder described in coco.py; of several files in `annotations`, those with keypoints in the name.
         annotations: the annotation file, absolute or below root; None finds them.
         category: name of the category; None takes the only one with key points.
+
+    Raises:
+        DatasetError: no or several candidate files or categories, missing pictures, pictures of another size than the
+            file says, or an annotation that is not of the form above, which is named.
     """
 
     name = "coco_keypoints"

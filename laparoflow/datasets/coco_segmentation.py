@@ -28,6 +28,10 @@ class CocoSegmentation(SegmentationDataset):
     Args:
         root: the folder described in coco.py; of several files in `annotations`, those with instances in the name.
         annotations: the annotation file, absolute or below root; None finds them.
+
+    Raises:
+        DatasetError: no or several candidate files, missing pictures, pictures of another size than the file says, or
+            an annotation without a usable segmentation, which is named.
     """
 
     name = "coco_segmentation"

@@ -38,6 +38,10 @@ class Endovis15Pose(KeypointDataset):
         root: the folder that holds train_labels and test_labels.
         images: the folder with the frames, somewhere below; None takes `root`.
         tracked_point: read TrackedPoint as a sixth joint.
+
+    Raises:
+        DatasetError: no label file, no frame for any label, a label file that is not of the form above, or a file
+            name that fits several frames equally well.
     """
 
     name = "endovis15_pose"

@@ -40,6 +40,9 @@ class ImageMasks(SegmentationDataset):
     Args:
         root: the folder.
         video_pattern: regular expression whose first group, searched in a file's stem, is its video.
+
+    Raises:
+        DatasetError: classes.json is missing or wrong, no picture, or a picture without a mask.
     """
 
     name = "image_masks"

@@ -63,6 +63,9 @@ class M2caiSeg(SegmentationDataset):
         classes: 19 (as published) or 9 (the authors' merge).
         stray: what happens to pixels of a colour that no class has: "nearest" snaps them, "ignore" leaves them out.
         smooth: take the commonest class of each 5 x 5 neighbourhood after snapping.
+
+    Raises:
+        DatasetError: train or test is missing or empty, or a mask is missing or has another size than its picture.
     """
 
     name = "m2caiseg"

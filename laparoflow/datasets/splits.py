@@ -107,6 +107,9 @@ def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
         available: number of frames to choose from.
         budget: a whole number of frames, a fraction in (0, 1] written with a point (1.0 is all), or "all".
         seed: which random order.
+
+    Raises:
+        ValueError: the budget is not of that form or exceeds what is available.
     """
     count = budget_count(available, budget)
     return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])

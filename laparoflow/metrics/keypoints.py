@@ -60,6 +60,9 @@ class KeypointScores:
             detections: per joint [P, 3] (x, y, score), pixels of the source picture, best first or not.
             truth: [I, K, 3] (x, y, visibility).
             size: (height, width) of the source picture.
+
+        Raises:
+            ValueError: the number of joints differs.
         """
         if len(detections) != len(self.joints) or truth.ndim != 3 or truth.shape[1:] != (len(self.joints), 3):
             raise ValueError(

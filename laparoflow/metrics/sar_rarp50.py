@@ -23,7 +23,11 @@ TOLERANCE = 10.0
 
 
 def frame_scores(prediction: NDArray[np.integer] | None, truth: NDArray[np.integer]) -> tuple[float, float]:
-    """(mean IoU, mean NSD) of one frame; class ids [H, W] with 0 the background, None for a frame without prediction."""
+    """(mean IoU, mean NSD) of one frame; class ids [H, W] with 0 the background, None for a frame without prediction.
+
+    Raises:
+        ValueError: the shapes differ or an id is above 9.
+    """
     if truth.max(initial=0) > CLASSES or (prediction is not None and prediction.max(initial=0) > CLASSES):
         raise ValueError(f"class ids must be 0 to {CLASSES}")
     if prediction is None:

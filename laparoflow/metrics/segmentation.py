@@ -37,7 +37,11 @@ class SegmentationScores:
         self._by_video: dict[str, Tensor] = {}
 
     def update(self, prediction: Tensor, truth: Tensor, video: str) -> None:
-        """Counts one frame: class ids, integer [H, W], in the truth or IGNORE_INDEX, and the name of its video."""
+        """Counts one frame: class ids, integer [H, W], in the truth or IGNORE_INDEX, and the name of its video.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
         if prediction.shape != truth.shape:
             raise ValueError(f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape")
         counts = multiclass_confusion_matrix(

@@ -36,7 +36,11 @@ FORMAT, VERSION = "laparoflow-synthetic", 1
 
 
 def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: str = "libx264", quality: int = 16) -> None:
-    """:func:`encode_frames` of a whole video, uint8 [T, H, W, 3]."""
+    """:func:`encode_frames` of a whole video, uint8 [T, H, W, 3].
+
+    Raises:
+        ValueError: if the frames cannot be encoded as given.
+    """
     encode_frames(path, images, images.shape[1:3], Fraction(frame_rate), codec, quality)
 
 
@@ -113,6 +117,9 @@ def write_dataset(
 
     Returns:
         The path of ``dataset.json``.
+
+    Raises:
+        ValueError: for counts below 1 or a folder that already has something in it.
     """
     root = Path(root)
     for name, value in (("videos", videos), ("frames", frames), ("label_every", label_every)):

@@ -32,6 +32,9 @@ def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:
         flow: float32 [2, H, W] in pixels; it is returned as it is if too few pixels are valid for a fit.
         valid: bool [H, W], pixels the model is fitted to (RANSAC, 1 pixel).
         model: "similarity" (shift, rotation, scale) or "affine".
+
+    Raises:
+        ValueError: for another model.
     """
     if model not in ("similarity", "affine"):
         raise ValueError(f"model must be 'similarity' or 'affine', got {model!r}")
