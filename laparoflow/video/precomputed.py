@@ -40,8 +40,11 @@ def read_flow(path: Path) -> tuple[Flow, Mask]:
     if path.suffix == ".png":
         return read_kitti(path)
     if path.suffix == ".flo":
-        stored = cv2.readOpticalFlow(str(path))
-        if stored is None:
+        try:
+            stored = cv2.readOpticalFlow(str(path))
+        except cv2.error:  # the header has a size that memory does not hold
+            stored = None
+        if stored is None or path.stat().st_size != 12 + stored.nbytes:
             raise ValueError(f"{path} is not a .flo file, or is damaged")
         valid = np.asarray((np.abs(stored) < 1e9).all(-1), bool)
         return np.ascontiguousarray(np.where(valid, stored.transpose(2, 0, 1), 0), np.float32), valid

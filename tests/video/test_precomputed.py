@@ -51,7 +51,11 @@ def test_damaged_files_are_named(tmp_path):
     write_flo(tmp_path / "e.flo", some_flow())
     (tmp_path / "e.flo").write_bytes((tmp_path / "e.flo").read_bytes()[:-8])
     (tmp_path / "f.txt").write_text("no")
-    for name in ("a.flo", "b.png", "c.npz", "d.npz", "e.flo", "f.txt"):
+    whole = (tmp_path / "e.flo").read_bytes()
+    (tmp_path / "g.flo").write_bytes(whole + bytes(16))
+    (tmp_path / "h.flo").write_bytes(whole[:4] + np.array([-4, 3], "<i4").tobytes() + whole[12:])
+    (tmp_path / "i.flo").write_bytes(whole[:4] + np.array([2**30, 2**30], "<i4").tobytes() + whole[12:])
+    for name in ("a.flo", "b.png", "c.npz", "d.npz", "e.flo", "f.txt", "g.flo", "h.flo", "i.flo"):
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             read_flow(tmp_path / name)
 
