@@ -87,7 +87,8 @@ class Variant:
 
     def launched(self, capability: int) -> bool:
         """Whether a call on such a GPU may launch this variant."""
-        return self.kernel != "symmetric" or (self.bounded and tiles.one_pass_pays(self.product_class, capability))
+        pays = self.bounded and not self.grouped and tiles.one_pass_pays(self.product_class, capability)
+        return self.kernel != "symmetric" or pays
 
     def constants(self) -> dict[str, Any]:
         """Compile-time constants as ``launch`` sets them, tile sizes left out."""

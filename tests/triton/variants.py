@@ -40,9 +40,9 @@ def features(variant: Variant) -> set[Feature]:
 
 
 def possible(chosen: dict[str, Any]) -> bool:
-    """Whether a variant with these values exists: one pass takes both directions only where logits are bounded."""
+    """Whether a variant with these values exists: one pass takes both directions only of bounded logits, without groups."""
     kernel = chosen.get("kernel", "backward")
-    if kernel == "symmetric" and chosen.get("bounded") is False:
+    if kernel == "symmetric" and (chosen.get("bounded") is False or chosen.get("grouped")):
         return False
     return kernel == "backward" or not set(chosen) & set(OF_BACKWARD)
 
@@ -59,6 +59,8 @@ def drawn(generator: random.Random, dtype: str, precision: str, capability: int)
     chosen = {name: generator.choice(values) for name, values in CHOICES.items()}
     if chosen["kernel"] != "backward":
         chosen = {name: value for name, value in chosen.items() if name not in OF_BACKWARD}
+    if chosen["kernel"] == "symmetric":
+        chosen["grouped"] = False
     variant = Variant(dtype=dtype, precision=precision, **chosen)
     return variant if variant.launched(capability) else drawn(generator, dtype, precision, capability)
 

@@ -109,7 +109,7 @@ def forward(p: PairArguments) -> tuple[Tensor, Tensor]:
 
     Rows are lse, weight_sum, positive, weight_log_sum, in float32 (float64 for float64 inputs, interpreter only).
     """
-    together = p.symmetric and p.bounded
+    together = p.symmetric and p.bounded and p.query_group is None  # with groups one pass spills registers
     together = together and tiles.one_pass_pays(product_class(p.query), tiles.capability_of(p.query.device))
     query, key = sides_of(p)
     rows, columns = one_pass(p, query, key, together)
