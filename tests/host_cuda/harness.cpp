@@ -51,6 +51,12 @@ extern "C" {
 const char* laparoflow_host_message() { return simulator::message(); }
 void laparoflow_host_set_order(int order) { simulator::set_order(order); }
 
+/// The index-th launch since the last call with a negative index, which forgets them all; null behind the last.
+const char* laparoflow_host_launch(int index) {
+  if (index < 0) simulator::launches.clear();
+  return index >= 0 && index < static_cast<int>(simulator::launches.size()) ? simulator::launches[index] : nullptr;
+}
+
 int laparoflow_host_forward(const HostProblem* h, float* row_stats, float* column_stats) {
   const Problem p = problem_of(*h);
   const DeviceLimits device = limits_of(*h);

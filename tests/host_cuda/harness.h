@@ -26,6 +26,7 @@ struct HostProblem {
 
 const char* laparoflow_host_message();
 void laparoflow_host_set_order(int order);
+const char* laparoflow_host_launch(int index);
 int laparoflow_host_forward(const HostProblem* problem, float* row_stats, float* column_stats);
 int laparoflow_host_backward(const HostProblem* problem, const float* row_stats, const float* column_stats,
                              const float* row_grad, const float* column_grad, void* query_gradient, void* key_gradient,

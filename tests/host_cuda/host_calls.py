@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,14 @@ class Host:
         columns = case.key_sizes if case.scope == "frame" else [sum(case.key_sizes)] * len(case.query_sizes)
         pairs = sum(q * k for q, k in zip(case.query_sizes, columns, strict=True))
         return pairs / self.library.laparoflow_host_capacity(ctypes.byref(problem), backward)
+
+    def launches(self) -> list[str]:
+        """What was launched since the last call of this: the kernels' names, in order."""
+        launch = self.library.laparoflow_host_launch
+        launch.restype = ctypes.c_char_p
+        names = [name.decode() for name in itertools.takewhile(bool, map(launch, itertools.count()))]
+        launch(-1)
+        return [re.sub(r".*\d(\w+)ArgumentsE$", r"\1", name).lower() for name in names]
 
     def _check(self, status: int) -> None:
         if status != 0:

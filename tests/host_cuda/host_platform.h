@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <typeinfo>
+#include <vector>
 
 #define LAPAROFLOW_DEVICE inline
 #define LAPAROFLOW_KERNEL(threads, blocks) inline void
@@ -21,6 +23,8 @@ namespace simulator {
 extern int thread, threads;
 extern std::int64_t block;
 extern char* shared;
+/// What was launched with at least one block: the types of the kernels' arguments.
+extern std::vector<const char*> launches;
 
 void barrier();
 void stop();
@@ -56,6 +60,7 @@ struct BoundKernel {
 template <class Arguments>
 Status launch(void (*kernel)(Arguments), std::int64_t blocks, int threads, int bytes, Stream, const Arguments& arguments) {
   if (blocks > 0x7fffffff) return kTooManyBlocks;
+  if (blocks > 0) simulator::launches.push_back(typeid(Arguments).name());
   const BoundKernel<Arguments> bound{kernel, arguments};
   return simulator::run(&BoundKernel<Arguments>::call, &bound, blocks, threads, bytes) ? kSuccess : kKernelFailed;
 }

@@ -52,6 +52,7 @@ namespace laparoflow::cuda::simulator {
 int thread = 0, threads = 0;
 std::int64_t block = 0;
 char* shared = nullptr;
+std::vector<const char*> launches;
 int shared_bytes = 0;
 
 namespace {

@@ -60,3 +60,15 @@ def test_gradients_of_chunks(built: Path, path: int, deterministic: bool, elemen
     host = Host(built / "libhost.so", multiprocessors=40, deterministic=deterministic, **(WARPGROUP if path else {}))
     check(host, make_case([130, 0, 70], [200, 5, 330], 40, element=element, scope=scope, symmetric=symmetric, masked=0.2,
                           bounded=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(("depth", "kib", "forms"), [(64, 100, {}), (128, 170, {}), (128, 110, {"positives": "inside"})])
+def test_one_pass_that_does_not_fit(built: Path, depth: int, kib: int, forms: dict[str, str]) -> None:
+    """On sm_90a one pass runs with all of its warps. Where shared memory is too small for them, two passes give the same."""
+    case = make_case([130, 70], [200, 30], depth, bounded=True, masked=0.2, **forms)
+    for limit, passes, finishes in ((227, 1, 1), (kib, 2, 0)):
+        host = Host(built / "libhost.so", path=1, shared_memory=limit * 1024)
+        host.launches()
+        check(host, case)
+        names = host.launches()
+        assert (names.count("backward"), names.count("finish")) == (passes, finishes), (limit, names)

@@ -142,6 +142,9 @@ BackwardPlan plan_backward(const Problem& p, const DeviceLimits& device, bool on
   // The scores, at a multiple of 1024 bytes, then the warps' sums for the temperature.
   fit_shared_memory<Engine>(plan, p, device, row_tiles, kCoefficients,
                             [&](int warps) { return warps * 4 + (one_pass ? 1024 : 0) + scores_bytes(warps); });
+  // The one pass of sm_90a is compiled for all of its warps. Where it does not fit, two passes may.
+  const int fewest = Engine::kWarpgroups ? Kernels<Engine>::backward_warps(p.depth) : Engine::kFewestWarps;
+  if (one_pass && plan.warps < fewest) return plan_backward<Engine>(p, device, false);
   if (plan.warps == 0) return plan;
   plan.scores_at = (plan.feed_bytes + 1023) / 1024 * 1024;
   if (one_pass) {

@@ -79,9 +79,9 @@ LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
   const typename Engine::RowOperands first_operands(feed.rows());
   int turn = 0;  // whose the next piece is
   const auto column_gradient = [&](int tile) {
-    Engine::column_gradient(scores.of(tile), scores.full(tile), scores.phase(tile), feed.all_rows(), feed.row_pitch(),
-                            row_count / kSlotRows, plan.warps / 4, kDepthTiles / 8, turn, problem.depth,
-                            ColumnSums{arguments.column_sums, plan.sums_depth}, feed.slot(tile));
+    Engine::template column_gradient<kDepthTiles, kImages>(
+        scores.of(tile), scores.full(tile), scores.phase(tile), feed.all_rows(), feed.row_pitch(), turn, problem.depth,
+        ColumnSums{arguments.column_sums, plan.sums_depth}, feed.slot(tile));
     barrier_arrive(scores.used(tile));
   };
 

@@ -140,17 +140,20 @@ struct EngineWarpgroup {
   }
 
   /// Adds this warpgroup's part of dcolumn = dS^T q of a tile to the sums: pieces of 64 of the depth are dealt out to the
-  /// `groups` warpgroups in `turn`, which is kept for the next tile. `scores` holds dS once `full` is past `phase`; `rows`
-  /// is the first of the block's `images` of 64 rows, `row_pitch` the bytes from one to the next.
+  /// warpgroups in `turn`, which is kept for the next tile. `scores` holds dS once `full` is past `phase`; `rows` is the
+  /// first of the block's 64s of rows, `row_pitch` the bytes from one to the next, and `kImages` of them are a warpgroup's.
+  /// Their number is a constant, so that all products are written out: through a loop over them the compiler does not follow
+  /// the accumulators (C7519). A plan with fewer warps than `backward_warps` takes two passes in place of this.
+  template <int kDepthTiles, int kImages>
   LAPAROFLOW_DEVICE static void column_gradient(const char* scores, Barrier* full, unsigned phase, const T* rows,
-                                                int row_pitch, int images, int groups, int pieces, int& turn, int depth,
-                                                const ColumnSums& sums, std::int64_t slot) {
-    constexpr int kStep = 16 * kSwizzleRow;
+                                                int row_pitch, int& turn, int depth, const ColumnSums& sums,
+                                                std::int64_t slot) {
+    constexpr int kStep = 16 * kSwizzleRow, kGroups = backward_warps(kDepthTiles) / 4;
     const int thread = thread_index_again(), mine = static_cast<int>(same_in_warp(thread / 128));
 #pragma unroll 1
-    for (int piece = 0; piece < pieces; ++piece) {
+    for (int piece = 0; piece < kDepthTiles / 8; ++piece) {
       const bool my_turn = turn == mine;
-      if (++turn == groups) turn = 0;
+      if (++turn == kGroups) turn = 0;
       if (!my_turn) continue;
       barrier_wait(full, phase);
       Operand a = swizzled_operand(same_in_warp(shared_address(scores)));
@@ -159,13 +162,9 @@ struct EngineWarpgroup {
       warpgroup_fence();
       warpgroup_multiply_rows(h, a, b, T{});
 #pragma unroll
-      for (int i = 1; i < 4; ++i) warpgroup_multiply_add_rows(h, a.further(i * kStep), b.further(i * kStep), T{});
-#pragma unroll 1
-      for (int image = 1; image < images; ++image) {
-        a = a.further(4 * kStep);
-        b = b.further(row_pitch);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) warpgroup_multiply_add_rows(h, a.further(i * kStep), b.further(i * kStep), T{});
+      for (int i = 1; i < kGroups * kImages * 4; ++i) {
+        if (i % 4 == 0) b = b.further(row_pitch);
+        warpgroup_multiply_add_rows(h, a.further(i * kStep), b.further(i % 4 * kStep), T{});
       }
       warpgroup_commit();
       warpgroup_wait();
