@@ -105,6 +105,8 @@ class Host:
     ) -> None:
         self.library = ctypes.CDLL(str(library))
         self.library.laparoflow_host_message.restype = ctypes.c_char_p
+        self.library.laparoflow_host_launch.restype = ctypes.c_char_p
+        self.library.laparoflow_host_launch(-1)  # all hosts of a library share its memory of launches
         self.multiprocessors = multiprocessors
         self.shared_memory = shared_memory
         self.path = path
@@ -159,9 +161,8 @@ class Host:
         return pairs / self.library.laparoflow_host_capacity(ctypes.byref(problem), backward)
 
     def launches(self) -> list[str]:
-        """What was launched since the last call of this: the kernels' names, in order."""
+        """What was launched since this object was made or the last call of this: the kernels' names, in order."""
         launch = self.library.laparoflow_host_launch
-        launch.restype = ctypes.c_char_p
         names = [name.decode() for name in itertools.takewhile(bool, map(launch, itertools.count()))]
         launch(-1)
         return [re.sub(r".*\d(\w+)ArgumentsE$", r"\1", name).lower() for name in names]

@@ -143,7 +143,7 @@ class Kernel:
 
 
 def tool(name: str) -> str | None:
-    """cuobjdump or nvdisasm: on PATH, in the toolkit, or in Triton's wheel."""
+    """nvcc, cuobjdump or nvdisasm: on PATH, in the toolkit, or (but for nvcc) in Triton's wheel."""
     found = shutil.which(name)
     if found:
         return found
@@ -163,7 +163,10 @@ def compile_cubin(source: str, architecture: str, out: Path) -> Path:
     What the compiler noted lies beside the result, with the suffix ``.notes``.
     """
     cubin = out / f"{source}.{architecture}.cubin"
-    command = ["nvcc", "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
+    compiler = tool("nvcc")
+    if compiler is None:
+        raise RuntimeError("nvcc not found")
+    command = [compiler, "-std=c++17", "-O3", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
     command += ["--ftz=true", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin", f"-I{CSRC}", "-o", str(cubin)]
     command += map(str, CSRC.glob(f"cuda/*/{source}.cu"))
     done = subprocess.run(command, capture_output=True, text=True)

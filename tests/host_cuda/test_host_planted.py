@@ -66,7 +66,7 @@ MISTAKES = {
         "Options::kGroups && w.log2 == kExcluded ? kExcluded : bias_of(mark)", "(void)w, bias_of(mark)"
     ),
     "a pair of one group in a sum made anew": Mistake(
-        "(grouped && p.row.group[i] == p.column.group[j])", "(grouped && i < 0)", unit=ENTRY
+        "(grouped && own.group[i] == other.group[j])", "(grouped && i < 0)", unit=ENTRY
     ),
     "weights of the next frame": Mistake(
         "load_flows(flow, side, frame, first", "load_flows(flow, side, frame.begin >= 0 ? range : frame, first"
@@ -87,7 +87,20 @@ MISTAKES = {
         "feed.barrier(); engine.column_gradient", "engine.column_gradient", sanitizer="thread"
     ),
     "scores fragment not transposed": Mistake("load_matrices_transposed(a, score_at", "load_matrices(a, score_at"),
-    "sums of the columns not cleared": Mistake("a.to[i] = 0.0f", "(void)a.to[i]", unit=ENTRY),
+    "sums of the columns not cleared": Mistake(
+        "*reinterpret_cast<FloatQuad*>(a.cleared + c) = zeros;", "(void)zeros;", unit=ENTRY
+    ),
+    "coefficients of the rows for the columns": Mistake(
+        "const auto of = of_columns ? a.columns : a.rows; const std::int64_t i = (block_index() -",
+        "const auto of = a.rows; const std::int64_t i = (block_index() -",
+        unit=ENTRY,
+    ),
+    "statistics of the rows for the columns": Mistake(
+        "const Side own = of_columns ? p.column : p.row, other", "const Side own = p.row, other", unit=ENTRY
+    ),
+    "a temperature of the first threads alone": Mistake(
+        "sum = sum_over_block(sum);", "sum_over_block(sum);", after="finish_kernel(FinishArguments"
+    ),
     "bytes that nobody announced": Mistake(
         "barrier_arrive_expect(full(stage_), a_.column_records.bytes)", "barrier_arrive(full(stage_))"
     ),
@@ -121,8 +134,9 @@ MISTAKES = {
     ),
     "scores that nobody is told of": Mistake("if (m == kImages - 1) barrier_arrive(scores.full(tile));", ""),
     "a piece of the columns' gradient that is nobody's turn": Mistake(
-        "if (++turn == groups) turn = 0;", "++turn; (void)groups;"
+        "if (++turn == kGroups) turn = 0;", "++turn;"
     ),
+    "the rows of the first 64 for all dS": Mistake("if (i % 4 == 0) b = b.further(row_pitch);", ""),
     "stmatrix rows of the wrong lane": Mistake(
         "at.lane % 16 * kSwizzleRow + at.lane / 16 * 16", "at.lane % 16 * kSwizzleRow + at.lane / 8 % 2 * 16"
     ),
@@ -157,7 +171,7 @@ MISTAKES = {
         "warpgroup_commit(); warpgroup_wait(); hold_accumulators(h);", "if (piece > 8) warpgroup_commit();"
     ),
     "wgmma step of half its size": Mistake("kStep = 32", "kStep = 16"),
-    "every step from the first image of the depth": Mistake("a = a.further(kImage);", ""),
+    "every step from the first image of the depth": Mistake("k / 4 * kImage + k % 4", "k % 4"),
     "rows of the first warpgroup for all": Mistake("(thread_index() / 128 * (row_images() * 4 / a_.warps) + m)", "m"),
     "scores at any address": Mistake(
         "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP
@@ -171,7 +185,7 @@ MISTAKES = {
     ),
     "barriers that the copies cannot see": Mistake("barrier_init_publish();", ""),
     "a gap between frames taken for keys": Mistake(
-        "const Range frame = frame_range(a.side, low);", "const Range frame{a.side.offsets[low], a.side.total};"
+        "const Range frame = frame_range(side, low);", "const Range frame{side.offsets[low], side.total};"
     ),
     "first tile of a frame taken for the gap before it": Mistake(
         "/ kSlotRows + middle <= slot", "/ kSlotRows + middle < slot", unit=WARPGROUP

@@ -265,37 +265,67 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
   }
 }
 
-struct SumArguments {
-  const float* partials = nullptr;  // [slots, count]
-  std::int64_t slots = 0, count = 0;
-  void* to = nullptr;  // [count]
-};
-
-/// Adds up the gradients of the rows over the chunks of columns, in order; one thread a number.
-template <class Type>
-LAPAROFLOW_KERNEL(256, 1)
-sum_kernel(SumArguments a) {
-  const std::int64_t i = block_index() * thread_count() + thread_index();
-  if (i >= a.count) return;
-  float sum = 0.0f;
-  for (std::int64_t slot = 0; slot < a.slots; ++slot) sum += a.partials[slot * a.count + i];
-  store_pair(static_cast<Type*>(a.to) + i, sum, 0.0f, false);
+/// Combines one value per thread over a block of 256; the result is in every thread.
+template <class Combine>
+LAPAROFLOW_DEVICE float combine_over_block(float value, Combine combine) {
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  block_barrier();
+  shared[thread_index()] = value;
+  block_barrier();
+  for (int half = thread_count() / 2; half > 0; half /= 2) {
+    if (thread_index() < half) shared[thread_index()] = combine(shared[thread_index()], shared[thread_index() + half]);
+    block_barrier();
+  }
+  return shared[0];
+}
+LAPAROFLOW_DEVICE float sum_over_block(float x) {
+  return combine_over_block(x, [](float a, float b) { return a + b; });
 }
 
+/// What is left once a pass over the pairs is done; each of the three where there is any.
 struct FinishArguments {
+  // Gradients of the rows, to be added up over the chunks of columns.
+  struct {
+    const float* partials = nullptr;  // [slots, count]
+    std::int64_t slots = 0, count = 0;
+    void* to = nullptr;  // [count]
+    std::int64_t blocks = 0;
+  } sum;
+  // The columns' gradient from its sums.
   Side side;
   int frames = 0, depth = 0;
   bool batch = false;  // the denominator is the batch's
-  ColumnSums sums;
+  ColumnSums sums{nullptr, 0};
+  void* gradient = nullptr;  // [total, depth]
+  std::int64_t column_blocks = 0;
+  // dtemperature = -sum dS x / temperature^2 from the partial sums of the blocks.
+  const float* temperature_partials = nullptr;  // [temperature_count]
+  std::int64_t temperature_count = 0;
+  float* temperature_gradient = nullptr;
   const float* temperature = nullptr;
   const float* loss_scale = nullptr;
-  void* gradient = nullptr;  // [total, depth]
 };
 
-/// The columns' gradient from its sums; 256 numbers a block.
+/// Blocks: 256 numbers of the columns' gradient each, then 256 of the rows', in order, then one for the temperature.
 template <class Engine>
 LAPAROFLOW_KERNEL(256, 1)
 finish_kernel(FinishArguments a) {
+  using Type = typename Engine::Type;
+  if (block_index() >= a.column_blocks + a.sum.blocks) {
+    float sum = 0.0f;
+    for (std::int64_t i = thread_index(); i < a.temperature_count; i += thread_count()) sum += a.temperature_partials[i];
+    sum = sum_over_block(sum);
+    if (thread_index() == 0) a.temperature_gradient[0] = -sum / a.loss_scale[0] / (a.temperature[0] * a.temperature[0]);
+    return;
+  }
+  if (block_index() >= a.column_blocks) {
+    const std::int64_t i = (block_index() - a.column_blocks) * thread_count() + thread_index();
+    if (i >= a.sum.count) return;
+    float sum = 0.0f;
+    for (std::int64_t slot = 0; slot < a.sum.slots; ++slot) sum += a.sum.partials[slot * a.sum.count + i];
+    store_pair(static_cast<Type*>(a.sum.to) + i, sum, 0.0f, false);
+    return;
+  }
   const std::int64_t at = block_index() * thread_count() + thread_index();
   const int pairs = (a.depth + 1) / 2;
   const std::int64_t row = at / pairs;  // of all slots
@@ -309,7 +339,7 @@ finish_kernel(FinishArguments a) {
   const bool valid = a.side.mask == nullptr || a.side.mask[i] != 0;
   const float factor = valid ? 1.0f / (a.temperature[0] * a.loss_scale[0]) : 0.0f;
   const float* from = a.sums.at(slot, static_cast<int>(row % kSlotRows), d);
-  store_pair(static_cast<typename Engine::Type*>(a.gradient) + i * a.depth + d, valid ? from[0] * factor : 0.0f,
+  store_pair(static_cast<Type*>(a.gradient) + i * a.depth + d, valid ? from[0] * factor : 0.0f,
              valid ? from[ColumnSums::step()] * factor : 0.0f, d + 1 < a.depth);
 }
 

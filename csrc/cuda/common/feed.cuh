@@ -16,7 +16,6 @@ namespace laparoflow::cuda {
 /// Records of tiles in the workspace; unused on sm_80.
 struct Records {
   char* data = nullptr;
-  float* origins = nullptr;  // [frames, 2], of the factors
   std::int64_t slots = 0;
   int bytes = 0;
 };

@@ -82,10 +82,34 @@ struct Arena {
   }
 };
 
-/// The statistics of the row side from its partials.
-Status merge(const float* partials, std::int64_t slots, const Problem& p, float* stats, Stream stream) {
-  const MergeArguments a{p, partials, slots, stats};
-  return launch(merge_kernel, ceil_div(p.row.total, kThreads), kThreads, 2 * kThreads * 4, stream, a);
+/// The plans of the forward: of both sides at once, or of one after the other over the same records.
+struct ForwardPlans {
+  Problem problems[2];
+  ForwardPlan plans[2];
+  int count;
+
+  ForwardPlans(const Problem& p, const DeviceLimits& device) : count(p.symmetric && !takes_symmetric_pass(p) ? 2 : 1) {
+    problems[0] = count == 2 ? one_direction(p) : p;
+    problems[1] = exchanged(problems[0]);
+    for (int i = 0; i < count; ++i) plans[i] = plan_of_forward(problems[i], device);
+  }
+  /// Numbers of the rows' partial statistics, and of the columns'.
+  std::int64_t row_partials() const {
+    return plans[0].column_chunks * problems[0].row.total * partial_components(problems[0]);
+  }
+  std::int64_t column_partials() const {
+    const std::int64_t slots = count == 2 ? plans[1].column_chunks : problems[0].symmetric ? plans[0].row_chunks : 0;
+    return slots * problems[0].column.total * partial_components(problems[0]);
+  }
+};
+
+/// The records of both sides at the beginning of the workspace: they are read in pieces of 16 bytes.
+Status write_records(const Problem& p, int coefficients, const float* of_rows, const float* of_columns, void* workspace,
+                     Records& rows, Records& columns, Stream stream) {
+  return with_engine(p, [&](auto engine) {
+    return launch_records<decltype(engine)>(p, coefficients, of_rows, of_columns, static_cast<char*>(workspace), rows,
+                                            columns, stream);
+  });
 }
 
 }  // namespace
@@ -96,40 +120,37 @@ std::int64_t backward_capacity(const Problem& p, const DeviceLimits& device, boo
 }
 
 std::size_t forward_workspace_bytes(const Problem& p, const DeviceLimits& device) {
-  if (p.symmetric && !takes_symmetric_pass(p)) {
-    const Problem rows = one_direction(p);
-    return std::max(forward_workspace_bytes(rows, device), forward_workspace_bytes(exchanged(rows), device));
-  }
-  const ForwardPlan plan = plan_of_forward(p, device);
-  const std::int64_t rows = plan.column_chunks * p.row.total;
-  const std::int64_t columns = p.symmetric ? plan.row_chunks * p.column.total : 0;
-  return plan.record_bytes + static_cast<std::size_t>(rows + columns) * partial_components(p) * sizeof(float);
+  const ForwardPlans of(p, device);
+  return of.plans[0].record_bytes + static_cast<std::size_t>(of.row_partials() + of.column_partials()) * sizeof(float);
 }
 
 Status forward(const Problem& p, const DeviceLimits& device, const ForwardOutputs& out, Stream stream) {
-  if (p.symmetric && !takes_symmetric_pass(p)) {  // in the same workspace, one after the other
-    const Problem rows = one_direction(p);
-    ForwardOutputs columns = out;
-    columns.row_stats = out.column_stats;
-    const Status status = forward(rows, device, out, stream);
-    return status != kSuccess ? status : forward(exchanged(rows), device, columns, stream);
+  const ForwardPlans of(p, device);
+  for (int i = 0; i < of.count; ++i)
+    if (of.plans[i].warps == 0) return kDoesNotFit;
+  Records rows, columns;
+  Status status = write_records(p, 0, nullptr, nullptr, out.workspace, rows, columns, stream);
+  Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + of.plans[0].record_bytes)};
+  float* const row_partials = arena.take(of.row_partials());
+  float* const column_partials = arena.take(of.column_partials());
+  for (int i = 0; i < of.count && status == kSuccess; ++i) {
+    const bool of_rows = i == 0;
+    const ForwardArguments a{of.problems[i],
+                             of.plans[i],
+                             of_rows ? row_partials : column_partials,
+                             of.problems[i].symmetric ? column_partials : nullptr,
+                             of_rows ? rows : columns,
+                             of_rows ? columns : rows};
+    status = with_engine(p, [&](auto engine) { return launch_forward<decltype(engine)>(a, stream); });
   }
-  ForwardArguments a;
-  a.problem = p;
-  a.plan = plan_of_forward(p, device);
-  if (a.plan.warps == 0) return kDoesNotFit;
-  // Records first: they are read in pieces of 16 bytes.
-  with_engine(p, [&](auto engine) {
-    place_records<decltype(engine)>(p, 0, static_cast<char*>(out.workspace), a.row_records, a.column_records);
-  });
-  Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + a.plan.record_bytes)};
-  a.row_partials = arena.take(a.plan.column_chunks * partial_components(p) * p.row.total);
-  if (p.symmetric) a.column_partials = arena.take(a.plan.row_chunks * partial_components(p) * p.column.total);
-  Status status = with_engine(p, [&](auto engine) { return launch_forward<decltype(engine)>(a, stream); });
-  if (status == kSuccess) status = merge(a.row_partials, a.plan.column_chunks, p, out.row_stats, stream);
-  if (status == kSuccess && p.symmetric)
-    status = merge(a.column_partials, a.plan.row_chunks, exchanged(p), out.column_stats, stream);
-  return status;
+  if (status != kSuccess) return status;
+  MergeArguments m;
+  m.problem = p;
+  m.rows = {row_partials, of.plans[0].column_chunks, out.row_stats};
+  m.columns = {column_partials, of.count == 2 ? of.plans[1].column_chunks : of.plans[0].row_chunks, out.column_stats};
+  m.row_blocks = ceil_div(p.row.total, kThreads);
+  return launch(merge_kernel, m.row_blocks + (p.symmetric ? ceil_div(p.column.total, kThreads) : 0), kThreads,
+                2 * kThreads * 4, stream, m);
 }
 
 std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& device, bool both) {
@@ -157,40 +178,32 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
   float* row_coefficients = arena.take(kCoefficients * p.row.total);
   float* column_coefficients = p.symmetric ? arena.take(kCoefficients * p.column.total) : nullptr;
 
-  ScaleArguments scale;
-  scale.sides[0] = {in.row_stats, in.row_grad, p.row.total};
-  if (p.symmetric) scale.sides[1] = {in.column_stats, in.column_grad, p.column.total};
-  scale.inside = p.positives == Positives::kInside;
-  scale.blocks = scale_blocks(p);
-  scale.exponents = arena.take(scale.blocks);
-  Status status = launch(scale_kernel, scale.blocks, kThreads, kThreads * 4, stream, scale);
-  for (const bool of_rows : {true, false}) {
-    if (status != kSuccess || !(of_rows || p.symmetric)) continue;
-    const auto& side = scale.sides[of_rows ? 0 : 1];
-    const CoefficientArguments c{side.stats,
-                                 side.grad,
-                                 of_rows ? p.row.mask : p.column.mask,
-                                 scale.exponents,
-                                 scale.blocks,
-                                 side.total,
-                                 p.bounded,
-                                 scale.inside,
-                                 loss_scale,
-                                 of_rows ? row_coefficients : column_coefficients};
-    const std::int64_t blocks = c.total / kThreads + 1;  // one at least: the loss scale
-    status = launch(coefficient_kernel, blocks, kThreads, kThreads * 4, stream, c);
-  }
-
-  if (status == kSuccess && one_pass) {
-    status = launch(clear_kernel, ceil_div(sums, kThreads), kThreads, 0, stream, ClearArguments{column_sums, sums});
-  }
+  CoefficientArguments c;
+  const auto blocks_of = [](std::int64_t total) { return total / kThreads + 1; };
+  c.rows = {in.row_stats, in.row_grad, p.row.mask, p.row.total, blocks_of(p.row.total), row_coefficients};
+  if (p.symmetric)
+    c.columns = {in.column_stats,           in.column_grad,     p.column.mask, p.column.total,
+                 blocks_of(p.column.total), column_coefficients};
+  c.bounded = p.bounded;
+  c.inside = p.positives == Positives::kInside;
+  c.scale_blocks = scale_blocks(p);
+  c.scale_exponents = arena.take(c.scale_blocks);
+  c.loss_scale = loss_scale;
+  c.cleared = column_sums;
+  c.cleared_count = sums;
+  // Enough blocks to clear many sums beside few rows.
+  c.blocks = std::max(c.rows.blocks + c.columns.blocks, std::min<std::int64_t>(512, ceil_div(sums, 16 * kThreads)));
+  Status status = launch(scale_kernel, c.scale_blocks, kThreads, kThreads * 4, stream, c);
+  if (status == kSuccess) status = launch(coefficient_kernel, c.blocks, kThreads, kThreads * 4, stream, c);
+  Records rows, columns;
+  if (status == kSuccess)
+    status = write_records(p, kCoefficients, row_coefficients, column_coefficients, out.workspace, rows, columns, stream);
 
   // The temperature rides on a pass that runs anyway, on one of its own only when asked for alone.
   const bool row_pass = out.row_gradient != nullptr || (out.temperature_gradient != nullptr && !out.column_gradient);
-  float* partials = nullptr;
-  std::int64_t partial_count = 0;
+  const bool column_pass = out.column_gradient != nullptr && !one_pass;
   for (const bool of_rows : {true, false}) {
-    if (status != kSuccess || (of_rows ? !row_pass : out.column_gradient == nullptr || one_pass)) continue;
+    if (status != kSuccess || !(of_rows ? row_pass : column_pass)) continue;
     BackwardArguments a;
     a.problem = of_rows ? p : exchanged(p);
     a.plan = of_rows ? first : plan_of_backward(a.problem, device, false);
@@ -199,27 +212,30 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
     if (a.plan.column_chunks > 1) a.row_partials = gradient_partials;
     a.row_coefficients = of_rows ? row_coefficients : column_coefficients;
     a.column_coefficients = of_rows ? column_coefficients : row_coefficients;
-    with_engine(p, [&](auto engine) {
-      place_records<decltype(engine)>(a.problem, kCoefficients, static_cast<char*>(out.workspace), a.row_records,
-                                      a.column_records);
-    });
+    a.row_records = of_rows ? rows : columns;
+    a.column_records = of_rows ? columns : rows;
     a.loss_scale = loss_scale;
     a.gradient = of_rows ? out.row_gradient : out.column_gradient;
-    if (out.temperature_gradient != nullptr && partials == nullptr) {
-      partial_count = a.plan.blocks;
-      partials = a.temperature_partials = arena.take(partial_count);
+    FinishArguments f;
+    f.temperature = p.temperature;
+    f.loss_scale = loss_scale;
+    if (out.temperature_gradient != nullptr && of_rows == row_pass) {
+      f.temperature_gradient = out.temperature_gradient;
+      f.temperature_count = a.plan.blocks;
+      f.temperature_partials = a.temperature_partials = arena.take(a.plan.blocks);
     }
     status = with_engine(p, [&](auto engine) { return launch_backward<decltype(engine)>(a, stream); });
-  }
-  if (status == kSuccess && one_pass) {
-    const FinishArguments f{
-        p.column,   p.frames,           p.depth, p.scope == Scope::kBatch, {column_sums, first.sums_depth}, p.temperature,
-        loss_scale, out.column_gradient};
-    status = with_engine(p, [&](auto engine) { return launch_finish<decltype(engine)>(f, stream); });
-  }
-  if (status == kSuccess && out.temperature_gradient != nullptr) {
-    const TemperatureArguments t{partials, partial_count, p.temperature, loss_scale, out.temperature_gradient};
-    status = launch(temperature_kernel, 1, kThreads, kThreads * 4, stream, t);
+    if (a.row_partials != nullptr)
+      f.sum = {a.row_partials, a.plan.column_chunks, a.problem.row.total * p.depth, a.gradient, 0};
+    if (one_pass) {
+      f.side = p.column;
+      f.frames = p.frames;
+      f.depth = p.depth;
+      f.batch = p.scope == Scope::kBatch;
+      f.sums = {column_sums, first.sums_depth};
+      f.gradient = out.column_gradient;
+    }
+    if (status == kSuccess) status = with_engine(p, [&](auto engine) { return launch_finish<decltype(engine)>(f, stream); });
   }
   return status;
 }

@@ -34,9 +34,6 @@ void fit_shared_memory(Plan& plan, const Problem& p, const DeviceLimits& device,
   plan.warps = 0;
 }
 
-/// Bytes of the origins of the frames, two floats each, before the records: a multiple of 16.
-constexpr std::size_t origins_space(int frames) { return (static_cast<std::size_t>(frames) * 8 + 15) / 16 * 16; }
-
 /// The records of both sides in the workspace at `memory`, rows first; none where the feed copies from the inputs.
 template <class Engine>
 void place_records(const Problem& p, int coefficients, char* memory, Records& rows, Records& columns) {
@@ -45,8 +42,7 @@ void place_records(const Problem& p, int coefficients, char* memory, Records& ro
   rows.bytes = columns.bytes = Feed<Engine>::record_bytes(layout.padded, p.flow_width, coefficients);
   rows.slots = slot_count(p.row, p.frames);
   columns.slots = slot_count(p.column, p.frames);
-  rows.origins = columns.origins = reinterpret_cast<float*>(memory);
-  rows.data = memory + origins_space(p.frames);
+  rows.data = memory;
   columns.data = rows.data + (rows.slots + 1) * rows.bytes;
 }
 template <class Engine>
@@ -54,8 +50,7 @@ std::size_t records_space(const Problem& p, int coefficients) {
   Records rows, columns;
   place_records<Engine>(p, coefficients, nullptr, rows, columns);
   if (rows.bytes == 0) return 0;
-  return origins_space(p.frames) +
-         static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
+  return static_cast<std::size_t>((rows.slots + 1) * rows.bytes + (columns.slots + 1) * columns.bytes);
 }
 
 /// How `groups` of row_tiles x column_tiles are cut into rectangles, one a block, of which `slots` run at a time.
@@ -124,11 +119,17 @@ ForwardPlan plan_forward(const Problem& p, const DeviceLimits& device) {
   return plan;
 }
 
+/// Places the records of both sides of a problem at `memory` and writes them. They serve the sides exchanged, too.
+template <class Engine>
+Status launch_records(const Problem& p, int coefficients, const float* row_coefficients, const float* column_coefficients,
+                      char* memory, Records& rows, Records& columns, Stream stream) {
+  place_records<Engine>(p, coefficients, memory, rows, columns);
+  return Kernels<Engine>::write_records(p, rows, columns, row_coefficients, column_coefficients, stream);
+}
+
 template <class Engine>
 Status launch_forward(const ForwardArguments& a, Stream stream) {
   void (*const kernel)(ForwardArguments) = Kernels<Engine>::forward(a.problem);
-  const Status status = Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, nullptr, nullptr, stream);
-  if (status != kSuccess) return status;
   return launch(kernel, a.plan.blocks(), a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
 }
 
@@ -199,28 +200,26 @@ auto backward_of_any(const BackwardArguments& a) -> void (*)(BackwardArguments) 
 template <class Engine>
 Status launch_backward(const BackwardArguments& a, Stream stream) {
   void (*const kernel)(BackwardArguments) = Kernels<Engine>::backward(a);
-  const Status status = Kernels<Engine>::write_records(a.problem, a.row_records, a.column_records, a.row_coefficients,
-                                                       a.column_coefficients, stream);
-  if (status != kSuccess) return status;
-  const Status done =
-      launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
-  if (done != kSuccess || a.row_partials == nullptr) return done;
-  const SumArguments sum{a.row_partials, a.plan.column_chunks, a.problem.row.total * a.problem.depth, a.gradient};
-  return launch(sum_kernel<typename Engine::Type>, ceil_div(sum.count, 256), 256, 0, stream, sum);
+  return launch(kernel, a.plan.blocks, a.plan.warps * 32 + Feed<Engine>::kProducerThreads, a.plan.shared_bytes, stream, a);
 }
 
 template <class Engine>
-Status launch_finish(const FinishArguments& a, Stream stream) {
-  const std::int64_t rows = a.frames > 0 ? slot_count(a.side, a.frames) * kSlotRows : 0;
-  return launch(finish_kernel<Engine>, ceil_div(rows * ((a.depth + 1) / 2), 256), 256, 0, stream, a);
+Status launch_finish(FinishArguments a, Stream stream) {
+  const std::int64_t rows = a.gradient != nullptr && a.frames > 0 ? slot_count(a.side, a.frames) * kSlotRows : 0;
+  a.column_blocks = ceil_div(rows * ((a.depth + 1) / 2), 256);
+  a.sum.blocks = ceil_div(a.sum.count, 256);
+  return launch(finish_kernel<Engine>, a.column_blocks + a.sum.blocks + (a.temperature_gradient != nullptr), 256, 256 * 4,
+                stream, a);
 }
 
 // Engine by engine: `extern template` where it is compiled elsewhere, `template` where it is compiled.
-#define LAPAROFLOW_ENGINE(how, ...)                                                       \
-  how ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);         \
-  how Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);                \
-  how BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&, bool); \
-  how Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream);              \
-  how Status launch_finish<__VA_ARGS__>(const FinishArguments&, Stream)
+#define LAPAROFLOW_ENGINE(how, ...)                                                                                  \
+  how ForwardPlan plan_forward<__VA_ARGS__>(const Problem&, const DeviceLimits&);                                    \
+  how Status launch_records<__VA_ARGS__>(const Problem&, int, const float*, const float*, char*, Records&, Records&, \
+                                         Stream);                                                                    \
+  how Status launch_forward<__VA_ARGS__>(const ForwardArguments&, Stream);                                           \
+  how BackwardPlan plan_backward<__VA_ARGS__>(const Problem&, const DeviceLimits&, bool);                            \
+  how Status launch_backward<__VA_ARGS__>(const BackwardArguments&, Stream);                                         \
+  how Status launch_finish<__VA_ARGS__>(FinishArguments, Stream)
 
 }  // namespace laparoflow::cuda

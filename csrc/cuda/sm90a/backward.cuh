@@ -98,16 +98,17 @@ LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
           kImages > 1 ? typename Engine::RowOperands(feed.rows(m)) : first_operands;
       warpgroup_fence();
       if constexpr (Options::kFixed) Engine::begin_log2_weights(log2_weights, operands, stage);
-      Engine::template begin_logits<kDepthTiles / 8>(c[0], operands, stage, kDepthTiles * 8);
+      Engine::template begin_logits<kDepthTiles / 8>(c[0], operands, stage);
       warpgroup_commit();
-      warpgroup_wait();  // and for dS k before it
+      const bool near = feed.rows_within_reach(m) && feed.within_reach();  // read while the products are under way
+      warpgroup_wait();                                                    // and for dS k before it
       if constexpr (Options::kFixed) hold_accumulators(log2_weights);
       hold_accumulators(c[0]);
       hold_accumulators(g[m]);
       if (m == 0 && tile > 0) feed.release_previous();
       if (!feed.holds_weights(tile)) {
         tile_gradient[m].template apply<true>(c, NoWeights(), options, stage, scale);
-      } else if (Options::kFixed && feed.rows_within_reach(m) && feed.within_reach()) {
+      } else if (Options::kFixed && near) {
         const ProductWeights<Engine::kColumnTiles> weights{log2_weights};
         if (arguments.temperature_partials != nullptr)
           tile_gradient[m].template apply<true>(c, weights, options, stage, scale);

@@ -72,27 +72,17 @@ struct EngineWarpgroup {
 
   // Products are started here, between the caller's fence and its commit.
 
-  /// Logits; `kImages` are the 64s of the depth, 0 for any. What lies behind the depth is zero.
+  /// Logits; `kImages` are the 64s of the depth: through a loop of a length known at run time the compiler does not follow
+  /// accumulators (C7519). What lies behind the depth is zero.
   template <int kImages, class Stage>
-  LAPAROFLOW_DEVICE static void begin_logits(float (&c)[kColumnTiles][4], const RowOperands& rows, const Stage& stage,
-                                             int depth) {
+  LAPAROFLOW_DEVICE static void begin_logits(float (&c)[kColumnTiles][4], const RowOperands& rows, const Stage& stage) {
     constexpr int kStep = 32, kImage = kColumns * kSwizzleRow;  // added to the descriptors' addresses
-    Operand a = rows.embedding, b = swizzled_operand(same_in_warp(shared_address(stage.embedding)));
+    const Operand a = rows.embedding, b = swizzled_operand(same_in_warp(shared_address(stage.embedding)));
     warpgroup_multiply(c, a, b, T{});
 #pragma unroll
-    for (int k = 1; k < 4; ++k) warpgroup_multiply_add(c, a.further(k * kStep), b.further(k * kStep), T{});
-    const auto image = [&] {
-      a = a.further(kImage);
-      b = b.further(kImage);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) warpgroup_multiply_add(c, a.further(k * kStep), b.further(k * kStep), T{});
-    };
-    if constexpr (kImages > 0) {
-#pragma unroll
-      for (int d = 1; d < kImages; ++d) image();
-    } else {
-#pragma unroll 1
-      for (int d = 64; d < depth; d += 64) image();
+    for (int k = 1; k < 4 * kImages; ++k) {
+      const int step = k / 4 * kImage + k % 4 * kStep;
+      warpgroup_multiply_add(c, a.further(step), b.further(step), T{});
     }
   }
 

@@ -72,38 +72,31 @@ struct PixelFactors {
   }
 };
 
-struct OriginArguments {
-  Side side;
-  int flow_width = 0;
-  float* origins = nullptr;  // [frames, 2]
-};
+constexpr int kOriginSamples = 64;
 
-/// The origin of each frame: of each component the median of 256 flows of one side, evenly spread. One block a frame.
-template <class Engine>
-LAPAROFLOW_KERNEL(256, 1)
-origin_kernel(OriginArguments a) {
+/// The origin of a frame: of each component the median of 64 flows of one side, evenly spread. By all 128 threads of a
+/// block, in 130 floats of shared memory.
+LAPAROFLOW_DEVICE void find_origin(float (&origin)[2], const Side& side, Range rows, int flow_width) {
   float* samples = reinterpret_cast<float*>(shared_memory());
-  const int frame = static_cast<int>(block_index()), t = thread_index();
-  const Range rows = frame_range(a.side, frame);
-  const std::int64_t count = rows.end - rows.begin, i = rows.begin + t * count / 256;
-  const bool counted = counts(a.side, rows, i);
-  for (int f = 0; f < 2; ++f) {
-    // What does not count is infinite, and so is NaN: behind all others.
-    const float infinity = DeviceMath::from_bits(0x7f800000u);
-    float mine = counted && f < a.flow_width ? limited_flow(a.side.flow[i * a.flow_width + f]) : infinity;
-    if (!(mine < infinity)) mine = infinity;
-    samples[t] = mine;
-    if (t == 0) a.origins[2 * frame + f] = 0.0f;
-    block_barrier();
-    int before = 0, finite = 0;
-    for (int s = 0; s < 256; ++s) {
-      const float other = samples[s];
-      before += other < mine || (other == mine && s < t);
-      finite += other < infinity;
-    }
-    if (mine < infinity && before == finite / 2) a.origins[2 * frame + f] = mine;
-    block_barrier();
+  const int t = thread_index() % kOriginSamples, f = thread_index() / kOriginSamples;
+  const std::int64_t i = rows.begin + t * (rows.end - rows.begin) / kOriginSamples;
+  // What does not count is infinite, and so is NaN: behind all others.
+  const float infinity = DeviceMath::from_bits(0x7f800000u);
+  float mine = counts(side, rows, i) && f < flow_width ? limited_flow(side.flow[i * flow_width + f]) : infinity;
+  if (!(mine < infinity)) mine = infinity;
+  samples[thread_index()] = mine;
+  float* medians = samples + 2 * kOriginSamples;
+  if (t == 0) medians[f] = 0.0f;
+  block_barrier();
+  int before = 0, finite = 0;
+  for (int s = 0; s < kOriginSamples; ++s) {
+    const float other = samples[f * kOriginSamples + s];
+    before += other < mine || (other == mine && s < t);
+    finite += other < infinity;
   }
+  if (mine < infinity && before == finite / 2) medians[f] = mine;
+  block_barrier();
+  for (int c = 0; c < 2; ++c) origin[c] = medians[c];
 }
 
 }  // namespace laparoflow::cuda

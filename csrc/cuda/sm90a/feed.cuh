@@ -23,29 +23,36 @@ struct alignas(16) RecordRows {
 };
 
 struct RecordArguments {
-  Side side;
+  Side row, column;
   int frames = 0, depth = 0, flow_width = 0;
-  bool of_columns = false;
-  const float* inv_bandwidth = nullptr;  // [frames]
-  const float* coefficients = nullptr;   // [kCoefficients, total] or null
+  const float* inv_bandwidth = nullptr;        // [frames]
+  const float* row_coefficients = nullptr;     // [kCoefficients, row.total] or null
+  const float* column_coefficients = nullptr;  // [kCoefficients, column.total] or null
   bool aligned = false;
-  Records records;
+  Records row_records, column_records;
 };
 
-/// Writes one record a block; the last block writes the empty one.
+/// Writes one record a block, the rows' first; the last of each side is the empty one.
 template <class Engine>
 LAPAROFLOW_KERNEL(128, 1)
 record_kernel(RecordArguments a) {
   using Type = typename Engine::Type;
-  const std::int64_t slot = block_index();
-  const int low = frame_of_slot(a.side, a.frames, slot);
-  const Range frame = frame_range(a.side, low);
+  const std::int64_t row_blocks = a.row_records.slots + 1;
+  const bool of_columns = block_index() >= row_blocks;
+  const Side side = of_columns ? a.column : a.row;
+  const Records records = of_columns ? a.column_records : a.row_records;
+  const float* coefficients = of_columns ? a.column_coefficients : a.row_coefficients;
+  const std::int64_t slot = block_index() - (of_columns ? row_blocks : 0);
+  const int low = frame_of_slot(side, a.frames, slot);
+  const Range frame = frame_range(side, low);
+  float origin[2];
+  find_origin(origin, a.row, frame_range(a.row, low), a.flow_width);
   // In a gap, and in the slot behind the last, all rows lie behind the frame's end.
   const std::int64_t first = frame.begin + (slot - frame.begin / kSlotRows - low) * kSlotRows;
   const DepthLayout<Engine> layout(a.depth);
-  char* record = a.records.data + slot * a.records.bytes;
+  char* record = records.data + slot * records.bytes;
   const ColumnStage<Engine> to(record, layout.padded, a.flow_width);
-  const Type* from = static_cast<const Type*>(a.side.embedding);
+  const Type* from = static_cast<const Type*>(side.embedding);
   constexpr int kVector = Engine::kVector;
   struct alignas(16) Vector {
     Type x[kVector];
@@ -55,7 +62,7 @@ record_kernel(RecordArguments a) {
     const int r = v / vectors, d = v % vectors * kVector;
     const std::int64_t i = first + r;
     Vector values{};
-    if (counts(a.side, frame, i)) {
+    if (counts(side, frame, i)) {
       const Type* row = from + i * a.depth;
       if (a.aligned && d < a.depth)
         values = *reinterpret_cast<const Vector*>(row + d);
@@ -65,26 +72,25 @@ record_kernel(RecordArguments a) {
     }
     *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows)) = values;
   }
-  to.load_numbers(a.side, frame, frame, first, a.flow_width, a.of_columns ? -kFarFlow : kFarFlow, a.coefficients,
-                  a.coefficients != nullptr ? kCoefficients : 0);
+  to.load_numbers(side, frame, frame, first, a.flow_width, of_columns ? -kFarFlow : kFarFlow, coefficients,
+                  coefficients != nullptr ? kCoefficients : 0);
   if (thread_index() >= 32) return;
   // The first warp: two rows a thread.
   const float unit = DeviceMath::sqrt(0.5f * kLog2e) * a.inv_bandwidth[low];
   float farthest = 0.0f;
   for (int r = thread_index(); r < kSlotRows; r += 32) {
     const std::int64_t i = first + r;
-    const bool counted = counts(a.side, frame, i);
+    const bool counted = counts(side, frame, i);
     float u[2] = {0.0f, 0.0f};
     for (int f = 0; f < 2; ++f)
-      if (counted && f < a.flow_width)
-        u[f] = (limited_flow(a.side.flow[i * a.flow_width + f]) - a.records.origins[2 * low + f]) * unit;
-    PixelFactors(u[0], u[1], counted, a.of_columns).store(to.factors, r);
+      if (counted && f < a.flow_width) u[f] = (limited_flow(side.flow[i * a.flow_width + f]) - origin[f]) * unit;
+    PixelFactors(u[0], u[1], counted, of_columns).store(to.factors, r);
     const float distance = DeviceMath::fma(u[0], u[0], u[1] * u[1]);
     farthest = DeviceMath::max(farthest, distance <= kReach * kReach ? distance : 2.0f * kReach * kReach);  // NaN is far
   }
   for (int mask = 1; mask < 32; mask *= 2) farthest = DeviceMath::max(farthest, shuffle_xor(farthest, mask));
   if (thread_index() == 0)
-    *reinterpret_cast<RecordRows*>(record + a.records.bytes - sizeof(RecordRows)) = {
+    *reinterpret_cast<RecordRows*>(record + records.bytes - sizeof(RecordRows)) = {
         first, first + kSlotRows < frame.end ? first + kSlotRows : frame.end, farthest <= kReach * kReach};
 }
 

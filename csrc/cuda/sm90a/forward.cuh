@@ -11,7 +11,7 @@
 
 namespace laparoflow::cuda {
 
-/// `kImages`: 64s of the depth, 0 for any.
+/// `kImages`: 64s of the depth.
 template <class Engine, int kImages, class Options>
 LAPAROFLOW_DEVICE void warpgroup_forward(const ForwardArguments& arguments) {
   const Problem& problem = arguments.problem;
@@ -19,7 +19,6 @@ LAPAROFLOW_DEVICE void warpgroup_forward(const ForwardArguments& arguments) {
   const int components = partial_components(problem);
   const int row_count = plan.warps * 16;
   const Rectangle rectangle(problem, plan);
-  const DepthLayout<Engine> layout(problem.depth);
   Feed<Engine> feed(feed_arguments(arguments, row_count), shared_memory());
   feed.span(static_cast<int>(problem.scope == Scope::kBatch ? 0 : rectangle.group),
             rectangle.column_slot * plan.column_chunk, plan.column_chunk);
@@ -50,15 +49,16 @@ LAPAROFLOW_DEVICE void warpgroup_forward(const ForwardArguments& arguments) {
       float c[1][Engine::kColumnTiles][4], log2_weights[Engine::kColumnTiles][4];
       warpgroup_fence();
       if constexpr (Options::kFixed) Engine::begin_log2_weights(log2_weights, operands, stage);
-      Engine::template begin_logits<kImages>(c[0], operands, stage, layout.padded);
+      Engine::template begin_logits<kImages>(c[0], operands, stage);
       warpgroup_commit();
+      const bool near = rows_within_reach && feed.within_reach();  // read while the products are under way
       warpgroup_wait();
       if constexpr (Options::kFixed) hold_accumulators(log2_weights);
       hold_accumulators(c[0]);
       const auto add = [&](auto weights) { statistics.add_tile(c, weights, options, stage, scale, no_mark, nullptr); };
       if (!feed.holds_weights(tile))
         add(NoWeights());
-      else if (Options::kFixed && rows_within_reach && feed.within_reach())
+      else if (Options::kFixed && near)
         add(ProductWeights<Engine::kColumnTiles>{log2_weights});
       else
         add(FlowWeights<Options, 1, ColumnStage<Engine>>(flows, options, stage));

@@ -31,7 +31,7 @@ struct Kernels<EngineWarpgroup<T>> {
       return p.weight_stats ? of_form(Form<DefaultForm<false, true>>{}) : of_form(Form<FixedOptions>{});
     if (InsideOptions::serves(p))
       return p.weight_stats ? of_form(Form<DefaultForm<true, true>>{}) : of_form(Form<InsideOptions>{});
-    return warpgroup_forward_kernel<Engine, 0, GeneralOptions>;
+    return of_form(Form<GeneralOptions>{});
   }
 
   template <int kDepthTiles, class Options, Terms kTerms, bool kOnePass>
@@ -61,23 +61,10 @@ struct Kernels<EngineWarpgroup<T>> {
   static Status write_records(const Problem& p, const Records& rows, const Records& columns, const float* row_coefficients,
                               const float* column_coefficients, Stream stream) {
     if (p.frames == 0) return kSuccess;
-    const OriginArguments origins{p.row, p.flow_width, rows.origins};
-    const Status placed = launch(origin_kernel<Engine>, p.frames, 256, 256 * 4, stream, origins);
-    if (placed != kSuccess) return placed;
-    for (const bool of_rows : {true, false}) {
-      const RecordArguments a{of_rows ? p.row : p.column,
-                              p.frames,
-                              p.depth,
-                              p.flow_width,
-                              !of_rows,
-                              p.inv_bandwidth,
-                              of_rows ? row_coefficients : column_coefficients,
-                              p.aligned,
-                              of_rows ? rows : columns};
-      const Status status = launch(record_kernel<Engine>, a.records.slots + 1, 128, 0, stream, a);
-      if (status != kSuccess) return status;
-    }
-    return kSuccess;
+    const RecordArguments a{
+        p.row,     p.column, p.frames, p.depth, p.flow_width, p.inv_bandwidth, row_coefficients, column_coefficients,
+        p.aligned, rows,     columns};
+    return launch(record_kernel<Engine>, rows.slots + columns.slots + 2, 128, (2 * kOriginSamples + 2) * 4, stream, a);
   }
 };
 
