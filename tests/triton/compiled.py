@@ -66,6 +66,7 @@ class Variant:
     bounded: bool = True
     masked: bool = False
     grouped: bool = False
+    weight_stats: bool = False
     temperature: bool = False
     precision: str = "tf32"
     tile: Tile | None = None
@@ -96,7 +97,8 @@ class Variant:
         lift = INSIDE_LIFT if self.bounded and inside else 0.0
         quantities = 4 if self.bounded else 6 if inside else 5
         if self.kernel == "finish":
-            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift, QUANTITIES=quantities)
+            return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift, QUANTITIES=quantities,
+                        WEIGHT_STATS=self.weight_stats)  # fmt: skip
         if self.kernel == "coefficients":
             lift = launch.WEIGHT_LIFT if self.dtype == "fp16" else 1.0
             return dict(BLOCK=ROW_BLOCK, INSIDE=inside, BOUNDED=self.bounded, LIFT=lift)
@@ -114,7 +116,8 @@ class Variant:
                 shared, OWN_TERMS=self.terms != "other", OTHER_TERMS=self.terms != "own", ROWS=True,
                 TEMPERATURE=self.temperature,
             )  # fmt: skip
-        return dict(shared, SYMMETRIC=self.kernel == "symmetric", LIFT=lift, QUANTITIES=quantities)
+        return dict(shared, SYMMETRIC=self.kernel == "symmetric", LIFT=lift, QUANTITIES=quantities,
+                    WEIGHT_STATS=self.weight_stats)  # fmt: skip
 
     def default_tile(self, capability: int) -> Tile:
         """The given tile, or the first that the launch would try."""

@@ -28,7 +28,7 @@ def name(case: tuple[Variant, int]) -> str:
         if getattr(variant, option) != getattr(PLAIN, option):
             words.append(f"{option}_{getattr(variant, option)}".replace("flow_kernel_", ""))
     v = variant
-    said = dict(running=not v.bounded, masked=v.masked, grouped=v.grouped, dtemperature=v.temperature)
+    said = dict(running=not v.bounded, masked=v.masked, stats=v.weight_stats, grouped=v.grouped, dtemperature=v.temperature)
     return "-".join(words + [word for word, yes in said.items() if yes])
 
 
@@ -92,6 +92,13 @@ def test_special_operations_per_pair_of_the_gaussian_forward_are_what_the_share_
         for special in (1, 2, 4):
             facts = compile_variant(replace(PLAIN, tile=replace(tile, special=special)), capability)
             assert facts.main.special == 1 + special / 4, (capability, special)
+
+
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+def test_the_entropy_that_nobody_reads_costs_nothing(positives: str) -> None:
+    """Its sum is an operation a pair, and with the sum it has to be scaled for, up to two."""
+    asked, not_asked = (compile_variant(Variant("forward", positives=positives, weight_stats=x), 90) for x in (True, False))
+    assert asked.tile == not_asked.tile and asked.main.instructions - not_asked.main.instructions > 0.75
 
 
 def test_a_tile_that_is_too_large_is_seen_to_spill() -> None:

@@ -23,9 +23,11 @@ PAIR_KERNELS = ("forward", "symmetric", "backward")
 CHOICES: dict[str, tuple[Any, ...]] = dict(
     kernel=PAIR_KERNELS, D=(31, 64, 128, 200, 256), F=(1, 2, 3, 8), flow_kernel=("gaussian", "laplace", "cauchy", "tophat"),
     positives=("outside", "inside"), negatives=("all", "dissimilar"), scope=("frame", "batch"), bounded=(True, False),
-    masked=(True, False), grouped=(True, False), terms=("own", "other", "both"), temperature=(True, False),
+    masked=(True, False), grouped=(True, False), weight_stats=(True, False),
+    terms=("own", "other", "both"), temperature=(True, False),
 )  # fmt: skip
 OF_BACKWARD = ("terms", "temperature")
+OF_FORWARD = ("weight_stats",)
 DRAWS = 60
 
 Feature = tuple[str, Any]
@@ -33,18 +35,21 @@ Feature = tuple[str, Any]
 
 def features(variant: Variant) -> set[Feature]:
     """(option, value) for the options that the variant's kernel has."""
-    own = {name: getattr(variant, name) for name in CHOICES}
-    if variant.kernel != "backward":
-        own = {name: value for name, value in own.items() if name not in OF_BACKWARD}
-    return set(own.items())
+    return {(name, getattr(variant, name)) for name in CHOICES if name not in absent(variant.kernel)}
+
+
+def absent(kernel: str) -> tuple[str, ...]:
+    """The options that a kernel does not have."""
+    return OF_FORWARD if kernel == "backward" else OF_BACKWARD
 
 
 def possible(chosen: dict[str, Any]) -> bool:
     """Whether a variant with these values exists: one pass takes both directions only of bounded logits, without groups."""
-    kernel = chosen.get("kernel", "backward")
-    if kernel == "symmetric" and (chosen.get("bounded") is False or chosen.get("grouped")):
+    if chosen.get("kernel") == "symmetric" and (chosen.get("bounded") is False or chosen.get("grouped")):
         return False
-    return kernel == "backward" or not set(chosen) & set(OF_BACKWARD)
+    if "kernel" not in chosen:
+        return not set(chosen) & set(OF_FORWARD) or not set(chosen) & set(OF_BACKWARD)
+    return not set(chosen) & set(absent(chosen["kernel"]))
 
 
 def required(dtype: str, precision: str, capability: int) -> set[Feature]:
@@ -57,8 +62,7 @@ def required(dtype: str, precision: str, capability: int) -> set[Feature]:
 def drawn(generator: random.Random, dtype: str, precision: str, capability: int) -> Variant:
     """A random variant that ``launch`` can ask for."""
     chosen = {name: generator.choice(values) for name, values in CHOICES.items()}
-    if chosen["kernel"] != "backward":
-        chosen = {name: value for name, value in chosen.items() if name not in OF_BACKWARD}
+    chosen = {name: value for name, value in chosen.items() if name not in absent(chosen["kernel"])}
     if chosen["kernel"] == "symmetric":
         chosen["grouped"] = False
     variant = Variant(dtype=dtype, precision=precision, **chosen)

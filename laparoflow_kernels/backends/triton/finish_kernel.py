@@ -75,9 +75,12 @@ def logarithm_of(total, maximum, t, LIFT: tl.constexpr):
 def finish_kernel(
     partial, mask, temperature, stats, total: tl.int32, slots: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr,
-    QUANTITIES: tl.constexpr,
+    QUANTITIES: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
-    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total]."""
+    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total].
+
+    Without WEIGHT_STATS the last is 0, and its partial sums are not there.
+    """
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = rows < total
     stride = total.to(tl.int64)
@@ -111,7 +114,8 @@ def finish_kernel(
             x, mp = merge(x, mp, slot_x, slot_mp, scale, BOUNDED)
         m = new_m
         w += slot_w
-        h += tl.load(at + 2 * stride, mask=valid, other=0.0)
+        if WEIGHT_STATS:
+            h += tl.load(at + 2 * stride, mask=valid, other=0.0)
     lse = logarithm_of(den, m, t, 0.0)
     lse = tl.where(den == 0.0, float("-inf"), lse)  # a NaN stays, so that it shows in the loss
     if INSIDE:

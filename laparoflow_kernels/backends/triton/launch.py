@@ -121,7 +121,7 @@ def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple
     inside, batch = p.positives == "inside", p.scope == "batch"
     constants = constants_of(p) | dict(
         SYMMETRIC=symmetric, LIFT=INSIDE_LIFT if p.bounded and inside else 0.0,
-        QUANTITIES=4 if p.bounded else 6 if inside else 5,
+        QUANTITIES=4 if p.bounded else 6 if inside else 5, WEIGHT_STATS=p.weight_stats,
     )  # fmt: skip
     total, columns = own.rows.shape[0], other.rows.shape[0] if symmetric else 0
     reach = other.rows.shape[0] if batch else other.largest
@@ -156,7 +156,7 @@ def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants:
     slots, _, total = partial.shape
     stats = partial.new_empty((4, total))
     if total:
-        names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES")
+        names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES", "WEIGHT_STATS")
         finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
             partial, mask, temperature, stats, total, slots, BLOCK=ROW_BLOCK, **{name: constants[name] for name in names}
         )

@@ -44,22 +44,31 @@ from .weight_operands_kernel import load_near, load_own_operand, tile_weight
 
 
 @triton.jit
+def add_three(a0, b0, c0, a1, b1, c1):
+    """One step of the joint reduction in ``sums``, without H."""
+    return a0 + a1, b0 + b1, c0 + c1
+
+
+@triton.jit
 def add_four(a0, b0, c0, d0, a1, b1, c1, d1):
     """One step of the joint reduction in ``sums``."""
     return a0 + a1, b0 + b1, c0 + c1, d0 + d1
 
 
 @triton.jit
-def sums(a, b, c, d, AXIS: tl.constexpr):
-    """Four sums along AXIS by one reduction.
+def sums(den, w, h, x, AXIS: tl.constexpr, WEIGHT_STATS: tl.constexpr):
+    """The sums (den, W, H, X) along AXIS by one reduction; H is 0 unless asked for.
 
     A reduction of several operands has one layout, that of the product; alone, the weights (which do not depend on the
     product) would be formed a second time in a layout of their own.
     """
     if INTERPRETED:
-        return tl.sum(a, AXIS), tl.sum(b, AXIS), tl.sum(c, AXIS), tl.sum(d, AXIS)
+        return tl.sum(den, AXIS), tl.sum(w, AXIS), tl.sum(h, AXIS) * (1.0 if WEIGHT_STATS else 0.0), tl.sum(x, AXIS)
+    elif WEIGHT_STATS:
+        return tl.reduce((den, w, h, x), AXIS, add_four)
     else:
-        return tl.reduce((a, b, c, d), AXIS, add_four)
+        den_sum, w_sum, x_sum = tl.reduce((den, w, x), AXIS, add_three)
+        return den_sum, w_sum, tl.zeros_like(w_sum), x_sum
 
 
 @triton.jit
@@ -72,6 +81,7 @@ def halves(x):
 def add_lanes(
     den, w, h, x, s, power, weight, exponent,
     LANES: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, LIFT: tl.constexpr,
+    WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Sums (den, W, H, X), each [rows, LANES], after one more tile: columns that are LANES apart are added.
 
@@ -84,7 +94,8 @@ def add_lanes(
             if DISSIMILAR:
                 term = power * (1.0 - weight)
             w += weight
-            h += weight * exponent
+            if WEIGHT_STATS:
+                h += weight * exponent
             x += (weight * (2.0**LIFT)) * power if INSIDE else weight * s
         return den + term, w, h, x
     else:
@@ -93,18 +104,20 @@ def add_lanes(
         weight_left, weight_right = halves(weight)
         exponent_left, exponent_right = halves(exponent)
         den, w, h, x = add_lanes(
-            den, w, h, x, s_left, power_left, weight_left, exponent_left, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
-        )
+            den, w, h, x, s_left, power_left, weight_left, exponent_left, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT,
+            WEIGHT_STATS,
+        )  # fmt: skip
         return add_lanes(
-            den, w, h, x, s_right, power_right, weight_right, exponent_right, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
-        )
+            den, w, h, x, s_right, power_right, weight_right, exponent_right, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT,
+            WEIGHT_STATS,
+        )  # fmt: skip
 
 
 @triton.jit
 def tile_sums(
     s, z, scale, weight, distance, factor, valid,
     AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
-    LIFT: tl.constexpr,
+    LIFT: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
 
@@ -139,21 +152,24 @@ def tile_sums(
             positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), AXIS)
             exponent = (z - tl.expand_dims(finite(positive_m), AXIS)) * scale + distance * factor
             positive = tl.exp2(tl.where(weight > 0.0, exponent, float("-inf")))
-        denominator, weight_sum, weighted_distance, positive = sums(term, weight, weight * distance, positive, AXIS)
+        denominator, weight_sum, weighted_distance, positive = sums(
+            term, weight, weight * distance, positive, AXIS, WEIGHT_STATS
+        )
         return denominator, m, weight_sum, weighted_distance * factor, positive, positive_m
     else:
         return tl.sum(term, AXIS), m, zero, zero, zero, zero
 
 
 @triton.jit
-def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr):
+def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr, WEIGHT_STATS: tl.constexpr):
     """Add the (bounded) sums of ``columns`` to one slot of the column partials."""
     at = slot + columns
     stride = stride.to(tl.int64)
     tl.store(at, load_or(at, valid, 0.0) + den, mask=valid)
     if WEIGHTED:
         tl.store(at + stride, load_or(at + stride, valid, 0.0) + w, mask=valid)
-        tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
+        if WEIGHT_STATS:
+            tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
         tl.store(at + 3 * stride, load_or(at + 3 * stride, valid, 0.0) + x, mask=valid)
 
 
@@ -164,7 +180,7 @@ def forward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr,
+    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
@@ -195,11 +211,11 @@ def forward_tile(
         weight = tl.where(same, 0.0, weight)
     if LANES:
         den, w, h, x = add_lanes(
-            den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT
+            den, w, h, x, s, z, weight, distance * factor, LANES, WEIGHTED, INSIDE, DISSIMILAR, LIFT, WEIGHT_STATS
         )
     else:
         tile_den, tm, tw, th, tx, tmp = tile_sums(
-            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
+            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, WEIGHT_STATS
         )
         den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
         if not BOUNDED and not INSIDE:
@@ -209,14 +225,15 @@ def forward_tile(
         m = new_m
         if WEIGHTED:
             w += tw
-            h += th
+            if WEIGHT_STATS:
+                h += th
     if SYMMETRIC:
         col_den, _, col_w, col_h, col_x, _ = tile_sums(
-            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT
+            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, WEIGHT_STATS
         )
         add_to_slot(
             column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
-            col_den, col_w, col_h, col_x, WEIGHTED,
+            col_den, col_w, col_h, col_x, WEIGHTED, WEIGHT_STATS,
         )  # fmt: skip
     return den, m, w, h, x, mp
 
@@ -231,6 +248,7 @@ def forward_kernel(
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
     PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
+    WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
     group = tl.program_id(0) % row_groups
@@ -300,16 +318,17 @@ def forward_kernel(
                     q, q_flow, q_flow_at, q_operand, both_near, q_valid, q_group, key, key_flow, key_operands, key_mask,
                     key_group, column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
-                    PRECISION, SPECIAL, LANES, PART > 0,
+                    PRECISION, SPECIAL, LANES, PART > 0, WEIGHT_STATS,
                 )  # fmt: skip
         if LANES:
-            den, w, h, x = sums(den, w, h, x, 1)
+            den, w, h, x = sums(den, w, h, x, 1, WEIGHT_STATS)
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
         stride = total_query.to(tl.int64)
         tl.store(at, den, mask=inside_frame)
         tl.store(at + stride, w, mask=inside_frame)
-        tl.store(at + 2 * stride, h, mask=inside_frame)
+        if WEIGHT_STATS:
+            tl.store(at + 2 * stride, h, mask=inside_frame)
         tl.store(at + 3 * stride, x, mask=inside_frame)
         if not BOUNDED:
             tl.store(at + 4 * stride, m, mask=inside_frame)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,19 @@ def test_pairs_of_one_group_count_nowhere(positives: str, scope: str) -> None:
         none = by_triton(p)
         assert (none.row_stats[0] == -torch.inf).all() and (none.row_stats[1] == 0).all()
         assert (none.dquery == 0).all() and (none.dkey == 0).all() and none.dtemperature == 0
+
+
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("flow_kernel", ["gaussian", "laplace"])
+def test_the_entropy_that_nobody_reads_is_left_out(positives: str, flow_kernel: str) -> None:
+    """Everything else is as right, to the bit, without it."""
+    for symmetric, bounded in itertools.product(BOOL, BOOL):
+        options = dict(positives=positives, flow_kernel=flow_kernel, symmetric=symmetric, bounded=bounded)
+        options["spread"] = 9.0 if bounded else 2.0
+        p = problem((64,), (5,), 8, torch.bfloat16 if symmetric else torch.float32, masked=symmetric, **options)
+        asked, got = by_triton(p), assert_right(replace(p, weight_stats=False))
+        assert (got.row_stats[3] == 0).all() and not (asked.row_stats[3] == 0).all()
+        assert torch.equal(got.row_stats[:3], asked.row_stats[:3]) and torch.equal(got.dquery, asked.dquery)
 
 
 def test_groups_of_one_side_alone_are_refused() -> None:
