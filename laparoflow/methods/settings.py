@@ -59,10 +59,10 @@ class FlowSettings:
     flow_normalisation: Literal["spread", "none"] = "spread"
     bandwidth: float = 0.7
     flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "tophat"
-    min_spread: float = 0.5
+    min_spread: float = 0.3
     min_motion: float = 0.0
     place_width: float = 0.3
-    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True))
+    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True, neighbour_weight=0.3))
     momentum: float | None = None
 
 

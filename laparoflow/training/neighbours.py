@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from laparoflow.video.cache import CachedFrame
-from laparoflow.video.clip import one_opencv_thread
 from laparoflow.video.flow import DISFlow, consistency_mask
+from laparoflow.video.threads import one_opencv_thread
 
 PRESET, RELATIVE, ABSOLUTE = "fast", 0.02, 0.75
 """Of the flow: what neighbours show is further apart than the frames of a flow pair, so the check is looser than its."""

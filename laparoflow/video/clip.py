@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from laparoflow.video.precomputed import PrecomputedFlow
 from laparoflow.video.quality import is_black, is_frozen, pair_problem
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import Shard, ShardRecord, damage, read_record, remove_shard, shard_name, write_index
+from laparoflow.video.threads import one_opencv_thread
 
 
 def build_estimator(settings: PrepareSettings, plan: ClipPlan) -> FlowEstimator:
@@ -42,17 +42,6 @@ def build_estimator(settings: PrepareSettings, plan: ClipPlan) -> FlowEstimator:
         source_size = (plan.source_height, plan.source_width)
         return PrecomputedFlow(str(settings.flow_folder), plan.name, plan.crop, source_size)
     return DISFlow(settings.dis_preset)
-
-
-@contextmanager
-def one_opencv_thread() -> Iterator[None]:
-    """DIS splits its work by threads and its result depends on the split; one thread makes it repeatable."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 @dataclass

@@ -62,9 +62,9 @@ class PhotometricSettings:
     jitter: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.05
-    grey: float = 0.1
+    saturation: float = 0.4
+    hue: float = 0.1
+    grey: float = 0.2
     blur: float = 0.3
     blur_sigma: tuple[float, float] = (0.1, 1.0)
     shading: float = 0.0

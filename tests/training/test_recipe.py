@@ -10,7 +10,7 @@ from laparoflow.models.loading import AVERAGED_KEY
 from laparoflow.training.frames import CachedFrames, StepSampler, collate, groups_of
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.optim import depth_of, rate_at
-from laparoflow.training.pairs import two_views
+from laparoflow.training.pairs import near_view, two_views
 from laparoflow.training.run import pretrain
 from laparoflow.training.settings import OptimiserSettings
 from laparoflow.video.cache import FrameCache
@@ -41,12 +41,14 @@ def own_gradient(settings, numbers):
     """Mean gradient of the batches with these numbers, without a trainer, in the optimiser's order."""
     module = PretrainModule(settings)
     cache = FrameCache.open(settings.data)
-    frames, groups = CachedFrames(cache), groups_of(cache, settings.balance)
+    frames, groups = CachedFrames(cache, module.method.neighbours), groups_of(cache, settings.balance)
     batches = list(StepSampler(len(frames), settings.batch_size, 0, max(numbers) + 1, settings.seed, groups=groups))
     for number in numbers:
         batch = collate(frames.__getitems__(batches[number]))
-        pair = two_views(batch, module.views, module.method.encoder.embed_stride, (settings.seed, 1, number, 0))
-        (module.method(*pair).loss / len(numbers)).backward()
+        stride, seed = module.method.encoder.embed_stride, (settings.seed, 1, number, 0)
+        first, second = two_views(batch, module.views, stride, seed)
+        near = near_view(batch, first, module.views, stride, seed)
+        (module.method(first, second, near).loss / len(numbers)).backward()
     groups = module.configure_optimizers()["optimizer"].param_groups
     return flat([p.grad for group in groups for p in group["params"]])
 
