@@ -41,23 +41,13 @@ CLASSES_8 = (*CLASSES_13[:5], "gallbladder", "misc", "instrument")
 
 PUBLISHED_VIDEOS = {"train": (1, 9, 18, 20, 24, 25, 26, 28, 35, 37, 43, 48, 55), "val": (17, 52), "test": (12, 27)}
 """The split by video that EndoViT and the comparison of Silva et al. (2022) use."""
-FEW_VIDEOS = {
-    1: ((9,), (28,), (43,)),
-    2: ((24, 1), (25, 48), (55, 28)),
-    4: ((18, 48, 25, 1), (28, 55, 24, 37), (37, 18, 24, 20)),
-}
-"""Few-label training subsets by number of videos, three of each, as in EndoViT's public code."""
 
 _PART = {f"video{number:02d}": part for part, numbers in PUBLISHED_VIDEOS.items() for number in numbers}
 _FRAME_FILE = re.compile(r"frame_(\d+)_endo\.png")
 
 
 class CholecSeg8k(SegmentationDataset):
-    """Reads CholecSeg8k with 13 classes (as published) or 8 (the merged protocol).
-
-    Args:
-        root: the folder that holds `video01`, `video09`, ...
-        classes: 13 or 8.
+    """Reads CholecSeg8k with 13 classes (as published) or 8 (the merged protocol), from the folder that holds `video01`, ...
 
     Raises:
         DatasetError: no frame is found, a mask is missing, or it holds a grey value that the data set does not define.
@@ -82,9 +72,8 @@ class CholecSeg8k(SegmentationDataset):
             number = int(match.group(1))
             clip, video = image.parent.name, image.parent.parent.name
             frames.append(Frame(image, mask, video, f"{clip}_{number:06d}", number, _PART.get(video, "")))
-        if not frames:
-            raise DatasetError(f"{self.name}: no videoXX/videoXX_SSSSS/frame_N_endo.png under {root}")
-        super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
+        frames.sort(key=lambda frame: (frame.video, frame.order, frame.name))
+        super().__init__(frames, f"no videoXX/videoXX_SSSSS/frame_N_endo.png under {root}")
         self.classes = CLASSES_13 if classes == 13 else CLASSES_8
         self._lookup = np.full(256, -1, dtype=np.int64)  # -1: the data set defines nothing
         self._lookup[list(IGNORED_GREYS)] = IGNORE_INDEX

@@ -31,7 +31,6 @@ class ClassMap:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Name, version and variant as JSON values."""
         return {"name": self.name, "version": self.version, "variant": self.variant}
 
 
@@ -64,10 +63,6 @@ def load_class_map(name: str, variant: str = "default") -> ClassMap:
 
 class MappedSegmentation(SegmentationDataset):
     """A segmentation data set seen through a class map.
-
-    Args:
-        dataset: any segmentation data set whose name the map lists.
-        class_map: the map.
 
     Raises:
         ValueError: the map does not list the data set, or lists a class that it does not have (as read now).

@@ -12,7 +12,7 @@ may be numbers or texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from laparoflow.datasets.reading import DatasetError, read_json, read_rgb
 from laparoflow.datasets.samples import Frame
 
 ROBOFLOW = "_annotations.coco.json"
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ def read_picture(frame: Frame) -> NDArray[np.uint8]:
             f"{frame.image} is {image.shape[1]} x {image.shape[0]} (upright), its annotation file says {size[1]} x {size[0]}"
         )
     return image
+
+
+def listed(places: Collection[str], text: str) -> list[str]:
+    """A sentence about places that were met, some of them named, or nothing."""
+    return [f"{len(places)} {text}: {'; '.join(list(places)[:SHOWN])}"] if places else []
 
 
 def numbers(values: Any, what: str) -> NDArray[np.float64]:

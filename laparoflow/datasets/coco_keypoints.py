@@ -13,20 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, numbers, outside, read_coco, read_picture
+from laparoflow.datasets import coco
+from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, listed, numbers, outside, read_coco
 from laparoflow.datasets.reading import DatasetError
 from laparoflow.datasets.samples import Frame, KeypointDataset, KeypointSample
 
-SHOWN = 3
-
 
 class CocoKeypoints(KeypointDataset):
-    """Reads COCO-style key points of one category.
+    """Reads COCO-style key points of one category, by name or the only one with key points, from a folder as in coco.py.
 
-    Args:
-        root: the folder described in coco.py; of several files in `annotations`, those with keypoints in the name.
-        annotations: the annotation file, absolute or below root; None finds them.
-        category: name of the category; None takes the only one with key points.
+    The annotation file may be named, absolute or below root; None takes those with keypoints in the name, if any.
 
     Raises:
         DatasetError: no or several candidate files or categories, missing pictures, pictures of another size than the
@@ -64,13 +60,10 @@ class CocoKeypoints(KeypointDataset):
         super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
 
     def findings(self) -> list[str]:
-        if not self._outside:
-            return []
-        some = "; ".join(list(self._outside)[:SHOWN])
-        return [f"{len(self._outside)} key points lie outside their pictures and count as not labelled: {some}"]
+        return listed(self._outside, "key points lie outside their pictures and count as not labelled")
 
     def read(self, frame: Frame) -> KeypointSample:
-        image = read_picture(frame)
+        image = coco.read_picture(frame)
         rows = [np.asarray(annotation["keypoints"], np.float32) for annotation in frame.label.annotations]
         points = np.stack(rows).reshape(len(rows), -1, 3) if rows else np.zeros((0, len(self.joints), 3), np.float32)
         astray = outside(points[..., :2], image.shape) & (points[..., 2] > 0)

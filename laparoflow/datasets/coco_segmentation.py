@@ -14,20 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, numbers, outside, read_coco, read_picture
+from laparoflow.datasets import coco
+from laparoflow.datasets.coco import annotation_files, called, coco_frames, field, listed, numbers, outside, read_coco
 from laparoflow.datasets.reading import DatasetError
 from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset, SegmentationSample
 
-SHOWN = 3
 BACKGROUND = "background"
 
 
 class CocoSegmentation(SegmentationDataset):
-    """Reads COCO-style masks of all categories that have annotations.
+    """Reads COCO-style masks of all categories that have annotations, from a folder as in coco.py.
 
-    Args:
-        root: the folder described in coco.py; of several files in `annotations`, those with instances in the name.
-        annotations: the annotation file, absolute or below root; None finds them.
+    The annotation file may be named, absolute or below root; None takes those with instances in the name, if any.
 
     Raises:
         DatasetError: no or several candidate files, missing pictures, pictures of another size than the file says, or
@@ -70,13 +68,10 @@ class CocoSegmentation(SegmentationDataset):
             self.warn(f"categories without an annotation are no classes: {', '.join(empty)}")
 
     def findings(self) -> list[str]:
-        if not self._clipped:
-            return []
-        some = "; ".join(list(self._clipped)[:SHOWN])
-        return [f"{len(self._clipped)} annotations reach beyond their pictures and are cut off there: {some}"]
+        return listed(self._clipped, "annotations reach beyond their pictures and are cut off there")
 
     def read(self, frame: Frame) -> SegmentationSample:
-        image = read_picture(frame)
+        image = coco.read_picture(frame)
         mask = np.zeros(image.shape[:2], dtype=np.int64)
         for annotation in frame.label.annotations:
             what = f"{frame.image.name}: {called(annotation)}"

@@ -41,12 +41,11 @@ def class_ids(grey: NDArray[Any]) -> NDArray[np.int64]:
 class _FromVideos(FrameDataset[Any]):
     """Pictures that are frames of videos; all selections of a data set share the opened ones."""
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        super().__init__(frames)
+    def __init__(self, frames: Sequence[Frame], lacking: str) -> None:
+        super().__init__(frames, lacking)
         self._open: dict[Path, VideoFrames] = {}
 
     def pixels(self, path: Path, frame: Frame, kind: str) -> NDArray[np.uint8]:
-        """The frame's pixels in the video at `path`."""
         return self._open.setdefault(path, VideoFrames(path, kind))[int(frame.order)]
 
     def image(self, frame: Frame) -> NDArray[np.uint8]:
@@ -89,9 +88,7 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
                 notes.append(f"{folder}: the videos differ in length ({counts}), the frames that all have are read")
             for number in range(min(counts.values())):
                 frames.append(Frame(folder / "Video.avi", masks, video, f"{video}_{number:06d}", number, part))
-        if not frames:
-            raise DatasetError(f"{self.name}: {notes[0] if notes else 'no frame'}")
-        super().__init__(frames)
+        super().__init__(frames, notes[0] if notes else "no frame")
         self._notes = notes
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
@@ -99,11 +96,7 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
 
 
 class Endovis15RoboticPose(_FromVideos, KeypointDataset):
-    """The frames of the robotic recordings somewhere below a folder that have key points.
-
-    Args:
-        root: the folder.
-        tracked_point: read TrackedPoint as a sixth joint.
+    """The frames of the robotic recordings somewhere below a folder that have key points, TrackedPoint too if asked for.
 
     Raises:
         DatasetError: no recording with a video and key points, or a label file with entries for frames that its video
@@ -126,9 +119,7 @@ class Endovis15RoboticPose(_FromVideos, KeypointDataset):
                     if len(points):
                         name = f"{video}_{number:06d}"
                         frames.append(Frame(folder / "Video.avi", points, video, name, number, part))
-        if not frames:
-            raise DatasetError(f"{self.name}: no Dataset folder below {root} has Video.avi and a *_labels.json with points")
-        super().__init__(frames)
+        super().__init__(frames, f"no Dataset folder below {root} has Video.avi and a *_labels.json with points")
 
 
 class Endovis15Rigid(SegmentationDataset):

@@ -34,10 +34,8 @@ _LABELS = re.compile(r".*?(\d+)_labels\.json")
 class Endovis15Pose(KeypointDataset):
     """Reads the multi-joint annotation of the EndoVis'15 instrument tracking set.
 
-    Args:
-        root: the folder that holds train_labels and test_labels.
-        images: the folder with the frames, somewhere below; None takes `root`.
-        tracked_point: read TrackedPoint as a sixth joint.
+    The root holds train_labels and test_labels, the folder ``images`` the frames, somewhere below; None takes the root.
+    ``tracked_point`` reads TrackedPoint as a sixth joint.
 
     Raises:
         DatasetError: no label file, no frame for any label, a label file that is not of the form above, or a file
@@ -67,11 +65,7 @@ class Endovis15Pose(KeypointDataset):
                     missing.append(entry["filename"])
                     continue
                 frames.append(Frame(image, points, video, f"{video}_{number:06d}", number, part))
-        if not frames:
-            raise DatasetError(
-                f"{self.name}: {len(missing)} labelled frames, none has a picture, the first is {missing[:1]}"
-            )
-        super().__init__(frames)
+        super().__init__(frames, f"{len(missing)} labelled frames, none has a picture, the first is {missing[:1]}")
         self.unlabelled = unlabelled
         if missing:
             self.warn(f"{len(missing)} labelled frames have no picture, the first is {missing[0]}")
@@ -109,14 +103,11 @@ def _find_picture(filename: str, index: dict[str, list[Path]], part: str) -> Pat
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, folders, strict=False)))
         return dataset in own, same, any(part in folder for folder in own)
 
-    candidates = index.get(_stem(recorded.name), [])
-    if len(candidates) <= 1:
-        return candidates[0] if candidates else None
-    best = max(agreement(path) for path in candidates)
-    chosen = [path for path in candidates if agreement(path) == best]
+    candidates = {path: agreement(path) for path in index.get(_stem(recorded.name), [])}
+    chosen = [path for path, found in candidates.items() if found == max(candidates.values())]
     if len(chosen) > 1:
         raise DatasetError(f"endovis15_pose: {filename} fits several pictures: {', '.join(map(str, chosen))}")
-    return chosen[0]
+    return chosen[0] if chosen else None
 
 
 def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:
@@ -140,16 +131,14 @@ def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path
         else:
             nameless.append((known[joint], point))
     for joint_index, point in nameless:
+
+        def gap(tool: str, here: tuple[float, float, float] = point) -> float:
+            return min(math.dist(here[:2], other[:2]) for other in tools[tool].values())
+
         lacking = [name for name, points in tools.items() if joint_index not in points]
-        name = min(lacking, key=lambda tool: _gap(tools[tool], point), default=f"unnamed{len(tools)}")
-        tools[name][joint_index] = point
+        tools[min(lacking, key=gap, default=f"unnamed{len(tools)}")][joint_index] = point
     result = np.zeros((len(tools), len(joints), 3), dtype=np.float32)
     for row, name in enumerate(sorted(tools)):
         for joint_index, point in tools[name].items():
             result[row, joint_index] = point
     return result
-
-
-def _gap(points: dict[int, tuple[float, float, float]], point: tuple[float, float, float]) -> float:
-    """Distance from a point to the nearest joint of an instrument."""
-    return min(math.dist(point[:2], other[:2]) for other in points.values())

@@ -35,11 +35,7 @@ BINARY_HINT = (
 
 
 class ImageMasks(SegmentationDataset):
-    """Reads the folder described above.
-
-    Args:
-        root: the folder.
-        video_pattern: regular expression whose first group, searched in a file's stem, is its video.
+    """Reads the folder described above; the first group of the ``video_pattern``, searched in a file's stem, is its video.
 
     Raises:
         DatasetError: classes.json is missing or wrong, no picture, or a picture without a mask.
@@ -68,9 +64,7 @@ class ImageMasks(SegmentationDataset):
                 frame = _frame(path, folder, root / part / "masks", part, video_pattern)
                 counters[frame.video] += 1
                 frames.append(replace(frame, order=counters[frame.video]))
-        if not frames:
-            raise DatasetError(f"{self.name}: no picture in {root / 'images'} or in train, val, test below it")
-        super().__init__(frames)
+        super().__init__(frames, f"no picture in {root / 'images'} or in train, val, test below it")
 
     def findings(self) -> list[str]:
         if self._table is not None:
@@ -82,7 +76,7 @@ class ImageMasks(SegmentationDataset):
     def mask(self, frame: Frame) -> NDArray[np.int64]:
         if self._table is None:
             return self._decode_ids(frame.label)
-        ids = self._table.exact(read_colours(frame.label))
+        ids = self._table.ids(read_colours(frame.label), nearest=False)
         return np.where((ids == NO_CLASS) | (ids >= len(self.classes)), IGNORE_INDEX, ids)
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:

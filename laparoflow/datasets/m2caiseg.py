@@ -56,13 +56,10 @@ Stray = Literal["nearest", "ignore"]
 
 
 class M2caiSeg(SegmentationDataset):
-    """Reads m2caiSeg with 19 or 9 classes.
+    """Reads m2caiSeg with 19 classes (as published) or 9 (the authors' merge).
 
-    Args:
-        root: the folder that holds train, trainval and test (or "m2caiSeg dataset").
-        classes: 19 (as published) or 9 (the authors' merge).
-        stray: what happens to pixels of a colour that no class has: "nearest" snaps them, "ignore" leaves them out.
-        smooth: take the commonest class of each 5 x 5 neighbourhood after snapping.
+    ``stray`` pixels, of a colour that no class has, are snapped to the "nearest" or left out by "ignore"; ``smooth`` takes
+    the commonest class of each 5 x 5 neighbourhood after snapping.
 
     Raises:
         DatasetError: train or test is missing or empty, or a mask is missing or has another size than its picture.
@@ -98,8 +95,7 @@ class M2caiSeg(SegmentationDataset):
         return self._table.findings("are snapped to the nearest" if self._stray == "nearest" else "are ignored")
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
-        pixels = read_colours(frame.label)
-        ids = self._table.nearest(pixels) if self._stray == "nearest" else self._table.exact(pixels)
+        ids = self._table.ids(read_colours(frame.label), nearest=self._stray == "nearest")
         known = ids != NO_CLASS
         if self._smooth:
             ids = commonest(np.where(known, ids, 0), known, len(CLASSES_19), MEDIAN)

@@ -60,8 +60,7 @@ def build_dataset(
     """Opens a data set by name.
 
     Args:
-        name: one of `dataset_names()`.
-        root: the data set's folder.
+        name, root: one of `dataset_names()`, and its folder.
         split: "all" frames, or one part; of published train and val parts alone, "test" and "val" are the same.
         task: "segmentation" or "keypoints"; needed only for a data set that has both.
         split_settings: how the parts are made; see `splits.py`.
@@ -74,9 +73,9 @@ def build_dataset(
         ValueError: an unknown name, task, part or option, or a data set that does not serve the task.
         DatasetError: what is on disk is not that data set.
     """
-    if name not in dataset_names():
-        raise ValueError(f"dataset must be one of {', '.join(dataset_names())}, got {name!r}")
     tasks = [served for known, served in READERS if known == name]
+    if not tasks:
+        raise ValueError(f"dataset must be one of {', '.join(dataset_names())}, got {name!r}")
     if task is None and len(tasks) > 1:
         raise ValueError(f"{name} has labels for {' and '.join(tasks)}: say which by task")
     task = task or tasks[0]  # type: ignore[assignment]

@@ -32,8 +32,7 @@ class Frame:
     """One labelled frame, known by its files alone.
 
     Attributes:
-        image: the picture's file.
-        label: the label's file, or what the reader needs to make the label.
+        image, label: the picture's file, and the label's or what the reader needs to make the label.
         video: name of the video (or patient) that the frame is from; splits never divide it unless asked to.
         name: unique within the data set, usable as a file name.
         order: position in time within the video (any unit that grows with time).
@@ -83,14 +82,14 @@ class FrameDataset(Generic[SampleT]):
     name: str = ""
     video_hint: str = ""
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
+    def __init__(self, frames: Sequence[Frame], lacking: str = "no labelled frame was found") -> None:
         if not frames:
-            raise DatasetError(f"{self.name or type(self).__name__}: no labelled frame was found")
+            raise DatasetError(f"{self.name or type(self).__name__}: {lacking}")
         self.frames = tuple(frames)
         self._notes: list[str] = []
 
     def folder(self, root: Path) -> Path:
-        """Returns `root` when it is a folder, else raises DatasetError."""
+        """`root`, or a DatasetError where it is no folder."""
         if not Path(root).is_dir():
             raise DatasetError(f"{self.name}: root {root} is not a folder")
         return Path(root)
@@ -122,7 +121,6 @@ class FrameDataset(Generic[SampleT]):
         return []
 
     def warn(self, text: str) -> None:
-        """Adds to the warnings of this selection of frames."""
         self._notes.append(text)
 
     @property

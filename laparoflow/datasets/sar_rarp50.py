@@ -24,7 +24,7 @@ CLASSES = (
     "clamps", "catheter",
 )  # fmt: skip
 PART_OF_FOLDER = {"train1": "train", "train2": "train", "test": "test"}
-_VIDEO = re.compile(r"(video_\d+)(?:_\d+)?")
+_VIDEO = re.compile(r"^(video_\d+)(?:_\d+)?$")
 
 
 class SarRarp50(SegmentationDataset):
@@ -47,13 +47,10 @@ class SarRarp50(SegmentationDataset):
                 if not image.is_file():
                     missing.append(image)
                     continue
-                match = _VIDEO.fullmatch(directory.name)
-                video = match.group(1) if match else directory.name
+                video = _VIDEO.sub(r"\1", directory.name)
                 frames.append(Frame(image, mask, video, f"{directory.name}_{mask.stem}", int(mask.stem), part))
-        if not frames:
-            hint = f"; sample the videos into rgb/ first ({missing[0]} is missing)" if missing else ""
-            raise DatasetError(f"{self.name}: no picture with a mask under {root}{hint}")
-        super().__init__(frames)
+        hint = f"; sample the videos into rgb/ first ({missing[0]} is missing)" if missing else ""
+        super().__init__(frames, f"no picture with a mask under {root}{hint}")
         if missing:
             self.warn(f"{len(missing)} masks have no picture in rgb/, the first is {missing[0]}")
 

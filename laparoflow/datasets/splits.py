@@ -36,12 +36,10 @@ class Split:
     """Disjoint parts of a data set and how they came about.
 
     Attributes:
-        train: indices of the frames to learn from.
-        test: indices of the frames to score on.
+        train, test: indices of the frames to learn from and to score on.
         val: indices of the frames that a published split keeps for choosing settings; often empty, and empty where
             those are tested on for want of a published test part.
-        by: what keeps the parts apart.
-        warning: what a reader of the scores must know about this split, or "".
+        by, warning: what keeps the parts apart, and what a reader of the scores must know about that, or "".
         record: counts, videos and settings as JSON values.
     """
 
@@ -63,7 +61,7 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
         ValueError: the split that was asked for by name cannot be made, or a side would be empty.
     """
     settings = settings or SplitSettings()
-    by, warning, test_part = str(settings.by), "", ""
+    by, warning, test_part = str(settings.by), "", {}
     val: list[int] = []
     if by == "auto" and not settings.test_videos:
         by, warning = _choose(dataset, settings)
@@ -72,10 +70,10 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
         _require_videos(dataset, settings.test_videos, "test_videos")
         train, test = _apart(dataset, settings.test_videos)
     elif by == "official":
-        parts = {part: [i for i, f in enumerate(dataset.frames) if f.part == part] for part in ("train", "val", "test")}
-        train, val, test = parts["train"], parts["val"], parts["test"]
+        parts = ("train", "val", "test")
+        train, val, test = ([i for i, frame in enumerate(dataset.frames) if frame.part == part] for part in parts)
         if train and val and not test:
-            val, test, test_part = [], val, "val"
+            val, test, test_part = [], val, {"test_part": "val"}
             warning = f"{dataset.name} has parts train and val but no test, so val is tested on: choose no settings by it"
     elif by == "video":
         train, test = _by_video(dataset, settings)
@@ -93,23 +91,39 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
             raise ValueError(f"{dataset.name}: the split by {by} leaves no frame to {side} on ({len(dataset)} frames)")
     shared = {dataset.frames[i].video for i in train} & {dataset.frames[i].video for i in test}
     if by == "frame" and _videos_are_unknown(dataset):
-        warning = _unknown_warning(dataset)
+        text = (
+            f"split by frame: (nearly) every one of the {len(dataset)} pictures is the only one of its video, so, unless "
+            "each is of another operation, the scores measure memory, not generalisation"
+        )
+        warning = "; ".join(filter(None, [text, dataset.video_hint]))
     elif shared and (not warning or by == "official"):
-        warning = "; ".join(filter(None, [warning, _shared_warning(by, len(shared))]))
-    record = _record(dataset, settings, by, train, test) | ({"test_part": test_part} if test_part else {})
-    return Split(tuple(train), tuple(test), by, tuple(val), warning, record)
+        say = "measure memory, not generalisation" if by == "frame" else "say nothing about other patients"
+        text = f"split by {by}: {len(shared)} videos are on both sides, so the scores {say}"
+        warning = "; ".join(filter(None, [warning, text]))
+    record: dict[str, Any] = {"by": by, "asked_for": settings.by}
+    record |= sides_record(dataset.select(train), dataset.select(test))
+    if by == "time":
+        record["gap_fraction"] = settings.gap_fraction
+    if by in ("time", "frame", "video") and not settings.test_videos:
+        record["test_fraction"] = settings.test_fraction
+    if by in ("video", "frame"):
+        record["seed"] = settings.seed
+    return Split(tuple(train), tuple(test), by, tuple(val), warning, record | test_part)
+
+
+def sides_record(train: FrameDataset[Any], test: FrameDataset[Any]) -> dict[str, Any]:
+    """Number of frames and names of the videos of both sides, as JSON values."""
+    sides = {"train": train, "test": test}
+    counts = {f"{side}_frames": len(part) for side, part in sides.items()}
+    return counts | {f"{side}_videos": sorted(part.videos) for side, part in sides.items()}
 
 
 def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
-    """Positions of the labelled frames of one budget: a prefix of one random order per seed, so that subsets are nested.
-
-    Args:
-        available: number of frames to choose from.
-        budget: a whole number of frames, a fraction in (0, 1] written with a point (1.0 is all), or "all".
-        seed: which random order.
+    """Positions of the labelled frames of one budget among those available: a prefix of one random order per seed.
 
     Raises:
-        ValueError: the budget is not of that form or exceeds what is available.
+        ValueError: the budget is no whole number of frames, no fraction in (0, 1] written with a point (1.0 is all) and not
+            "all", or it exceeds what is available.
     """
     count = budget_count(available, budget)
     return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])
@@ -150,20 +164,6 @@ def _videos_are_unknown(dataset: FrameDataset[Any]) -> bool:
     return len(frames_of) > 1 and alone >= LONE_SHARE * len(dataset)
 
 
-def _unknown_warning(dataset: FrameDataset[Any]) -> str:
-    text = (
-        f"split by frame: (nearly) every one of the {len(dataset)} pictures is the only one of its video, so, unless each "
-        "is of another operation, the scores measure memory, not generalisation"
-    )
-    return "; ".join(filter(None, [text, dataset.video_hint]))
-
-
-def _shared_warning(by: str, count: int) -> str:
-    if by == "frame":
-        return f"split by frame: {count} videos are on both sides, so the scores measure memory, not generalisation"
-    return f"split by {by}: {count} videos are on both sides, so the scores say nothing about other patients"
-
-
 def _by_video(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[int], list[int]]:
     videos = dataset.videos
     if len(videos) < 2:
@@ -188,9 +188,8 @@ def _by_time(dataset: FrameDataset[Any], settings: SplitSettings) -> tuple[list[
     train: list[int] = []
     test: list[int] = []
     for video in dataset.videos:
-        indices = sorted(
-            (i for i, f in enumerate(dataset.frames) if f.video == video), key=lambda i: dataset.frames[i].order
-        )
+        own = (i for i, frame in enumerate(dataset.frames) if frame.video == video)
+        indices = sorted(own, key=lambda i: dataset.frames[i].order)
         tested = math.ceil(settings.test_fraction * len(indices))
         gap = math.ceil(settings.gap_fraction * len(indices))
         test += indices[len(indices) - tested :]
@@ -208,23 +207,3 @@ def _require_videos(dataset: FrameDataset[Any], names: Sequence[str], argument: 
     unknown = sorted(set(names) - set(dataset.videos))
     if unknown:
         raise ValueError(f"{argument}: {dataset.name} has no video {unknown}; it has {list(dataset.videos)}")
-
-
-def _record(
-    dataset: FrameDataset[Any], settings: SplitSettings, by: str, train: Sequence[int], test: Sequence[int]
-) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "by": by,
-        "asked_for": settings.by,
-        "train_frames": len(train),
-        "test_frames": len(test),
-        "train_videos": sorted({dataset.frames[i].video for i in train}),
-        "test_videos": sorted({dataset.frames[i].video for i in test}),
-    }
-    if by == "time":
-        record["gap_fraction"] = settings.gap_fraction
-    if by in ("time", "frame", "video") and not settings.test_videos:
-        record["test_fraction"] = settings.test_fraction
-    if by in ("video", "frame"):
-        record["seed"] = settings.seed
-    return record

@@ -18,7 +18,6 @@ from laparoflow.datasets.samples import IGNORE_INDEX, Frame, KeypointDataset, Se
 
 
 def _names(root: Path, key: str) -> tuple[str, ...]:
-    """A list of names in dataset.json."""
     path = root / "dataset.json"
     description = read_json(path)
     if not isinstance(description, dict) or not isinstance(description.get(key), list):

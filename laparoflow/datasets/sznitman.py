@@ -39,8 +39,7 @@ class Sznitman(KeypointDataset):
             text = annotations.read_text(encoding="utf-8")
         except OSError as error:
             raise DatasetError(f"{self.name}: cannot read {annotations}: {error}") from error
-        frames = []
-        missing = []
+        frames, missing = [], []
         for block in _FRAME.findall(text):
             index = _INDEX.search(block)
             if index is None:
@@ -52,9 +51,8 @@ class Sznitman(KeypointDataset):
                 continue
             tools = tuple(_parse_tool(line, annotations, number) for line in _TOOL.findall(block))
             frames.append(Frame(image, tools, "sznitman", f"{number:06d}", number))
-        if not frames:
-            raise DatasetError(f"{self.name}: {annotations} names no frame whose picture is in {root / 'trainData'}")
-        super().__init__(sorted(frames, key=lambda frame: frame.order))
+        frames.sort(key=lambda frame: frame.order)
+        super().__init__(frames, f"{annotations} names no frame whose picture is in {root / 'trainData'}")
         if missing:
             self.warn(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
 

@@ -28,10 +28,10 @@ from laparoflow.datasets.splits import label_subset
 from laparoflow.evidence.recordings import Pool, Recording, altered
 from laparoflow.metrics.segmentation import frame_confusions, scores_from_confusion
 from laparoflow.models.encoder import PixelEncoder
+from laparoflow.probes.clusters import propagate
 from laparoflow.probes.features import FeatureEncoder, grid_size
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head
-from laparoflow.probes.propagation import propagate
 from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
 from laparoflow.probes.settings import ProbeOptions
 

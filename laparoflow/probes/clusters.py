@@ -1,63 +1,81 @@
-"""Heads without gradient training: nearest neighbours and clusters, on cells of unit length.
+"""Class scores without gradient training: nearest neighbours, clusters, and propagation, on cells of unit length.
 
-knn      scores_c(x) = sum over the k nearest labelled cells y of exp(x.y / 0.07) share_c(y), normalised
-kmeans   as many clusters as classes, fitted without labels; the clusters are given to the classes one to one so
-         that the labelled area they agree on is largest (Hungarian method)
+knn          scores_c(x) = sum over the k nearest labelled cells y of exp(x.y / 0.07) share_c(y), normalised
+kmeans       as many clusters as classes, fitted without labels; the clusters are given to the classes one to one so
+             that the labelled area they agree on is largest (Hungarian method)
+propagation  through a video, as DINO's evaluation on DAVIS does it, without a radius: as knn, from the cells of the first
+             frame and of the last frames, with the scores that these have got
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-KNN_TEMPERATURE = 0.07
+from laparoflow.probes.heads import Head
+
+TEMPERATURE = 0.07
 MOST_CELLS = 20_000
 KMEANS_ROUNDS = 50
 KMEANS_STARTS = 4
 
 
 def fit_knn(features: Tensor, shares: Tensor, neighbours: int, seed: int) -> Callable[[Tensor], Tensor]:
-    """Nearest-neighbour votes of labelled cells.
+    """Votes of so many nearest labelled cells: features [B, C, h, w] -> class scores [B, K, h, w] that sum to one.
 
     Args:
-        features: [n, C, h, w].
-        shares: class shares [n, K, h, w]; cells without any are left out.
+        features, shares: of the labelled pictures, [n, C, h, w] and [n, K, h, w]; cells without any share are left out.
         neighbours: how many cells vote.
         seed: which cells are kept when there are more than 20,000.
-
-    Returns:
-        features [B, C, h, w] -> class scores [B, K, h, w] that sum to one.
     """
     cells, labels = _labelled_cells(features, shares, seed)
-    count = min(neighbours, len(cells))
     votes_of = labels / labels.sum(1, keepdim=True)  # a cell that is ignored in part has a whole vote
 
     def predict(batch: Tensor) -> Tensor:
         rows = F.normalize(batch.flatten(2).transpose(1, 2), dim=-1)
-        votes = []
-        for picture in rows:
-            similarity, nearest = (picture @ cells.T).topk(count, dim=1)
-            weight = (similarity / KNN_TEMPERATURE).softmax(1)
-            votes.append((weight[..., None] * votes_of[nearest]).sum(1))
-        return torch.stack(votes).transpose(1, 2).unflatten(2, batch.shape[2:])
+        found = [votes(picture, cells, votes_of, neighbours) for picture in rows]
+        return torch.stack(found).transpose(1, 2).unflatten(2, batch.shape[2:])
 
     return predict
 
 
+def votes(rows: Tensor, cells: Tensor, labels: Tensor, neighbours: int) -> Tensor:
+    """Scores [N, K] of rows [N, C] by the labels [M, K] of the nearest of cells [M, C], all of unit length."""
+    similarity, nearest = (rows @ cells.T).topk(min(neighbours, len(cells)), dim=1)
+    return ((similarity / TEMPERATURE).softmax(1)[..., None] * labels[nearest]).sum(1)
+
+
+def propagate(features: Tensor, first: Tensor, neighbours: int = 5, context: int = 4) -> Tensor:
+    """Class scores [T, K, h, w] of every frame from the labels of the first; of frame 0 the shares as given.
+
+    Features [T, C, h, w] are of the frames in time order and are scaled per channel over the first, ``first`` are its class
+    shares [K, h, w]. So many ``neighbours`` vote, from it and the ``context`` frames before the one at hand.
+
+    Raises:
+        ValueError: the two differ in h or w.
+    """
+    if features.shape[2:] != first.shape[1:]:
+        raise ValueError(f"features, first: expected one h and w, got {tuple(features.shape)} and {tuple(first.shape)}")
+    scaled = Head(features[:1], len(first), "linear").standardise(features)
+    cells = F.normalize(scaled.flatten(2).transpose(1, 2), dim=-1)
+    known = [first.flatten(1).T]
+    for number in range(1, len(cells)):
+        frames = [0, *range(max(1, number - context), number)]
+        keys, labels = torch.cat([cells[i] for i in frames]), torch.cat([known[i] for i in frames])
+        known.append(votes(cells[number], keys, labels, neighbours))
+    return torch.stack(known).transpose(1, 2).unflatten(2, features.shape[2:])
+
+
 def fit_kmeans(features: Tensor, shares: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
-    """Clusters of cells, matched one to one to the classes.
+    """Clusters matched one to one to the classes: features [B, C, h, w] -> similarity to each class's centre [B, K, h, w].
 
-    Args:
-        features: [n, C, h, w].
-        shares: class shares [n, K, h, w], used for the matching only.
-        seed: of the initial centres.
-
-    Returns:
-        features [B, C, h, w] -> similarity to the centre of each class [B, K, h, w].
+    The class shares [n, K, h, w] of the labelled pictures serve the matching alone; the seed is of the initial centres.
     """
     cells, labels = _labelled_cells(features, shares, seed)
     centres = spherical_kmeans(cells, shares.shape[1], seed)
@@ -76,38 +94,13 @@ def fit_kmeans(features: Tensor, shares: Tensor, seed: int) -> Callable[[Tensor]
 
 
 def spherical_kmeans(cells: Tensor, clusters: int, seed: int) -> Tensor:
-    """Centres [clusters, C] of unit length of cells [n, C] of unit length: k-means++ start, best of four.
-
-    Raises:
-        ValueError: fewer cells than clusters.
-    """
+    """Centres [clusters, C] of cells [n, C], at least as many, all of unit length: k-means++ start, best of four."""
     if len(cells) < clusters:
         raise ValueError(f"kmeans needs at least {clusters} labelled cells, got {len(cells)}")
-    generator = torch.Generator().manual_seed(seed)
-    best, best_score = cells[:clusters], -float("inf")
-    for _ in range(KMEANS_STARTS):
-        centres = _spread_start(cells, clusters, generator)
-        for _ in range(KMEANS_ROUNDS):
-            nearest = (cells @ centres.T).argmax(1)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, cells)
-            empty = sums.norm(dim=1) == 0
-            updated = torch.where(empty[:, None], centres, F.normalize(sums, dim=1))
-            if torch.equal(updated, centres):
-                break
-            centres = updated
-        score = float((cells @ centres.T).amax(1).sum())
-        if score > best_score:
-            best, best_score = centres, score
-    return best
-
-
-def _spread_start(cells: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centre is drawn with a chance proportional to its distance from the ones before."""
-    chosen = [int(torch.randint(len(cells), (1,), generator=generator))]
-    for _ in range(clusters - 1):
-        far = (1 - (cells @ cells[chosen].T).amax(1)).clamp_min(0).cpu().double() + 1e-12
-        chosen.append(int(torch.multinomial(far, 1, generator=generator)))
-    return cells[chosen]
+    generator, rows = np.random.default_rng(seed), cells.cpu().numpy()
+    starts = [kmeans2(rows, clusters, KMEANS_ROUNDS, minit="++", seed=generator)[0] for _ in range(KMEANS_STARTS)]
+    centres = [F.normalize(torch.from_numpy(found).to(cells), dim=1) for found in starts]
+    return max(centres, key=lambda found: float((cells @ found.T).amax(1).sum()))
 
 
 def _labelled_cells(features: Tensor, shares: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,7 @@ x of the resized picture is (x_source + 0.5) * width / W - 0.5.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import cv2
@@ -37,13 +36,9 @@ class FeatureEncoder(Protocol):
 
 
 def probe_size(source: tuple[int, int], stride: int, asked: tuple[int, int] | None) -> tuple[int, int]:
-    """(height, width) that pictures are resized to, multiples of the stride.
+    """(height, width) that pictures are resized to, multiples of the features' stride.
 
-    Args:
-        source: (height, width) of a picture of the data set.
-        stride: of the features, in pixels.
-        asked: what the settings say, or None for the source's shape with the longer side at most
-            max(256, 32 strides).
+    That is what is asked for, or the shape of the source (height, width) with the longer side at most max(256, 32 strides).
 
     Raises:
         ValueError: `asked` is not a multiple of the stride.
@@ -89,16 +84,8 @@ def collect_features(
 ) -> tuple[Tensor, Tensor]:
     """Features [n, C, h, w] and training targets [n, ...] of a whole data set, on the CPU.
 
-    Features are float32, or float16 when they would take more than 4 GiB as float32.
-
-    Args:
-        encoder: the frozen backbone.
-        dataset: frames to label from.
-        size: (height, width) for the backbone.
-        batch_size: pictures per pass.
-        device: where the backbone runs.
-        target: makes the training target of one sample.
-        advance: told the number of pictures done, for a progress bar.
+    Features are float32, or float16 when they would take more than 4 GiB as float32. ``target`` makes the target of one
+    sample; ``advance`` is told the number of pictures done.
     """
     features = torch.empty(0)
     targets: list[Tensor] = []
@@ -126,8 +113,3 @@ def colour_and_place(images: Tensor, stride: int = 4) -> dict[str, Tensor]:
 def grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """(h, w) of the feature map of a picture of this size."""
     return size[0] // stride, size[1] // stride
-
-
-def diagonal(size: Sequence[int]) -> float:
-    """Length of the diagonal of (height, width), in its unit."""
-    return math.hypot(size[0], size[1])

@@ -8,7 +8,6 @@ right, mirrors them. AdamW, one cosine for backbone and head.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from laparoflow.datasets.samples import FrameDataset
 from laparoflow.probes.features import FeatureEncoder, to_input
-from laparoflow.probes.heads import Head
+from laparoflow.probes.heads import Head, initial_head, minimise
 from laparoflow.probes.settings import ProbeOptions
 
 SMALLEST_CROP = 0.5
@@ -36,22 +35,15 @@ def finetune(
     bias: float = 0.0,
     mirror: bool = True,
 ) -> tuple[FeatureEncoder, Head]:
-    """Trains a copy of the backbone and a head on labelled frames.
+    """A copy of the backbone, and a head, trained on labelled frames; both in eval mode.
 
     Args:
-        encoder: where the backbone starts; left as it is.
-        train: the labelled frames.
+        encoder, train: where the backbone starts, which is left as it is; the labelled frames.
         target: training target of one sample, [..., h', w'] with h' and w' multiples of the feature map's.
         loss: (maps [B, K, h, w], targets) -> 0-d.
-        size: (height, width) of the network's input.
-        outputs: number of maps K.
-        options: steps, rates, batch size, kind of head, device.
-        seed: of head, order and augmentation.
-        bias: initial bias of the head.
-        mirror: whether pictures may be mirrored.
-
-    Returns:
-        The trained backbone and head, in eval mode.
+        size, outputs: (height, width) of the network's input, and number of maps K.
+        options, seed: steps, rates, batch size, kind of head, device; seed of head, order and augmentation.
+        bias, mirror: initial bias of the head, and whether pictures may be mirrored.
 
     Raises:
         TypeError: the backbone is no module.
@@ -68,46 +60,26 @@ def finetune(
         parts = images.split(options.batch_size)
         initial = torch.cat([network.features(part.to(options.device)).float().cpu() for part in parts])
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = Head(initial, outputs, options.head, bias).to(options.device).train()
+    head = initial_head(initial, outputs, options.head, bias, seed).to(options.device).train()
     network.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in network.parameters() if p.requires_grad], "lr": options.finetune_rate},
-            {"params": head.parameters(), "lr": options.learning_rate / 5},
-        ],
-        weight_decay=options.weight_decay,
-    )
-    steps = options.finetune_steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / steps)))
-    order = torch.empty(0, dtype=torch.int64)
-    batch = min(options.batch_size, len(images))
-    for _ in range(steps):
-        if len(order) < batch:
-            order = torch.randperm(len(images), generator=generator)
-        chosen, order = order[:batch], order[batch:]
+
+    def batch_loss(chosen: Tensor) -> Tensor:
         pictures, wanted = augment(images[chosen], targets[chosen], encoder.feature_stride, mirror, generator)
-        maps = head(network.features(pictures.to(options.device)))
-        optimizer.zero_grad(set_to_none=True)
-        loss(maps, wanted.to(options.device)).backward()
-        optimizer.step()
-        schedule.step()
+        return loss(head(network.features(pictures.to(options.device))), wanted.to(options.device))
+
+    groups = [
+        {"params": network.parameters(), "lr": options.finetune_rate},
+        {"params": head.parameters(), "lr": options.learning_rate / 5},
+    ]
+    minimise(batch_loss, groups, len(images), options.finetune_steps, options, generator)
     return network.eval().requires_grad_(False), head.eval()
 
 
 def augment(images: Tensor, targets: Tensor, stride: int, mirror: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Crops, mirrors and recolours a batch.
 
-    Args:
-        images: [B, 3, H, W].
-        targets: [B, ..., h', w'] with h' and w' multiples of H / stride and W / stride.
-        stride: of the feature cells, in pixels.
-        mirror: whether pictures may be mirrored.
-        generator: of all random numbers.
-
-    Returns:
-        Pictures [B, 3, H", W"] and targets cropped alike; all of a batch have one size, each its own place.
+    Pictures [B, 3, H, W] and targets [B, ..., h', w'], h' and w' multiples of H / stride and W / stride, are cropped alike;
+    all of a batch have one size, each its own place.
     """
 
     def number() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,16 +60,11 @@ CONV_WIDTH = 128
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation per channel of features [n, C, h, w], float32 [1, C, 1, 1], summed in float64."""
-    count = features.numel() // features.shape[1]
-    total = torch.zeros(features.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for part in features.split(32):
-        total += part.double().sum((0, 2, 3)).cpu()
-    mean = (total / count).to(features.device)
-    for part in features.split(32):
-        squares += (part.double() - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3)).cpu()
-    deviation = (squares / count).sqrt().to(features.device)
-    return mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)
+    count, parts = features.numel() // features.shape[1], features.split(32)
+    none = torch.zeros(1, features.shape[1], 1, 1, dtype=torch.float64, device=features.device)
+    mean = sum((part.double().sum((0, 2, 3), keepdim=True) for part in parts), none) / count
+    squares = sum(((part.double() - mean).square().sum((0, 2, 3), keepdim=True) for part in parts), none)
+    return mean.float(), (squares / count).sqrt().float()
 
 
 def _block(channels: int) -> nn.Module:
@@ -88,42 +84,54 @@ def train_head(
     seed: int,
     bias: float = 0.0,
 ) -> Head:
-    """Trains a head with AdamW and cosine decay on random batches of pictures.
+    """A head with so many maps, trained on features [n, C, h, w] and targets [n, ...]; in eval mode on the options' device.
 
-    Args:
-        features: [n, C, h, w].
-        targets: [n, ...], what `loss` compares the head's maps with.
-        outputs: number of maps.
-        loss: (maps [B, K, h, w], targets [B, ...]) -> 0-d.
-        options: kind of head, steps, rate, decay, batch size, device.
-        seed: of the initial weights and the order; the caller's random state is left alone.
-        bias: initial bias of the output.
-
-    Returns:
-        The head in eval mode, on `options.device`.
+    ``loss`` compares maps [B, K, h, w] and targets [B, ...]. The seed is of the initial weights and the order.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = Head(features, outputs, options.head, bias)
+    head = initial_head(features, outputs, options.head, bias, seed)
     standard = head.standardise(features) if features.dtype == torch.float32 else None
     options = options.resolved()
-    head = head.to(options.device).train()
+    device = options.device
+    head = head.to(device).train()
     rate = options.learning_rate if options.head == "linear" else options.learning_rate / 5
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / options.steps)))
-    order = torch.empty(0, dtype=torch.int64)
-    batch = min(options.batch_size, len(features))
-    for _ in range(options.steps):
-        if len(order) < batch:
-            order = torch.randperm(len(features), generator=generator)
-        chosen, order = order[:batch], order[batch:]
+
+    def batch_loss(chosen: Tensor) -> Tensor:
         if standard is None:
-            maps = head(features[chosen].to(options.device).float())
+            maps = head(features[chosen].to(device).float())
         else:
-            maps = head.network(standard[chosen].to(options.device))
+            maps = head.network(standard[chosen].to(device))
+        return loss(maps, targets[chosen].to(device))
+
+    groups = [{"params": head.parameters(), "lr": rate}]
+    minimise(batch_loss, groups, len(features), options.steps, options, torch.Generator().manual_seed(seed))
+    return head.eval()
+
+
+def initial_head(features: Tensor, outputs: int, kind: str, bias: float, seed: int) -> Head:
+    """A `Head` whose weights the seed decides; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Head(features, outputs, kind, bias)
+
+
+def minimise(
+    loss: Callable[[Tensor], Tensor],
+    groups: list[dict[str, Any]],
+    count: int,
+    steps: int,
+    options: ProbeOptions,
+    generator: torch.Generator,
+) -> None:
+    """AdamW with cosine decay; ``loss`` takes the places of a random batch among ``count`` pictures, int64 [B]."""
+    optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / steps)))
+    order = torch.empty(0, dtype=torch.int64)
+    batch = min(options.batch_size, count)
+    for _ in range(steps):
+        if len(order) < batch:
+            order = torch.randperm(count, generator=generator)
+        chosen, order = order[:batch], order[batch:]
         optimizer.zero_grad(set_to_none=True)
-        loss(maps, targets[chosen].to(options.device)).backward()
+        loss(chosen).backward()
         optimizer.step()
         schedule.step()
-    return head.eval()

@@ -36,35 +36,19 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def to_cells(points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float64]:
-    """Source pixels (x, y) [..., 2] in heat-map cells, centres at integers in both."""
-    scale = np.array([cells[1] / source[1], cells[0] / source[0]])
-    return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
-
-
-def to_pixels(points: NDArray[np.floating], source: tuple[int, int], cells: tuple[int, int]) -> NDArray[np.float64]:
-    """The inverse of `to_cells`."""
-    scale = np.array([source[1] / cells[1], source[0] / cells[0]])
-    return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
+def rescaled(points: NDArray[np.floating], size: tuple[int, int], other: tuple[int, int]) -> NDArray[np.float64]:
+    """Points (x, y) [..., 2] of a grid of one (height, width) in those of another; centres lie at integers in both."""
+    return (np.asarray(points, dtype=np.float64) + 0.5) * np.divide(other, size)[::-1] - 0.5
 
 
 def heatmap_target(keypoints: NDArray[np.float32], source: tuple[int, int], cells: tuple[int, int], sigma: float) -> Tensor:
-    """Target of one picture.
+    """Target of one picture, float32 [2, K, h, w]: the heat maps, and 1 at the cell of each point.
 
-    Args:
-        keypoints: [I, K, 3] in source pixels.
-        source: (height, width) of the source picture.
-        cells: (h, w) of the heat maps.
-        sigma: width in cells.
-
-    Returns:
-        float32 [2, K, h, w]: the heat maps, and 1 at the cell of each point.
+    Key points [I, K, 3] are in pixels of the source (height, width), sigma in cells (h, w) of the heat maps.
     """
-    joints = keypoints.shape[1]
-    heat = torch.zeros(joints, *cells)
-    peaks = torch.zeros(joints, *cells)
+    heat, peaks = torch.zeros(2, keypoints.shape[1], *cells)
     rows, columns = torch.arange(cells[0])[:, None], torch.arange(cells[1])[None]
-    centres = to_cells(keypoints[..., :2], source, cells)
+    centres = rescaled(keypoints[..., :2], source, cells)
     for instrument, joint in zip(*np.nonzero(keypoints[..., 2] > 0), strict=True):
         x, y = centres[instrument, joint]
         squared = (columns - x) ** 2 + (rows - y) ** 2
@@ -87,15 +71,9 @@ def focal_loss(maps: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def detect(maps: Tensor, source: tuple[int, int], most: int) -> list[NDArray[np.float64]]:
-    """Local maxima of one picture's maps.
+    """Local maxima of one picture's maps, logits [K, h, w].
 
-    Args:
-        maps: logits [K, h, w].
-        source: (height, width) of the source picture.
-        most: detections per joint.
-
-    Returns:
-        Per joint [P, 3] (x, y, score), source pixels, best first, P at most `most`.
+    Per joint [P, 3] (x, y, score) in pixels of the source (height, width), best first, P at most `most`.
     """
     cells = (maps.shape[-2], maps.shape[-1])
     largest = F.max_pool2d(maps[None], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)[0]
@@ -107,7 +85,7 @@ def detect(maps: Tensor, source: tuple[int, int], most: int) -> list[NDArray[np.
         finite = torch.isfinite(scores)
         rows, columns = np.divmod(indices[finite].numpy(), cells[1])
         refined = [_refine(log_p[joint], int(r), int(c)) for r, c in zip(rows, columns, strict=True)]
-        points = to_pixels(np.array(refined).reshape(-1, 2), source, cells)
+        points = rescaled(np.array(refined).reshape(-1, 2), cells, source)
         found.append(np.column_stack([points, scores[finite].double().sigmoid().numpy()]))
     return found
 
@@ -115,14 +93,10 @@ def detect(maps: Tensor, source: tuple[int, int], most: int) -> list[NDArray[np.
 def _refine(log_p: NDArray[np.float64], row: int, column: int) -> tuple[float, float]:
     """(x, y) of the top of the parabola through log p and its neighbours in each axis, at most half a cell away."""
 
-    def offset(before: float, here: float, after: float) -> float:
-        curvature = before - 2 * here + after
-        return float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)) if curvature < 0 else 0.0
-
-    height, width = log_p.shape
-    x, y = float(column), float(row)
-    if 0 < column < width - 1:
-        x += offset(log_p[row, column - 1], log_p[row, column], log_p[row, column + 1])
-    if 0 < row < height - 1:
-        y += offset(log_p[row - 1, column], log_p[row, column], log_p[row + 1, column])
-    return x, y
+    place = [float(column), float(row)]
+    for axis, (middle, line) in enumerate(((column, log_p[row]), (row, log_p[:, column]))):
+        if 0 < middle < len(line) - 1:
+            before, here, after = line[middle - 1 : middle + 2]
+            curvature = before - 2 * here + after
+            place[axis] += float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)) if curvature < 0 else 0.0
+    return place[0], place[1]

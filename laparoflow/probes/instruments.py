@@ -22,14 +22,9 @@ SMALLEST_SIDE = 0.1
 def group_instruments(
     peaks: Sequence[NDArray[np.floating]], threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Instruments of one picture.
+    """Joints [I, K, 2] and scores [I] of the instruments of a picture, from peaks per joint [P, 3] (x, y, score).
 
-    Args:
-        peaks: per joint [P, 3] (x, y, score).
-        threshold: peaks below it are not used.
-
-    Returns:
-        Joints [I, K, 2] and scores [I].
+    Peaks below the threshold are not used.
     """
     joints = len(peaks)
     sure = [found[found[:, 2] >= threshold].astype(np.float64) for found in peaks]
@@ -51,14 +46,10 @@ def group_instruments(
 
 
 def instrument_areas(truth: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Areas [I] in square pixels for the key-point similarity.
+    """Areas [I] in square pixels, for the key-point similarity, of key points [I, K, 3] in a picture (height, width).
 
     None of the data sets has instrument areas. The box of the joints stands in for it, but never less than a square of
     a tenth of the picture's diagonal: an instrument with one joint, or seen end on, has a box of no size.
-
-    Args:
-        truth: [I, K, 3].
-        size: (height, width) of the picture.
     """
     boxes = joint_boxes(truth)
     least = (SMALLEST_SIDE * np.hypot(*size)) ** 2

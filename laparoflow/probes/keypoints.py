@@ -6,6 +6,7 @@ diagonal), never on the test part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from laparoflow.datasets.samples import Frame, KeypointDataset, KeypointSample
 from laparoflow.metrics.keypoints import KeypointScores, matching_size
 from laparoflow.metrics.oks import OksAveragePrecision
-from laparoflow.probes.features import FeatureEncoder, diagonal
+from laparoflow.probes.features import FeatureEncoder
 from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, upsample
 from laparoflow.probes.instruments import group_instruments, instrument_areas
 from laparoflow.probes.probe import Maps, Probe, named
@@ -36,16 +37,7 @@ def probe_keypoints(
     test: KeypointDataset,
     options: ProbeOptions | None = None,
 ) -> ProbeResult:
-    """Scores frozen features on key points.
-
-    Args:
-        encoder: the backbone, or several by name, all in eval mode.
-        train: frames that labels are drawn from.
-        test: frames to score on, with the same joints.
-        options: budgets, seeds, head ("linear" or "conv").
-
-    Returns:
-        One run per backbone, budget and seed, and pictures of detections and features.
+    """Scores frozen features on key points; see :func:`laparoflow.probes.segmentation.probe_segmentation`.
 
     Raises:
         ValueError: the joints differ, the head has no heat maps, a budget exceeds the training frames, or a size
@@ -73,37 +65,31 @@ class KeypointProbe(Probe):
 
     @property
     def cells(self) -> tuple[int, int]:
-        """(h, w) of the heat maps."""
         return heatmap_size(self.size, self.stride)
 
     def target(self, sample: KeypointSample) -> tuple[Tensor, NDArray[np.int64]]:
-        """The heat maps, and the number of points of each joint."""
         self._truth[sample.name] = sample.keypoints, _size(sample)
-        sigma = self.options.heatmap_sigma * diagonal(self.cells)
+        sigma = self.options.heatmap_sigma * math.hypot(*self.cells)
         target = heatmap_target(sample.keypoints, _size(sample), self.cells, sigma)
         return target, (sample.keypoints[..., 2] > 0).sum(0)
 
     def threshold(self, head: Maps, features: Callable[[], Tensor], frames: Sequence[str]) -> float:
         """The detection threshold of a head, from the pictures that it was trained on."""
         truth, sizes = zip(*(self._truth[name] for name in frames), strict=True)
-        radius = CALIBRATION_RADIUS * diagonal(next(iter(self._truth.values()))[1])
+        radius = CALIBRATION_RADIUS * math.hypot(*next(iter(self._truth.values()))[1])
         return best_threshold(self._detections(head, features(), sizes), truth, radius)
 
     def predict(self, head: Maps, features: Tensor, samples: Sequence[KeypointSample]) -> list[Detections]:
-        """Detections of each sample."""
         return self._detections(head, features, [_size(sample) for sample in samples])
 
     def scores(self, threshold: float | None) -> KeypointScore:
-        """Distances and similarity."""
         return KeypointScore(self.result.names, threshold or 0.0, self.options.oks_sigmas)
 
     def picture(self, prediction: Detections, sample: KeypointSample, threshold: float | None) -> NDArray[np.uint8]:
-        """Picture, truth, prediction."""
         sure = [joint[joint[:, 2] >= (threshold or 0.0)] for joint in prediction]
         return keypoint_picture(sample.image, sample.keypoints, sure)
 
     def lacking(self, metrics: Mapping[str, Any]) -> list[str]:
-        """Joints that no test frame has."""
         return [joint for joint, found in metrics["per_joint"].items() if not found["points"]]
 
     @torch.no_grad()
@@ -124,44 +110,36 @@ class KeypointScore:
         self._similarity = OksAveragePrecision(len(joints), sigmas)
 
     def update(self, prediction: Detections, sample: KeypointSample, frame: Frame) -> None:
-        """Counts one frame."""
         self._points.update(prediction, sample.keypoints, _size(sample))
         areas = instrument_areas(sample.keypoints, _size(sample))
         self._similarity.update(*group_instruments(prediction, 0.0), sample.keypoints, areas)
 
     def compute(self) -> dict[str, Any]:
-        """The scores as JSON values."""
         return self._points.compute() | self._similarity.compute()
 
 
 def _size(sample: KeypointSample) -> tuple[int, int]:
-    """(height, width) of a picture."""
     return sample.image.shape[0], sample.image.shape[1]
 
 
 def best_threshold(found: Sequence[Detections], truth: Sequence[NDArray[np.float32]], radius: float) -> float:
-    """The score whose detections have the best F1 within `radius` pixels; the higher one of equals.
+    """The score whose detections (per picture and joint [P, 3]) have the best F1 within `radius` source pixels of the truth.
 
-    Args:
-        found: per picture, per joint [P, 3].
-        truth: per picture [I, K, 3].
-        radius: in source pixels.
+    The truth is [I, K, 3] per picture; of scores that are equally good the higher one is taken.
     """
-    scores = np.unique(np.concatenate([joint[:, 2] for picture in found for joint in picture] or [np.zeros(0)]))
+    pairs = [
+        (detected, keypoints[keypoints[:, joint, 2] > 0, joint, :2])
+        for picture, keypoints in zip(found, truth, strict=True)
+        for joint, detected in enumerate(picture)
+    ]
+    scores = np.unique(np.concatenate([detected[:, 2] for detected, _ in pairs] or [np.zeros(0)]))
     if len(scores) == 0:
         return 0.5
+
+    def f1(threshold: float) -> float:
+        sure = [(detected[detected[:, 2] >= threshold, :2], there) for detected, there in pairs]
+        matched = sum(matching_size(detected, there, radius) for detected, there in sure)
+        return 2 * matched / max(1, sum(len(detected) + len(there) for detected, there in sure))
+
     candidates = np.quantile(scores, np.linspace(0, 1, 41), method="nearest")
-    best, best_f1 = float(candidates[-1]), -1.0
-    for threshold in candidates[::-1]:
-        matched = detections = points = 0
-        for picture, keypoints in zip(found, truth, strict=True):
-            for joint, detected in enumerate(picture):
-                there = keypoints[keypoints[:, joint, 2] > 0, joint, :2]
-                sure = detected[detected[:, 2] >= threshold, :2]
-                matched += matching_size(sure, there, radius)
-                detections += len(sure)
-                points += len(there)
-        f1 = 2 * matched / max(1, detections + points)
-        if f1 > best_f1:
-            best, best_f1 = float(threshold), f1
-    return best
+    return float(max(candidates[::-1], key=f1))

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laparoflow.datasets.samples import FrameDataset
+from laparoflow.datasets.samples import DatasetError, FrameDataset
 from laparoflow.datasets.splits import budget_count, label_subset
 from laparoflow.probes.features import FeatureEncoder, collect_features, feature_batches, probe_size
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head, train_head
-from laparoflow.probes.lacking import name_lacking, without_labels
 from laparoflow.probes.saved import SavedHead, weights_hash
 from laparoflow.probes.settings import TRAINED, ProbeOptions, ProbeResult, ProbeRun
 from laparoflow.progress import progress
@@ -32,13 +31,7 @@ Maps = Callable[[Tensor], Tensor]
 
 
 class Probe(ABC):
-    """A probe of one kind of label.
-
-    Args:
-        names: classes or joints.
-        train: frames that labels are drawn from.
-        test: frames to score on, with the same names.
-        options: budgets, seeds, head.
+    """A probe of one kind of label: classes or joints by name, drawn from the frames to train, scored on those to test.
 
     Attributes:
         size: (height, width) of the pictures of the backbone that is probed now, and `stride` of its features.
@@ -119,7 +112,9 @@ class Probe(ABC):
         return [self.train.frames[index].name for index in subset]
 
     def _without(self, frames: Iterable[str]) -> list[str]:
-        return without_labels(self.result.names, (self.amounts[name] for name in frames))
+        """The classes or joints that none of these frames has a label of."""
+        amounts = [self.amounts[frame] for frame in frames]
+        return [name for k, name in enumerate(self.result.names) if not any(float(amount[k]) > 0 for amount in amounts)]
 
     def _target(self, sample: Any) -> Tensor:
         target, self.amounts[sample.name] = self.target(sample)
@@ -197,3 +192,15 @@ class Probe(ABC):
 def named(encoder: FeatureEncoder | Mapping[str, FeatureEncoder]) -> dict[str, FeatureEncoder]:
     """Backbones by name, from one or several."""
     return dict(encoder) if isinstance(encoder, Mapping) else {TRAINED: encoder}
+
+
+def name_lacking(lacking: Sequence[str], names: Sequence[str], dataset: FrameDataset[Any], which: str) -> list[str]:
+    """A sentence about those of the classes or joints that lack labels in the frames called ``which``, if any do.
+
+    Raises:
+        DatasetError: all are lacking, so that there is nothing to learn from or to score.
+    """
+    if len(lacking) == len(names):
+        hints = "; ".join(["", *dataset.warnings])
+        raise DatasetError(f"{dataset.name}: {which} have no label of any of {', '.join(names)}{hints}")
+    return [f"{which} have no label of {', '.join(lacking)}"] if lacking else []

@@ -9,10 +9,12 @@ out/features/*.png       principal components of the features as colours
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
 from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
 from laparoflow.datasets.samples import FrameDataset
-from laparoflow.datasets.splits import Split, budget_count, split_dataset
+from laparoflow.datasets.splits import Split, budget_count, sides_record, split_dataset
 from laparoflow.files import write_json, write_png
 from laparoflow.metrics.segmentation import MEAN_RULE
 from laparoflow.models.encoder import PixelEncoder, build_encoder
@@ -44,13 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_probe(settings: ProbeSettings) -> dict[str, Any]:
-    """Probes a pretrained backbone on a labelled data set.
-
-    Args:
-        settings: what to probe, on what, and where to write.
-
-    Returns:
-        What `out/metrics.json` holds.
+    """Probes a pretrained backbone on a labelled data set; returns what `out/metrics.json` holds.
 
     Raises:
         ValueError: settings that do not fit together, a label budget above the training part, or a data set that is
@@ -75,7 +71,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         return _write(settings, split, warnings, result)
     _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
     start = initial_encoder(settings.checkpoint).at(settings.level).to(settings.device)
-    options = dataclasses.replace(settings, finetune=True, labels=settings.scratch_labels)
+    options = replace(settings, finetune=True, labels=settings.scratch_labels)
     scratch = probe({SCRATCH: start}, train, test, options)
     result.runs += scratch.runs
     result.pictures |= scratch.pictures
@@ -112,16 +108,9 @@ def probe_data(settings: ProbeSettings) -> tuple[Any, Any, Split]:
     for mapped, part in ((train, "train"), (test, "test")):
         published = [i for i, frame in enumerate(mapped.frames) if frame.part == part]
         sides.append(tuple(published or range(len(mapped))))
-    record = {
-        "by": "data set",
-        "asked_for": settings.split,
-        "class_map": class_map.record,
-        "train_frames": len(sides[0]),
-        "test_frames": len(sides[1]),
-        "train_videos": sorted({train.frames[i].video for i in sides[0]}),
-        "test_videos": sorted({test.frames[i].video for i in sides[1]}),
-    }
-    return train.select(sides[0]), test.select(sides[1]), Split(sides[0], sides[1], "data set", record=record)
+    train, test = train.select(sides[0]), test.select(sides[1])
+    record = {"by": "data set", "asked_for": settings.split, "class_map": class_map.record, **sides_record(train, test)}
+    return train, test, Split(sides[0], sides[1], "data set", record=record)
 
 
 def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
@@ -134,17 +123,9 @@ def probe_encoders(settings: ProbeSettings) -> dict[str, PixelEncoder]:
         own = trained.settings
         name = settings.weights_backbone or own.backbone
         options = own.backbone_options if name.split(".")[0] == own.backbone.split(".")[0] else {}
-        encoders[WEIGHTS] = build_encoder(
-            dataclasses.replace(
-                own,
-                backbone=name,
-                backbone_options=options,
-                embed_stride=None,
-                weights=settings.weights_control,
-                image_mean=None,
-                image_std=None,
-            )
-        )
+        changes: dict[str, Any] = {"backbone": name, "backbone_options": options, "weights": settings.weights_control}
+        cleared: dict[str, Any] = dict.fromkeys(("embed_stride", "image_mean", "image_std"))
+        encoders[WEIGHTS] = build_encoder(replace(own, **changes, **cleared))
     device = settings.resolved().device
     return {name: encoder.at(settings.level).to(device).eval().requires_grad_(False) for name, encoder in encoders.items()}
 
@@ -169,6 +150,7 @@ def pretraining_videos(checkpoint: Path) -> list[str] | None:
 def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, Any]:
     """The result as JSON values: runs and their summary."""
     files = {(head.backbone, head.labels, head.seed): head.file for head in result.heads}
+    runs = [{**asdict(run), "head_file": files.get((run.backbone, run.labels, run.seed))} for run in result.runs]
     return {
         "format": FORMAT,
         "task": result.task,
@@ -180,17 +162,7 @@ def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, 
         "settings": settings,
         "warnings": list(result.warnings),
         "summary": summarise(result.task, result.runs),
-        "runs": [
-            {
-                "backbone": run.backbone,
-                "labels": run.labels,
-                "seed": run.seed,
-                "metrics": run.metrics,
-                "head_file": files.get((run.backbone, run.labels, run.seed)),
-                "train_frames": run.train_frames,
-            }
-            for run in result.runs
-        ],
+        "runs": runs,
     }
 
 
@@ -199,13 +171,9 @@ def summarise(task: str, runs: Sequence[ProbeRun]) -> list[dict[str, Any]]:
     summary = []
     for backbone, labels in dict.fromkeys((run.backbone, run.labels) for run in runs):
         chosen = [run for run in runs if (run.backbone, run.labels) == (backbone, labels)]
-        entry: dict[str, Any] = {
-            "backbone": backbone,
-            "labels": labels,
-            "seeds": [run.seed for run in chosen],
-        }
-        for headline in (*HEADLINES[task], *(path for path in OPTIONAL if _has(chosen[0].metrics, path))):
-            values = [_lookup(run.metrics, headline) for run in chosen]
+        entry: dict[str, Any] = {"backbone": backbone, "labels": labels, "seeds": [run.seed for run in chosen]}
+        for headline in (*HEADLINES[task], *(path for path in OPTIONAL if path.split("/")[0] in chosen[0].metrics)):
+            values: list[Any] = [reduce(getitem, headline.split("/"), run.metrics) for run in chosen]
             entry[headline] = spread([value for value in values if value is not None])
         summary.append(entry)
     return summary
@@ -228,14 +196,3 @@ def write_result(out: Path, metrics: dict[str, Any], result: ProbeResult) -> Non
         folder = "features" if name.endswith("_features_pca") else "predictions"
         write_png(out / folder / f"{name}.png", picture)
     write_json(out / RESULT_FILE, metrics)
-
-
-def _has(metrics: dict[str, Any], path: str) -> bool:
-    return path.split("/")[0] in metrics
-
-
-def _lookup(metrics: dict[str, Any], path: str) -> float | None:
-    value: Any = metrics
-    for key in path.split("/"):
-        value = value[key]
-    return value

@@ -184,16 +184,12 @@ def _choose(probe: Path, backbone: str, labels: int | None, seed: int | None) ->
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"probe: cannot read {probe / 'metrics.json'}: {error}") from error
     kept = [run for run in runs if run.get("head_file")]
-    fitting = [
-        run
-        for run in kept
-        if run["backbone"] == backbone and labels in (None, run["labels"]) and seed in (None, run["seed"])
-    ]
+    named = [run for run in kept if run["backbone"] == backbone and labels in (None, run["labels"])]
+    fitting = [run for run in named if seed in (None, run["seed"])]
     if not fitting:
         there = ", ".join(f"{run['backbone']} {run['labels']} {run['seed']}" for run in kept) or "none"
         raise FileNotFoundError(
             f"probe: {probe} has no head of backbone {backbone!r} with labels {labels or 'any'} and seed "
             f"{'any' if seed is None else seed}; its heads (backbone, labels, seed): {there}"
         )
-    most = max(run["labels"] for run in fitting)
-    return probe / next(run["head_file"] for run in fitting if run["labels"] == most)
+    return probe / max(fitting, key=lambda run: run["labels"])["head_file"]

@@ -44,13 +44,9 @@ def share_loss(maps: Tensor, shares: Tensor) -> Tensor:
 
 
 def fit_predictor(features: Tensor, shares: Tensor, options: ProbeOptions, seed: int) -> Maps:
-    """Fits the head that the options name; returns features [B, C, h, w] -> class scores [B, K, h, w].
+    """Fits the head that the options name to features [n, C, h, w] and class shares [n, K, h, w] of the labelled frames.
 
-    Args:
-        features: [n, C, h, w] of the labelled frames; every head sees them scaled per channel.
-        shares: class shares [n, K, h, w].
-        options: kind of head and its training.
-        seed: of the head.
+    It maps features [B, C, h, w] to class scores [B, K, h, w]; every head sees features scaled per channel.
     """
     if options.head not in ("knn", "kmeans"):
         return train_head(features, shares, shares.shape[1], share_loss, options, seed)
@@ -94,28 +90,22 @@ class SegmentationProbe(Probe):
     test: SegmentationDataset
 
     def target(self, sample: SegmentationSample) -> tuple[Tensor, Tensor]:
-        """The shares, and their sum over the picture."""
         shares = class_shares(sample.mask, len(self.result.names), grid_size(self.size, self.stride))
         return shares, shares.sum((1, 2))
 
     def fit(self, features: Tensor, targets: Tensor, seed: int) -> Maps:
-        """Linear, convolutional, neighbours or clusters."""
         return fit_predictor(features, targets, self.options, seed)
 
     def predict(self, head: Maps, features: Tensor, samples: Sequence[SegmentationSample]) -> Iterable[Tensor]:
-        """Class ids [H, W] of each sample."""
         return (class_ids(maps, sample.mask.shape) for maps, sample in zip(head(features), samples, strict=True))
 
     def scores(self, threshold: float | None) -> SegmentationScore:
-        """IoU and what the options and the data set add."""
         return SegmentationScore(self.test, self.options.nsd_tolerance)
 
     def picture(self, prediction: Tensor, sample: SegmentationSample, threshold: float | None) -> NDArray[np.uint8]:
-        """Picture, truth, prediction."""
         return mask_picture(sample.image, sample.mask, prediction.numpy(), len(self.result.names))
 
     def lacking(self, metrics: Mapping[str, Any]) -> list[str]:
-        """Classes that the masks of the test frames do not have."""
         return metrics["classes_without_truth"]
 
 
@@ -128,7 +118,6 @@ class SegmentationScore:
         self._challenge = SarRarp50Score() if test.name == SarRarp50.name else None
 
     def update(self, prediction: Tensor, sample: SegmentationSample, frame: Frame) -> None:
-        """Counts one frame."""
         self._overlap.update(prediction, torch.from_numpy(sample.mask), sample.video)
         if self._surface is not None:
             self._surface.update(prediction.numpy(), sample.mask, IGNORE_INDEX)
@@ -136,7 +125,6 @@ class SegmentationScore:
             self._challenge.update(prediction.numpy(), sample.mask, folder_of(frame))
 
     def compute(self) -> dict[str, Any]:
-        """The scores as JSON values."""
         scores = self._overlap.compute()
         if self._surface is not None:
             scores |= self._surface.compute()

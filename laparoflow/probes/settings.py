@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from typing_extensions import Self
 
+from laparoflow.bounds import check_choices, check_numbers
 from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
@@ -72,22 +73,14 @@ class ProbeOptions:
             raise ValueError(f"labels and seeds must not be empty, got {self.labels} and {self.seeds}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
-        if self.head not in get_args(HeadName):
-            raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {self.head!r}")
-        if self.level not in get_args(LevelName):
-            raise ValueError(f"level must be one of {', '.join(get_args(LevelName))}, got {self.level!r}")
-        for name in ("steps", "batch_size", "neighbours", "max_instances", "finetune_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "heatmap_sigma", "finetune_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_choices(self)
+        check_numbers(self, "steps batch_size neighbours max_instances finetune_steps", low=1)
+        check_numbers(self, "learning_rate heatmap_sigma finetune_rate", above=0)
+        check_numbers(self, "pictures weight_decay", low=0)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"image_size must be (height, width), got {self.image_size}")
         if self.finetune and self.head not in ("linear", "conv"):
             raise ValueError(f"head must be linear or conv with finetune, got {self.head!r}")
-        if self.pictures < 0 or self.weight_decay < 0:
-            raise ValueError("pictures and weight_decay must not be negative")
 
     def resolved(self) -> Self:
         """The same options with the device "auto" spelt out."""
@@ -146,8 +139,6 @@ class ProbeSettings(ProbeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in get_args(Task):
-            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {self.task!r}")
         if self.scratch_labels and self.head not in ("linear", "conv"):
             raise ValueError(f"scratch_labels: the network from scratch needs head linear or conv, got head {self.head!r}")
         if (self.test_dataset is None) != (self.test_root is None) or (self.test_dataset and not self.class_map):
@@ -157,32 +148,16 @@ class ProbeSettings(ProbeOptions):
 
     @property
     def split_settings(self) -> SplitSettings:
-        """The split's settings as `split_dataset` takes them."""
-        return SplitSettings(
-            by=self.split,
-            test_fraction=self.test_fraction,
-            gap_fraction=self.gap_fraction,
-            test_videos=tuple(self.test_videos),
-            train_videos=tuple(self.train_videos),
-            seed=self.split_seed,
-        )
+        videos = tuple(self.test_videos), tuple(self.train_videos)
+        return SplitSettings(self.split, self.test_fraction, self.gap_fraction, *videos, self.split_seed)
 
     def plain(self) -> dict[str, Any]:
-        """The settings as JSON values."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 @dataclass
 class ProbeRun:
-    """One head: one backbone, one budget, one seed.
-
-    Attributes:
-        backbone: "trained", "random", or another name.
-        labels: number of labelled frames.
-        seed: of the choice of frames and of the head.
-        metrics: scores on the test part, JSON values.
-        train_frames: names of the labelled frames.
-    """
+    """Scores of one head on the test part, as JSON values, and its budget, seed and labelled frames by name."""
 
     backbone: str
     labels: int
@@ -196,13 +171,11 @@ class ProbeResult:
     """All heads of a probe.
 
     Attributes:
-        task: "segmentation" or "keypoints".
         names: classes or joints.
         image_size: (height, width) that the backbone saw.
         runs: one per backbone, budget and seed.
         pictures: name -> RGB uint8 [H, W, 3].
         heads: the trained heads of frozen backbones, `saved.SavedHead` each.
-        warnings: in words.
     """
 
     task: str

@@ -8,7 +8,7 @@ import torch
 from toys import BlindEncoder, ColourEncoder, Dots
 
 from laparoflow.probes import ProbeOptions, probe_keypoints
-from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, to_cells, to_pixels
+from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, rescaled
 from laparoflow.probes.keypoints import best_threshold
 
 TRAIN, TEST = Dots().select(range(8)), Dots().select(range(8, 16))
@@ -31,8 +31,8 @@ def test_finds_all_joints_of_all_instruments(head: str) -> None:
 @pytest.mark.parametrize("source", [(288, 384), (31, 17)])
 def test_cells_and_pixels_invert_each_other(source: tuple[int, int]) -> None:
     points = np.random.default_rng(0).uniform(0, 30, (50, 2))
-    assert np.allclose(to_pixels(to_cells(points, source, (9, 12)), source, (9, 12)), points)
-    corners = to_pixels(np.array([[-0.5, -0.5], [11.5, 8.5]]), source, (9, 12))
+    assert np.allclose(rescaled(rescaled(points, source, (9, 12)), (9, 12), source), points)
+    corners = rescaled(np.array([[-0.5, -0.5], [11.5, 8.5]]), (9, 12), source)
     assert np.allclose(corners, [[-0.5, -0.5], [source[1] - 0.5, source[0] - 0.5]])
 
 
