@@ -104,8 +104,7 @@ def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
     if circle is None or circle[3] > 0.015 * circle[2] or not 0.2 < circle[2] / max(height, width) < 1.5:
         return Border(box)
     x, y, radius, _ = circle
-    columns, rows = np.arange(width)[None], np.arange(height)[:, None]
-    outside = (columns - x) ** 2 + (rows - y) ** 2 > (radius + 2) ** 2
+    outside = ~Border(box, (x, y, radius + 2)).mask(height, width, whole.box, 0.0)
     if outside.mean() < MIN_BORDER or (brightest[outside] > DARK).mean() > 0.05:
         return Border(box)
     clipped = (

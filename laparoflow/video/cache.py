@@ -17,12 +17,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import os
 import random
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,10 +82,8 @@ class ClipRecord:
     """A finished clip.
 
     Attributes:
-        name, source: folder under ``clips``, and path of the video when it was prepared.
-        fingerprint: hash that recognises the source file.
+        name, source, fingerprint: folder under ``clips``, path of the source when it was prepared, its hash.
         frames, height, width: number of cached frames, and their size in pixels.
-        frame_rate, decoder: frames per second of the source, and what decoded it.
         files: size in bytes and SHA-256 of each shard, empty for a shard without samples.
         index: size in bytes and SHA-256 of ``index.npy``.
         flow_channels, flow_stride: channels of the flow, 2 for each gap, and distance in pixels of stored vectors.
@@ -109,11 +107,6 @@ class ClipRecord:
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return len(self.files)
-
-    @property
     def content_hash(self) -> str:
         """SHA-256 of what is cached, independent of paths."""
         content = [self.index, self.files, self.height, self.width, self.flow_channels, self.flow_stride]
@@ -121,11 +114,7 @@ class ClipRecord:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The checked content of ``cache.json``.
-
-    Raises:
-        CacheError: if ``path`` is no cache or one of another version.
-    """
+    """The checked content of ``cache.json``; a CacheError if ``path`` is no cache or one of another version."""
     file = path / "cache.json"
     try:
         header = json.loads(file.read_text())
@@ -180,7 +169,7 @@ def read_sample(folder: str | Path, clip: ClipRecord, row: np.void, number: int 
     path = f"{folder}/{shard_name(int(row['shard']))}"
     try:
         with open(path, "rb", buffering=0) as file:
-            parts = [_read(file, int(row[name]), int(row[f"{name}_bytes"])) for name in ("image", "flow")]
+            parts = [os.pread(file.fileno(), int(row[f"{name}_bytes"]), int(row[name])) for name in ("image", "flow")]
     except OSError as error:
         raise CacheError(f"cannot read {path}: {error.strerror or error}") from error
     try:
@@ -189,11 +178,6 @@ def read_sample(folder: str | Path, clip: ClipRecord, row: np.void, number: int 
     except Exception as error:  # of the decoders, each of a kind of its own
         raise CacheError(f"{path} is damaged or has become shorter; run the same prepare command again") from error
     return CachedFrame(image, flow, valid, number, int(row["frame"]), float(row["time"]), int(row["gap"]))
-
-
-def _read(file: RawIOBase | Any, offset: int, count: int) -> bytes:
-    file.seek(offset)
-    return bytes(file.read(count))
 
 
 class FrameCache(Sequence[CachedFrame]):
@@ -243,7 +227,7 @@ class FrameCache(Sequence[CachedFrame]):
         if len(finished) < len(found):
             names = ", ".join(folder.name for folder, clip in found if clip is None)
             warnings.warn(f"{path}: not finished and left out: {names}; run prepare again to finish", stacklevel=2)
-        shards = [(number, shard) for number, (_, clip) in enumerate(finished) for shard in range(clip.shards)]
+        shards = [(number, shard) for number, (_, clip) in enumerate(finished) for shard in range(len(clip.files))]
         compared = [] if verify == "sizes" else shards[part[0] :: part[1]]
         if verify == "sample":
             compared = random.sample(compared, min(SAMPLED_SHARDS, len(compared)))
@@ -254,11 +238,9 @@ class FrameCache(Sequence[CachedFrame]):
             checked = pool.map(lambda n: find_damage(*finished[n], hashed.get(n, ())), range(len(finished)))
             problems = [problem for clip_problems in checked for problem in clip_problems]
         if problems:
-            raise CacheError(
-                "; ".join(problems[:10])
-                + (f" and {len(problems) - 10} more" if len(problems) > 10 else "")
-                + "; run the same prepare command again to rebuild what is damaged"
-            )
+            more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+            listed = "; ".join(problems[:10])
+            raise CacheError(f"{listed}{more}; run the same prepare command again to rebuild what is damaged")
         cache = cls(path, header, [clip for _, clip in finished])
         if not len(cache):
             raise CacheError(f"{path} holds no frame: no clip is finished, or every frame was left out")
@@ -294,6 +276,5 @@ class FrameCache(Sequence[CachedFrame]):
             raise IndexError(f"index {index} is out of range for a cache of {length} frames")
         index %= length
         number = bisect.bisect_right(self._ends, index)
-        clip, rows = self.clips[number], self._index[number]
-        row = rows[index - self._ends[number]]  # counted from the end of the clip
+        clip, row = self.clips[number], self._index[number][index - self._ends[number]]  # counted from the end of the clip
         return read_sample(self._folder(clip), clip, row, number)

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -33,14 +32,12 @@ from laparoflow.video.threads import one_opencv_thread
 
 
 def build_estimator(settings: PrepareSettings, plan: ClipPlan) -> FlowEstimator:
-    """The flow estimator that the settings name."""
     if settings.flow_method == "raft":
         from laparoflow.video.raft import RAFTFlow  # torch is loaded only where it is needed
 
         return RAFTFlow(str(settings.flow_weights))
     if settings.flow_method == "precomputed":
-        source_size = (plan.source_height, plan.source_width)
-        return PrecomputedFlow(str(settings.flow_folder), plan.name, plan.crop, source_size)
+        return PrecomputedFlow(str(settings.flow_folder), plan.name, plan.crop, (plan.info.height, plan.info.width))
     return DISFlow(settings.dis_preset)
 
 
@@ -53,25 +50,23 @@ class ClipResult:
     rebuilt: list[str]
 
 
+@dataclass(frozen=True)
+class Task:
+    """One worker's piece: shards of a clip whose number leaves the remainder part[0] when divided by part[1]."""
+
+    cache: Path
+    plan: ClipPlan
+    settings: PrepareSettings
+    part: tuple[int, int]
+
+
 class ClipWriter:
-    """Prepares one clip, or a worker's part of it.
+    """Does a task; ``advance`` is called with the clip's name and 1 for every source frame that is done."""
 
-    Args:
-        cache, plan, settings: where, what and how.
-        part: (k, n): take the shards whose number leaves the remainder k when divided by n.
-        advance: called for every source frame that is done.
-    """
-
-    def __init__(
-        self,
-        cache: Path,
-        plan: ClipPlan,
-        settings: PrepareSettings,
-        part: tuple[int, int] = (0, 1),
-        advance: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.cache, self.folder = cache, cache / "clips" / plan.name
-        self.plan, self.settings, self.part, self.advance = plan, settings, part, advance
+    def __init__(self, task: Task, advance: Callable[[str, int], None]) -> None:
+        plan, settings = task.plan, task.settings
+        self.plan, self.settings, self.part, self.advance = plan, settings, task.part, advance
+        self.cache, self.folder = task.cache, task.cache / "clips" / plan.name
         self.shard_frames = max(1, int(settings.shard_megabytes * 1e6 / settings.sample_bytes(plan.height, plan.width)))
         self.visible = plan.border.mask(plan.height, plan.width, plan.crop, settings.border_margin)
         self.estimator = build_estimator(settings, plan)
@@ -173,24 +168,23 @@ class ClipWriter:
                 while place and current.index - window[0].index >= behind:
                     self._pixels.pop(window.popleft().index, None)
                     place -= 1
-                self.advance()
+                self.advance(self.plan.name, 1)
 
     def _image(self, frame: Frame) -> Image:
         """Cropped and resized pixels of a frame, uint8 [H, W, 3]."""
         if frame.index not in self._pixels:
             plan, pixels = self.plan, frame.rgb()
-            if pixels.shape[:2] != (plan.source_height, plan.source_width):
+            if pixels.shape[:2] != (plan.info.height, plan.info.width):
                 raise VideoError(
                     f"{plan.source}: frame {frame.index} is {pixels.shape[0]} x {pixels.shape[1]} pixels, expected "
-                    f"{plan.source_height} x {plan.source_width}; the frame size must not change within a clip"
+                    f"{plan.info.height} x {plan.info.width}; the frame size must not change within a clip"
                 )
             left, top, right, bottom = plan.crop
             pixels = pixels[top:bottom, left:right]
-            size = (plan.width, plan.height)
-            if (pixels.shape[1], pixels.shape[0]) != size:
-                smaller = size[0] < pixels.shape[1] or size[1] < pixels.shape[0]
+            if pixels.shape[:2] != (plan.height, plan.width):
+                smaller = plan.width < pixels.shape[1] or plan.height < pixels.shape[0]
                 mode = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-                pixels = np.asarray(cv2.resize(pixels, size, interpolation=mode), np.uint8)
+                pixels = np.asarray(cv2.resize(pixels, (plan.width, plan.height), interpolation=mode), np.uint8)
             self._pixels[frame.index] = np.ascontiguousarray(pixels, np.uint8)
         return self._pixels[frame.index]
 
@@ -271,16 +265,19 @@ class ClipWriter:
             for reason, frames in record.excluded.items():
                 excluded.setdefault(reason, []).extend(frames)
         kept = sum(len(record.samples) for record in records)
-        summary: dict[str, Any] = {**asdict(report), "kept": kept, "excluded": excluded}
-        same = ("name", "source", "fingerprint", "height", "width", "frame_rate", "decoder")
-        planned: dict[str, Any] = {name: getattr(plan, name) for name in same}
         return ClipRecord(
-            **planned,
+            name=plan.name,
+            source=plan.source,
+            fingerprint=plan.fingerprint,
+            height=plan.height,
+            width=plan.width,
+            frame_rate=plan.info.frame_rate,
+            decoder=plan.info.decoder,
             frames=kept,
             files=[record.file for record in records],
             index=write_index(self.folder, records),
             flow_channels=self.settings.flow_channels,
             flow_stride=self.settings.stored_stride,
             border={"box": list(plan.border.box), "circle": plan.border.circle and list(plan.border.circle)},
-            report=summary,
+            report={**asdict(report), "kept": kept, "excluded": excluded},
         )

@@ -60,15 +60,9 @@ def _convert_clip(old: Path, new: Path, settings: PrepareSettings) -> ClipRecord
     if (old / "plan.json").is_file():
         (new / "plan.json").write_bytes((old / "plan.json").read_bytes())
     del clip["content_hash"]
-    record = ClipRecord(
-        **clip,
-        files=[shard.file for shard in shards],
-        index=write_index(new, shards),
-        flow_channels=2,
-        flow_stride=settings.stored_stride,
-    )
-    pictures = new.parents[1] / "pictures"
-    write_overview(new, record, pictures / f"{record.name}.png")
+    clip |= {"files": [shard.file for shard in shards], "flow_channels": 2, "flow_stride": settings.stored_stride}
+    record = ClipRecord(**clip, index=write_index(new, shards))
+    write_overview(new, record, new.parents[1] / "pictures" / f"{record.name}.png")
     write_json(new / "clip.json", asdict(record))
     return record
 

@@ -42,14 +42,10 @@ def _named(path: Path, what: str) -> Iterator[None]:
 
 @dataclass
 class DecodeReport:
-    """What was read.
+    """What was read: the frames that were decoded and that the file announces, and indices of those that are damaged.
 
-    Attributes:
-        frames, expected: frames that were decoded, and that the file announces, None if it does not.
-        damaged: indices of frames that could not be decoded.
-        restarts: indices of frames at which the file's timestamps start again.
-        notes: what was decided about the file: which of several video tracks, square pixels, deinterlacing.
-        problem: why reading ended early, or that timestamps restart, or None.
+    ``restarts`` are indices of frames at which the file's timestamps start again, ``notes`` what was decided about the file
+    (which of several video tracks, square pixels, deinterlacing), ``problem`` why reading ended early.
     """
 
     frames: int = 0
@@ -73,12 +69,9 @@ class SourceInfo:
 
 @dataclass
 class Frame:
-    """A decoded frame; pixels are converted when they are first asked for.
+    """A decoded frame: its place in the source, its time in seconds, what was decoded or the pixels of a picture.
 
     Attributes:
-        index, time: place in the source, and seconds, which grow from frame to frame.
-        raw: what was decoded, or the pixels of a picture.
-        source: the video or image folder.
         part: number of times up to here that timestamps started again, the frame size changed or a picture was damaged;
             frames of different parts are no neighbours.
         size: (height, width) of the decoded frame in square pixels, before a rotation.
@@ -101,7 +94,7 @@ class Frame:
 
 def _quarter_turns(raw: av.VideoFrame) -> int:
     """Quarter turns counterclockwise that bring a frame upright; 0 for a rotation by anything else."""
-    turns, rest = divmod(getattr(raw, "rotation", 0), 90)  # the first releases of PyAV 14 do not tell
+    turns, rest = divmod(raw.rotation, 90)
     return 0 if rest else turns % 4
 
 
@@ -116,16 +109,11 @@ def _rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _best(streams: Sequence[av.VideoStream]) -> int:
-    """The video track with the most pixels a second that is no cover picture; of equals the first default one."""
-
-    def rank(place: int) -> tuple[bool, float, bool, int]:
-        stream = streams[place]
-        kind = str(getattr(stream, "disposition", "")).lower()
-        still = "attached" in kind or "thumbnail" in kind or "still" in kind
-        return not still, stream.width * stream.height * _rate(stream), "default" in kind, -place
-
-    return max(range(len(streams)), key=rank)
+def _rank(stream: av.VideoStream) -> tuple[bool, float, bool]:
+    """Order of video tracks: a cover picture comes last, the most pixels a second first, of equals the default one."""
+    kind = str(stream.disposition).lower()
+    still = any(word in kind for word in ("attached", "thumbnail", "still"))
+    return not still, stream.width * stream.height * _rate(stream), "default" in kind
 
 
 def _announced(container: av.container.InputContainer, stream: av.VideoStream, rate: float) -> tuple[int | None, int]:
@@ -208,7 +196,8 @@ class Source:
     def _stream(self, container: av.container.InputContainer) -> av.VideoStream:
         """The video track that is read."""
         streams = container.streams.video
-        place = _best(streams) if self.video_stream is None else self.video_stream
+        best = max(range(len(streams)), key=lambda place: _rank(streams[place]))
+        place = best if self.video_stream is None else self.video_stream
         if not 0 <= place < len(streams):
             raise VideoError(f"video_stream must be in [0, {len(streams)}) for {shown(self.path)}, got {place}")
         stream = streams[place]
@@ -276,13 +265,13 @@ class Source:
                     continue
                 report.frames += 1
                 yield Frame(index, time, raw, self.path, len(report.restarts) + changes, self.size)
-        read = report.frames + len(report.damaged)
-        if report.problem is None and report.expected and read < report.expected - slack:
-            report.problem = f"truncated: {report.frames} of {report.expected} announced frames could be read"
+        problems = [report.problem] if report.problem else []
+        if not problems and report.expected and report.frames + len(report.damaged) < report.expected - slack:
+            problems.append(f"truncated: {report.frames} of {report.expected} announced frames could be read")
         if report.restarts:
             places = ", ".join(str(place) for place in report.restarts[:5]) + (", ..." if len(report.restarts) > 5 else "")
-            text = f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it"
-            report.problem = f"{report.problem}; {text}" if report.problem else text
+            problems.append(f"timestamps restart at frame {places}; time goes on there, and no pair of frames crosses it")
+        report.problem = "; ".join(problems) or None
 
     def _image_frames(self, report: DecodeReport, images: Sequence[Path]) -> Iterator[Frame]:
         """Pictures; one that cannot be read or has another size is damaged, and begins a new part."""
@@ -316,11 +305,11 @@ class Source:
         packets = container.demux(stream)
         while True:
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
+                packet = next(packets, None)
             except av.error.FFmpegError as error:
                 report.problem = f"reading stopped after frame {index}: {error.strerror or error}"
+                return
+            if packet is None:
                 return
             if packet.is_discard and report.expected:
                 report.expected -= 1

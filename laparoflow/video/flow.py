@@ -6,8 +6,9 @@ shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +28,9 @@ DIS_PRESETS = {
 
 @dataclass(frozen=True)
 class FlowPair:
-    """Flow between two frames.
+    """Flow between two frames, float32 [2, H, W] each: source to target, and back or None where that is not known.
 
-    Attributes:
-        forward: float32 [2, H, W], source to target.
-        backward: float32 [2, H, W], target to source, or None where it is not known.
-        valid: bool [H, W], where the estimator itself vouches for ``forward``, or None for everywhere.
+    ``valid`` bool [H, W] is where the estimator itself vouches for ``forward``, or None for everywhere.
     """
 
     forward: Flow
@@ -40,11 +38,8 @@ class FlowPair:
     valid: Mask | None = None
 
 
-class FlowEstimator(Protocol):
-    """Anything that gives the flow between two frames."""
-
-    def __call__(self, source: Image, target: Image, frame: int) -> FlowPair:
-        """Flow between uint8 [H, W, 3] frames; ``frame`` is the index of the source frame in its file."""
+FlowEstimator = Callable[[Image, Image, int], FlowPair]
+"""Gives the flow between a source and a target frame, uint8 [H, W, 3]; the number is the source frame's in its file."""
 
 
 class DISFlow:
@@ -92,15 +87,10 @@ def warp_by_flow(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]
 
 
 def consistency_mask(pair: FlowPair, visible: Mask, relative: float = 0.01, absolute: float = 0.5) -> Mask:
-    """Where forward and backward flow agree (Sundaram et al., ECCV 2010).
+    """Where forward and backward flow agree (Sundaram et al., ECCV 2010), are finite, and lead between visible pixels.
 
-    Args:
-        pair: the flow; without a backward flow only what can be checked without it is.
-        visible: bool [H, W], pixels inside the visible circle, the same for both frames.
-        relative, absolute: |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, with b read where f points.
-
-    Returns:
-        bool [H, W], True where the flow agrees, is finite, and leads from a visible pixel to a visible one.
+    That is |f + b|^2 <= relative * (|f|^2 + |b|^2) + absolute, with b read where f points; without a backward flow only what
+    can be checked without it is. ``visible`` and the result are bool [H, W].
     """
     height, width = visible.shape
     keep = visible & np.isfinite(pair.forward).all(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 
 import av
 import numpy as np
@@ -20,10 +21,7 @@ def _graph(raw: av.VideoFrame) -> Graph:
     graph = Graph()
     source = graph.add_buffer(width=raw.width, height=raw.height, format=raw.format, time_base=raw.time_base)
     bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=all")
-    sink = graph.add("buffersink")
-    source.link_to(bwdif)
-    bwdif.link_to(sink)
-    graph.configure()
+    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
     return graph
 
 
@@ -45,31 +43,24 @@ def looks_interlaced(frames: Iterable[av.VideoFrame]) -> bool:
 
 def deinterlaced(frames: Iterable[Stamped]) -> Iterator[Stamped]:
     """Deinterlace frames; their places and times stay. The filter begins anew where the size changes."""
-    graph: Graph | None = None
-    kind: tuple[int, int, str] | None = None
-    waiting: deque[tuple[int, float | None]] = deque()
-
-    def pull() -> Iterator[Stamped]:
-        while graph is not None and waiting:
-            try:
-                whole = graph.vpull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            index, stamp = waiting.popleft()
-            yield index, whole, stamp
-
-    for index, raw, stamp in frames:
-        if kind != (raw.width, raw.height, raw.format.name):
-            if graph is not None:
-                graph.vpush(None)
-                yield from pull()
-                waiting.clear()
-            kind, graph = (raw.width, raw.height, raw.format.name), _graph(raw)
-        waiting.append((index, stamp))
-        raw.pts = index  # the filter needs stamps that grow
-        assert graph is not None
-        graph.vpush(raw)
-        yield from pull()
-    if graph is not None:
+    for _, alike in groupby(frames, lambda item: (item[1].width, item[1].height, item[1].format.name)):
+        first = next(alike)
+        graph, waiting = _graph(first[1]), deque[tuple[int, float | None]]()
+        for index, raw, stamp in chain([first], alike):
+            waiting.append((index, stamp))
+            raw.pts = index  # the filter needs stamps that grow
+            graph.vpush(raw)
+            yield from _pull(graph, waiting)
         graph.vpush(None)
-        yield from pull()
+        yield from _pull(graph, waiting)
+
+
+def _pull(graph: Graph, waiting: deque[tuple[int, float | None]]) -> Iterator[Stamped]:
+    """What the filter gives by now, with places and times of the frames that wait."""
+    while waiting:
+        try:
+            whole = graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        index, stamp = waiting.popleft()
+        yield index, whole, stamp

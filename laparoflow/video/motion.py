@@ -26,26 +26,21 @@ def relative_motion(flow: Flow, valid: Mask) -> float:
 
 
 def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:
-    """Subtract the motion that most of the frame follows.
+    """Flow float32 [2, H, W] in pixels less the motion that most of the frame follows.
 
-    Args:
-        flow: float32 [2, H, W] in pixels; it is returned as it is if too few pixels are valid for a fit.
-        valid: bool [H, W], pixels the model is fitted to (RANSAC, 1 pixel).
-        model: "similarity" (shift, rotation, scale) or "affine".
-
-    Raises:
-        ValueError: for another model.
+    The model, "similarity" (shift, rotation, scale) or "affine", is fitted to the valid pixels (RANSAC, 1 pixel); where
+    these are too few, the flow is returned as it is. A ValueError for another model.
     """
-    if model not in ("similarity", "affine"):
-        raise ValueError(f"model must be 'similarity' or 'affine', got {model!r}")
+    fits = {"similarity": cv2.estimateAffinePartial2D, "affine": cv2.estimateAffine2D}
+    if model not in fits:
+        raise ValueError(f"model must be one of {', '.join(fits)}, got {model!r}")
     rows, columns = np.nonzero(valid[::STEP, ::STEP])
     if len(rows) < LEAST_POINTS:
         return flow
     points = np.stack([columns, rows], 1).astype(np.float32) * STEP
     moved = points + flow[:, rows * STEP, columns * STEP].T
-    fit = cv2.estimateAffinePartial2D if model == "similarity" else cv2.estimateAffine2D
     cv2.setRNGSeed(0)
-    matrix, _ = fit(points, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
+    matrix, _ = fits[model](points, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
     if matrix is None:
         return flow
     y, x = np.mgrid[: valid.shape[0], : valid.shape[1]].astype(np.float64)

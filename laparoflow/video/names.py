@@ -11,6 +11,9 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +45,9 @@ def known_clips(cache: Path) -> list[KnownClip]:
     known = []
     for folder in sorted((cache / "clips").glob("*")):
         clip = read_clip(folder)
-        plan = read_plan(folder) or {} if clip is None else {}
-        if clip is not None:
-            known.append(KnownClip(folder.name, clip.fingerprint, clip.source, True))
-        elif "fingerprint" in plan:
-            known.append(KnownClip(folder.name, plan["fingerprint"], plan.get("source"), False))
+        facts = vars(clip) if clip is not None else read_plan(folder) or {}
+        if "fingerprint" in facts:
+            known.append(KnownClip(folder.name, facts["fingerprint"], facts.get("source"), clip is not None))
     return known
 
 
@@ -69,32 +70,25 @@ def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequ
         parts = (*source.parent.parts[1:], source.stem if source.suffix and not source.is_dir() else source.name)
         return _short("__".join(parts[-depth:]))
 
+    @cache
+    def counts(depth: int) -> Counter[str]:
+        return Counter(name(other, depth) for other in everything)
+
     deepest = max((len(source.parts) for source in everything), default=0)
-    counts: dict[int, Counter[str]] = {}
     names: list[str] = []
     used = set(taken)
     for source in sources:
         for depth in range(1, deepest + 1):
             chosen = name(source, depth)
-            if depth not in counts:
-                counts[depth] = Counter(name(other, depth) for other in everything)
-            if counts[depth][chosen] == 1 and chosen not in used:
+            if counts(depth)[chosen] == 1 and chosen not in used:
                 break
         else:
-            stem = chosen = chosen + source.suffix.replace(".", "_")
-            number = 2
-            while chosen in used:
-                chosen, number = f"{stem}_{number}", number + 1
+            stem = chosen + source.suffix.replace(".", "_")
+            numbered = (f"{stem}_{number}" for number in count(2))
+            chosen = next(one for one in chain([stem], numbered) if one not in used)
         used.add(chosen)
         names.append(chosen)
     return names
-
-
-def _fingerprint(source: Path, pattern: str | None) -> str | None:
-    try:
-        return fingerprint(source, pattern)
-    except OSError:  # what is wrong with it is said when it is opened
-        return None
 
 
 def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -> Identified:
@@ -104,8 +98,14 @@ def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -
         CacheError: if the cache holds a clip of what lay at a source's path before, or a damaged record.
     """
     known = known_clips(cache)
+
+    def fingerprinted(source: Path) -> str | None:
+        with suppress(OSError):  # what is wrong with it is said when it is opened
+            return fingerprint(source, pattern)
+        return None
+
     with ThreadPoolExecutor() as pool:
-        prints = dict(zip(sources, pool.map(lambda source: _fingerprint(source, pattern), sources), strict=True))
+        prints = dict(zip(sources, pool.map(fingerprinted, sources), strict=True))
     names: dict[Path, str] = {}
     claimed: set[str] = set()
 

@@ -14,15 +14,12 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from queue import SimpleQueue
 
-from laparoflow.video.clip import ClipResult, ClipWriter
-from laparoflow.video.plan import ClipPlan
-from laparoflow.video.settings import PrepareSettings
+from laparoflow.video.clip import ClipResult, ClipWriter, Task
 
 REPORT_EVERY = 8  # frames between two messages of a worker
 
@@ -30,10 +27,7 @@ REPORT_EVERY = 8  # frames between two messages of a worker
 def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
     """(rank, world size) that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) gave, else (0, 1).
 
-    SLURM_NTASKS is not looked at: it is also set in a batch script that runs once.
-
-    Raises:
-        ValueError: if the variables contradict each other.
+    SLURM_NTASKS is not looked at: it is also set in a batch script that runs once. A ValueError where they are at odds.
     """
     environment = os.environ if environment is None else environment
     for rank_name, size_name in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
@@ -52,16 +46,6 @@ def units_of(clips: int, rank: int, world_size: int) -> list[tuple[int, int, int
     return every[rank::world_size]
 
 
-@dataclass(frozen=True)
-class Task:
-    """One worker's piece: shards of a clip whose number leaves the remainder part[0] when divided by part[1]."""
-
-    cache: Path
-    plan: ClipPlan
-    settings: PrepareSettings
-    part: tuple[int, int]
-
-
 def split_tasks(tasks: list[Task], workers: int) -> list[Task]:
     """Split tasks further when there are fewer than workers."""
     pieces = max(1, -(-workers // max(1, len(tasks))))
@@ -70,11 +54,6 @@ def split_tasks(tasks: list[Task], workers: int) -> list[Task]:
         for task in tasks
         for piece in range(pieces)
     ]
-
-
-def run_here(task: Task, advance: Callable[[str, int], None]) -> ClipResult:
-    """Run a task in this process; ``advance`` gets the clip's name and the number of source frames done."""
-    return ClipWriter(task.cache, task.plan, task.settings, task.part, lambda: advance(task.plan.name, 1)).run()
 
 
 def _work(parent: Connection) -> None:
@@ -105,7 +84,7 @@ def _answer(task: Task, parent: Connection) -> ClipResult | Exception:
             parent.send((name, REPORT_EVERY))
 
     try:
-        return run_here(task, advance)
+        return ClipWriter(task, advance).run()
     except Exception as error:  # of any kind: it is raised in the parent
         try:
             pickle.loads(pickle.dumps(error))
@@ -117,13 +96,10 @@ def _answer(task: Task, parent: Connection) -> ClipResult | Exception:
 def run_tasks(
     tasks: list[Task], workers: int, advance: Callable[[str, int], None]
 ) -> tuple[list[ClipResult], list[Exception]]:
-    """Run tasks in worker processes, or in this one if one worker is enough.
+    """Results and errors of tasks, which run in worker processes, or in this one if one worker is enough.
 
-    ``advance`` is called with a clip's name and a number of source frames as they are done.
-
-    Returns:
-        Results and errors. A full disk or an interruption stops what has not started; other errors concern
-        one clip and the rest goes on.
+    ``advance`` is called with a clip's name and a number of source frames as they are done. A full disk or an interruption
+    stops what has not started; other errors concern one clip and the rest goes on.
 
     Raises:
         RuntimeError: if a worker process was killed; the others are ended.
@@ -134,12 +110,11 @@ def run_tasks(
     errors: list[Exception] = []
     for task in tasks:
         try:
-            results.append(run_here(task, advance))
-        except OSError as error:
+            results.append(ClipWriter(task, advance).run())
+        except (OSError, ValueError) as error:
             errors.append(error)
-            break
-        except ValueError as error:
-            errors.append(error)
+            if isinstance(error, OSError):
+                break
     return results, errors
 
 

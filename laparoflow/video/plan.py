@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laparoflow.video.border import Border, detect_border
-from laparoflow.video.decode import Source, VideoError
+from laparoflow.video.decode import Source, SourceInfo, VideoError
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.sources import images_in
 
@@ -22,26 +22,19 @@ class ClipPlan:
 
     Attributes:
         name: folder of the clip in the cache.
-        source, fingerprint: the video or image folder, and the hash that recognises it.
-        source_height, source_width, frame_rate: of the source.
+        source, info, fingerprint: the video or image folder, what it is, and the hash that recognises it.
         border, crop: visible part of the source frame, and the box (left, top, right, bottom) of it that is cached.
         height, width: size of the cached frames.
-        expected: announced number of source frames, or None.
-        decoder: what decodes the source.
     """
 
     name: str
     source: str
     fingerprint: str
-    source_height: int
-    source_width: int
+    info: SourceInfo
     border: Border
     crop: tuple[int, int, int, int]
     height: int
     width: int
-    frame_rate: float
-    expected: int | None
-    decoder: str
 
 
 def fingerprint(path: Path, pattern: str | None = None) -> str:
@@ -92,17 +85,4 @@ def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
         border = detect_border([frame for frame in sampled if frame.shape[:2] == (info.height, info.width)])
     crop = border.box if settings.crop_border else (0, 0, info.width, info.height)
     height, width = settings.frame_size(crop[3] - crop[1], crop[2] - crop[0])
-    return ClipPlan(
-        name=name,
-        source=str(path),
-        fingerprint=content,
-        source_height=info.height,
-        source_width=info.width,
-        border=border,
-        crop=crop,
-        height=height,
-        width=width,
-        frame_rate=info.frame_rate,
-        expected=info.expected,
-        decoder=info.decoder,
-    )
+    return ClipPlan(name, str(path), content, info, border, crop, height, width)

@@ -61,12 +61,7 @@ def read_flow(path: Path) -> tuple[Flow, Mask]:
 
 
 class PrecomputedFlow:
-    """Flow of one clip read from files.
-
-    Args:
-        folder, name: folder of the layout above, and the clip's name in the cache.
-        crop: box (left, top, right, bottom) of the source frame that is cached.
-        source_size: (H, W) of the source frame.
+    """Flow of one clip, by its name, from a folder of the layout above, for a crop of source frames of a size (H, W).
 
     Raises:
         ValueError: if the folder holds nothing for this clip.

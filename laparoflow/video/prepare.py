@@ -24,9 +24,10 @@ from laparoflow.machine import cores
 from laparoflow.progress import counted
 from laparoflow.progress import progress as show_progress
 from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord, find_damage, read_clip, read_header
+from laparoflow.video.clip import Task
 from laparoflow.video.decode import VideoError
 from laparoflow.video.names import Identified, identify
-from laparoflow.video.parallel import Task, rank_and_world_size, run_tasks, split_tasks, units_of
+from laparoflow.video.parallel import rank_and_world_size, run_tasks, split_tasks, units_of
 from laparoflow.video.plan import ClipPlan, plan_clip
 from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.shards import sha256
@@ -44,13 +45,11 @@ class PrepareReport:
     """What a run of ``prepare`` did on this rank.
 
     Attributes:
-        cache, rank, world_size: folder of the cache, and this process among those that share the work.
         clips: records of the clips that were finished when this run ended and to which it had to contribute.
         prepared, kept: names of the clips that this run finished, and that an earlier run had.
         rebuilt: damaged shards that were built again, with what was wrong.
-        unreadable: sources that were skipped, with the reason.
+        unreadable, passed_over: skipped sources with the reason, and by the reason files of the folders that are not read.
         duplicates: sources whose content another source has too, with the clip that holds it.
-        passed_over: files of the input folders that are not read, by the reason.
     """
 
     cache: str
@@ -88,7 +87,6 @@ class PrepareReport:
         return dict(counts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
         summary = {"frames": self.frames, "excluded": self.excluded, "problems": self.problems, "notes": self.notes}
         return {**summary, **asdict(self)}
 
@@ -112,8 +110,7 @@ def _check_folder(out: Path, identity: dict[str, Any]) -> None:
         return
     if not (out / "cache.json").exists():
         raise CacheError(f"out must be a new or empty folder or a cache, got {out}, which holds other files")
-    recent = {"pattern": None, "video_stream": None, "deinterlace": "flagged"}  # a cache may be older than these options
-    have = {**recent, **read_header(out)["settings"]}
+    have = read_header(out)["settings"]
     if different := sorted(key for key in {*have, *identity} if have.get(key) != identity.get(key)):
         listed = ", ".join(f"{key} is {have.get(key)!r}, asked {identity.get(key)!r}" for key in different)
         raise CacheError(f"{out} was prepared with other settings ({listed}); choose another folder for these")
@@ -123,9 +120,9 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
     """What the work will take, in a line; refuses what cannot fit on the disk."""
     needed = frames = 0.0
     for plan in plans:
-        count = float(plan.expected or 0)
+        count = float(plan.info.expected or 0)
         if settings.frame_rate is not None:
-            count *= min(1.0, settings.frame_rate / plan.frame_rate)
+            count *= min(1.0, settings.frame_rate / plan.info.frame_rate)
         written = sum(file.stat().st_size for file in (out / "clips" / plan.name).glob("*.bin"))
         frames += count
         needed += max(0.0, count * settings.sample_bytes(plan.height, plan.width) - written)
@@ -142,7 +139,7 @@ def _intact(out: Path, name: str) -> ClipRecord | None:
     """The record of a clip that is finished and undamaged."""
     folder = out / "clips" / name
     clip = read_clip(folder)
-    return clip if clip is not None and not find_damage(folder, clip, range(clip.shards)) else None
+    return clip if clip is not None and not find_damage(folder, clip, range(len(clip.files))) else None
 
 
 def _claim(out: Path, plans: dict[str, ClipPlan], identified: Identified) -> dict[str, ClipPlan]:
@@ -232,9 +229,8 @@ def prepare(
     if workers < 0:
         raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
     workers = workers or cores()
-    launched = rank_and_world_size()
-    rank = launched[0] if rank is None else rank
-    world_size = launched[1] if world_size is None else world_size
+    own_rank, own_world = rank_and_world_size()
+    rank, world_size = own_rank if rank is None else rank, own_world if world_size is None else world_size
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
 
@@ -279,8 +275,8 @@ def prepare(
     shared = [(by_source.get(str(sources[c])), (part, parts)) for c, part, parts in units]
     tasks = [Task(out, plan, settings, share) for plan, share in shared if plan is not None]
     tasks = split_tasks(tasks, workers)
-    known = all(plan.expected for plan in plans.values())
-    total = sum(plans[task.plan.name].expected or 0 for task in tasks)
+    known = all(plan.info.expected for plan in plans.values())
+    total = sum(task.plan.info.expected or 0 for task in tasks)
     done, begun, places = 0, time.monotonic(), {name: place for place, name in enumerate(plans, 1)}
     with show_progress("source frames", total if known else None, progress) as advance:
 

@@ -39,23 +39,17 @@ def detail_correlation(source: Image, target: Image, flow: Flow, visible: Mask) 
     Two pictures (uint8 [H, W, 3]) of one scene agree in it where they are ``visible``, two of different scenes do not,
     however alike their colours are and however hard a flow estimator tries.
     """
-    first = _detail(source)[visible]
-    second = warp_by_flow(_detail(target)[None], flow)[0][visible]
-    first, second = first - first.mean(), second - second.mean()
+    details = _detail(source)[visible], warp_by_flow(_detail(target)[None], flow)[0][visible]
+    first, second = (detail - detail.mean() for detail in details)
     scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / scale if scale > 0 else 1.0
 
 
 def pair_problem(source: Image, target: Image, flow: Flow, valid: Mask, visible: Mask) -> str | None:
-    """What is wrong with a pair of frames uint8 [H, W, 3], or None for a usable one.
+    """What is wrong with a pair of frames uint8 [H, W, 3], by its flow and where that is valid; None for a usable one.
 
-    Args:
-        flow, valid: float32 [2, H, W], source to target, and where it is consistent.
-        visible: bool [H, W], pixels inside the border.
-
-    Returns:
-        "scene cut" when much of the flow is inconsistent and the frames do not show one scene, "no consistent flow"
-        when nearly all of it is.
+    "scene cut" when much of the flow is inconsistent and the frames do not show one scene, "no consistent flow" when nearly
+    all of it is. ``visible`` are the pixels inside the border.
     """
     agreement = float(valid.sum() / max(1, visible.sum()))
     if agreement < CUT_AGREEMENT and detail_correlation(source, target, flow, visible) < CUT_CORRELATION:

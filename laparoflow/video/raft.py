@@ -41,8 +41,6 @@ class RAFTFlow:
     @torch.inference_mode()
     def __call__(self, source: Image, target: Image, frame: int = 0) -> FlowPair:
         """Flow both ways between uint8 [H, W, 3] frames."""
-        if source.shape != target.shape:
-            raise ValueError(f"source and target must have one shape, got {source.shape} and {target.shape}")
         height, width = source.shape[:2]
         pair = torch.from_numpy(np.stack([source, target])).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         more_y = max(-(-height // 8) * 8, SMALLEST) - height

@@ -100,7 +100,6 @@ class PrepareSettings:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property

@@ -28,12 +28,9 @@ class Sample(NamedTuple):
     """One kept frame, a row of the index of its clip.
 
     Attributes:
-        frame, time: index and time (seconds) in the source.
-        gap: distance to the flow's target in source frames; of stacked flows the one with the most motion.
+        frame, time, gap: as in ``CachedFrame``.
         motion: within the frame in pixels.
-        shard: number of its shard.
-        image, flow: offset in the shard; samples of one frame share its picture.
-        image_bytes, flow_bytes: length there.
+        image, flow: offset in the shard of that number; samples of one frame share its picture.
     """
 
     frame: int
@@ -82,7 +79,6 @@ class Shard:
         self.record.samples.append(Sample(frame, round(time, 6), gap, round(motion, 4), self.record.number, *places))
 
     def exclude(self, reason: str, frame: int) -> None:
-        """Remember a frame that is left out."""
         self.record.excluded.setdefault(reason, []).append(frame)
 
     def write(self, folder: Path) -> ShardRecord:
@@ -96,12 +92,10 @@ class Shard:
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard."""
     return f"{number:05d}.bin"
 
 
 def record_path(folder: Path, number: int) -> Path:
-    """The JSON of a shard."""
     return folder / f"{number:05d}.json"
 
 

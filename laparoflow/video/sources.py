@@ -30,16 +30,9 @@ _MASK_NAME = re.compile(
 )
 _MASK_VIDEO = re.compile(r"(?:.*[_\W])?(?:segmentations?|masks?|labels?|groundtruth|gt)", re.IGNORECASE)
 
-HIDDEN = "hidden"
 LINK_AGAIN = "a link to what is read already"
-BROKEN = "a link to nothing"
 A_CACHE = "a cache of laparoflow"
-NO_MATCH = "does not match the pattern"
-UNKNOWN = "neither a video nor a picture by its ending; name a video itself to have it read"
 A_MASK = "a mask by its name or folder; take it with a pattern if it is not"
-BESIDE = "a picture in a folder of videos; take it with a pattern"
-REPEATS = "a picture of a video that is read, by its folder's name"
-SINGLE = "a single picture makes no sequence"
 
 
 class VideoError(ValueError):
@@ -107,10 +100,10 @@ def _walk(root: Path, found: Found) -> list[tuple[Path, list[Path]]]:
             continue
         seen.add(real)
         folders.sort()
-        found.leave(HIDDEN, (folder / name for name in [*folders, *sorted(files)] if name.startswith(".")))
+        found.leave("hidden", (folder / name for name in [*folders, *sorted(files)] if name.startswith(".")))
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [folder / name for name in sorted(files) if not name.startswith(".")]
-        found.leave(BROKEN, (path for path in visible if not path.exists()))
+        found.leave("a link to nothing", (path for path in visible if not path.exists()))
         result.append((folder, [path for path in visible if path.exists()]))
     return result
 
@@ -123,8 +116,9 @@ def _search(root: Path, pattern: str | None, found: Found) -> list[Path]:
     for folder, files in folders:
         in_masks = pattern is None and any(part.lower() in _MASK_FOLDERS for part in folder.relative_to(root).parts)
         known = [path for path in files if path.suffix.lower() in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)]
-        found.leave(UNKNOWN, sorted(set(files) - set(known)))
-        found.leave(NO_MATCH, (path for path in known if not _matches(path, pattern)))
+        unknown = "neither a video nor a picture by its ending; name a video itself to have it read"
+        found.leave(unknown, sorted(set(files) - set(known)))
+        found.leave("does not match the pattern", (path for path in known if not _matches(path, pattern)))
         if in_masks:
             found.leave(A_MASK, known)
             continue
@@ -136,20 +130,19 @@ def _search(root: Path, pattern: str | None, found: Found) -> list[Path]:
         found.leave(A_MASK, [*masks, *sorted(pictures - set(frames))])
         videos.extend(films)
         if films and frames:
-            found.leave(BESIDE, frames)
+            found.leave("a picture in a folder of videos; take it with a pattern", frames)
         elif len(frames) == 1:
-            found.leave(SINGLE, frames)
+            found.leave("a single picture makes no sequence", frames)
         elif frames:
             sequences.append((folder, frames))
     filmed = {place / path.stem for path in videos for place in (path.parent, *path.parent.parent.glob("images"))}
     filmed |= {path.parent / "rgb" for path in videos if path.stem == "video_left"}
-    kept = []
     for folder, frames in sequences:
         if pattern is None and folder in filmed:
-            found.leave(REPEATS, frames)
+            found.leave("a picture of a video that is read, by its folder's name", frames)
         else:
-            kept.append(folder)
-    return sorted([*videos, *kept])
+            videos.append(folder)
+    return sorted(videos)
 
 
 def find_sources(inputs: list[Path], pattern: str | None = None) -> Found:
@@ -165,20 +158,17 @@ def find_sources(inputs: list[Path], pattern: str | None = None) -> Found:
     found = Found()
     unique: dict[Path, Path] = {}
     for path in (Path(os.path.abspath(item)) for item in inputs):
-        if path.is_dir():
-            if is_cache(path):
-                raise VideoError(f"input {shown(path)} is {A_CACHE}; inputs must be videos or folders of them")
-            here = Found()
-            sources = _search(path, pattern, here)
-            for reason, files in here.passed_over.items():
-                found.passed_over.setdefault(reason, []).extend(files)
-            if not sources:
-                reasons = "; ".join(f"{len(files)} files: {reason}" for reason, files in here.passed_over.items())
-                raise VideoError(f"input {shown(path)} holds no video and no image sequence ({reasons or 'it is empty'})")
-        elif path.is_file():
-            sources = [path]
-        else:
+        if not path.exists():
             raise VideoError(f"input {shown(path)} does not exist")
+        if is_cache(path):
+            raise VideoError(f"input {shown(path)} is {A_CACHE}; inputs must be videos or folders of them")
+        here = Found()
+        sources = _search(path, pattern, here) if path.is_dir() else [path]
+        for reason, files in here.passed_over.items():
+            found.passed_over.setdefault(reason, []).extend(files)
+        if not sources:
+            reasons = "; ".join(f"{len(files)} files: {reason}" for reason, files in here.passed_over.items())
+            raise VideoError(f"input {shown(path)} holds no video and no image sequence ({reasons or 'it is empty'})")
         for source in sources:  # a link keeps its own name, which may be the only telling one
             first = unique.setdefault(source.resolve(), source)
             if first != source:

@@ -39,7 +39,7 @@ def test_random_access_equals_order(made):
     cache = FrameCache.open(made)
     assert len(cache) == 11 + 8
     assert [clip.name for clip in cache.clips] == ["a", "b"]
-    assert cache.clips[0].shards == 3
+    assert len(cache.clips[0].files) == 3
     order = [(frame.clip, frame.frame) for frame in cache]
     assert order == [(0, i) for i in range(11)] + [(1, i) for i in range(8)]
     frame = cache[-1]
@@ -73,7 +73,7 @@ import resource, sys
 from laparoflow.video.cache import FrameCache
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 cache = FrameCache.open(sys.argv[1])
-assert sum(clip.shards for clip in cache.clips) > 128
+assert sum(len(clip.files) for clip in cache.clips) > 128
 print(sum(cache[index].image.shape == (32, 43, 3) for index in range(len(cache))))
 """
 
