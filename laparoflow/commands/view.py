@@ -7,12 +7,11 @@ from laparoflow.report.settings import ViewSettings
 
 
 def run(settings: ViewSettings) -> None:
-    """Write the video or page, and print how fast it went."""
     from laparoflow.report.view import view_video
 
-    done = view_video(settings)
-    plays = "" if done.frame_rate is None else f"; plays {done.frame_rate:g} frames a second, {settings.speed:g} x life"
-    print(f"{done.frames} frames in {done.seconds:.1f} s ({done.frames / done.seconds:.1f} a second){plays}: {settings.out}")
+    frames, seconds, rate = view_video(settings)
+    plays = "" if rate is None else f"; plays {rate:g} frames a second, {settings.speed:g} x life"
+    print(f"{frames} frames in {seconds:.1f} s ({frames / seconds:.1f} a second){plays}: {settings.out}")
 
 
 COMMAND = Command(

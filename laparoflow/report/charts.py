@@ -28,10 +28,7 @@ STYLE: Any = {
 
 @matplotlib.rc_context(STYLE)
 def score_chart(summary: Sequence[Mapping[str, Any]], score: str, label: str) -> str:
-    """Score against label budget with error bars of one deviation, a line per backbone.
-
-    ``summary`` has entries with "backbone", "labels" and `score` -> {"mean", "deviation"}; ``label`` is for the axis.
-    """
+    """Score, which the entries have as {"mean", "deviation"}, against label budget, a line per backbone."""
     figure, axes = _figure(4.2, 3)
     budgets: set[int] = set()
     for number, backbone in enumerate(dict.fromkeys(entry["backbone"] for entry in summary)):
@@ -116,7 +113,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> str:
     """The SVG element, without names that another chart of the page would share."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    figure.savefig(buffer, format="svg", transparent=True)
+    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue().partition("<svg")[2], flags=re.S)
+    text = "<svg" + text
     return re.sub(r'<g id="[^"]*"', "<g", text).replace(INK, "currentColor")

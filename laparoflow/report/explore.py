@@ -39,16 +39,10 @@ LONGEST_MAP, LARGEST_DIM = 64, 64
 
 @dataclasses.dataclass
 class Item:
-    """One frame of the view.
+    """One frame of the view: features [C, h, w], embedding [D, h', w'], guide [F, h', w'] with NaN where a cell is left out.
 
-    Attributes:
-        name: shown beside it.
-        image: RGB uint8 [H, W, 3].
-        features: [C, h, w].
-        embedding: [D, h', w'].
-        layers: further pictures of the frame by name.
-        group: number that it shares with the frame that it has pair weights with; -1 for none.
-        guide: [F, h', w'] with NaN where a cell is left out, or None.
+    ``layers`` are further pictures of the frame by name. It has pair weights with the frame of the same ``group``, -1 for
+    none.
     """
 
     name: str
@@ -86,8 +80,7 @@ def explore_run(
 ) -> dict[str, Any] | None:
     """The view of a run; None where its network is gone or there is no frame.
 
-    ``labelled`` are frames beside those of the cache, as (name, pictures with the frame itself as "image", (height, width)
-    for the network).
+    ``labelled`` are further frames: (name, pictures with the frame as "image", (height, width) for the network).
     """
     if not (frames or labelled) or not (folder / "checkpoints").is_dir():
         return None
@@ -141,13 +134,11 @@ def explorer(items: Sequence[Item], kernel: str = "", bandwidth: float = 1.0, st
     components = Components(torch.cat([item.features.flatten(1).T for item in items]))
     maps = []
     for item in items:
-        embedding, step = item.embedding.float(), -(-max(item.embedding.shape[1:]) // LONGEST_MAP)
-        guide = item.guide
-        if step > 1:
-            embedding = F.avg_pool2d(embedding[None], step)[0]
-            height, width = embedding.shape[1:]
-            guide = None if guide is None else guide[:, step // 2 :: step, step // 2 :: step][:, :height, :width]
-        maps.append((embedding, guide))
+        step = -(-max(item.embedding.shape[1:]) // LONGEST_MAP)
+        embedding = F.avg_pool2d(item.embedding.float()[None], step)[0]
+        height, width = embedding.shape[1:]
+        middle = slice(step // 2, None, step)
+        maps.append((embedding, None if item.guide is None else item.guide[:, middle, middle][:, :height, :width]))
     rows = torch.cat([embedding.flatten(1).T for embedding, _ in maps])
     mean, deviation = rows.mean(0).view(-1, 1, 1), rows.std(0).clamp_min(1e-6).view(-1, 1, 1)
     project = _projection(F.normalize((rows - mean.flatten()) / deviation.flatten() if standardise else rows, dim=1))

@@ -18,8 +18,6 @@ LEVEL = 0.95
 
 @dataclass
 class Headline:
-    """The first screen."""
-
     sentences: list[str] = field(default_factory=list)
     table: Table | None = None
     strip: Strip | None = None
@@ -66,8 +64,7 @@ def probe_sentence(content: dict[str, Any]) -> str:
     by_budget = {(entry["backbone"], entry["labels"]): entry for entry in content["summary"]}
     budgets = [labels for backbone, labels in by_budget if backbone == "trained"]
     both = [labels for labels in budgets if ("random", labels) in by_budget]
-    task = "Segmentation" if content["task"] == "segmentation" else "Key points"
-    where = f"{task} on {content.get('dataset') or 'frames'}"
+    where = f"{'Segmentation' if content['task'] == 'segmentation' else 'Key points'} on {content['dataset']}"
     if not budgets:
         return f"{where}: no pretrained network was scored."
     labels = max(both or budgets)
@@ -78,10 +75,10 @@ def probe_sentence(content: dict[str, Any]) -> str:
         return f"{text}{_interval_text(found, len(ours['seeds']))}; there is no random init to compare with."
     other = by_budget["random", labels]
     text += f" from pretrained features, {_number(other[score]['mean'])} from random init"
-    paired = len(ours[score]["values"]) == len(other[score]["values"]) and ours["seeds"] == other["seeds"]
-    if not paired or not ours[score]["values"]:
+    pairs = list(zip(ours[score]["values"], other[score]["values"], strict=False))
+    if not pairs or len(ours[score]["values"]) != len(other[score]["values"]) or ours["seeds"] != other["seeds"]:
         return f"{text}."
-    differences = [a - b for a, b in zip(ours[score]["values"], other[score]["values"], strict=True)]
+    differences = [a - b for a, b in pairs]
     found = interval(differences)
     clear = found is not None and not found[0] <= 0 <= found[1]
     word = "a difference of" if clear else "no clear difference:"

@@ -1,15 +1,13 @@
-"""`laparoflow report`: runs in, one HTML page out.
+"""`laparoflow report`: runs in, one HTML page out, which holds its pictures, style and script itself.
 
-The page holds its pictures, style and script itself and asks nothing of a network. Beside PAGE.html are PAGE.json with the
-figures and PAGE_pictures/ with the pictures.
+Beside PAGE.html are PAGE.json with the figures and PAGE_pictures/ with the pictures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,8 +17,7 @@ import laparoflow
 from laparoflow.files import write_bytes, write_json
 from laparoflow.report.explore import cached_frames, explore_run, not_shown
 from laparoflow.report.headline import Headline, headline
-from laparoflow.report.pictures import Picture
-from laparoflow.report.sections import Section, Strip, evidence_section, pretrain_section, probe_pictures, probe_section
+from laparoflow.report.sections import Section, evidence_section, pretrain_section, probe_pictures, probe_section
 from laparoflow.report.sources import Source, find_sources
 
 EXPLORED = 2
@@ -44,18 +41,15 @@ def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow repor
     out = Path(out)
     if out.suffix != ".html":
         raise ValueError(f"out must end in .html, got {out}")
-    sources = sorted(find_sources([Path(run) for run in runs]), key=_place)
+    order = ("evidence", "segmentation", "keypoints", "pretrain")
+    sources = sorted(find_sources([Path(run) for run in runs]), key=lambda s: order.index(s.content.get("task", s.kind)))
     trained = [source for source in sources if source.kind == "pretrain"]
     sections = []
     for source in sources:
-        if source.kind == "probe":
-            sections.append(probe_section(source))
-        elif source.kind == "evidence":
-            sections.append(evidence_section(source))
-        else:
+        if source.kind == "pretrain":
             sections.append(_run_section(source, sources, source in trained[:EXPLORED]))
-            if source not in trained[:EXPLORED]:
-                sections[-1].warnings.append("The page lets the first runs be explored; name this one alone to explore it.")
+        else:
+            sections.append(probe_section(source) if source.kind == "probe" else evidence_section(source))
     for number, section in enumerate(sections, start=1):
         for position, figure in enumerate([*section.charts, *(f for s in section.strips for f in s.figures)], start=1):
             name = re.sub(r"[^a-z0-9]+", "_", figure.caption.lower()).strip("_")[:60] or "picture"
@@ -67,16 +61,10 @@ def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow repor
     return write_page(out, title, sections, headline(sources))
 
 
-def _place(source: Source) -> int:
-    """The order of the page: comparisons, segmentation, key points, pretraining."""
-    return ("evidence", "segmentation", "keypoints", "pretrain").index(source.content.get("task", source.kind))
-
-
 def write_page(out: Path, title: str, sections: Sequence[Section], first: Headline) -> Path:
     """Writes the page alone."""
-    environment = Environment(
-        loader=PackageLoader("laparoflow", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    loader = PackageLoader("laparoflow", "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     colours = (255 * matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]).round().astype(int).tolist()
     page = environment.get_template("page.html").render(
         title=title, version=laparoflow.__version__, sections=sections, headline=first, colours=colours
@@ -87,23 +75,15 @@ def write_page(out: Path, title: str, sections: Sequence[Section], first: Headli
 def _run_section(source: Source, sources: Sequence[Source], explored: bool) -> Section:
     """A pretraining run; its interactive view also has the segmented frames of the probes of that run."""
     frames = cached_frames(source.folder)
-    explorer: dict[str, Any] | None = None
+    explorer, notes = None, ["The page lets the first runs be explored; name this one alone to explore it."]
     if explored:
-        labelled: list[tuple[str, dict[str, Picture], tuple[int, int]]] = []
-        for probe in (s for s in sources if s.kind == "probe" and s.content["task"] == "segmentation"):
-            if _checkpoint(probe.content) == source.folder.resolve():
-                height, width = probe.content["image_size"]
-                labelled += [(name, pictures, (height, width)) for name, pictures in probe_pictures(probe).items()]
-        explorer = explore_run(source.folder, frames, labelled)
+        labelled = []
+        for probe in (s for s in sources if s.content.get("task") == "segmentation"):
+            named = probe.content["settings"].get("checkpoint")
+            if named and Path(named).resolve() == source.folder.resolve():
+                size = tuple(probe.content["image_size"])
+                labelled += [(name, pictures, size) for name, pictures in probe_pictures(probe).items()]
+        explorer, notes = explore_run(source.folder, frames, labelled), []
     section = pretrain_section(source, frames, explorer)
-    section.warnings += not_shown(source.folder)
+    section.warnings += [*not_shown(source.folder), *notes]
     return section
-
-
-def _checkpoint(content: Mapping[str, Any]) -> Path | None:
-    """The run that a probe scored."""
-    named = (content.get("settings") or {}).get("checkpoint")
-    return Path(named).resolve() if named else None
-
-
-__all__ = ["Strip", "write_page", "write_report"]

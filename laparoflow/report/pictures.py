@@ -29,7 +29,7 @@ def palette(classes: int) -> Picture:
     for index in range(1, classes):
         hue = (index * 0.618034) % 1.0
         lightness = 0.5 if index % 2 else 0.65
-        colours[index] = np.round(255 * np.array(colorsys.hls_to_rgb(hue, lightness, 0.75))).astype(np.uint8)
+        colours[index] = np.round(255 * np.array(colorsys.hls_to_rgb(hue, lightness, 0.75)))
     colours[IGNORE_INDEX] = 0
     return colours
 
@@ -103,16 +103,10 @@ def pca_pictures(features: Tensor, longest: int = 256) -> list[Picture]:
 
 def beside(pictures: Sequence[Picture]) -> Picture:
     """Pictures in a row on a white ground, tops aligned."""
-    if not pictures:
-        raise ValueError("pictures must not be empty")
     height = max(picture.shape[0] for picture in pictures)
-    width = sum(picture.shape[1] for picture in pictures) + GAP * (len(pictures) - 1)
-    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
-    left = 0
-    for picture in pictures:
-        sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + GAP
-    return sheet
+    gaps = [GAP] * (len(pictures) - 1) + [0]
+    around = [((0, height - len(picture)), (0, gap), (0, 0)) for picture, gap in zip(pictures, gaps, strict=True)]
+    return np.hstack([np.pad(p, sides, constant_values=255) for p, sides in zip(pictures, around, strict=True)])
 
 
 def panels(sheet: Picture, count: int) -> list[Picture]:

@@ -47,7 +47,9 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     sources: dict[str, Path] = {}
-    with progress("frames", _count(inputs, settings.every)) as advance:
+    places = [place for path in inputs for place in _sources(path)]
+    count = sum(len(_images(place)) or -(-(Source(place).info.expected or 0) // settings.every) for place in places)
+    with progress("frames", count) as advance:
         for batch in batches(pictures(inputs, settings.every), settings.batch_size):
             for (name, origin, image), found in zip(batch, head.predict(encoder, [b[2] for b in batch]), strict=True):
                 if name in sources:
@@ -73,13 +75,12 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
 
 def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Picture]]:
     """Name, file and pixels of each picture, one by one."""
-    for path in inputs:
-        for place in _sources(path):
-            for image in _images(place):
-                yield image.stem, image, read_picture(image)
-            for frame in [] if _images(place) else Source(place).frames():
-                if frame.index % every == 0:
-                    yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
+    for place in (place for path in inputs for place in _sources(path)):
+        for image in _images(place):
+            yield image.stem, image, read_picture(image)
+        for frame in [] if _images(place) else Source(place).frames():
+            if frame.index % every == 0:
+                yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
 
 
 def _images(path: Path) -> list[Path]:
@@ -94,12 +95,6 @@ def _sources(path: Path) -> list[Path]:
     return [path] if _images(path) and path.exists() else find_sources([path]).sources
 
 
-def _count(inputs: Sequence[Path], every: int) -> int:
-    """About how many pictures there are."""
-    places = [place for path in inputs for place in _sources(path)]
-    return sum(len(_images(place)) or -(-(Source(place).info.expected or 0) // every) for place in places)
-
-
 def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
     """COCO annotations of the instruments in a picture, from the points per joint [P, 3]; joints not found have v = 0."""
     places, scores = group_instruments(found, 0.0)
@@ -107,12 +102,6 @@ def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str
         there = [bool((np.abs(f[:, :2] - p) < 1e-6).all(1).any()) for f, p in zip(found, joints, strict=True)]
         points = [[float(x), float(y), 2] if seen else [0, 0, 0] for (x, y), seen in zip(joints, there, strict=True)]
         low, high = joints[there].min(0), joints[there].max(0)
-        yield {
-            "category_id": 1,
-            "keypoints": [value for point in points for value in point],
-            "num_keypoints": sum(there),
-            "bbox": [*map(float, low), *map(float, high - low)],
-            "area": float(np.prod(high - low)),
-            "iscrowd": 0,
-            "score": float(score),
-        }
+        box = {"bbox": [*low.tolist(), *(high - low).tolist()], "area": float(np.prod(high - low)), "score": float(score)}
+        flat = [value for point in points for value in point]
+        yield {"category_id": 1, "keypoints": flat, "num_keypoints": sum(there), "iscrowd": 0, **box}

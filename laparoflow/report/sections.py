@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from laparoflow.files import png_bytes
+from laparoflow.probes.run import spread
 from laparoflow.report.charts import bar_chart, confusion_chart, curve_chart, score_chart
 from laparoflow.report.pictures import PCK_RADIUS, Picture, palette, panels
 from laparoflow.report.sources import Source
@@ -50,8 +50,6 @@ DASH = "\N{EN DASH}"
 
 @dataclass
 class Table:
-    """A table of ready text."""
-
     caption: str
     header: list[str]
     rows: list[list[str]]
@@ -67,15 +65,12 @@ class Figure:
 
     @property
     def data(self) -> str:
-        """The PNG in base64."""
         assert isinstance(self.content, bytes)
         return base64.b64encode(self.content).decode()
 
 
 @dataclass
 class Strip:
-    """Pictures of one thing in a row."""
-
     title: str
     figures: list[Figure]
 
@@ -99,33 +94,29 @@ class Section:
 def probe_section(source: Source) -> Section:
     """Scores, score against label budget, confusion, per-class bars, pictures."""
     content = source.content
-    task, names, summary = content["task"], content["names"], content["summary"]
-    kind = "Segmentation" if task == "segmentation" else "Key points"
-    split = content.get("split", {})
+    task, names, summary, split = content["task"], content["names"], content["summary"], content["split"]
+    kind, what = ("Segmentation", "per class") if task == "segmentation" else ("Key points", "per joint")
+    height, width = content["image_size"]
     subtitle = (
-        f"{source.title}: frozen features, {content.get('head') or 'linear'} head, pictures of "
-        f"{content['image_size'][0]} x {content['image_size'][1]}"
+        f"{source.title}: frozen features, {content['head']} head, pictures of {height} x {width}, "
+        f"split by {split['by']}: {split['train_frames']} frames to train, {split['test_frames']} to test"
     )
-    if split:
-        subtitle += f", split by {split['by']}: {split['train_frames']} frames to train, {split['test_frames']} to test"
-    section = Section(f"{kind} on {content.get('dataset') or 'given frames'}", subtitle)
-    section.warnings = list(content.get("warnings", []))
+    section = Section(f"{kind} on {content['dataset']}", subtitle)
+    section.warnings = list(content["warnings"])
     section.tables = [summary_table(summary), _per_name_table(content, task, names)]
     charted = CHARTED[task]
     if len({entry["labels"] for entry in summary}) > 1:
         section.charts.append(Figure("score against label budget", score_chart(summary, charted, SCORE_NAMES[charted])))
     budgets, found = _per_name(content, names)
     means = {backbone: {name: value["mean"] for name, value in row.items()} for backbone, row in found.items()}
-    what = "per class" if task == "segmentation" else "per joint"
     section.charts.append(Figure(what, bar_chart(means, SCORE_NAMES[charted])))
     if task == "segmentation":
         section.legend = class_legend(names)
         for backbone, budget in budgets.items():
             runs = [r["metrics"] for r in content["runs"] if (r["backbone"], r["labels"]) == (backbone, budget)]
-            if all("confusion" in metrics for metrics in runs):
-                counts = np.sum([metrics["confusion"] for metrics in runs], axis=0)
-                caption = f"confusion of {backbone}, {budget} labels: percent of each true class"
-                section.charts.append(Figure(caption, confusion_chart(counts.tolist(), names)))
+            counts = np.sum([metrics["confusion"] for metrics in runs], axis=0)
+            caption = f"confusion of {backbone}, {budget} labels: percent of each true class"
+            section.charts.append(Figure(caption, confusion_chart(counts.tolist(), names)))
     else:
         section.note = f"White: true points, in circles of {100 * PCK_RADIUS:g} % of the diagonal. Red crosses: detections."
     section.strips = probe_strips(source) + [
@@ -169,10 +160,8 @@ def probe_strips(source: Source) -> list[Strip]:
 def summary_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     """One row per backbone and budget, one column per headline score."""
     scores = [key for key in SCORE_NAMES if summary and key in summary[0]]
-    rows = []
-    for entry in summary:
-        facts = [entry["backbone"], str(entry["labels"]), str(len(entry["seeds"]))]
-        rows.append([*facts, *(spread_text(entry[key]) for key in scores)])
+    facts = [[entry["backbone"], str(entry["labels"]), str(len(entry["seeds"]))] for entry in summary]
+    rows = [[*fact, *(spread_text(entry[key]) for key in scores)] for fact, entry in zip(facts, summary, strict=True)]
     return Table("Scores", ["backbone", "labels", "seeds", *(SCORE_NAMES[key] for key in scores)], rows)
 
 
@@ -185,7 +174,7 @@ def _per_name(content: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[st
     for backbone, budget in most.items():
         runs = [run["metrics"] for run in content["runs"] if (run["backbone"], run["labels"]) == (backbone, budget)]
         scores = {name: [_score(metrics, name) for metrics in runs] for name in names}
-        found[backbone] = {name: _spread([v for v in row if v is not None]) for name, row in scores.items()}
+        found[backbone] = {name: spread([v for v in row if v is not None]) for name, row in scores.items()}
     return most, found
 
 
@@ -209,7 +198,8 @@ def pretrain_section(source: Source, frames: Sequence[CachedFrame] = (), explore
     """Figures of the run, its learning curves, what it saw, and the interactive view."""
     content = source.content
     wanted = ("method", "steps", "loss", "seconds", "frames", "parameters", "processes")
-    rows = [[name, _plain(content[name])] for name in wanted if name in content]
+    facts = {name: content[name] for name in wanted if name in content}
+    rows = [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in facts.items()]
     section = Section("Pretraining", source.title, tables=[Table("Run", ["figure", "value"], rows)], explorer=explorer)
     names = {("lr" if name.startswith("lr-") else name): name for name in reversed(source.curves)}
     shown = {label: names[name] for name, label in CURVES.items() if name in names}
@@ -275,14 +265,4 @@ def spread_text(value: Mapping[str, Any]) -> str:
         return DASH
     deviation = value["deviation"]
     digits = 1 if abs(value["mean"]) >= 10 else 3
-    text = f"{value['mean']:.{digits}f}"
-    return text if deviation is None else f"{text} \N{PLUS-MINUS SIGN} {deviation:.{digits}f}"
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    mean = statistics.fmean(values) if values else None
-    return {"mean": mean, "deviation": statistics.stdev(values) if len(values) > 1 else None}
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value['mean']:.{digits}f}" + ("" if deviation is None else f" \N{PLUS-MINUS SIGN} {deviation:.{digits}f}")

@@ -9,6 +9,7 @@ A folder may be several of these, and the folders below it are looked at too.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -22,14 +23,9 @@ KIND_OF_FILE = {EVIDENCE_FILE: "evidence", PROBE_FILE: "probe", PRETRAIN_FILE: "
 
 @dataclass
 class Source:
-    """One thing to report on.
+    """One thing to report on: its kind, its folder, a name for it, and what its JSON file holds.
 
-    Attributes:
-        kind: "probe", "pretrain" or "evidence".
-        folder, title: where it is, and its name, with its parent's where that tells more.
-        content: what its JSON file holds.
-        curves: for "pretrain", name -> [(step, value), ...].
-        pictures: PNG files, relative name -> path.
+    ``curves`` are of a run, name -> [(step, value), ...]; ``pictures`` are PNG files, relative name -> path.
     """
 
     kind: str
@@ -87,16 +83,9 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for path in sorted(files, key=lambda p: (len(p.parent.name), p.parent.name)):
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                step = row.get("step") or ""
-                if not step.isdigit():
-                    continue
                 for name, text in row.items():
-                    if name in (None, "step", "epoch") or not text:
-                        continue
-                    try:
-                        value = float(text)
-                    except (TypeError, ValueError):
-                        continue
-                    if math.isfinite(value):
-                        merged.setdefault(name, {})[int(step)] = value
+                    with contextlib.suppress(KeyError, TypeError, ValueError):  # an empty cell, or a line that was cut off
+                        step, value = int(row["step"]), float(text)
+                        if name not in (None, "step", "epoch") and math.isfinite(value):
+                            merged.setdefault(name, {})[step] = value
     return {name: sorted(points.items()) for name, points in sorted(merged.items())}

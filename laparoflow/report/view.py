@@ -34,22 +34,13 @@ from laparoflow.report.html import write_page
 from laparoflow.report.pictures import Components, Picture, keypoint_picture, overlay, palette
 from laparoflow.report.sections import Section, class_legend
 from laparoflow.report.settings import ViewSettings
-from laparoflow.synthetic.dataset import encode_frames
+from laparoflow.synthetic.dataset import write_video
 from laparoflow.training.places import read_config
 from laparoflow.video.decode import Frame, Source
 
 FITTED, PAGE_FRAMES = 16, 12
 BAR = 22
 """Height in pixels of the line of text above a panel."""
-
-
-@dataclass
-class Viewed:
-    """What was done: frames, seconds of work, and frames a second of the written video (None for a page)."""
-
-    frames: int
-    seconds: float
-    frame_rate: float | None
 
 
 @dataclass
@@ -64,7 +55,6 @@ class _Look:
 
 
 def device_of(name: str) -> str:
-    """The device that a setting names."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
@@ -76,8 +66,8 @@ def standardises(checkpoint: Path) -> bool:
 
 
 @torch.no_grad()
-def view_video(settings: ViewSettings) -> Viewed:
-    """Write the video or the page.
+def view_video(settings: ViewSettings) -> tuple[int, float, float | None]:
+    """Write the video or the page; returns frames, seconds of work, and frames a second of the video (None for a page).
 
     Raises:
         FileExistsError: ``out`` is there and ``overwrite`` is off.
@@ -104,8 +94,7 @@ def view_video(settings: ViewSettings) -> Viewed:
     out.parent.mkdir(parents=True, exist_ok=True)
     look = _Look(encoder, head, size, (x / width, y / height), standardises(Path(settings.checkpoint)))
     if out.suffix == ".html":
-        count = _write_page(settings, source, look)
-        return Viewed(count, time.perf_counter() - begun, None)
+        return _write_page(settings, source, look), time.perf_counter() - begun, None
     taken = min(settings.frame_rate or source.info.frame_rate, source.info.frame_rate)
     rate = taken * settings.speed
     panels = _Panels(look, source.spread(FITTED), settings.width, settings.batch_size)
@@ -114,8 +103,8 @@ def view_video(settings: ViewSettings) -> Viewed:
         sheets = panels.sheets((frame.rgb() for frame in chosen(source, settings)), advance)
         first = next(sheets)
         sheets = itertools.chain([first], sheets)
-        encode_frames(out, sheets, first.shape[:2], Fraction(rate).limit_denominator(1000), quality=20)
-    return Viewed(panels.drawn, time.perf_counter() - begun, rate)
+        write_video(out, sheets, Fraction(rate).limit_denominator(1000), quality=20, size=first.shape[:2])
+    return panels.drawn, time.perf_counter() - begun, rate
 
 
 def chosen(source: Source, settings: ViewSettings) -> Iterator[Frame]:
@@ -123,11 +112,11 @@ def chosen(source: Source, settings: ViewSettings) -> Iterator[Frame]:
     step = 0.0 if settings.frame_rate is None else 1 / settings.frame_rate
     due, count = -1e-6, 0
     for frame in source.frames():
-        if frame.time >= due - 1e-6 and (settings.frames is None or count < settings.frames):
+        if count == settings.frames:
+            return
+        if frame.time >= due - 1e-6:
             due, count = max(due + step, frame.time + step / 2) if count else frame.time + step, count + 1
             yield frame
-        elif settings.frames is not None and count >= settings.frames:
-            return
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
