@@ -15,13 +15,7 @@ def check_choices(settings: Any) -> None:
 def check_numbers(
     settings: Any, names: str, low: float | None = None, high: float | None = None, above: float | None = None
 ) -> None:
-    """Refuse numbers below ``low``, over ``high``, or not above ``above``; None is allowed.
-
-    Args:
-        settings: that hold them.
-        names: of the fields, separated by blanks.
-        low, high, above: None sets no bound.
-    """
+    """Refuse fields (names separated by blanks) below ``low``, over ``high``, or not above ``above``; None is allowed."""
     for name in names.split():
         value = getattr(settings, name)
         kept = value is None or (

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laparoflow import __version__
 from laparoflow.commands import COMMANDS, find_command
 from laparoflow.machine import wait_asleep
 
@@ -43,7 +43,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(overview())
         return 0 if words else 2
     if words[0] == "--version":
-        print(package_version())
+        print(__version__)
         return 0
     if words[0] not in COMMANDS:
         from difflib import get_close_matches
@@ -61,26 +61,14 @@ def overview() -> str:
     rows = "\n".join(f"  {name:<10}{line}" for name, line in COMMANDS.items())
     return (
         "usage: laparoflow COMMAND [options]\n\n"
-        f"Dense self-supervised pretraining on surgical video, guided by optical flow ({package_version()}).\n\n"
+        f"Dense self-supervised pretraining on surgical video, guided by optical flow ({__version__}).\n\n"
         f"commands:\n{rows}\n\n"
         "`laparoflow COMMAND --help` lists the options of a command."
     )
 
 
-def package_version() -> str:
-    """Version of the installed package."""
-    try:
-        return version("laparoflow")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def run_command(name: str, words: list[str]) -> int:
-    """Parse ``words`` and run one command.
-
-    Returns:
-        0, 1 when the command failed with a message, 2 when the options were wrong, 130 after Ctrl-C.
-    """
+    """Run one command: 0, 1 when it failed with a message, 2 when the options were wrong, 130 after Ctrl-C."""
     from laparoflow.files import try_writing
     from laparoflow.help import help_text, usage
 

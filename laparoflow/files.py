@@ -64,13 +64,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that replaces it when the block ends without an error.
-
-    Args:
-        path: the file to write; its folder must exist.
-
-    Yields:
-        A binary file open for writing.
+    """A binary file, open for writing, that replaces ``path`` when the block ends without an error; its folder must exist.
 
     Raises:
         DiskFullError: when the disk is full; the temporary file is removed and ``path`` is as it was.
@@ -82,19 +76,24 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free
-            raise DiskFullError(
-                error.errno,
-                f"disk full while writing ({free / 1e6:.0f} MB free); finished work is kept",
-                str(path),
-            ) from error
+            text = f"disk full while writing ({free / 1e6:.0f} MB free); finished work is kept"
+            raise DiskFullError(error.errno, text, str(path)) from error
         raise
-    except BaseException:
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path``, for what writes by name; its file replaces ``path`` when the block ends without an error."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -158,11 +157,7 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> Path:
 
 
 def try_writing(option: str, path: Path) -> None:
-    """Refuse a place that cannot be written to, before hours of work whose result would go there.
-
-    Args:
-        option: that names the place, for the message.
-        path: a file or a folder, there or not; what is missing above it is left to be made later.
+    """Refuse a file or a folder, there or not, that cannot be written, before hours of work whose result would go there.
 
     Raises:
         OSError: the message names the option, the folder and the reason.

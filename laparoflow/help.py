@@ -10,8 +10,7 @@ from typing import Any
 
 from laparoflow.commands import COMMANDS
 from laparoflow.commands.base import Command
-from laparoflow.hints import is_list, type_text
-from laparoflow.options import OptionError, options_of, read_file, read_words
+from laparoflow.options import OptionError, is_list, options_of, read_file, read_words, type_text
 
 WIDTH, COLUMN = 110, 38
 
@@ -27,13 +26,9 @@ def usage(name: str, command: Command) -> str:
 
 
 def help_text(name: str, command: Command, words: Sequence[str] = (), everything: bool = False) -> str:
-    """The help of a command.
+    """The help of a command: its basic options, or everything, grouped by place in the settings.
 
-    Args:
-        name: of the command.
-        command: its settings and its basic options.
-        words: the other words of the line; the method that they choose is the one whose options are shown.
-        everything: all options, grouped by their place in the settings.
+    The method that the other ``words`` of the line choose is the one whose options are shown.
     """
     options = options_of(command.settings)
     chosen = _chosen(command, words) if "method.name" in options else ""

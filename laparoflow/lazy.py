@@ -11,12 +11,7 @@ from typing import Any
 
 
 def lazily(package: str, **modules: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package.
-
-    Args:
-        package: its ``__name__``.
-        modules: module below it -> the names that it defines, separated by blanks.
-    """
+    """The ``__getattr__`` of a package; ``modules`` are module below it -> the names in it, separated by blanks."""
     places = {name: module for module, names in modules.items() for name in names.split()}
 
     def find(name: str) -> Any:

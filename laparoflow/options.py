@@ -9,17 +9,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import types
 import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from laparoflow.hints import is_list, members, type_text
 from laparoflow.training.settings import PretrainSettings
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -45,12 +45,9 @@ def options_of(settings: type) -> dict[str, Any]:
 
 
 def load_settings(settings: type, names: Sequence[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> Any:
-    """An instance of a settings dataclass.
+    """An instance of a settings dataclass, from YAML files or names of ours, of which a later one changes an earlier one.
 
-    Args:
-        settings: the dataclass.
-        names: YAML files, or names of ours; a later one changes an earlier one.
-        overrides: dotted name -> value, over the files; text is read as YAML where the option is no text.
+    ``overrides`` are dotted name -> value, over the files; text is read as YAML where the option is no text.
 
     Raises:
         OptionError: an unknown option, or a value of another type.
@@ -201,3 +198,29 @@ def _type_message(settings: type, text: str, given: Mapping[str, Any]) -> str:
         expected = type_text(options_of(settings)[found[1]]._typehint)
         return f"{found[1]}: expected {expected}, got {given[found[1]]!r}"
     return text
+
+
+def is_list(hint: Any) -> bool:
+    """Whether an option of this type takes several words."""
+    return get_origin(hint) in (list, tuple) or any(is_list(one) for one in members(hint))
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; none of another type."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+
+
+def type_text(hint: Any) -> str:
+    """A type as the help and the messages name it."""
+    names = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false", type(None): "null", Any: "VALUE"}
+    if hint in names:
+        return names[hint]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "|".join(map(str, inner))
+    if origin is tuple and inner[-1] is not ...:
+        return " ".join(map(type_text, inner))
+    if origin in (list, tuple):
+        one = type_text(inner[0])
+        return f"{one} ..." if " " not in one else f"({one}) ..."
+    return "|".join(map(type_text, inner)) if members(hint) else "KEY: VALUE"

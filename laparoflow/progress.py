@@ -32,18 +32,13 @@ def progress(
     every: float = EVERY,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Advance]:
-    """Shows progress on standard error: the count, the rate and the time left.
+    """Shows progress on standard error (the count, the rate, the time left) as it is told how many more are done.
 
     Args:
-        what: is done.
-        total: of the count; None where it is not known.
+        what, total: name of the work and its count, None where that is not known.
         show: False shows nothing.
         note: further words, asked for whenever something is shown.
-        every: seconds between lines without a terminal.
-        clock: in seconds.
-
-    Yields:
-        A function that is told how many more are done.
+        every, clock: seconds between lines without a terminal, and what tells them.
     """
     if not show:
         yield lambda count=1, what=None: None

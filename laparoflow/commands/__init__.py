@@ -22,5 +22,4 @@ COMMANDS = {
 
 
 def find_command(name: str) -> Command:
-    """The command of a name in ``COMMANDS``."""
     return import_module(f"laparoflow.commands.{name}").COMMAND

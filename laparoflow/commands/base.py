@@ -34,11 +34,7 @@ class Command:
     refuse: Callable[[Any], None] = lambda settings: None
 
     def check(self, settings: Any) -> None:
-        """Refuse paths that are not there, and what else ``refuse`` knows.
-
-        Raises:
-            FileNotFoundError: names the option and says what was expected.
-        """
+        """Refuse paths that are not there, by a FileNotFoundError, and what else ``refuse`` knows."""
         for option, what in (*self.folders.items(), *self.files.items()):
             given = attrgetter(option)(settings)
             for path in map(Path, given if isinstance(given, list) else [] if given is None else [given]):

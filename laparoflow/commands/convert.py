@@ -23,7 +23,6 @@ class ConvertSettings:
 
 
 def run(settings: ConvertSettings) -> None:
-    """Convert, and print what came."""
     from laparoflow.video.convert import convert_cache
 
     records = convert_cache(settings.cache, settings.out)

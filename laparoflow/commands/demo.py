@@ -100,27 +100,15 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
     console.print("3/5 pretraining without labels")
     changes: dict[str, Any] = {"data": out / "cache", "out": out / "run", "seed": settings.seed, "online.every": 20}
-    if settings.max_steps is not None:
-        changes["max_steps"] = settings.max_steps
+    changes |= {} if settings.max_steps is None else {"max_steps": settings.max_steps}
     summary = pretrain(load_recipe(settings.recipe, changes))
 
     console.print(f"4/5 probing frozen features with {settings.labels} labelled frames, on unseen clips")
-    metrics = {
-        task: run_probe(
-            ProbeSettings(
-                task=task,  # type: ignore[arg-type]
-                dataset="synthetic",
-                root=root,
-                checkpoint=out / "run",
-                out=out / f"probe_{task}",
-                labels=[settings.labels],
-                seeds=list(settings.seeds),
-                train_videos=seen,
-                test_videos=unseen,
-            )
-        )
-        for task in ("segmentation", "keypoints")
-    }
+    probe: dict[str, Any] = {"dataset": "synthetic", "root": root, "checkpoint": out / "run", "labels": [settings.labels]}
+    probe |= {"seeds": list(settings.seeds), "train_videos": seen, "test_videos": unseen}
+    metrics = {}
+    for task in SHOWN:
+        metrics[task] = run_probe(ProbeSettings(task=task, out=out / f"probe_{task}", **probe))  # type: ignore[arg-type]
     console.print("5/5 writing the page")
     page = write_report([out / "run", out / "probe_segmentation", out / "probe_keypoints"], out / "report.html")
     result = {

@@ -7,7 +7,6 @@ from laparoflow.evidence.settings import EvidenceSettings
 
 
 def run(settings: EvidenceSettings) -> None:
-    """Compare methods under one budget."""
     from laparoflow.evidence.run import run_evidence
 
     run_evidence(settings)

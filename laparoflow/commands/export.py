@@ -7,7 +7,6 @@ from laparoflow.export import ExportSettings
 
 
 def run(settings: ExportSettings) -> None:
-    """Write the export, and print the paths."""
     from laparoflow.export import export_run
 
     for path in export_run(settings):

@@ -9,7 +9,6 @@ from laparoflow.report.settings import PredictSettings
 
 
 def run(settings: PredictSettings) -> None:
-    """Write the predictions, and print how fast it went."""
     from laparoflow.report.predict import predict
 
     frames, seconds, what = predict(settings)

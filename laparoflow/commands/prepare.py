@@ -33,7 +33,6 @@ class PrepareCommand(PrepareSettings):
 
 
 def run(command: PrepareCommand) -> None:
-    """Prepare a cache, and print what was left out."""
     from laparoflow.video.prepare import prepare
 
     report = prepare(
@@ -41,38 +40,23 @@ def run(command: PrepareCommand) -> None:
     )
     share = "" if report.world_size == 1 else f"process {report.rank} of {report.world_size} finished "
     print(f"{share}{counted(report.frames, 'frame')} of {counted(len(report.clips), 'clip')} in {report.cache}")
-    for reason, frames in report.excluded.items():
-        print(f"left out {counted(frames, 'frame')}: {reason}")
-    for clip, problem in report.problems.items():
-        print(f"{clip}: {problem}")
-    for clip, notes in report.notes.items():
-        for note in notes:
-            print(f"{clip}: {note}")
-    for shard in report.rebuilt:
-        print(f"built again: {shard}")
-    for source, reason in report.unreadable.items():
-        print(f"left out {source}: {reason}")
-    for source, first in report.duplicates.items():
-        print(f"left out {source}: the same content as {first}")
-    for reason, files in report.passed_over.items():
-        print(f"not read, {reason}: {len(files)}, as {files[0]}")
+    lines = [f"left out {counted(frames, 'frame')}: {reason}" for reason, frames in report.excluded.items()]
+    lines += [f"{clip}: {problem}" for clip, problem in report.problems.items()]
+    lines += [f"{clip}: {note}" for clip, notes in report.notes.items() for note in notes]
+    lines += [f"built again: {shard}" for shard in report.rebuilt]
+    lines += [f"left out {source}: {reason}" for source, reason in report.unreadable.items()]
+    lines += [f"left out {source}: the same content as {first}" for source, first in report.duplicates.items()]
+    lines += [f"not read, {reason}: {len(files)}, as {files[0]}" for reason, files in report.passed_over.items()]
+    print(*lines, sep="\n", end="\n" * bool(lines))
 
 
+DECODING = ("video_stream", "deinterlace", "drop_bad_frames")
 COMMAND = Command(
     PrepareCommand,
     run,
     {
         "what goes in and out": ("inputs", "out", "pattern", "skip_unreadable", "workers"),
-        "frames": (
-            "short_side",
-            "height",
-            "width",
-            "frame_rate",
-            "image_rate",
-            "video_stream",
-            "deinterlace",
-            "drop_bad_frames",
-        ),
+        "frames": ("short_side", "height", "width", "frame_rate", "image_rate", *DECODING),
         "border": ("find_border", "crop_border", "border_margin"),
         "flow": ("gaps", "gap_choice", "min_motion", "camera_motion"),
         "its estimator": ("flow_method", "dis_preset", "flow_weights", "flow_folder"),

@@ -7,19 +7,10 @@ from pathlib import Path
 from laparoflow.commands.base import Command
 from laparoflow.training.settings import PretrainSettings
 
+OF_METHODS = ("guide", "bandwidth", "flow_kernel", "temperature", "queue", "contrast.temperature", "contrast.positives",
+              "contrast.scope", "momentum")  # fmt: skip
 RECIPE = {
-    "the method": (
-        "method.name",
-        "method.CHOSEN.guide",
-        "method.CHOSEN.bandwidth",
-        "method.CHOSEN.flow_kernel",
-        "method.CHOSEN.temperature",
-        "method.CHOSEN.queue",
-        "method.CHOSEN.contrast.temperature",
-        "method.CHOSEN.contrast.positives",
-        "method.CHOSEN.contrast.scope",
-        "method.CHOSEN.momentum",
-    ),
+    "the method": ("method.name", *(f"method.CHOSEN.{name}" for name in OF_METHODS)),
     "the network": ("encoder.backbone", "encoder.image_size", "encoder.weights", "encoder.embed_stride", "encoder.dim"),
     "the views": ("views.size", "views.geometry.scale", "views.geometry.rotation", "views.photometric.jitter"),
     "the machine": ("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.workers"),
@@ -35,7 +26,6 @@ def refuse(settings: PretrainSettings) -> None:
 
 
 def run(settings: PretrainSettings) -> None:
-    """Train a network, and say how it went."""
     from laparoflow.training.launch import find_launch
     from laparoflow.training.run import pretrain
 

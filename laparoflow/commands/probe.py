@@ -7,7 +7,6 @@ from laparoflow.probes.settings import ProbeSettings
 
 
 def run(settings: ProbeSettings) -> None:
-    """Score frozen features, and print the means."""
     from laparoflow.probes.run import run_probe
 
     metrics = run_probe(settings)

@@ -24,13 +24,11 @@ class ReportCommand:
 
 
 def refuse(command: ReportCommand) -> None:
-    """Refuse to replace a page without being told to."""
     if Path(command.out).exists() and not command.overwrite:
         raise FileExistsError(f"out: {command.out} exists; name another page or set overwrite")
 
 
 def run(command: ReportCommand) -> None:
-    """Write the page, and print its path."""
     from laparoflow.report import write_report
 
     print(write_report(command.runs, command.out))

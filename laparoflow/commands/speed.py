@@ -8,7 +8,6 @@ from laparoflow.training.settings import SpeedSettings
 
 
 def run(settings: SpeedSettings) -> None:
-    """Time the parts of training, and print frames per second."""
     from laparoflow.files import write_json
     from laparoflow.training.speed import measure_speed
 

@@ -39,12 +39,10 @@ def write_hub(encoder: PixelEncoder, settings: ExportSettings) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model = encoder.backbone.model
-        statistics = {
-            name: value.flatten().tolist() for name, value in (("mean", encoder.image_mean), ("std", encoder.image_std))
-        }
         size = encoder.settings.image_size
         arguments = create_arguments(encoder) | {"dynamic_img_size": True}
-        about = {"license": settings.licence or "other", "input_size": (3, size, size), **statistics}
+        about = {"license": settings.licence or "other", "input_size": (3, size, size)}
+        about |= {"mean": encoder.image_mean.flatten().tolist(), "std": encoder.image_std.flatten().tolist()}
         config = {"pretrained_cfg": about, HUB_KEY: {"encoder": encoder.settings.plain()}}
         save_for_hf(model, str(partial), model_config=config, model_args=arguments, safe_serialization=True)
         write_bytes(partial / "model.safetensors", safetensors_bytes(model))  # timm's is readable by its owner alone

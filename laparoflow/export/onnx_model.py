@@ -9,11 +9,13 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from laparoflow.files import replacing
 from laparoflow.models.encoder import PixelEncoder
 
 TOLERANCE = 1e-4
@@ -43,26 +45,16 @@ def write_onnx(encoder: PixelEncoder, path: Path, size: tuple[int, int]) -> None
     model = BothOutputs(encoder).eval()
     onnx = _needed("onnx")
     _needed("onnxscript")
-    partial = path.with_name(f".{path.stem}.partial.onnx")
-    try:
+    batch = torch.export.Dim("batch", min=1)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["features", "embeddings"]}
+    with replacing(path) as partial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                model,
-                (images,),
-                str(partial),
-                input_names=["images"],
-                output_names=["features", "embeddings"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
+                model, (images,), str(partial), dynamic_shapes=({0: batch},), external_data=False, verbose=False, **names
             )
         onnx.checker.check_model(str(partial))
         _compare(model, partial, torch.cat([images, images.flip(-1)])[:3])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _needed(name: str) -> ModuleType:

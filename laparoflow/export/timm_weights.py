@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save
 
-from laparoflow.files import write_bytes
+from laparoflow.files import replacing, write_bytes
 from laparoflow.models.encoder import PixelEncoder
 
 TOLERANCE = 1e-5
@@ -22,7 +22,6 @@ def create_arguments(encoder: PixelEncoder) -> dict[str, Any]:
 
 
 def safetensors_bytes(module: torch.nn.Module, **metadata: str) -> bytes:
-    """The weights of a module as a safetensors file."""
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     return save(state, metadata={"format": "pt", **metadata})
 
@@ -40,16 +39,8 @@ def compare_with_timm(encoder: PixelEncoder, name: str, **arguments: Any) -> Non
 
 
 def write_timm(encoder: PixelEncoder, path: Path) -> None:
-    """Write the weights of an encoder in eval mode as ``.safetensors``, loaded through timm and compared before.
-
-    Raises:
-        RuntimeError: plain timm does not give the same tokens; no file is left.
-    """
+    """Write the weights of an encoder in eval mode as ``.safetensors``; none is left where timm gives other tokens by it."""
     name = encoder.settings.backbone
-    partial = path.with_name(f".{path.stem}.partial.safetensors")
-    try:
+    with replacing(path) as partial:
         write_bytes(partial, safetensors_bytes(encoder.backbone.model, timm_model=name))
         compare_with_timm(encoder, name, checkpoint_path=str(partial), **create_arguments(encoder))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

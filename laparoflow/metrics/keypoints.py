@@ -20,46 +20,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 PCK_FRACTIONS = (0.01, 0.02, 0.05, 0.1)
 PIXEL_THRESHOLDS = (5.0, 10.0, 20.0, 40.0)
 
 
 class KeypointScores:
-    """Accumulates detections and gives the scores.
+    """Accumulates detections of joints, and gives the scores; precision and recall count those from a score on."""
 
-    Args:
-        joints: joint names.
-        score_threshold: detections below it are not counted in precision and recall.
-        pck_fractions: of the picture's diagonal.
-        pixel_thresholds: distances in pixels for precision and recall.
-    """
-
-    def __init__(
-        self,
-        joints: Sequence[str],
-        score_threshold: float = 0.3,
-        pck_fractions: Sequence[float] = PCK_FRACTIONS,
-        pixel_thresholds: Sequence[float] = PIXEL_THRESHOLDS,
-    ) -> None:
-        if not joints:
-            raise ValueError("joints must name at least one joint")
+    def __init__(self, joints: Sequence[str], score_threshold: float = 0.3) -> None:
         self.joints = tuple(joints)
         self.score_threshold = score_threshold
-        self.pck_fractions = tuple(pck_fractions)
-        self.pixel_thresholds = tuple(pixel_thresholds)
         self._squared = np.zeros(len(joints))
         self._points, self._located, self._detections = (np.zeros(len(joints), dtype=np.int64) for _ in range(3))
-        self._within = np.zeros((len(joints), len(self.pck_fractions)), dtype=np.int64)
-        self._matched = np.zeros((len(joints), len(self.pixel_thresholds)), dtype=np.int64)
+        self._within = np.zeros((len(joints), len(PCK_FRACTIONS)), dtype=np.int64)
+        self._matched = np.zeros((len(joints), len(PIXEL_THRESHOLDS)), dtype=np.int64)
 
     def update(self, detections: Sequence[NDArray[np.floating]], truth: NDArray[np.floating], size: tuple[int, int]) -> None:
-        """Counts one frame.
+        """Counts one frame: detections [P, 3] (x, y, score) per joint, in any order, and its truth.
 
-        Args:
-            detections: per joint [P, 3] (x, y, score), pixels of the source picture, best first or not.
-            truth: [I, K, 3] (x, y, visibility).
-            size: (height, width) of the source picture.
+        The truth is [I, K, 3] (x, y, visibility). Both are in pixels of the source picture (height, width).
 
         Raises:
             ValueError: the number of joints differs.
@@ -73,14 +54,15 @@ class KeypointScores:
         for joint, found in enumerate(detections):
             points = truth[truth[:, joint, 2] > 0, joint, :2]
             found = found[np.argsort(-found[:, 2], kind="stable")]
-            best = matched_distances(found[: len(points), :2], points)
+            distances = cdist(found[: len(points), :2], points)
+            best = distances[linear_sum_assignment(distances)]
             self._points[joint] += len(points)
             self._located[joint] += len(best)
             self._squared[joint] += (best**2).sum()
-            self._within[joint] += [(best <= fraction * diagonal).sum() for fraction in self.pck_fractions]
+            self._within[joint] += [(best <= fraction * diagonal).sum() for fraction in PCK_FRACTIONS]
             sure = found[found[:, 2] >= self.score_threshold, :2]
             self._detections[joint] += len(sure)
-            self._matched[joint] += [matching_size(sure, points, limit) for limit in self.pixel_thresholds]
+            self._matched[joint] += [matching_size(sure, points, limit) for limit in PIXEL_THRESHOLDS]
 
     def compute(self) -> dict[str, Any]:
         """Scores as JSON values, over all joints and per joint; None where there is nothing to divide by."""
@@ -90,8 +72,8 @@ class KeypointScores:
     def _scores(self, joints: list[int]) -> dict[str, Any]:
         counts = (self._points, self._located, self._detections)
         points, located, detections = (int(count[joints].sum()) for count in counts)
-        within = dict(zip(self.pck_fractions, self._within[joints].sum(0).tolist(), strict=True))
-        matched = dict(zip(self.pixel_thresholds, self._matched[joints].sum(0).tolist(), strict=True))
+        within = dict(zip(PCK_FRACTIONS, self._within[joints].sum(0).tolist(), strict=True))
+        matched = dict(zip(PIXEL_THRESHOLDS, self._matched[joints].sum(0).tolist(), strict=True))
         return {
             "pck": {f"{a:g}": _ratio(n, points) for a, n in within.items()},
             "rmse_px": math.sqrt(self._squared[joints].sum() / located) if located else None,
@@ -104,23 +86,10 @@ class KeypointScores:
         }
 
 
-def matched_distances(found: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Distances [min(P, N)] of the one-to-one matching of least total distance; found [P, 2], points [N, 2]."""
-    distances = _distances(found, points)
-    rows, columns = linear_sum_assignment(distances)
-    return distances[rows, columns]
-
-
 def matching_size(found: NDArray[np.floating], points: NDArray[np.floating], limit: float) -> int:
     """Size of the largest one-to-one matching of found [P, 2] to points [N, 2] with distances up to `limit`."""
-    near = _distances(found, points) <= limit
-    rows, columns = linear_sum_assignment(near, maximize=True)
-    return int(near[rows, columns].sum())
-
-
-def _distances(found: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
-    difference = found[:, None].astype(np.float64) - points[None].astype(np.float64)
-    return np.linalg.norm(difference, axis=-1)
+    near = cdist(found, points) <= limit
+    return int(near[linear_sum_assignment(near, maximize=True)].sum())
 
 
 def _ratio(part: int, whole: int) -> float | None:

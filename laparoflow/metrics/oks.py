@@ -42,14 +42,9 @@ class OksAveragePrecision:
         areas: NDArray[np.floating] | None = None,
         boxes: NDArray[np.floating] | None = None,
     ) -> None:
-        """Counts one picture.
+        """Counts one picture: detections [P, K, 2 or 3] with scores [P], and the truth [I, K, 3] (x, y, visibility).
 
-        Args:
-            detections: [P, K, 2 or 3] x and y of each joint.
-            scores: [P].
-            truth: [I, K, 3] (x, y, visibility).
-            areas: [I] in square pixels; None takes the boxes'.
-            boxes: [I, 4] (x, y, width, height); None takes those of the labelled joints.
+        Areas [I] are in square pixels, boxes [I, 4] are (x, y, width, height); None takes those around the labelled joints.
         """
         self._pictures += 1
         same = {"image_id": self._pictures, "category_id": 1, "iscrowd": 0}

@@ -31,8 +31,6 @@ class SegmentationScores:
     """Accumulates predictions and gives the scores; ``classes`` are names, id 0 first."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        if len(classes) < 2:
-            raise ValueError(f"classes must name at least two classes, got {list(classes)}")
         self.classes = tuple(classes)
         self._by_video: dict[str, Tensor] = {}
 
@@ -61,11 +59,10 @@ class SegmentationScores:
         and confusion (pixel counts, rows truth)."""
         scores = scores_from_confusion(self.confusion, self.classes)
         videos = {video: scores_from_confusion(counts, self.classes) for video, counts in self._by_video.items()}
-        means = [entry["mean_iou"] for entry in videos.values() if entry["mean_iou"] is not None]
         return {
             **scores,
             "confusion": self.confusion.tolist(),
-            "mean_iou_over_videos": sum(means) / len(means) if means else None,
+            "mean_iou_over_videos": mean_of([entry["mean_iou"] for entry in videos.values()]),
             "per_video": {video: entry["mean_iou"] for video, entry in sorted(videos.items())},
         }
 
@@ -79,8 +76,8 @@ def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> dict[str
     iou = [None if u == 0 else h / u for h, u in zip(hit.tolist(), union.tolist(), strict=True)]
     dice = [None if u == 0 else 2 * h / (u + h) for h, u in zip(hit.tolist(), union.tolist(), strict=True)]
     return {
-        "mean_iou": _mean(iou),
-        "mean_dice": _mean(dice),
+        "mean_iou": mean_of(iou),
+        "mean_dice": mean_of(dice),
         "pixel_accuracy": float(hit.sum() / total) if total > 0 else None,
         "classes_in_mean": [name for name, value in zip(classes, iou, strict=True) if value is not None],
         "classes_without_truth": [name for name, n in zip(classes, counts.sum(1).tolist(), strict=True) if n == 0],
@@ -110,6 +107,7 @@ def resampled_mean_iou(counts: NDArray[Any], resamples: int, seed: int) -> NDArr
     return np.nanmean(np.where(union > 0, hit / np.maximum(union, 1), np.nan), axis=1)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None where all are."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-
-def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Boundary pixels of a mask, bool [H, W]."""
-    return mask & ~binary_erosion(mask)
+from laparoflow.metrics.segmentation import mean_of
 
 
 def surface_distance(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> float | None:
@@ -30,7 +27,7 @@ def surface_distance(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], to
         raise ValueError(f"masks must be [H, W] of one shape, got {prediction.shape} and {truth.shape}")
     if tolerance < 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    found, there = boundary(prediction), boundary(truth)
+    found, there = (mask & ~binary_erosion(mask) for mask in (prediction, truth))
     if not found.any() and not there.any():
         return None
     if not found.any() or not there.any():
@@ -57,10 +54,9 @@ class SurfaceScores:
 
     def compute(self) -> dict[str, object]:
         """mean_nsd and per_class_nsd as JSON values; None for a class that no frame has."""
-        means = [sum(values) / len(values) if values else None for values in self._values]
-        present = [value for value in means if value is not None]
+        means = [mean_of(values) for values in self._values]
         return {
-            "mean_nsd": sum(present) / len(present) if present else None,
+            "mean_nsd": mean_of(means),
             "per_class_nsd": dict(zip(self.classes, means, strict=True)),
             "nsd_tolerance_px": self.tolerance,
         }

@@ -18,15 +18,7 @@ from laparoflow.models.weights import load_backbone_weights
 
 
 class TokenBackbone(nn.Module):
-    """Patch tokens of a timm ViT as a map.
-
-    Args:
-        name: a name of ``timm.list_models()`` that is a vision transformer; with a tag behind a dot, as of
-            ``timm.list_pretrained()``, it also names the normalisation of those weights.
-        image_size: size in pixels that the position embedding is laid out for; other sizes are interpolated.
-        weights: local checkpoint (timm, DINO, or one of ours) to start from; nothing is ever fetched.
-        blocks: how many of the last blocks' tokens to concatenate into the features.
-        **options: passed to ``timm.create_model``.
+    """Patch tokens of a timm ViT as a map; the arguments are those of ``EncoderSettings``, ``options`` timm's.
 
     Raises:
         ValueError: unknown name, not a vision transformer, or weights that do not fit.

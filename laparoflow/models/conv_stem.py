@@ -1,8 +1,7 @@
-"""A vision transformer behind a small convolutional stem, registered with timm.
+"""Vision transformers behind a small convolutional stem, registered with timm by the import of this module.
 
-A linear patch embedding of stride 4 or 8 learns very little in minutes; three strided convolutions do.  The
-stem takes the place of timm's patch embedding (``embed_layer``), so everything timm offers for its
-``VisionTransformer`` (feature extraction, checkpoint loading, dynamic image size) works unchanged::
+A linear patch embedding of stride 4 or 8 learns very little in minutes; three strided convolutions do. The stem takes the
+place of timm's patch embedding (``embed_layer``), so everything timm offers for its ``VisionTransformer`` works unchanged::
 
     image [B, 3, H, W] -> (conv, GroupNorm, GELU) x 3 -> 1x1 conv -> tokens [B, H/s * W/s, C]
 
@@ -17,10 +16,6 @@ network as much as a trained one (docs/RESULTS.md).
 
 Group norm, not batch norm: an untrained stem is then a fair control (batch norm before it has seen
 data costs it much of its score), several processes equal one, and train and eval mode agree.
-
-Importing this module registers ``laparoflow_convvit_mini`` (96 wide, 2 blocks, stride 4), the same behind a
-``WindowStem`` as ``laparoflow_convvit_mini_window``, and ``laparoflow_convvit_small`` (384 wide, 12 blocks, stride
-16) with ``timm.create_model``.
 """
 
 from __future__ import annotations
@@ -42,11 +37,7 @@ WINDOW = 7
 
 
 def stem_strides(stride: int) -> tuple[int, ...]:
-    """At least three strides, the twos first, whose product is ``stride``: 4 gives (2, 2, 1), 16 gives (2, 2, 2, 2).
-
-    Raises:
-        ValueError: ``stride`` is not a power of two.
-    """
+    """At least three strides, the twos first, whose product is a power of two: 4 gives (2, 2, 1), 16 gives (2, 2, 2, 2)."""
     if stride < 1 or stride & (stride - 1):
         raise ValueError(f"stride: expected a power of two, got {stride}")
     twos = int(math.log2(stride))
@@ -126,9 +117,7 @@ SIZES = {"laparoflow_convvit_mini": 64, "laparoflow_convvit_mini_window": 64, "l
 default_cfgs = generate_default_cfgs({name: _cfg(size) for name, size in SIZES.items()})
 
 
-def _create(
-    variant: str, pretrained: bool, stem: type[ConvStem], shape: dict[str, Any], given: dict[str, Any]
-) -> VisionTransformer:
+def _create(variant: str, pretrained: bool, stem: type[ConvStem], shape: dict[str, Any], given: Any) -> VisionTransformer:
     args: dict[str, Any] = dict(class_token=False, global_pool="avg", fc_norm=False, num_classes=0, embed_layer=stem)
     return build_model_with_cfg(
         VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,

@@ -52,14 +52,8 @@ class PixelEncoder(nn.Module):
         self.feature_stride = self.backbone.stride
         self.embed_dim = settings.dim
         self.embed_stride = settings.embed_stride or self.feature_stride
-        self.head = PixelHead(
-            self.backbone.token_dim,
-            self.feature_stride,
-            self.embed_stride,
-            settings.dim,
-            settings.hidden,
-            settings.projection_layers,
-        )
+        projection = settings.dim, settings.hidden, settings.projection_layers
+        self.head = PixelHead(self.backbone.token_dim, self.feature_stride, self.embed_stride, *projection)
         mean, std = self.backbone.pixel_statistics
         for name, own, given in (("image_mean", mean, settings.image_mean), ("image_std", std, settings.image_std)):
             values = list(own if given is None else given)
@@ -141,8 +135,7 @@ class PixelEncoder(nn.Module):
 
 def build_encoder(settings: EncoderSettings, seed: int | None = None) -> PixelEncoder:
     """A freshly initialised network; with ``seed`` the same weights every time, the caller's RNG untouched."""
-    if seed is None:
-        return PixelEncoder(settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         return PixelEncoder(settings)

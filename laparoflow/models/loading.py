@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laparoflow.models.encoder import EncoderSettings, PixelEncoder, build_encoder
-from laparoflow.models.weights import read_state
+from laparoflow.models.weights import check_fit, read_state
 
 SETTINGS_KEY = "laparoflow_encoder"
 STATE_PREFIX = "method.encoder."
@@ -40,11 +40,7 @@ def _overtaken(last: Path, step: Path) -> bool:
 
 
 def checkpoint_settings(state: dict[str, Any], path: Path) -> EncoderSettings:
-    """The encoder's settings as the checkpoint holds them, without the file that it once started from.
-
-    Raises:
-        ValueError: not a checkpoint of ours.
-    """
+    """The encoder's settings, without the file that it once started from; a ValueError for a checkpoint that is not ours."""
     values = state.get(SETTINGS_KEY)
     if not isinstance(values, dict):
         raise ValueError(f"checkpoint: {path} was not written by `laparoflow pretrain` (no {SETTINGS_KEY!r} in it)")
@@ -55,24 +51,6 @@ def checkpoint_settings(state: dict[str, Any], path: Path) -> EncoderSettings:
             f"expected some of {', '.join(sorted(known))}"
         )
     return EncoderSettings(**(values | {"weights": None}))
-
-
-def check_fit(found: dict[str, Any], expected: dict[str, Any], path: Path | str) -> None:
-    """A ValueError where names or shapes of a checkpoint's tensors are not those of the network that is to take them."""
-    shapes, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (found, expected))
-    problems = [f"{name} is {wanted[name]} here, not in the file" for name in wanted if name not in shapes]
-    problems += [f"{name} is {shapes[name]} in the file, not here" for name in shapes if name not in wanted]
-    problems += [
-        f"{name}: expected {wanted[name]}, found {shapes[name]}"
-        for name in wanted
-        if name in shapes and shapes[name] != wanted[name]
-    ]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(
-            f"checkpoint: {path} does not fit the network of its settings, perhaps of another version: "
-            f"{'; '.join(problems[:4])}{more}"
-        )
 
 
 def is_hub_folder(folder: Path) -> bool:
@@ -111,7 +89,7 @@ def load_encoder(run: Path | str, averaged: bool = True) -> PixelEncoder:
     """
     settings, tensors, path = _read(Path(run), averaged)
     encoder = build_encoder(settings)
-    check_fit(tensors, encoder.state_dict(), path)
+    check_fit(tensors, encoder.state_dict(), f"checkpoint: {path}")
     encoder.load_state_dict(tensors)
     return encoder.eval()
 

@@ -52,13 +52,7 @@ class Projection(nn.Sequential):
 
 
 class PixelHead(nn.Module):
-    """Up-sampling and projection.
-
-    Args:
-        channels, token_stride: of the tokens, the stride in pixels.
-        embed_stride: stride of the embeddings, ``token_stride`` over a power of two.
-        dim: length of an embedding.
-        hidden, layers: width and number of the projection's layers; with 0 layers ``dim`` must be the number of channels.
+    """Up-sampling from the tokens' stride to the embeddings', and a projection of so many layers to ``dim`` channels.
 
     Raises:
         ValueError: ``embed_stride`` cannot be reached by doublings, or layers=0 and the widths differ.
@@ -71,13 +65,11 @@ class PixelHead(nn.Module):
             raise ValueError(
                 f"embed_stride: expected the backbone's stride {token_stride} divided by a power of two, got {embed_stride}"
             )
-        steps = ratio.bit_length() - 1
         ups: list[nn.Module] = []
         width = channels
-        for _ in range(steps):
-            out = max(dim, width // 2)
-            ups.append(UpsampleTwice(width, out))
-            width = out
+        for _ in range(ratio.bit_length() - 1):
+            ups.append(UpsampleTwice(width, max(dim, width // 2)))
+            width = max(dim, width // 2)
         if layers < 0 or (layers == 0 and width != dim):
             raise ValueError(
                 f"projection_layers: expected at least 1 (0 only when the {width} channels equal dim), got {layers}"

@@ -81,20 +81,21 @@ def load_backbone_weights(model: vision_transformer.VisionTransformer | eva.Eva,
     translate: Any = (eva if isinstance(model, eva.Eva) else vision_transformer).checkpoint_filter_fn
     state = translate(backbone_state(read_state(path)), model)
     own = model.state_dict()
-    wrong = [
-        f"{name}: file {tuple(state[name].shape)}, model {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    missing = [name for name in own if name not in state]
-    if len(missing) == len(own):
+    known = {name: value for name, value in state.items() if name in own}
+    if not known:
         raise ValueError(
             f"weights: {path} does not fit: it holds nothing of the backbone; expected names like "
             f"{', '.join(list(own)[:3])}, found {', '.join(list(state)[:6]) or 'no tensors'}"
         )
-    if wrong or missing:
-        raise ValueError(
-            f"weights: {path} does not fit the backbone; shapes that differ: {wrong[:4]}, "
-            f"missing: {missing[:4]} ({len(wrong)} and {len(missing)} of {len(own)} tensors)"
-        )
-    model.load_state_dict({name: state[name] for name in own})
+    check_fit(known, own, f"weights: {path}")
+    model.load_state_dict(known)
+
+
+def check_fit(found: dict[str, Any], expected: dict[str, Any], what: str) -> None:
+    """A ValueError about ``what`` where names or shapes of its tensors are not those of the network that is to take them."""
+    shapes, wanted = ({name: tuple(value.shape) for name, value in part.items()} for part in (found, expected))
+    differing = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
+    problems = [f"{name}: expected {wanted.get(name, 'none')}, found {shapes.get(name, 'none')}" for name in differing]
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"{what} does not fit the network, perhaps of another version: {'; '.join(problems[:4])}{more}")

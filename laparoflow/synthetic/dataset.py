@@ -19,6 +19,7 @@ Images and masks exist for every ``label_every``-th frame, numbered as in the vi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -28,57 +29,42 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from laparoflow.files import write_atomically, write_json
+from laparoflow.files import replacing, write_atomically, write_json
 from laparoflow.synthetic.parameters import CLASSES, IGNORE_INDEX, KEYPOINTS, SceneParameters
 from laparoflow.synthetic.scene import SyntheticClip, render_clip
 
 FORMAT, VERSION = "laparoflow-synthetic", 1
 
 
-def write_video(path: Path, images: NDArray[np.uint8], frame_rate: int, codec: str = "libx264", quality: int = 16) -> None:
-    """:func:`encode_frames` of a whole video, uint8 [T, H, W, 3].
-
-    Raises:
-        ValueError: if the frames cannot be encoded as given.
-    """
-    encode_frames(path, images, images.shape[1:3], Fraction(frame_rate), codec, quality)
-
-
-def encode_frames(
+def write_video(
     path: Path,
     images: Iterable[NDArray[np.uint8]],
-    size: Sequence[int],
-    frame_rate: Fraction,
+    frame_rate: int | Fraction,
     codec: str = "libx264",
     quality: int = 16,
+    size: Sequence[int] | None = None,
 ) -> None:
-    """Encode RGB frames to a video file.
+    """Encode frames uint8 [H, W, 3] to a video file, whose suffix chooses the container.
 
-    Args:
-        path: file to write; its suffix chooses the container.
-        images: frames uint8 [H, W, 3], one by one.
-        size: (H, W), both even.
-        frame_rate: frames per second.
-        codec: an encoder that PyAV's build has, ``libx264`` or ``mpeg4``.
-        quality: constant rate factor of x264 or quantiser of mpeg4; smaller is better.
+    The codec is an encoder that PyAV's build has, ``libx264`` or ``mpeg4``; the quality is the constant rate factor of the
+    one or the quantiser of the other, smaller is better. Frames that come one by one need their size (H, W).
 
     Raises:
         ValueError: for an odd height or width.
     """
-    if size[0] % 2 or size[1] % 2:
-        raise ValueError(f"images must have an even height and width, got {size[0]} x {size[1]}")
+    height, width = np.asarray(images).shape[1:3] if size is None else size
+    if height % 2 or width % 2:
+        raise ValueError(f"images must have an even height and width, got {height} x {width}")
     options = {"crf": str(quality)} if codec == "libx264" else {"qmin": "2", "qmax": str(max(2, quality // 4))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    with av.open(str(partial), "w") as container:
+    with replacing(path) as partial, av.open(str(partial), "w") as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=frame_rate, options=options))
-        stream.width, stream.height = size[1], size[0]
+        stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode())
-    partial.replace(path)
 
 
 def _write_labels(root: Path, name: str, clip: SyntheticClip, label_every: int) -> None:
@@ -107,8 +93,7 @@ def write_dataset(
     """Render clips and write them in the layout above; the same arguments give the same data set.
 
     Args:
-        root: folder to create; may exist if it is empty.
-        params: look and motion of the scenes.
+        root, params: folder to create, which may exist if it is empty, and look and motion of the scenes.
         videos, frames: number of clips, and frames of each.
         seed: clip n uses seed ``seed * 1000 + n``.
         label_every: write image, mask and key points of every n-th frame; the video has all frames.
@@ -146,11 +131,9 @@ def write_dataset(
         "classes": list(CLASSES),
         "ignore_index": IGNORE_INDEX,
         "keypoints": list(KEYPOINTS),
-        "frame_rate": params.frame_rate,
-        "height": params.height,
-        "width": params.width,
+        **{name: getattr(params, name) for name in ("frame_rate", "height", "width")},
         "label_every": label_every,
-        "parameters": params.as_dict(),
+        "parameters": asdict(params),
         "clips": clips,
     }
     return write_json(root / "dataset.json", description)

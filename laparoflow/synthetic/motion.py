@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.synthetic.parameters import SceneParameters
+from laparoflow.synthetic.parameters import Range, SceneParameters
 
 Matrix = NDArray[np.float64]
 
@@ -27,7 +27,6 @@ def similarity(angle: float, scale: float, shift_x: float, shift_y: float) -> Ma
 
 
 def shift(x: float, y: float) -> Matrix:
-    """3 x 3 translation in pixels."""
     return similarity(0.0, 1.0, x, y)
 
 
@@ -54,11 +53,7 @@ class Orbit:
 
 
 def draw_orbit(
-    rng: np.random.Generator,
-    centre: tuple[float, float],
-    radius: tuple[float, float],
-    speed: tuple[float, float],
-    roll_degrees: float,
+    rng: np.random.Generator, centre: tuple[float, float], radius: Range, speed: Range, roll_degrees: float
 ) -> Orbit:
     """Draw an orbit around ``centre`` with radius and speed from the given ranges."""
     return Orbit(
@@ -89,7 +84,6 @@ class Camera:
 
 
 def draw_camera(rng: np.random.Generator, params: SceneParameters) -> Camera:
-    """Draw the camera's path."""
     orbit = draw_orbit(rng, (0.0, 0.0), params.camera_orbit, params.camera_speed, params.camera_rotation)
     centre = ((params.width - 1) / 2.0, (params.height - 1) / 2.0)
     return Camera(orbit, centre, params.camera_zoom, float(rng.uniform(50, 110)))

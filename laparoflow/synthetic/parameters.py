@@ -12,7 +12,7 @@ speed, so that its flow differs from its surroundings in every frame.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from laparoflow.bounds import check_numbers, check_range
 
@@ -98,10 +98,6 @@ class SceneParameters:
             )
         check_range(self, "organ_radius organ_orbit camera_orbit instrument_orbit")
         check_range(self, "organ_speed camera_speed instrument_speed instrument_width", zero=True)
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 DEFAULT = SceneParameters()

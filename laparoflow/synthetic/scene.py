@@ -192,7 +192,6 @@ def build_scene(params: SceneParameters, seed: int) -> Scene:
 
 
 def _warp(source: Float, matrix: Matrix, width: int, height: int, border: int) -> Float:
-    """Carry a canvas into the frame by a canvas-to-frame matrix."""
     inverse = np.linalg.inv(matrix)[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(source, inverse, (width, height), flags=flags, borderMode=border), np.float32)

@@ -25,13 +25,8 @@ def band_noise(
 ) -> Array:
     """Periodic noise float32 [height, width] with energy around one wavelength, mean 0 and standard deviation 1.
 
-    Args:
-        rng: source of the noise.
-        height, width: size in pixels.
-        wavelength: pixels per period across the texture's fine direction.
-        anisotropy: how many times longer structures are along ``angle`` (radians) than across it.
-        angle: direction of the elongation in radians.
-        spread: relative width of the band.
+    ``wavelength`` is pixels per period across the texture's fine direction, ``anisotropy`` how many times longer structures
+    are along ``angle`` (radians) than across it, ``spread`` the relative width of the band.
     """
     ky = np.fft.fftfreq(height)[:, None]
     kx = np.fft.rfftfreq(width)[None, :]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from laparoflow.methods.build import build_method
 from laparoflow.models.encoder import build_encoder
-from laparoflow.models.loading import SETTINGS_KEY, check_fit
+from laparoflow.models.loading import SETTINGS_KEY
+from laparoflow.models.weights import check_fit
 from laparoflow.training.clock import RateMeter, Stopwatch
 from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.training.optim import build_optimiser, freeze
@@ -140,7 +141,8 @@ class PretrainModule(pl.LightningModule):
         Raises:
             ValueError: the names or shapes of the tensors differ.
         """
-        check_fit(checkpoint["state_dict"], self.state_dict(), f"of {self.settings.out}, from which to resume,")
+        what = f"checkpoint: that of {self.settings.out}, from which to resume,"
+        check_fit(checkpoint["state_dict"], self.state_dict(), what)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again and to go on with the run."""

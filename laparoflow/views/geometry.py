@@ -25,13 +25,12 @@ WAVES = 4
 
 @dataclass(frozen=True)
 class ViewTransform:
-    """A drawn map from view pixels to source pixels for a batch of frames.
+    """A drawn map from view pixels to source pixels for a batch of frames, float64.
 
     Attributes:
-        matrix: float64 [B, 3, 3], homography from (displaced) view pixels to source pixels.
-        frequency: float64 [B, K, 2], waves of the elastic displacement in radians per view pixel.
-        phase: float64 [B, K].
-        amplitude: float64 [B, K, 2], in view pixels; all zero means no elastic displacement.
+        matrix: [B, 3, 3], homography from (displaced) view pixels to source pixels.
+        frequency, phase: [B, K, 2] and [B, K], waves of the elastic displacement in radians per view pixel.
+        amplitude: [B, K, 2], in view pixels; all zero means no elastic displacement.
     """
 
     matrix: Tensor
@@ -40,7 +39,6 @@ class ViewTransform:
     amplitude: Tensor
 
     def to(self, device: torch.device | str) -> ViewTransform:
-        """The same transforms on a device."""
         return ViewTransform(*(value.to(device) for value in (self.matrix, self.frequency, self.phase, self.amplitude)))
 
     def scale(self, height: int, width: int) -> Tensor:
@@ -102,13 +100,9 @@ def draw_transform(
     view_size: tuple[int, int],
     generator: torch.Generator | None = None,
 ) -> ViewTransform:
-    """Draw one transform per frame.
+    """One transform, on the CPU, for each frame of a batch of frames (H, W) and views (h, w).
 
-    Args:
-        settings: ranges to draw from.
-        batch: number of frames B.
-        source_size, view_size: (H, W) of the frames and (h, w) of the views.
-        generator: CPU generator; the same state gives the same transforms, which are on the CPU.
+    The same state of the CPU generator gives the same transforms.
     """
     (height, width), (h, w) = source_size, view_size
 

@@ -69,15 +69,9 @@ def light_field(images: Tensor, strength: float, generator: torch.Generator | No
 
 
 def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.Generator | None = None) -> Tensor:
-    """Apply randomly drawn photometric transforms, different for every frame.
+    """Images float [B, 3, H, W], RGB in 0..1, on any device, transformed by factors that are drawn for every frame.
 
-    Args:
-        images: float [B, 3, H, W], RGB in 0..1, on any device.
-        settings: strengths and probabilities.
-        generator: CPU generator; the same state gives the same factors on every device.
-
-    Returns:
-        float [B, 3, H, W] in 0..1; the input is not changed.
+    The same state of the CPU generator gives the same factors on every device.
     """
     batch = len(images)
 
@@ -89,9 +83,8 @@ def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.
         return uniform(0.0, 1.0) < probability
 
     jitter = chosen(settings.jitter)
-    brightness = uniform(1 - settings.brightness, 1 + settings.brightness)
-    contrast = uniform(1 - settings.contrast, 1 + settings.contrast)
-    saturation = uniform(1 - settings.saturation, 1 + settings.saturation)
+    strengths = settings.brightness, settings.contrast, settings.saturation
+    brightness, contrast, saturation = (uniform(1 - strength, 1 + strength) for strength in strengths)
     hue = uniform(-settings.hue, settings.hue)
     grey, blurred = chosen(settings.grey), chosen(settings.blur)
     sigma = uniform(*settings.blur_sigma)

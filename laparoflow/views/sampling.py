@@ -31,16 +31,10 @@ def _bilinear(images: Tensor, grid: Tensor, padding: str) -> Tensor:
 
 
 def sample_image(images: Tensor, grid: Tensor, halvings: Tensor | None = None) -> Tensor:
-    """Bilinear sampling of images.
+    """Images float [B, C, H, W] sampled bilinearly at a grid [B, h, w, 2]: [B, C, h, w], black outside the frame.
 
-    Args:
-        images: float [B, C, H, W].
-        grid: [B, h, w, 2], (x, y) in source pixels.
-        halvings: int64 [B] on the CPU; how often each image is halved by averaging before it is sampled, so that a
-            view that shrinks it does not alias. The coordinates stay exact. None means never.
-
-    Returns:
-        float [B, C, h, w]; black outside the frame.
+    ``halvings``, int64 [B] on the CPU, is how often each image is halved by averaging before it is sampled, so that a view
+    that shrinks it does not alias. The coordinates stay exact. None means never.
     """
     _check_grid("images", images, 4, grid)
     if halvings is None or not bool(halvings.any()):
@@ -56,53 +50,32 @@ def sample_image(images: Tensor, grid: Tensor, halvings: Tensor | None = None) -
     return result
 
 
-def _corners(grid: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
-    """For the four neighbours of each point: linear index [B, h, w] and weight [B, h, w]."""
-    x, y = grid[..., 0], grid[..., 1]
-    left, top = torch.floor(x), torch.floor(y)
-    result = []
-    for step_y in (0, 1):
-        for step_x in (0, 1):
-            column, row = left + step_x, top + step_y
-            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-            result.append((index, weight))
-    return result
-
-
 def sample_flow(flow: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear sampling of flow; the vectors are not turned or scaled.
+    """Flow [B, C, H, W] in source pixels sampled bilinearly at a grid [B, h, w, 2]: [B, C, h, w], at least float32.
 
-    Args:
-        flow: float [B, 2, H, W] (or any number of channels), pixels of the source frame.
-        grid: [B, h, w, 2], (x, y) in source pixels.
-
-    Returns:
-        float [B, 2, h, w], at least float32. Outside the frame the flow of the edge is continued (such
-        pixels are False in ``sample_mask``). A value that is not finite shows only in pixels that touch it.
+    The vectors are not turned or scaled. Outside the frame the flow of the edge is continued (such pixels are False in
+    ``sample_mask``). A value that is not finite shows only in pixels that touch it.
     """
     _check_grid("flow", flow, 4, grid)
     flow = flow if flow.dtype == torch.float64 else flow.float()
     batch, channels, height, width = flow.shape
     flat = flow.reshape(batch, channels, -1)
     limit = torch.tensor([width - 1, height - 1], dtype=grid.dtype, device=grid.device)
+    x, y = torch.minimum(grid.clamp(min=0), limit).unbind(-1)
     result = flow.new_zeros(batch, channels, *grid.shape[1:3])
     total = flow.new_zeros(batch, 1, *grid.shape[1:3])
-    for index, weight in _corners(torch.minimum(grid.clamp(min=0), limit), height, width):
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = torch.floor(x) + right, torch.floor(y) + below
+        weight = ((1 - (x - column).abs()) * (1 - (y - row).abs())).to(flow.dtype)[:, None]
+        index = row.clamp(max=height - 1).long() * width + column.clamp(max=width - 1).long()
         values = flat.gather(2, index.reshape(batch, 1, -1).expand(-1, channels, -1)).reshape(result.shape)
-        weight = weight.to(flow.dtype)[:, None]
         result = result + torch.where(weight > NEGLIGIBLE, values * weight, torch.zeros_like(values))
         total = total + torch.where(weight > NEGLIGIBLE, weight, torch.zeros_like(weight))
     return result / total
 
 
 def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
-    """Validity [B, h, w] at source coordinates: inside the frame, and no invalid pixel has a share in the bilinear sample.
-
-    Args:
-        valid: bool [B, H, W], True = keep.
-        grid: [B, h, w, 2], (x, y) in source pixels.
-    """
+    """Which points of a grid [B, h, w, 2] are inside the frame and touch no pixel that ``valid`` [B, H, W] does not keep."""
     _check_grid("valid", valid, 3, grid)
     if valid.dtype != torch.bool:
         raise TypeError(f"valid must be bool with True = keep, got {valid.dtype}")
@@ -116,10 +89,8 @@ def sample_mask(valid: Tensor, grid: Tensor) -> Tensor:
 def cell_grid(grid: Tensor, stride: int) -> Tensor:
     """Source coordinates [B, h / stride, w / stride, 2] of the centres of stride x stride cells of a grid [B, h, w, 2].
 
-    The middle pixel's coordinates for an odd stride, the mean of the four middle pixels' for an even one.
-
-    Raises:
-        ValueError: if the view is not a whole number of cells.
+    The middle pixel's coordinates for an odd stride, the mean of the four middle pixels' for an even one. A ValueError where
+    the view is not a whole number of cells.
     """
     batch, height, width, _ = grid.shape
     if stride < 1 or height % stride or width % stride:

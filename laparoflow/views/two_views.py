@@ -32,9 +32,6 @@ class View(NamedTuple):
 class TwoViews:
     """Draws two independent views of every frame of a batch, on the device of the images.
 
-    Args:
-        settings: size and strength of the transforms.
-
     Example:
         >>> views = TwoViews(ViewSettings(size=(32, 32)))
         >>> first, second = views(torch.rand(2, 3, 48, 64), torch.ones(2, 48, 64, dtype=torch.bool))
@@ -46,12 +43,9 @@ class TwoViews:
         self.settings = settings or ViewSettings()
 
     def __call__(self, images: Tensor, valid: Tensor, generator: torch.Generator | None = None) -> tuple[View, View]:
-        """Make two views.
+        """Two views of images float [B, 3, H, W], RGB in 0..1, where ``valid`` [B, H, W] is True for what is kept.
 
-        Args:
-            images: float [B, 3, H, W], RGB in 0..1.
-            valid: bool [B, H, W], True = keep.
-            generator: CPU generator; the same state gives the same views.
+        The same state of the CPU generator gives the same views.
         """
         return self.one(images, valid, generator), self.one(images, valid, generator)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import cv2
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_same_seed_same_bytes_other_seed_other_clip():
 @pytest.mark.parametrize("params", [DEFAULT, HELD_OUT], ids=["default", "held_out"])
 def test_true_flow_explains_the_next_frame(params):
     """With highlights and noise off, warping by the true flow leaves little; not moving, or moving back, much more."""
-    calm = SceneParameters(**{**params.as_dict(), "sensor_noise": 0.0, "specular_strength": 0.0, "shading": 0.0})
+    calm = SceneParameters(**{**asdict(params), "sensor_noise": 0.0, "specular_strength": 0.0, "shading": 0.0})
     clip = render_clip(calm, 3, seed=5)
     seen = (clip.masks[0] != IGNORE_INDEX) & (
         cv2.erode((clip.masks[0] != IGNORE_INDEX).astype(np.uint8), np.ones((13, 13))) > 0
