@@ -15,7 +15,7 @@ from typing import Any
 
 from timm.models import save_for_hf
 
-from laparoflow.export.card import hub_card
+from laparoflow.export.card import model_card
 from laparoflow.export.run import ExportSettings
 from laparoflow.export.timm_weights import compare_with_timm, create_arguments, safetensors_bytes
 from laparoflow.files import write_bytes, write_json, write_text
@@ -49,7 +49,7 @@ def write_hub(encoder: PixelEncoder, settings: ExportSettings) -> None:
         write_bytes(partial / HEAD_FILE, safetensors_bytes(encoder.head))
         compare_with_timm(encoder, f"local-dir:{partial}", pretrained=True)
         probes = {path.resolve().name: _keep_heads(path, partial / "probes", encoder) for path in map(Path, settings.probes)}
-        write_text(partial / "README.md", hub_card(encoder, settings, probes))
+        write_text(partial / "README.md", model_card(encoder, settings, (size, size), probes))
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     finally:

@@ -51,7 +51,7 @@ def export_run(settings: ExportSettings) -> list[Path]:
         ValueError: a size that does not fit, or a probe of another network.
         RuntimeError: what was written does not give the same output.
     """
-    from laparoflow.export.card import file_card
+    from laparoflow.export.card import model_card
     from laparoflow.export.hub import write_hub
     from laparoflow.export.onnx_model import write_onnx
     from laparoflow.export.timm_weights import write_timm
@@ -72,5 +72,5 @@ def export_run(settings: ExportSettings) -> list[Path]:
     else:
         write_onnx(encoder, out, size)
     card = out.with_name(out.name + ".md")
-    write_text(card, file_card(encoder, settings, size))
+    write_text(card, model_card(encoder, settings, size, {}))
     return [out, card]
