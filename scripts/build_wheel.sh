@@ -9,7 +9,7 @@ out=${1:-wheelhouse}
 python=${PYTHON:-.venv/bin/python}
 platform=manylinux_2_28_$(uname -m)
 export LAPAROFLOW_CUDA=${LAPAROFLOW_CUDA:-1}
-export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0+PTX;9.0a} # not that of the GPU that happens to be here
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0+PTX;9.0a;10.0;12.0} # not that of the GPU that happens to be here
 
 bin=$("$python" -c 'import os, sys; print(os.path.dirname(os.path.abspath(sys.executable)))')
 work=$(mktemp -d)

@@ -5,10 +5,11 @@
 `read_library` reads all kernels of the built extension, `compile_cubin` and `read_cubin` those of one source file.
 
 The main loop of a kernel is the smallest loop that holds both tensor core instructions and exponentials: one column
-tile. What runs once a tile is counted from the first block with exponentials to the end of the loop; of the copies of that
-code (tiles with and without weights, with and without the sums for a learned temperature), the shortest of those with the
-most exponentials, which are those with weights. Loops inside it that hold products are counted as often as the shapes say.
-What comes before, the copies of the next tile and the wait for them, is not counted.
+tile. Of the ways through it (tiles with and without weights, within and beyond the reach of their factors, with and without
+the sums for a learned temperature) the shortest one of a tile with weights counts. What runs once a tile is counted on it
+from the first block with exponentials to the end of the loop. Loops inside it that hold products are counted as often as the
+shapes say; of the one pass of sm_90a at D = 64 the products for the columns' gradient, which a warpgroup takes of one tile
+in three, are not. What comes before, the copies of the next tile and the wait for them, is not counted.
 
 Model: pairs = N x N; time of a unit = operations per pair x pairs / rate of the unit. The floor is the slowest
 unit, as if all ran side by side; the ceiling is their sum, as if nothing overlapped.
@@ -199,8 +200,9 @@ def read_cubin(cubin: Path) -> list[Kernel]:
     for match in re.finditer(r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage):
         name, body = match[1], bodies[match[1]]
         numbers = [int(x) for x in re.findall(r"Li(\d+)E", name)]
-        if "Warpgroup" in name:  # one row tile a warp; the forward counts 64s of the depth
-            numbers = [1, *(8 * n if "forward" in name else n for n in numbers)]
+        if "Warpgroup" in name:  # one row tile a warp, or two; the forward counts 64s of the depth
+            two = re.search("Li16ENS0_11DefaultFormILb0ELb.EEELNS0_5TermsE1ELb1E", name)  # 64s of rows
+            numbers = [2 if two else 1, *(8 * n if "forward" in name else n for n in numbers)]
         kernels.append(
             Kernel(
                 name,
@@ -217,8 +219,32 @@ def read_cubin(cubin: Path) -> list[Kernel]:
 
 
 def _instructions(body: str) -> list[tuple[int, str, str]]:
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.x]+)([^;]*);", body)
-    return [(int(address, 16), op, rest) for address, op, rest in found]
+    """(address, operation, its predicate and operands)"""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.x]+)([^;]*);", body)
+    return [(int(address, 16), op, predicate + rest) for address, predicate, op, rest in found]
+
+
+def _one_turn(code: list[tuple[int, str, str]], jumps: dict[int, int], first: int, last: int) -> list[int]:
+    """One turn of a loop, forward all the way, the shortest for a tile with weights: with twice the exponentials of a tile
+    without, where there are so many (what lies above is for rare rows), or with the most."""
+    # for each instruction and number of exponentials before it: how long the way there is, and the instruction before
+    ways: list[dict[int, tuple[int, int]]] = [{} for _ in code]
+    ways[first] = {0: (0, first)}
+    for i in range(first, last):
+        op, rest = code[i][1:]
+        ends = op in ("BRA", "EXIT", "RET") and not re.search(r"U?P\d", rest)
+        for to in {*([] if ends else [i + 1]), jumps.get(i, first)}:
+            for exponentials, (length, _) in ways[i].items() if i < to <= last else ():
+                seen = exponentials + (op == "MUFU.EX2")
+                if length + 1 < ways[to].get(seen, (len(code), 0))[0]:
+                    ways[to][seen] = (length + 1, i)
+    found = sorted(ways[last]) or [0]
+    turn, exponentials = [last], next((n for n in found if n >= 2 * found[0] > 0), found[-1])
+    while turn[-1] != first:
+        before = ways[turn[-1]][exponentials][1]
+        exponentials -= code[before][1] == "MUFU.EX2"
+        turn.append(before)
+    return turn[::-1]
 
 
 def _main_loop(body: str) -> Loop | None:
@@ -239,15 +265,10 @@ def _main_loop(body: str) -> Loop | None:
     inside = [(first, last) for first, last in loops if main[0] <= first and last < main[1]]
     leaders = sorted({main[0], main[1] + 1, *(i + 1 for i in jumps), *jumps.values()})
     blocks = [(s, e - 1) for s, e in itertools.pairwise(leaders) if main[0] <= s and e - 1 <= main[1]]
-    copies = [(s, e) for s, e in blocks if has(s, e, "MUFU.EX2")]
-    exponentials = lambda block: sum(op == "MUFU.EX2" for op in ops(*block))
-    weighted = [block for block in copies if exponentials(block) == max(map(exponentials, copies))]
-    plain = min(weighted, key=lambda block: block[1] - block[0])
-    once: Counter[str] = Counter()
-    for s, e in blocks:
-        in_loop = any(first <= s and e <= last for first, last in inside)
-        if s >= copies[0][0] and not in_loop and ((s, e) == plain or (s, e) not in copies):
-            once.update(ops(s, e))
+    turn = _one_turn(code, jumps, *main)
+    start = next(s for s, e in blocks if has(s, e, "MUFU.EX2") and s in turn)
+    outside = [i for i in turn if i >= start and not any(first <= i <= last for first, last in inside)]
+    once = Counter(code[i][1] for i in outside)
     column = next(((first, last) for first, last in inside[::-1] if has(first, last, "RED")), None)
     within = lambda loop: column is not None and column[0] <= loop[0] and loop[1] < column[1]
     rows = next((loop for loop in products if within(loop)), None)

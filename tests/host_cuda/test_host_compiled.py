@@ -80,11 +80,20 @@ def test_all_kernels_are_there(extension: list[tuple[str, Kernel]]) -> None:
         assert sum("finish_kernel" in kernel.name for kernel in kernels) == 5
 
 
+# One kernel has two addresses in memory, which it reads once a tile: on sm_100, of the 16-bit types, the general form in two
+# passes of up to 64 channels.
+TWO_ADDRESSES = ("sm_100", r"15backward_kernelINS0_10EngineHalf.*ELi2ELi8ENS0_14RunTimeOptionsILb0EEELNS0_5TermsE0ELb0E")
+
+
 def test_no_spills_and_no_double_precision(library: list[tuple[str, Kernel]]) -> None:
     for architecture, kernel in library:
         where = f"{architecture} {kernel.name}"
-        assert (kernel.stack, kernel.local) == (0, 0), where
-        assert not any(kernel.has(op) for op in ("LDL", "STL")), where
+        exempt = architecture == TWO_ADDRESSES[0] and re.search(TWO_ADDRESSES[1], kernel.name) is not None
+        assert kernel.local == 0, where
+        assert kernel.stack == (8 if exempt else 0), where
+        for op in ("LDL", "STL"):
+            count = sum(n for name, n in kernel.instructions.items() if name.startswith(op))
+            assert count == (2 if exempt else 0), where
         assert not any(kernel.has(op) for op in ("DADD", "DMUL", "DFMA", "F2F.F64")), where
 
 

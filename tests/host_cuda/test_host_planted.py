@@ -136,7 +136,7 @@ MISTAKES = {
     "a piece of the columns' gradient that is nobody's turn": Mistake(
         "if (++turn == kGroups) turn = 0;", "++turn;"
     ),
-    "the rows of the first 64 for all dS": Mistake("if (i % 4 == 0) b = b.further(row_pitch);", ""),
+    "the rows of the first 64 for all dS": Mistake("if (i % 4 == 0) b = b.further(row_pitch);", "(void)row_pitch;"),
     "stmatrix rows of the wrong lane": Mistake(
         "at.lane % 16 * kSwizzleRow + at.lane / 16 * 16", "at.lane % 16 * kSwizzleRow + at.lane / 8 % 2 * 16"
     ),
@@ -171,7 +171,7 @@ MISTAKES = {
         "warpgroup_commit(); warpgroup_wait(); hold_accumulators(h);", "if (piece > 8) warpgroup_commit();"
     ),
     "wgmma step of half its size": Mistake("kStep = 32", "kStep = 16"),
-    "every step from the first image of the depth": Mistake("k / 4 * kImage + k % 4", "k % 4"),
+    "every step from the first image of the depth": Mistake("k / 4 * kImage + k % 4", "0 * kImage + k % 4"),
     "rows of the first warpgroup for all": Mistake("(thread_index() / 128 * (row_images() * 4 / a_.warps) + m)", "m"),
     "scores at any address": Mistake(
         "(plan.feed_bytes + 1023) / 1024 * 1024", "(plan.feed_bytes + 127) / 128 * 128", unit=WARPGROUP

@@ -42,13 +42,15 @@ backward_kernel(BackwardArguments arguments) {
     const ColumnStage<Engine> stage = feed.template acquire<Options::kGroups>(tile);
     if (tile == 0)
       flows.refresh(options, feed.rows(), warp * 16 * kRowTiles, problem.flow_width, problem.inv_bandwidth[frame]);
-    float c[kRowTiles][Engine::kColumnTiles][4];
-    engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth());
-    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums. The
-    // compiler for sm_90a is one short even so, and the scale is made again there.
+    // Two passes over both terms with two row tiles have registers for one copy of the sweep alone, so it always sums, and
+    // the lane is read again for the products. The compiler for sm_90a is one short even so, and the scale is made again
+    // there.
     constexpr bool kScarce = kTerms == Terms::kBoth && kRowTiles == 2 && !kOnePass;
     constexpr bool kOneCopy = !Options::kFixed || kScarce;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    float c[kRowTiles][Engine::kColumnTiles][4];
+    engine.template logits<kRowTiles>(c, feed.rows().embedding, stage.embedding, layout.product_depth(),
+                                      kScarce ? Lane(thread_index_again()) : Lane());
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
     const float scale = Options::kFixed && kScarce ? kLog2e / problem.temperature[0] : held_scale;
 #else
     const float scale = held_scale;

@@ -58,8 +58,8 @@ struct EngineHalf : EngineRows<T, 8> {
   static constexpr int backward_warps(int row_tiles) { return row_tiles == 2 ? 4 : 8; }
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, const T* cols, int depth) const {
-    const Lane at;
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const T* tile, const T* cols, int depth,
+                                Lane at = Lane()) const {
     const int stride = this->stride(depth);
     const auto* rows = this->rows_of_warp(c, tile, depth);
     const std::uint32_t row_at = shared_address(rows + (at.lane & 15) * stride + (at.lane >> 4) * 8);
@@ -220,9 +220,8 @@ struct EngineFloat : EngineRows<float, 4> {
   }
 
   template <int kRowTiles>
-  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* tile, const float* cols,
-                                int depth) const {
-    const Lane at;
+  LAPAROFLOW_DEVICE void logits(float (&c)[kRowTiles][kColumnTiles][4], const float* tile, const float* cols, int depth,
+                                Lane at = Lane()) const {
     const int stride = this->stride(depth);
     const auto* rows = this->rows_of_warp(c, tile, depth);
     for (int k = 0; k < depth; k += 8) {
