@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,8 @@ import pytest
 import setuptools
 import torch
 from torch.utils import cpp_extension
+
+from laparoflow_kernels.backends import native
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("LAPAROFLOW_CUDA", "LAPAROFLOW_NATIVE", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST")
@@ -136,6 +139,17 @@ def test_all_visible_gpus_are_built_for(
     assert script.architectures() == built
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
     assert script.architectures() == built
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)])
+def test_a_wheel_has_machine_code_for_every_gpu_of_the_support_matrix(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    listed = re.search(r"TORCH_CUDA_ARCH_LIST:-([^}]+)}", (ROOT / "scripts" / "build_wheel.sh").read_text())
+    assert listed is not None
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed[1])
+    assert script.architectures() == listed[1]
+    assert native.no_code_for(listed[1].replace("+PTX", ""), capability) is None
 
 
 @pytest.mark.parametrize(
