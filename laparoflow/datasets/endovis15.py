@@ -92,7 +92,7 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
         self._notes = notes
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
-        return class_ids(np.maximum.reduce([self.pixels(path, frame, "gray") for path in frame.label]))
+        return class_ids(np.max([self.pixels(path, frame, "gray") for path in frame.label], axis=0))
 
 
 class Endovis15RoboticPose(_FromVideos, KeypointDataset):

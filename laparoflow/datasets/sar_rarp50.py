@@ -56,8 +56,8 @@ class SarRarp50(SegmentationDataset):
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
         ids = read_ids(frame.label)
-        if ids.max(initial=0) >= len(CLASSES):
-            raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {ids.max()}")
+        if np.max(ids, initial=0) >= len(CLASSES):
+            raise DatasetError(f"{frame.label}: class ids go up to {len(CLASSES) - 1}, found {np.max(ids)}")
         return ids
 
 

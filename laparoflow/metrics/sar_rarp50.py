@@ -28,7 +28,7 @@ def frame_scores(prediction: NDArray[np.integer] | None, truth: NDArray[np.integ
     Raises:
         ValueError: the shapes differ or an id is above 9.
     """
-    if truth.max(initial=0) > CLASSES or (prediction is not None and prediction.max(initial=0) > CLASSES):
+    if np.max(truth, initial=0) > CLASSES or (prediction is not None and np.max(prediction, initial=0) > CLASSES):
         raise ValueError(f"class ids must be 0 to {CLASSES}")
     if prediction is None:
         return 0.0, 0.0

@@ -94,7 +94,7 @@ def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return whole
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     visible = labels == largest
     if visible.sum() < 0.2 * visible.size or 1.0 - visible.mean() < MIN_BORDER:
         return whole

@@ -213,7 +213,7 @@ class ClipWriter:
                 break
         if stack and len(found) == len(settings.gaps):
             motion, gap = max(pair[:2] for pair in found)
-            valid = np.logical_and.reduce([pair[3] for pair in found])
+            valid = np.all([pair[3] for pair in found], axis=0)
             reason = "no motion" if motion < settings.min_motion else "no consistent flow"
             whole = motion >= settings.min_motion and valid.any()
             found = [(motion, gap, np.concatenate([pair[2] for pair in found]), valid)] if whole else []

@@ -51,7 +51,7 @@ def pair_problem(source: Image, target: Image, flow: Flow, valid: Mask, visible:
     "scene cut" when much of the flow is inconsistent and the frames do not show one scene, "no consistent flow" when nearly
     all of it is. ``visible`` are the pixels inside the border.
     """
-    agreement = float(valid.sum() / max(1, visible.sum()))
+    agreement = float(valid.sum() / max(1, int(visible.sum())))
     if agreement < CUT_AGREEMENT and detail_correlation(source, target, flow, visible) < CUT_CORRELATION:
         return "scene cut"
     return "no consistent flow" if agreement < LEAST_AGREEMENT else None
