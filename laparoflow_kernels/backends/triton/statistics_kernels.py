@@ -57,13 +57,13 @@ def add_four(a0, b0, c0, d0, a1, b1, c1, d1):
 
 @triton.jit
 def sums(den, w, h, x, AXIS: tl.constexpr, WEIGHT_STATS: tl.constexpr):
-    """The sums (den, W, H, X) along AXIS by one reduction; H is 0 unless asked for.
+    """The sums (den, W, H, X) along AXIS by one reduction; H means nothing unless asked for.
 
     A reduction of several operands has one layout, that of the product; alone, the weights (which do not depend on the
     product) would be formed a second time in a layout of their own.
     """
     if INTERPRETED:
-        return tl.sum(den, AXIS), tl.sum(w, AXIS), tl.sum(h, AXIS) * (1.0 if WEIGHT_STATS else 0.0), tl.sum(x, AXIS)
+        return tl.sum(den, AXIS), tl.sum(w, AXIS), tl.sum(h, AXIS), tl.sum(x, AXIS)
     elif WEIGHT_STATS:
         return tl.reduce((den, w, h, x), AXIS, add_four)
     else:
