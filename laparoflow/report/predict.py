@@ -76,9 +76,10 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
 def pictures(inputs: Sequence[Path], every: int) -> Iterator[tuple[str, Path, Picture]]:
     """Name, file and pixels of each picture, one by one."""
     for place in (place for path in inputs for place in _sources(path)):
-        for image in _images(place):
+        images = _images(place)
+        for image in images:
             yield image.stem, image, read_picture(image)
-        for frame in [] if _images(place) else Source(place).frames():
+        for frame in [] if images else Source(place).frames():
             if frame.index % every == 0:
                 yield f"{place.stem}_{frame.index:06d}", place, frame.rgb()
 
