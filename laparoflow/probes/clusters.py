@@ -78,7 +78,7 @@ def fit_kmeans(features: Tensor, shares: Tensor, seed: int) -> Callable[[Tensor]
     The class shares [n, K, h, w] of the labelled pictures serve the matching alone; the seed is of the initial centres.
     """
     cells, labels = _labelled_cells(features, shares, seed)
-    centres = spherical_kmeans(cells, shares.shape[1], seed)
+    centres = cluster_centres(cells, shares.shape[1], seed)
     cluster = (cells @ centres.T).argmax(1)
     agreement = torch.zeros(len(centres), labels.shape[1], dtype=labels.dtype, device=labels.device)
     agreement.index_add_(0, cluster, labels)
@@ -93,8 +93,8 @@ def fit_kmeans(features: Tensor, shares: Tensor, seed: int) -> Callable[[Tensor]
     return predict
 
 
-def spherical_kmeans(cells: Tensor, clusters: int, seed: int) -> Tensor:
-    """Centres [clusters, C] of cells [n, C], at least as many, all of unit length: k-means++ start, best of four."""
+def cluster_centres(cells: Tensor, clusters: int, seed: int) -> Tensor:
+    """Centres [clusters, C] of unit length, by k-means on cells [n, C] of unit length: k-means++ start, best of four."""
     if len(cells) < clusters:
         raise ValueError(f"kmeans needs at least {clusters} labelled cells, got {len(cells)}")
     generator, rows = np.random.default_rng(seed), cells.cpu().numpy()
