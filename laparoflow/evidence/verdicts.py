@@ -12,6 +12,7 @@ from typing import Any
 
 from laparoflow.evidence.settings import FROM_SCRATCH, OURS
 from laparoflow.probes.run import spread
+from laparoflow.progress import counted
 
 HEADLINE = {"segmentation": "mean_iou", "keypoints": "pck/0.05"}
 
@@ -61,10 +62,11 @@ def _compare(
     above = low is not None and high is not None and low[0] > high[1]
     behind = low is not None and high is not None and low[1] < high[0]
     separated = several and above
-    word = ("beats" if several else "scores above") if above else "is below" if behind else "is not apart from"
+    word = ("beats" if several else "scores above") if above else "is below" if behind else "overlaps with"
     paired = sorted(our_scores.keys() & others.keys())
     ahead = sum(our_scores[seed] > others[seed] for seed in paired)
     seeds = f"ahead with {ahead} of {len(paired)} seeds" if several else "one seed, no interval"
+    named = "training from scratch" if other["method"] == FROM_SCRATCH else other["method"]
     return {
         "where": where,
         "ours_labels": ours["labels"],
@@ -76,7 +78,7 @@ def _compare(
         "ahead": ahead,
         "seeds": len(ours["values"]),
         "text": (
-            f"{where}: {OURS} with {ours['labels']} labels {word} {other['method']} with {other['labels']} "
+            f"{where}: {OURS} with {counted(ours['labels'], 'label')} {word} {named} with {other['labels']} "
             f"({_number(ours['mean'])} against {_number(other['mean'])}, {seeds})"
         ),
     }

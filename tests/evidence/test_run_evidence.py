@@ -107,7 +107,7 @@ def test_verdicts_ask_for_intervals_apart() -> None:
     assert set(found) == {("uniform", 22), ("coordinates", 22), ("from scratch", 22), ("from scratch", 220)}
     assert found["uniform", 22]["separated"]
     assert not found["coordinates", 22]["separated"]
-    assert "is not apart from" in found["coordinates", 22]["text"]
+    assert "flow with 22 labels overlaps with coordinates with 22" in found["coordinates", 22]["text"]
     assert "is below" in found["from scratch", 22]["text"]
     assert found["from scratch", 220]["ours_labels"] == 22
     assert found["from scratch", 220]["separated"]
