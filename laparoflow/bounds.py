@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from operator import attrgetter, ge, gt, le, lt
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+BOUNDS = {"low": ("at least", ge), "above": ("above", gt), "high": ("at most", le), "below": ("below", lt)}
 
 
 def check_choices(settings: Any) -> None:
@@ -12,18 +15,12 @@ def check_choices(settings: Any) -> None:
             raise ValueError(f"{name} must be one of {', '.join(get_args(hint))}, got {getattr(settings, name)!r}")
 
 
-def check_numbers(
-    settings: Any, names: str, low: float | None = None, high: float | None = None, above: float | None = None
-) -> None:
-    """Refuse fields (names separated by blanks) below ``low``, over ``high``, or not above ``above``; None is allowed."""
+def check_numbers(settings: Any, names: str, **bounds: float) -> None:
+    """Refuse fields (dotted names separated by blanks) out of ``bounds``: low, above, high, below; None is allowed."""
     for name in names.split():
-        value = getattr(settings, name)
-        kept = value is None or (
-            (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-        )
-        if not kept:
-            bounds = {"at least": low, "above": above, "at most": high}
-            text = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        value = attrgetter(name)(settings)
+        if value is not None and not all(BOUNDS[kind][1](value, bound) for kind, bound in bounds.items()):
+            text = " and ".join(f"{BOUNDS[kind][0]} {bound:g}" for kind, bound in bounds.items())
             raise ValueError(f"{name} must be {text}, got {value}")
 
 

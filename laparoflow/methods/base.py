@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from laparoflow.models.encoder import PixelEncoder
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class PixelView(NamedTuple):
@@ -87,13 +89,9 @@ class Method(nn.Module):
 
     def __init__(self, encoder: PixelEncoder, momentum: float | None = None) -> None:
         super().__init__()
-        if momentum is not None and not 0 <= momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1) or null, got {momentum}")
         self.encoder = encoder
         self.momentum = momentum
-        self.teacher: PixelEncoder | None = None
-        if momentum is not None:
-            self.teacher = copy.deepcopy(encoder).requires_grad_(False)
+        self.teacher = None if momentum is None else frozen_copy(encoder)
 
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views of the same frames, and of their neighbours where the method asks for them."""
@@ -128,6 +126,6 @@ class Method(nn.Module):
         return [] if self.teacher is None else [(self.teacher, self.encoder)]
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: ModuleT) -> ModuleT:
     """A copy that no gradient reaches."""
     return copy.deepcopy(module).requires_grad_(False)

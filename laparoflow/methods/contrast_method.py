@@ -25,8 +25,6 @@ class ContrastMethod(Method):
     def __init__(self, encoder: PixelEncoder, settings: FlowSettings | CoordinateSettings) -> None:
         super().__init__(encoder, settings.momentum)
         contrast = settings.contrast
-        if not contrast.neighbour_weight >= 0:
-            raise ValueError(f"contrast.neighbour_weight: expected a number from 0 on, got {contrast.neighbour_weight}")
         both = contrast.symmetric and self.teacher is None  # with a teacher each view is the query of a call of its own
         self.contrast = PixelContrast(contrast, settings.flow_kernel, settings.bandwidth, both)
         self.neighbours = contrast.neighbour_weight > 0

@@ -25,11 +25,6 @@ class DenseCLMethod(Method):
 
     def __init__(self, encoder: PixelEncoder, settings: DenseCLSettings) -> None:
         super().__init__(encoder, settings.momentum)
-        if not settings.temperature > 0 or not 0 <= settings.share <= 1 or settings.queue < 0:
-            raise ValueError(
-                "temperature, share, queue: expected above 0, in [0, 1], at least 0, got "
-                f"{settings.temperature}, {settings.share}, {settings.queue}"
-            )
         self.settings = settings
         self.head = ImageHead(encoder.backbone.token_dim, settings.hidden, settings.dim)
         self.teacher_head = frozen_copy(self.head)

@@ -25,13 +25,6 @@ class FlowMethod(ContrastMethod):
 
     def __init__(self, encoder: PixelEncoder, settings: FlowSettings) -> None:
         super().__init__(encoder, settings)
-        for name in ("min_spread", "place_width"):
-            if not getattr(settings, name) > 0:
-                raise ValueError(f"flow.{name}: expected a number above 0, got {getattr(settings, name)}")
-        if settings.guide == "uniform" and settings.contrast.positives == "inside":
-            raise ValueError(
-                "flow.guide: equal weights with contrast.positives=inside make the loss a constant; use outside"
-            )
         self.settings = settings
         self.shuffle_flow = settings.guide == "shuffled"
 

@@ -75,12 +75,6 @@ class ImageMethod(Method):
 
     def __init__(self, encoder: PixelEncoder, settings: ImageSettings) -> None:
         super().__init__(encoder, settings.momentum)
-        if settings.queue and settings.momentum is None:
-            raise ValueError(f"queue: keys of earlier batches need a teacher (momentum), got queue={settings.queue}")
-        if not settings.temperature > 0 or settings.queue < 0:
-            raise ValueError(
-                f"temperature, queue: expected above 0, at least 0, got {settings.temperature}, {settings.queue}"
-            )
         self.settings = settings
         encoder.head.requires_grad_(False)  # the pixel head plays no part; DDP would wait for its gradient
         self.head = ImageHead(encoder.backbone.token_dim, settings.hidden, settings.dim)

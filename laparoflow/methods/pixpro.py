@@ -41,10 +41,6 @@ class PixProMethod(Method):
 
     def __init__(self, encoder: PixelEncoder, settings: PixProSettings) -> None:
         super().__init__(encoder, settings.momentum)
-        if not settings.bandwidth > 0 or not settings.sharpness > 0:
-            raise ValueError(
-                f"bandwidth, sharpness: expected numbers above 0, got {settings.bandwidth}, {settings.sharpness}"
-            )
         self.settings = settings
         self.propagation = PixelPropagation(encoder.embed_dim, settings.sharpness)
 

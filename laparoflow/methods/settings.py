@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from laparoflow.bounds import check_numbers
+
 
 @dataclass
 class ContrastSettings:
@@ -36,6 +38,9 @@ class ContrastSettings:
     neighbour_weight: float = 0.0
     backend: Literal["auto", "reference", "native", "triton"] = "auto"
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "neighbour_weight", low=0)
+
 
 @dataclass
 class FlowSettings:
@@ -65,6 +70,12 @@ class FlowSettings:
     contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True, neighbour_weight=0.3))
     momentum: float | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "min_spread place_width", above=0)
+        check_numbers(self, "momentum", low=0, below=1)
+        if self.guide == "uniform" and self.contrast.positives == "inside":
+            raise ValueError("guide: equal weights with contrast.positives=inside make the loss a constant; use outside")
+
 
 @dataclass
 class CoordinateSettings:
@@ -82,6 +93,9 @@ class CoordinateSettings:
     contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(positives="outside"))
     momentum: float | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "momentum", low=0, below=1)
+
 
 @dataclass
 class PixProSettings:
@@ -96,6 +110,10 @@ class PixProSettings:
     bandwidth: float = 0.7
     sharpness: float = 2.0
     momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "bandwidth sharpness", above=0)
+        check_numbers(self, "momentum", low=0, below=1)
 
 
 @dataclass
@@ -118,6 +136,12 @@ class DenseCLSettings:
     hidden: int = 512
     momentum: float = 0.99
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "temperature", above=0)
+        check_numbers(self, "queue", low=0)
+        check_numbers(self, "share", low=0, high=1)
+        check_numbers(self, "momentum", low=0, below=1)
+
 
 @dataclass
 class ImageSettings:
@@ -136,6 +160,13 @@ class ImageSettings:
     hidden: int = 512
     queue: int = 0
     momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "temperature", above=0)
+        check_numbers(self, "queue", low=0)
+        check_numbers(self, "momentum", low=0, below=1)
+        if self.queue and self.momentum is None:
+            raise ValueError(f"queue: keys of earlier batches need a teacher (momentum), got queue={self.queue}")
 
 
 @dataclass

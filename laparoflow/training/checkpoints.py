@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
-from laparoflow.files import write_atomically
-
-
-class _RememberingWriter:
-    """A file of which the first failed write is kept: the library hides why it could not write."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.problem: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write, and keep what went wrong."""
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.problem = error
-            raise
-
-    def flush(self) -> None:
-        """Flush the file."""
-        self.file.flush()
+from laparoflow.files import remove_leftovers, write_bytes
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -46,32 +27,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
             DiskFullError: the disk is full; earlier checkpoints are as they were.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{target.name}.*.partial"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        with write_atomically(target) as file:
-            writer = _RememberingWriter(file)
-            try:
-                torch.save(checkpoint, cast(IO[bytes], writer))
-            except RuntimeError as error:
-                raise writer.problem or error from error
-
-
-class StepCheckpoints(ModelCheckpoint):
-    """``step_0000500.ckpt`` every so many steps, the newest ``keep`` of them, and ``last.ckpt``."""
-
-    def __init__(self, folder: Path, every: int, keep: int) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="step_{step:07d}",
-            auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=keep,
-            save_last=True,
-            every_n_train_steps=every,
-            enable_version_counter=False,
-        )
+        remove_leftovers(target.parent)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(target, buffer.getvalue())
 
 
 class SaveOnSignal(Callback):
@@ -115,14 +74,7 @@ class SaveOnSignal(Callback):
             trainer.save_checkpoint(self.folder / "last.ckpt")
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def close(self) -> None:
         """Give the signals back."""
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        self._restore()
-
-    def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())

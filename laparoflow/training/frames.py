@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
@@ -196,38 +195,9 @@ def shared_memory_named(workers: int) -> Iterator[None]:
         ) from error
 
 
-class FrameModule(pl.LightningDataModule):
-    """The cache as Lightning wants it; goes on from the trainer's step after a resume.
-
-    Args:
-        cache: a frame cache.
-        batch_size: frames per process and batch.
-        seed: of the order.
-        workers: reading processes.
-        groups: what is balanced, see ``groups_of``.
-        neighbours: give every second frame its neighbour.
-    """
-
-    def __init__(
-        self, cache: FrameCache, batch_size: int, seed: int, workers: int = 0, groups: Groups | None = None,
-        neighbours: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.groups = groups
-        self.frames = CachedFrames(cache, neighbours)
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
-
-    def train_dataloader(self) -> DataLoader[FrameBatch]:
-        """Batches from the trainer's current step to its last."""
-        trainer = self.trainer
-        assert trainer is not None
-        accumulate = trainer.accumulate_grad_batches
-        sampler = StepSampler(
-            len(self.frames), self.batch_size, trainer.global_step * accumulate,
-            max(trainer.max_steps, trainer.global_step) * accumulate, self.seed, trainer.global_rank, trainer.world_size,
-            self.groups,
-        )  # fmt: skip
-        return DataLoader(
-            self.frames, batch_sampler=sampler, num_workers=self.workers, worker_init_fn=ignore_interrupt,
-            collate_fn=collate, pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-        )  # fmt: skip
+def frame_loader(frames: CachedFrames, steps: StepSampler, workers: int, pin_memory: bool = False) -> DataLoader[FrameBatch]:
+    """The batches of the sequence, read by so many processes."""
+    return DataLoader(
+        frames, batch_sampler=steps, num_workers=workers, worker_init_fn=ignore_interrupt, collate_fn=collate,
+        pin_memory=pin_memory,
+    )  # fmt: skip

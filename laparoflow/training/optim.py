@@ -72,15 +72,6 @@ def parameter_groups(method: nn.Module, blocks: int, settings: OptimiserSettings
 def build_optimiser(
     method: nn.Module, blocks: int, total: int, settings: OptimiserSettings
 ) -> tuple[AdamW, LambdaLR]:
-    """Optimiser and per-step schedule over ``total`` optimiser steps.
-
-    Raises:
-        ValueError: a setting out of range.
-    """
-    if not settings.rate > 0 or not 0 <= settings.warmup < 1 or not 0 < settings.layer_decay <= 1:
-        raise ValueError(
-            f"optimiser: expected rate > 0, warmup in [0, 1), layer_decay in (0, 1], got {settings.rate}, "
-            f"{settings.warmup}, {settings.layer_decay}"
-        )
+    """Optimiser and per-step schedule over ``total`` optimiser steps."""
     optimiser = AdamW(parameter_groups(method, blocks, settings), lr=settings.rate, betas=settings.betas)
     return optimiser, LambdaLR(optimiser, lambda step: rate_at(step, total, settings))

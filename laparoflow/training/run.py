@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import laparoflow
@@ -34,8 +35,8 @@ from laparoflow.models.loading import find_checkpoint
 from laparoflow.models.weights import read_state
 from laparoflow.progress import progress
 from laparoflow.training.average import AveragedEncoder
-from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal, StepCheckpoints
-from laparoflow.training.frames import FrameModule, groups_of, shared_memory_named
+from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal
+from laparoflow.training.frames import CachedFrames, StepSampler, frame_loader, groups_of, shared_memory_named
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.places import DATA_FILE, data_places
@@ -97,9 +98,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     start = _check_folder(settings, launch.rank)
     cache = FrameCache.open(Path(settings.data), settings.trainer.verify, (launch.rank, launch.world))
     module = PretrainModule(settings, cache.content_hash)
-    groups = groups_of(cache, settings.balance)
-    workers, neighbours = settings.trainer.workers, module.method.neighbours
-    frames = FrameModule(cache, settings.batch_size, settings.seed, workers, groups, neighbours)
+    frames = CachedFrames(cache, module.method.neighbours)
     if launch.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / DATA_FILE, data_places(out, Path(settings.data)))
@@ -107,13 +106,18 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     stopper = SaveOnSignal(out / "checkpoints")
     trainer = build_trainer(settings, launch, start, [stopper])
-    if trainer.accelerator.__class__.__name__ == "CPUAccelerator":
+    on_cpu, accumulate = isinstance(trainer.accelerator, CPUAccelerator), settings.trainer.accumulate
+    first, last = start * accumulate, max(settings.max_steps, start) * accumulate
+    share = launch.rank, launch.world, groups_of(cache, settings.balance)
+    steps = StepSampler(len(frames), settings.batch_size, first, last, settings.seed, *share)
+    loader = frame_loader(frames, steps, settings.trainer.workers, pin_memory=not on_cpu)
+    if on_cpu:
         torch.set_num_threads(threads_of(launch.devices, torch.get_num_threads()))
     if launch.rank == 0 and settings.trainer.progress:
         print(told(launch.devices, torch.get_num_threads(), settings.trainer.workers), file=sys.stderr)
     begun = time.perf_counter()
-    with warnings.catch_warnings(), shared_memory_named(settings.trainer.workers):
-        # the sampler starts at the trainer's step by itself, so Lightning's doubt about resuming does not apply
+    with warnings.catch_warnings(), shared_memory_named(settings.trainer.workers), closing(stopper):
+        # the sampler starts at the step of the checkpoint by itself, so Lightning's doubt about resuming does not apply
         for message in (
             "your dataloader is not resumable", "does not have many workers", "smaller than the logging interval",
             "LeafSpec", "Checkpoint directory .* exists and is not empty",
@@ -122,7 +126,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category)
         resume = str(find_checkpoint(out)) if settings.resume else None
-        trainer.fit(module, datamodule=frames, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
     if stopper.stopped is not None:
         if launch.rank == 0:
             command = shlex.join(["--data", str(settings.data), "--out", str(out), "--resume", "true"])
@@ -167,14 +171,7 @@ def check_machine(options: TrainerSettings) -> None:
 
 
 def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra: list[Callback]) -> pl.Trainer:
-    """The Lightning trainer of a run.
-
-    Args:
-        settings: of the run.
-        launch: processes.
-        start: step the run starts at, names the CSV folder.
-        extra: further callbacks.
-    """
+    """The Lightning trainer of a run, with further callbacks; the step that it starts at names the folder of the CSV."""
     options, out = settings.trainer, Path(settings.out)
     loggers: list[Logger] = [CSVLogger(out, name="logs/csv", version=f"from_step_{start}", flush_logs_every_n_steps=10)]
     if options.tensorboard:
@@ -184,7 +181,11 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
 
         loggers.append(WandbLogger(project=options.wandb, save_dir=out))
     callbacks: list[Callback] = [  # Lightning runs checkpoint callbacks last, so they save what the others did
-        StepCheckpoints(out / "checkpoints", options.checkpoint_every, options.keep),
+        ModelCheckpoint(
+            out / "checkpoints", "step_{step:07d}", auto_insert_metric_name=False, monitor="step", mode="max",
+            save_top_k=options.keep, save_last=True, every_n_train_steps=options.checkpoint_every,
+            enable_version_counter=False,
+        ),  # step_0000500.ckpt and its like, and last.ckpt
         LearningRateMonitor("step"),
         *extra,
     ]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from laparoflow.bounds import check_numbers
 from laparoflow.methods.settings import MethodSettings
 from laparoflow.views.settings import ViewSettings
 
@@ -177,19 +178,12 @@ class PretrainSettings:
     online: OnlineSettings = field(default_factory=OnlineSettings)
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("max_steps", self.max_steps),
-            ("batch_size", self.batch_size),
-            ("trainer.accumulate", self.trainer.accumulate),
-            ("trainer.checkpoint_every", self.trainer.checkpoint_every),
-            ("trainer.keep", self.trainer.keep),
-            ("trainer.log_every", self.trainer.log_every),
-            ("trainer.devices", self.trainer.devices),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if self.trainer.average is not None and not 0 < self.trainer.average < 1:
-            raise ValueError(f"trainer.average: expected a number in (0, 1) or null, got {self.trainer.average}")
+        check_numbers(self, "max_steps batch_size trainer.accumulate trainer.checkpoint_every trainer.keep", low=1)
+        check_numbers(self, "trainer.log_every trainer.devices", low=1)
+        check_numbers(self, "trainer.average", above=0, below=1)
+        check_numbers(self, "optimiser.rate", above=0)
+        check_numbers(self, "optimiser.warmup", low=0, below=1)
+        check_numbers(self, "optimiser.layer_decay", above=0, high=1)
 
 
 @dataclass
@@ -206,20 +200,11 @@ class SpeedSettings(PretrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batches < 1:
-            raise ValueError(f"batches: expected at least 1, got {self.batches}")
+        check_numbers(self, "batches", low=1)
 
 
 def check_batch(settings: PretrainSettings, processes: int) -> None:
-    """Refuse batches that leave a method nothing to learn from.
-
-    Args:
-        settings: of the run.
-        processes: over which the batch is spread.
-
-    Raises:
-        ValueError: names the setting.
-    """
+    """Refuse batches, spread over so many processes, that leave a method nothing to learn from, by a ValueError."""
     method = settings.method
     if method.name == "flow" and method.flow.guide == "shuffled" and settings.batch_size < 2:
         raise ValueError("batch_size: expected at least 2 with guide 'shuffled', which takes another frame's flow, got 1")

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch.utils.data import DataLoader
 
 from laparoflow.methods.base import NearView, PixelView
 from laparoflow.training.clock import RateMeter
-from laparoflow.training.frames import CachedFrames, FrameBatch, StepSampler, collate, shared_memory_named
+from laparoflow.training.frames import CachedFrames, StepSampler, frame_loader, shared_memory_named
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.pairs import near_view, two_views
 from laparoflow.training.settings import SpeedSettings
@@ -41,7 +40,8 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
     module = PretrainModule(settings).to(device)
     frames = CachedFrames(FrameCache.open(Path(settings.data)), module.method.neighbours)
     with shared_memory_named(settings.trainer.workers):
-        batches = iter(_loader(frames, settings))
+        steps = StepSampler(len(frames), settings.batch_size, 0, settings.batches + WARM_UP, settings.seed)
+        batches = iter(frame_loader(frames, steps, settings.trainer.workers))
         batch = [next(batches) for _ in range(WARM_UP)][-1]
         begun = time.perf_counter()
         for _ in range(settings.batches):
@@ -65,12 +65,12 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
         loss.backward()
         module.zero_grad(set_to_none=True)
 
-    steps = _rate(settings, device, step)
-    both = 1 / (1 / views + 1 / steps)
+    stepped = _rate(settings, device, step)
+    both = 1 / (1 / views + 1 / stepped)
     return {
         "read": read,
         "views": views,
-        "step": steps,
+        "step": stepped,
         "views_and_step": both,
         "wait_share": max(0.0, 1 - read / both),
         "batch_size": settings.batch_size,
@@ -79,11 +79,6 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
-
-
-def _loader(frames: CachedFrames, settings: SpeedSettings) -> DataLoader[FrameBatch]:
-    sampler = StepSampler(len(frames), settings.batch_size, 0, settings.batches + WARM_UP, settings.seed)
-    return DataLoader(frames, batch_sampler=sampler, num_workers=settings.trainer.workers, collate_fn=collate)
 
 
 def _rate(settings: SpeedSettings, device: torch.device, work: Callable[[], Any]) -> float:
