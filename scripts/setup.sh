@@ -34,13 +34,15 @@ explain() { # FILE: the end of a step that failed
   fail "see the last lines above (log: $1)"
 }
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+compile=--no-compile # Python compiles what is imported, the first time: a demo imports a small part of it
+[ "$what" = demo ] || compile=--compile
 install_rest() { # uv where it is installed: torch stays the one that pip chose
   if command -v uv >/dev/null; then
     .venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >.venv/torch.txt
     env -u PYTHONPATH uv pip install --python .venv/bin/python --no-build-isolation --constraint .venv/torch.txt "$@" && return
     echo "uv failed; going on with pip"
   fi
-  pip install --no-build-isolation "$@"
+  pip install $compile --no-build-isolation "$@"
 }
 
 extras=train
@@ -49,7 +51,7 @@ if [ "$what" = demo ] && [ -z "${LAPAROFLOW_CUDA:-}" ] && ! nvidia-smi -L 2>/dev
   export LAPAROFLOW_CUDA=0
 fi
 printf 'installing PyTorch (several GB at the first time) and the build tools, with %s ...\n' "$(.venv/bin/python -V)"
-pip install "torch>=2.11" "setuptools>=77" wheel ninja >"$log" 2>&1 || explain "$log"
+pip install $compile "torch>=2.11" "setuptools>=77" wheel ninja >"$log" 2>&1 || explain "$log"
 printf 'building the extension (a minute; with CUDA code several) and installing the other packages ...\n'
 .venv/bin/python setup.py build_ext --inplace >.venv/build.log 2>&1 &
 build=$!
