@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -84,7 +83,3 @@ class Case:
             f"{self.threads} thread(s)" if self.threads else "", "deterministic" if self.deterministic else "",
         ]  # fmt: skip
         return " ".join(filter(None, words))
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, for a results file."""
-        return asdict(self)

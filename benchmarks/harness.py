@@ -51,7 +51,6 @@ def default_memory(device: str) -> float:
 class Run:
     """One run of the benchmark. ``results()`` is complete up to the last finished peer at any time."""
 
-    plan: str
     device: str
     limits: Limits
     effort: Effort
@@ -96,8 +95,7 @@ class Run:
         rows = [row for row in self.rows if (row["peer"], row["label"]) == (peer.name, case.label)]
         if not rows:
             answer = self._refusal(case, peer) or self._ask(case, peer)
-            common = {"peer": peer.name, "label": case.label, "case": case.to_json()}
-            common |= {name: answer.get(name) for name in ("product_rate", "memory_exact")}
+            common = {"peer": peer.name, "label": case.label, "case": asdict(case)}
             parts = answer.get("parts") or {part: answer for part in PARTS}
             rows = [{**common, "part": part, **parts[part]} for part in PARTS]
             self.rows += rows
@@ -113,7 +111,7 @@ class Run:
                 row["floor_seconds"], row["bound"] = floors.floor_seconds(case, row["part"], self.rates)
                 row["ratio"] = row["seconds"] / row["floor_seconds"] if row.get("seconds") else None
         return {
-            "format": FORMAT, "plan": self.plan, "machine": self.machine,
+            "format": FORMAT, "machine": self.machine,
             "limits": asdict(self.limits), "effort": asdict(self.effort), "rates": self.rates,
             "seconds": time.monotonic() - self.started, "rows": self.rows,
         }  # fmt: skip
@@ -141,11 +139,8 @@ class Run:
         return peer.name, case.dtype, *form
 
     def _ask(self, case: Case, peer: Peer) -> Row:
-        effort = asdict(self.effort)
-        effort["threads"] = case.threads or self.effort.threads
-        if not peer.name.startswith("ours: native"):
-            effort["product_side"] = 0
-        request = json.dumps({"peer": peer.name, "case": case.to_json(), "effort": effort})
+        effort = asdict(self.effort) | {"threads": case.threads or self.effort.threads}
+        request = json.dumps({"peer": peer.name, "case": asdict(case), "effort": effort})
         threads = str(effort["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"}
         left = self.limits.run_seconds + 60 - (time.monotonic() - self.started)

@@ -103,13 +103,11 @@ class PeakMemory:
     """Bytes above what the process held when this was made: the system's figure on a CPU, the allocator's on a GPU.
 
     On a CPU freed memory is handed back to the system first and the system's high-water mark is set back to what is
-    resident; where it cannot be set back, the mark of everything before counts as held (extra memory is then a lower bound,
-    and ``exact`` is False).
+    resident; where it cannot be set back, the mark of everything before counts as held (extra memory is then a lower bound).
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.exact = True
         gc.collect()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -121,7 +119,6 @@ class PeakMemory:
             CLEAR.write_text("5")
             self.start = _status("VmRSS")
         except (OSError, AttributeError):
-            self.exact = False
             self.start = peak_bytes()
 
     def extra(self) -> int:

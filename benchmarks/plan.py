@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeAlias
 
 from benchmarks.case import NEEDS, Case
 from benchmarks.peers import ALL, BY_NAME, Peer
@@ -13,29 +14,23 @@ LOOP = f"{OURS}, loop over frames"
 FORMS = ({"symmetric": True}, {"positives": "inside"}, {"negatives": "dissimilar"})
 FRAME_PIXELS = 56 * 56
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A case and the peers that run it."""
-
-    case: Case
-    peers: tuple[Peer, ...]
+Entry: TypeAlias = tuple[Case, tuple[Peer, ...]]
 
 
-def entries(plan: str, device: str, largest: int | None = None, named: list[str] | None = None) -> list[Entry]:
-    """The entries of a plan.
+def entries(quick: bool, device: str, largest: int | None = None, named: list[str] | None = None) -> list[Entry]:
+    """Cases and the peers that run each.
 
     Args:
-        plan: "quick" (under 2 minutes on 2 cores), "default" (under 20), "full" (every peer on every case: hours).
+        quick: under 2 minutes on 2 cores; otherwise under 20.
         device: "cpu" or "cuda" (embeddings in bf16 there, and larger sizes).
         largest: leave out cases of more pixels per frame.
         named: only peers whose name contains one of these, case ignored.
     """
     found = []
-    for entry in {"quick": _quick, "default": _default, "full": _full}[plan](device):
-        peers = [peer for peer in entry.peers if named is None or any(text.lower() in peer.name.lower() for text in named)]
-        if peers and (largest is None or entry.case.pixels <= largest):
-            found.append(Entry(entry.case, tuple(peers)))
+    for case, peers in _quick(device) if quick else _cpu() if device == "cpu" else _gpu():
+        chosen = tuple(p for p in peers if named is None or any(text.lower() in p.name.lower() for text in named))
+        if chosen and (largest is None or case.pixels <= largest):
+            found.append((case, chosen))
     return found
 
 
@@ -56,56 +51,41 @@ _ONE_HOT = (OURS, "ours: triton", "dense PyTorch", *_CROSS_ENTROPIES)
 
 
 def _quick(device: str) -> list[Entry]:
-    base = Case(1024, device=device, dtype=_dtype(device))
+    base = Case(1024, device=device, dtype="float32" if device == "cpu" else "bfloat16")
     return [
         # KeOps compiles for minutes before its first result
-        Entry(base, tuple(peer for peer in _one_frame() if peer.name != "KeOps")),
-        Entry(replace(base, pixels=2048), _named(OURS, "dense PyTorch", "chunked PyTorch")),
-        Entry(replace(base, symmetric=True), _named(OURS, "dense PyTorch", "chunked PyTorch")),
-        Entry(replace(base, one_hot=True), _named(*_ONE_HOT)),
-        Entry(replace(base, pixels=784, frames=2), _named(OURS, LOOP, "chunked PyTorch")),
+        (base, tuple(peer for peer in _one_frame() if peer.name != "KeOps")),
+        (replace(base, pixels=2048), _named(OURS, "dense PyTorch", "chunked PyTorch")),
+        (replace(base, symmetric=True), _named(OURS, "dense PyTorch", "chunked PyTorch")),
+        (replace(base, one_hot=True), _named(*_ONE_HOT)),
+        (replace(base, pixels=784, frames=2), _named(OURS, LOOP, "chunked PyTorch")),
     ]
-
-
-def _default(device: str) -> list[Entry]:
-    return _cpu() if device == "cpu" else _gpu()
 
 
 def _cpu() -> list[Entry]:
     base = Case(8192)
     core = _named(*CORE)
     lean = _named(*(name for name in CORE if name != "dense PyTorch"))
-    plan = [Entry(replace(base, pixels=n), _one_frame() if n == 1024 else _plain()) for n in (1024, 2048, 4096, 8192)]
-    plan += [Entry(case, _named(OURS)) for case in (replace(base, threads=1), *(replace(base, needs=n) for n in NEEDS[1:]))]
-    plan += [Entry(replace(base, **option), lean) for option in FORMS]  # type: ignore[arg-type]
-    plan += [Entry(replace(base, dim=dim, pixels=n), lean) for dim in (128, 256) for n in (8192, 1024)]
-    plan.append(Entry(replace(base, frames=8, pixels=FRAME_PIXELS), (*lean, *_named(LOOP))))
-    plan.append(Entry(replace(base, pixels=65536), tuple(peer for peer in _one_frame() if peer not in core[3:])))
-    plan += [Entry(replace(base, dtype=dtype), _named(OURS, CORE[3])) for dtype in ("bfloat16", "float16")]
-    plan += [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 1024)]
-    return plan + [Entry(replace(base, pixels=n), _plain()) for n in (16384, 32768)]
+    plan = [(replace(base, pixels=n), _one_frame() if n == 1024 else _plain()) for n in (1024, 2048, 4096, 8192)]
+    plan += [(case, _named(OURS)) for case in (replace(base, threads=1), *(replace(base, needs=n) for n in NEEDS[1:]))]
+    plan += [(replace(base, **option), lean) for option in FORMS]  # type: ignore[arg-type]
+    plan += [(replace(base, dim=dim, pixels=n), lean) for dim in (128, 256) for n in (8192, 1024)]
+    plan.append((replace(base, frames=8, pixels=FRAME_PIXELS), (*lean, *_named(LOOP))))
+    plan.append((replace(base, pixels=65536), tuple(peer for peer in _one_frame() if peer not in core[3:])))
+    plan += [(replace(base, dtype=dtype), _named(OURS, CORE[3])) for dtype in ("bfloat16", "float16")]
+    plan += [(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 1024)]
+    return plan + [(replace(base, pixels=n), _plain()) for n in (16384, 32768)]
 
 
 def _gpu() -> list[Entry]:
     base = Case(100_000, device="cuda", dtype="bfloat16")
     ours = _named(OURS, "ours: triton")
     peers = (*ours, *_named(*CORE[1:], "FlexAttention"))
-    plan = [Entry(replace(base, dim=dim), _one_frame() if dim == 64 else peers) for dim in (64, 128, 256)]
-    plan += [Entry(replace(base, positives="inside", dim=dim), peers if dim == 64 else ours) for dim in (64, 128, 256)]
-    plan += [Entry(replace(base, **option), ours) for option in (*FORMS[::2], {"needs": "query"}, {"deterministic": True})]  # type: ignore[arg-type]
+    plan = [(replace(base, dim=dim), _one_frame() if dim == 64 else peers) for dim in (64, 128, 256)]
+    plan += [(replace(base, positives="inside", dim=dim), peers if dim == 64 else ours) for dim in (64, 128, 256)]
+    plan += [(replace(base, **option), ours) for option in (*FORMS[::2], {"needs": "query"}, {"deterministic": True})]  # type: ignore[arg-type]
     frames = ((35_000, 1), (FRAME_PIXELS, 64), (12_544, 8), (FRAME_PIXELS, 8), (784, 8))
-    plan += [Entry(replace(base, pixels=n, frames=b), (*ours, *_named(LOOP))) for n, b in frames]
-    plan += [Entry(replace(base, pixels=n), peers) for n in (1024, 4096, 16384, 65536, 1_000_000)]
-    plan += [Entry(replace(base, dtype=dtype, pixels=16384), (*ours, *_named("KeOps"))) for dtype in ("float32", "float16")]
-    return plan + [Entry(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 65536)]
-
-
-def _full(device: str) -> list[Entry]:
-    base = Case(8192, device=device, dtype=_dtype(device))
-    plan = [Entry(replace(base, pixels=2**k, dim=dim), ALL) for dim in (64, 128, 256) for k in range(10, 18)]
-    plan += [Entry(entry.case, ALL) for entry in _default(device) if entry.case not in [known.case for known in plan]]
-    return plan
-
-
-def _dtype(device: str) -> str:
-    return "float32" if device == "cpu" else "bfloat16"
+    plan += [(replace(base, pixels=n, frames=b), (*ours, *_named(LOOP))) for n, b in frames]
+    plan += [(replace(base, pixels=n), peers) for n in (1024, 4096, 16384, 65536, 1_000_000)]
+    plan += [(replace(base, dtype=dtype, pixels=16384), (*ours, *_named("KeOps"))) for dtype in ("float32", "float16")]
+    return plan + [(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 65536)]

@@ -1,15 +1,13 @@
 """The benchmark tables of the README and of the pages in docs/, written from the results files.
 
-    python -m benchmarks.readme [--check]
+    python -m benchmarks.readme
 
-Between a page's markers stands what this module makes and nothing else; ``--check`` (and a test) fails where one differs.
+Between a page's markers stands what this module makes and nothing else; a test fails where one differs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,31 +97,17 @@ def insert(page: str, text: str) -> str:
     return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 
-def difference(page: Page) -> str | None:
-    """What is wrong between a page and its results file, in words, or None."""
-    text, name = page.path.read_text() if page.path.exists() else "", page.path.name
-    if not page.results.exists():
-        shown = text.split(BEGIN)[-1].split(END)[0].strip() if BEGIN in text else ""
-        return f"{name} shows a benchmark, but there is no {page.results.name}" if shown else None
-    try:
-        expected = insert(text, page.make(json.loads(page.results.read_text())))
-    except ValueError as error:
-        return f"{name}: {error}"
-    return None if text == expected else f"{name} differs from {page.results.name}: run python -m benchmarks.readme"
-
-
-def main(arguments: list[str] | None = None, pages: tuple[Page, ...] = PAGES) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 when a page differs")
-    if parser.parse_args(arguments).check:
-        wrong = list(filter(None, map(difference, pages)))
-        print("\n".join(wrong) or "every page agrees with its results file")
-        return 1 if wrong else 0
+def main(pages: tuple[Page, ...] = PAGES) -> None:
+    """Write the tables of the pages."""
     for page in pages:
-        write_text(page.path, insert(page.path.read_text(), page.make(json.loads(page.results.read_text()))))
+        write_text(page.path, expected(page))
         print(f"{page.path}: table of {page.results}")
-    return 0
+
+
+def expected(page: Page) -> str:
+    """The page as its results file makes it."""
+    return insert(page.path.read_text(), page.make(json.loads(page.results.read_text())))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

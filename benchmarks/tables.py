@@ -101,18 +101,7 @@ def _spread(row: Row | None) -> str:
     return seconds_text(row["seconds"]) + (f" ± {50 * row['iqr'] / row['seconds']:.0f} %" if "iqr" in row else "")
 
 
-def goals_table(goals: list[Row]) -> list[str]:
-    """The goals with their measured figures."""
-    lines = []
-    for goal in goals:
-        measured = goal["note"] if goal["measured"] is None else f"{goal['measured']:.3g}"
-        verdict = {True: "pass", False: "**fail**", None: "-"}[goal["passed"]]
-        lines.append([goal["name"], goal["goal"], measured, verdict])
-    return markdown(["goal", "at", "measured", ""], lines)
-
-
 def page(results: Row) -> str:
-    """Everything in a results file: each case and peer, what did not run, the goals."""
+    """Everything in a results file: each case and peer, and what did not run."""
     lines, refused = case_lines(results)
-    parts = [f"# {machine_line(results)}", "", *markdown(CASE_HEADER, lines), "", *refused, ""]
-    return "\n".join(parts + (goals_table(results["goals"]) + [""] if results.get("goals") else []))
+    return "\n".join([f"# {machine_line(results)}", "", *markdown(CASE_HEADER, lines), "", *refused, ""])

@@ -13,13 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import floors
 from benchmarks.case import PARTS, Case
 from benchmarks.inputs import Inputs, errors, make_inputs, wrong
 from benchmarks.machine import PeakMemory, gpu_facts
@@ -32,11 +31,10 @@ MOST_ROUNDS = 200
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds aimed at per part, CPU threads, side of the product timed beside it (0 = none)."""
+    """How long to measure: seconds aimed at per part, CPU threads."""
 
     seconds: float = 2.0
     threads: int = 1
-    product_side: int = 0
 
 
 class Work:
@@ -91,13 +89,13 @@ class Work:
 
 
 def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
-    """{"memory_exact", "product_rate", "parts": {part: row}} of one peer; a row that is wrong holds no time."""
+    """{"parts": {part: row}} of one peer; a row that is wrong holds no time."""
     torch.set_num_threads(case.threads or effort.threads)
     torch.use_deterministic_algorithms(case.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would count as time
     parts = tuple(part for part in PARTS if part != "backward" or not peer.gradients_in_forward)
     if not peer.generates_code:  # libraries loaded, threads started
-        small = Work(peer, Case(**{**case.to_json(), "pixels": min(case.pixels, WARM_UP_PIXELS)}))
+        small = Work(peer, replace(case, pixels=min(case.pixels, WARM_UP_PIXELS)))
         for part in ("forward", "both"):
             small.part(part)
     work = Work(peer, case)
@@ -122,8 +120,7 @@ def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
             rows[part] |= {"status": "wrong", "reason": reason}
         else:
             rows[part] |= {"status": "ok", **timing(work, part, first[part], effort.seconds)}
-    beside = floors.product_rate(case.dtype, case.device, effort.product_side) if effort.product_side else None
-    return {"memory_exact": memory.exact, "product_rate": beside, "parts": {part: rows[part] for part in PARTS}}
+    return {"parts": {part: rows[part] for part in PARTS}}
 
 
 def wrong_set(case: Case, part: str, gradients: dict[str, Tensor | None]) -> str | None:

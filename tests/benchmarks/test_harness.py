@@ -28,7 +28,7 @@ def _threads() -> object:
 
 
 def run_of(limits: Limits) -> Run:
-    return Run("default", "cpu", limits, EFFORT, rates=dict(RATES))
+    return Run("cpu", limits, EFFORT, rates=dict(RATES))
 
 
 def test_a_worker_process_measures_every_part() -> None:
@@ -106,16 +106,17 @@ def test_rates_are_positive_and_plausible() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_plans_hold_what_they_promise(device: str) -> None:
-    plan = entries("default", device)
-    labels = [entry.case.label for entry in plan]
+    plan = entries(False, device)
+    cases = [case for case, _ in plan]
+    labels = [case.label for case in cases]
     assert len(labels) == len(set(labels))
-    assert {entry.case.dim for entry in plan} == {64, 128, 256}
-    assert any(entry.case.frames == 8 and entry.case.pixels == 3136 for entry in plan)
-    assert any(entry.case.symmetric for entry in plan) and any(entry.case.one_hot for entry in plan)
-    assert len({entry.case.dtype for entry in plan}) == 3
-    named = {peer.name for entry in plan for peer in entry.peers}
+    assert {case.dim for case in cases} == {64, 128, 256}
+    assert any(case.frames == 8 and case.pixels == 3136 for case in cases)
+    assert any(case.symmetric for case in cases) and any(case.one_hot for case in cases)
+    assert len({case.dtype for case in cases}) == 3
+    named = {peer.name for _, peers in plan for peer in peers}
     assert named == set(BY_NAME)
-    assert all(entry.case.pixels <= 1024 for entry in entries("quick", device, 1024))
+    assert all(case.pixels <= 1024 for case, _ in entries(True, device, 1024))
 
 
 def test_importing_the_peers_needs_none_of_their_packages() -> None:
