@@ -45,16 +45,12 @@ class Work:
         self.inputs: Inputs = make_inputs(case)
         self.losses = {part: peer.make(case, part) for part in PARTS}
 
-    def prepare(self, name: str) -> Callable[[], object]:
-        """What is to be timed; clearing gradients and the forward of "backward" are done here, before it."""
+    def part(self, name: str) -> float:
+        """Seconds of one run; clearing gradients and the forward of "backward" are not timed."""
         self.forget()
         if name == "forward":
-            return self._no_gradient
-        return self._both if name == "both" else self.losses["backward"](self.inputs).backward
-
-    def part(self, name: str) -> float:
-        """Seconds of one run."""
-        return self._timed(self.prepare(name))
+            return self._timed(self._no_gradient)
+        return self._timed(self._both if name == "both" else self.losses["backward"](self.inputs).backward)
 
     def result(self) -> tuple[float | None, Tensor | None, Tensor | None]:
         """(loss, dq, dk) of the last part, None for what it did not make."""
