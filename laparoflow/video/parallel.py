@@ -12,16 +12,16 @@ import os
 import pickle
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from queue import SimpleQueue
+from typing import Any
 
 from laparoflow.video.clip import ClipResult, ClipWriter, Task
 
-REPORT_EVERY = 8  # frames between two messages of a worker
+TOLD_EVERY = 0.2  # seconds between two looks at what workers have done
 
 
 def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
@@ -56,32 +56,26 @@ def split_tasks(tasks: list[Task], workers: int) -> list[Task]:
     ]
 
 
-def _work(parent: Connection) -> None:
-    """A worker process: tasks come in and answers go out until None comes; it ends at once when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
-    tasks: SimpleQueue[Task | None] = SimpleQueue()
-
-    def listen() -> None:
-        try:
-            while True:
-                tasks.put(parent.recv())
-        except (EOFError, OSError):
-            os._exit(1)
-
-    threading.Thread(target=listen, daemon=True).start()
-    while (task := tasks.get()) is not None:
-        parent.send(_answer(task, parent))
+_counts: Any = None
 
 
-def _answer(task: Task, parent: Connection) -> ClipResult | Exception:
-    """Run a task; what went wrong is an answer too."""
-    done = 0
+def _begin(counts: Any) -> None:
+    """A worker leaves Ctrl-C, which reaches it too, to its parent, and ends at once when that ends."""
+    global _counts
+    _counts = counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _work(number: int, task: Task) -> ClipResult:
+    """Do a task in a worker, and count its frames where the parent sees it."""
 
     def advance(name: str, frames: int) -> None:
-        nonlocal done
-        done += frames
-        if done % REPORT_EVERY == 0:
-            parent.send((name, REPORT_EVERY))
+        if _counts[-1]:
+            raise KeyboardInterrupt
+        _counts[number] += frames
 
     try:
         return ClipWriter(task, advance).run()
@@ -89,8 +83,8 @@ def _answer(task: Task, parent: Connection) -> ClipResult | Exception:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # a library's error that cannot travel
-            return RuntimeError(f"{task.plan.source}: {type(error).__name__}: {error}")
-        return error
+            raise RuntimeError(f"{task.plan.source}: {type(error).__name__}: {error}") from None
+        raise
 
 
 def run_tasks(
@@ -99,69 +93,57 @@ def run_tasks(
     """Results and errors of tasks, which run in worker processes, or in this one if one worker is enough.
 
     ``advance`` is called with a clip's name and a number of source frames as they are done. A full disk or an interruption
-    stops what has not started; other errors concern one clip and the rest goes on.
+    stops the work; other errors concern one clip and the rest goes on.
 
     Raises:
         RuntimeError: if a worker process was killed; the others are ended.
     """
-    if workers > 1 and len(tasks) > 1:
-        return _run_in_workers(tasks, min(workers, len(tasks)), advance)
     results: list[ClipResult] = []
     errors: list[Exception] = []
-    for task in tasks:
-        try:
-            results.append(ClipWriter(task, advance).run())
-        except (OSError, ValueError) as error:
-            errors.append(error)
-            if isinstance(error, OSError):
+    several = workers > 1 and len(tasks) > 1
+    calls = _in_workers(tasks, min(workers, len(tasks)), advance) if several else _here(tasks, advance)
+    with closing(calls):
+        for call in calls:
+            try:
+                results.append(call())
+            except OSError as error:
+                errors.append(error)
                 break
+            except ValueError as error:
+                errors.append(error)
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    "a worker process was killed, perhaps for want of memory; finished work is kept, run the same command "
+                    "again, with fewer workers if it was memory"
+                ) from error
     return results, errors
 
 
-def _run_in_workers(
-    tasks: list[Task], workers: int, advance: Callable[[str, int], None]
-) -> tuple[list[ClipResult], list[Exception]]:
-    """One pipe for each worker: nothing is shared that a killed process could leave locked."""
-    results: list[ClipResult] = []
-    errors: list[Exception] = []
-    waiting = deque(tasks)
+Calls = Generator[Callable[[], ClipResult], None, None]
+
+
+def _here(tasks: list[Task], advance: Callable[[str, int], None]) -> Calls:
+    """What does each task."""
+    for task in tasks:
+        yield ClipWriter(task, advance).run
+
+
+def _in_workers(tasks: list[Task], workers: int, advance: Callable[[str, int], None]) -> Calls:
+    """What gives the result of each task, as they end; workers stop at their next frame when this ends."""
     context = multiprocessing.get_context("spawn")
-    busy: dict[Connection, SpawnProcess] = {}
+    counts = context.RawArray("q", len(tasks) + 1)  # frames that are done of each task, and at last whether to stop
+    told = [0] * len(tasks)
+    pool = ProcessPoolExecutor(workers, context, _begin, (counts,))
     try:
-        for _ in range(workers):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there,), daemon=True)
-            process.start()
-            there.close()  # so that the pipe ends with the process
-            busy[here] = process
-            here.send(waiting.popleft())
-        while busy:
-            for ready in wait(list(busy)):
-                assert isinstance(ready, Connection)
-                answer = ready.recv()
-                if isinstance(answer, tuple):
-                    advance(*answer)
-                    continue
-                if isinstance(answer, ClipResult):
-                    results.append(answer)
-                elif isinstance(answer, (OSError, ValueError)):
-                    errors.append(answer)
-                else:
-                    raise answer
-                if isinstance(answer, OSError):
-                    waiting.clear()
-                if waiting:
-                    ready.send(waiting.popleft())
-                else:
-                    ready.send(None)
-                    busy.pop(ready).join()
-    except (EOFError, ConnectionError) as error:
-        raise RuntimeError(
-            "a worker process was killed, perhaps for want of memory; finished work is kept, run the same command "
-            "again, with fewer workers if it was memory"
-        ) from error
+        running = {pool.submit(_work, number, task) for number, task in enumerate(tasks)}
+        while running:
+            ended, running = wait(running, TOLD_EVERY, FIRST_COMPLETED)
+            for number, done in enumerate(counts[:-1]):
+                if done > told[number]:
+                    advance(tasks[number].plan.name, done - told[number])
+                    told[number] = done
+            for future in ended:
+                yield future.result
     finally:
-        for process in busy.values():
-            process.terminate()
-            process.join()
-    return results, errors
+        counts[-1] = 1
+        pool.shutdown(cancel_futures=True)
