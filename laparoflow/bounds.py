@@ -1,8 +1,10 @@
-"""Checks that settings share; a message names the option, what was expected and what came."""
+"""What settings share: checks, whose messages name the option, what was expected and what came, and their plain values."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from operator import attrgetter, ge, gt, le, lt
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 BOUNDS = {"low": ("at least", ge), "above": ("above", gt), "high": ("at most", le), "below": ("below", lt)}
@@ -30,3 +32,14 @@ def check_range(settings: Any, names: str, zero: bool = False) -> None:
         low, high = getattr(settings, name)
         if not (0 <= low <= high and (zero or low > 0)):
             raise ValueError(f"{name} must be a range (low, high) with 0 <{'=' * zero} low <= high, got {(low, high)}")
+
+
+def plain(value: Any) -> Any:
+    """Settings as plain values for YAML and JSON: dataclasses as dictionaries, paths as text, tuples as lists."""
+    if hasattr(value, "__dataclass_fields__"):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

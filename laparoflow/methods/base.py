@@ -73,11 +73,7 @@ def mean_output(one: MethodOutput, two: MethodOutput) -> MethodOutput:
 
 
 class Method(nn.Module):
-    """Base of every method; a subclass implements :meth:`forward`.
-
-    Args:
-        encoder: the network to train.
-        momentum: momentum of the teacher in [0, 1); None for none.
+    """Base of every method; a subclass implements :meth:`forward`. Without a momentum, in [0, 1), there is no teacher.
 
     Attributes:
         shuffle_flow: ask the trainer for another frame's flow (a control).
@@ -99,11 +95,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
-        """Embeddings [B, D, h', w'] of the teacher, without gradient.
-
-        Raises:
-            RuntimeError: the method has no teacher.
-        """
+        """Embeddings [B, D, h', w'] of the teacher, without gradient; a RuntimeError where there is none."""
         if self.teacher is None:
             raise RuntimeError("this method has no momentum teacher; set its momentum")
         return self.teacher(image)

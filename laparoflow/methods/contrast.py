@@ -21,11 +21,7 @@ VARIANCE_FLOOR = 1e-8
 class PixelContrast(nn.Module):
     """``FlowInfoNCELoss`` of query and key maps under a guide, with standardised channels, a learned temperature and logs.
 
-    Args:
-        settings: options of the loss.
-        kernel: weight of a distance between guides.
-        bandwidth: distance at which the weight falls off, in the guide's unit.
-        symmetric: contrast both ways in one call.
+    The bandwidth is in the guide's unit; ``symmetric`` contrasts both ways in one call.
     """
 
     def __init__(self, settings: ContrastSettings, kernel: str, bandwidth: float, symmetric: bool) -> None:
@@ -53,12 +49,9 @@ class PixelContrast(nn.Module):
         """Loss over all pairs of pixels of a frame.
 
         Args:
-            query: embeddings [B, D, h, w]; normalised here.
-            key: embeddings [B, D, h', w'].
-            query_guide: [B, F, h, w].
-            key_guide: [B, F, h', w'].
-            query_mask: bool [B, h, w], True = keep.
-            key_mask: bool [B, h', w'].
+            query, key: embeddings [B, D, h, w] and [B, D, h', w'], normalised here.
+            query_guide, key_guide: [B, F, h, w] and [B, F, h', w'].
+            query_mask, key_mask: bool [B, h, w] and [B, h', w'], True = keep.
 
         Returns:
             The loss (as the joint batch of all processes has it) and: ``excess`` (loss above its floor: for
@@ -84,17 +77,11 @@ class PixelContrast(nn.Module):
 
 
 def standardised(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor) -> list[Tensor]:
-    """Both maps with mean 0 and deviation 1 per channel over the kept pixels of a frame in both.
+    """Both maps [B, D, h, w] with mean 0 and deviation 1 per channel over the pixels of a frame that masks [B, h, w] keep.
 
     Few large groups of positives are hard to start on: untrained vectors of a frame are nearly parallel, what differs
     between them is mostly noise, and the fastest way down is to shrink all differences, after which the loss is the
     logarithm of the number of pixels and its gradient nearly 0. Standardised, the differences cannot shrink.
-
-    Args:
-        query: [B, D, h, w].
-        key: [B, D, h', w'].
-        query_mask: bool [B, h, w], True = keep.
-        key_mask: bool [B, h', w'].
     """
     both = torch.cat([query.flatten(2), key.flatten(2)], dim=2)
     kept = torch.cat([query_mask.flatten(1), key_mask.flatten(1)], dim=1)[:, None]

@@ -35,14 +35,10 @@ class ContrastMethod(Method):
         self, first: PixelView, second: PixelView, guides: list[Tensor], masks: list[Tensor],
         near: NearView | None = None, here: tuple[Tensor, Tensor] | None = None,
     ) -> MethodOutput:  # fmt: skip
-        """Loss of two views; with a teacher it encodes the keys, and each view is the query once.
+        """Loss of two views with a guide [B, F, h, w] and a mask [B, h, w] each, and of ``near``, views of neighbours.
 
-        Args:
-            first, second: the views.
-            guides: [B, F, h, w] of each.
-            masks: bool [B, h, w] of each.
-            near: views of neighbours.
-            here: where the first view's cells lie in the neighbours, [n, h, w, 2], and which of them count, bool [n, h, w].
+        ``here`` is where the first view's cells lie in the neighbours, [n, h, w, 2], and which of them count, [n, h, w].
+        With a teacher it encodes the keys, and each view is the query once.
         """
         queries = [self.encoder(first.image), self.encoder(second.image)]
         if self.teacher is None:

@@ -39,10 +39,8 @@ def gather_batch(local: Tensor) -> Tensor:
 
 
 def joint_mean(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over the items of all processes, whose gradient DDP's average makes the joint batch's; 0 where there is no item.
+    """Mean over the items of all processes, of which this one has ``total`` as sum and ``count`` as number; 0 without any.
 
-    Args:
-        total: scalar sum over this process's items.
-        count: scalar number of this process's items, no gradient.
+    DDP's average makes its gradient the joint batch's.
     """
     return joint_value([(total, count)])[0]

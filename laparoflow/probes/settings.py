@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import Self
 
-from laparoflow.bounds import check_choices, check_numbers
+from laparoflow.bounds import check_choices, check_numbers, plain
 from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
@@ -152,7 +152,7 @@ class ProbeSettings(ProbeOptions):
         return SplitSettings(self.split, self.test_fraction, self.gap_fraction, *videos, self.split_seed)
 
     def plain(self) -> dict[str, Any]:
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return plain(self)
 
 
 @dataclass

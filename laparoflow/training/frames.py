@@ -57,11 +57,9 @@ def collate(items: list[FrameBatch]) -> FrameBatch:
 
 
 class CachedFrames(Dataset[FrameBatch]):
-    """A cache as a data set; an item is asked for by (frame, batch number), or a whole batch by a list of these.
+    """A cache as a data set, with ``neighbours`` of every second frame of a batch if they are asked for.
 
-    Args:
-        cache: what `FrameCache.open` gives.
-        neighbours: give every second frame of a batch its neighbour.
+    An item is asked for by (frame, batch number), or a whole batch by a list of these.
     """
 
     def __init__(self, cache: FrameCache, neighbours: bool = False) -> None:
@@ -122,17 +120,9 @@ def groups_of(cache: FrameCache, balance: Literal["frames", "clips", "folders"])
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches ``start`` to ``stop`` of the sequence; see the module.
+    """Batches ``start`` to ``stop`` of the sequence of so many frames, for process ``rank`` of ``world``; see the module.
 
-    Args:
-        frames: number of frames.
-        batch_size: frames per process and batch.
-        start: first batch.
-        stop: batch to stop before.
-        seed: of the permutations.
-        rank: this process.
-        world: number of processes.
-        groups: what is balanced; None for permutations.
+    ``groups`` are what is balanced; None for permutations.
     """
 
     def __init__(

@@ -35,15 +35,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class PretrainModule(pl.LightningModule):
-    """Trains one method on frames.
-
-    Args:
-        settings: of the run.
-        data_hash: content hash of its cache, for its checkpoints; None where none is written.
-
-    Attributes:
-        method: network and loss.
-    """
+    """Trains a ``method``, which is network and loss, on frames; the content hash of the cache goes into checkpoints."""
 
     def __init__(self, settings: PretrainSettings, data_hash: str | None = None) -> None:
         super().__init__()
@@ -84,11 +76,7 @@ class PretrainModule(pl.LightningModule):
 
     @staticmethod
     def of(module: pl.LightningModule) -> PretrainModule:
-        """``module`` as what our callbacks are made for.
-
-        Raises:
-            TypeError: another LightningModule.
-        """
+        """``module`` as what our callbacks are made for; a TypeError for another one."""
         if not isinstance(module, PretrainModule):
             raise TypeError(f"expected a PretrainModule, got {type(module).__name__}")
         return module
@@ -136,11 +124,7 @@ class PretrainModule(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another network than the one that was saved, as another version may build it.
-
-        Raises:
-            ValueError: the names or shapes of the tensors differ.
-        """
+        """Refuse to go on with another network than the one that was saved, as another version may build it."""
         what = f"checkpoint: that of {self.settings.out}, from which to resume,"
         check_fit(checkpoint["state_dict"], self.state_dict(), what)
 

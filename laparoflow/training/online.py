@@ -26,12 +26,7 @@ MAX_SIDE = 256
 
 
 class OnlineProbe(Callback):
-    """Logs ``online/*`` every so many steps, in eval mode and without gradient.
-
-    Args:
-        settings: the labelled frames and how often.
-        out: folder of the run, for pictures.
-    """
+    """Logs ``online/*`` every so many steps, in eval mode and without gradient; pictures go to the run's folder ``out``."""
 
     def __init__(self, settings: OnlineSettings, out: Path) -> None:
         self.settings = settings

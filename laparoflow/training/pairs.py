@@ -19,14 +19,9 @@ def cell_inside(inside: Tensor, stride: int) -> Tensor:
 
 
 def describe_view(view: View, flow: Tensor, valid: Tensor, spread: Tensor, stride: int) -> PixelView:
-    """A view with the flow and the masks of its embedding cells.
+    """A view with the flow and the masks of its embedding cells, whose stride is in view pixels.
 
-    Args:
-        view: image [B, 3, h, w], grid [B, h, w, 2], inside [B, h, w].
-        flow: [B, 2 G, H, W] of the source frames.
-        valid: bool [B, H, W] of the source frames.
-        spread: [B, G] of the source frames' flow.
-        stride: of the embeddings, in view pixels.
+    The flow [B, 2 G, H, W], where it is ``valid`` [B, H, W] and its spread [B, G] are of the source frames.
     """
     cells = cell_grid(view.grid, stride)
     inside = cell_inside(view.inside, stride)
@@ -47,15 +42,10 @@ def others(clip: Tensor) -> Tensor:
 def two_views(
     batch: FrameBatch, views: TwoViews, stride: int, seed: tuple[int, ...], shuffle_flow: bool = False
 ) -> tuple[PixelView, PixelView]:
-    """Two views of each frame, reproducible from ``seed``.
+    """Two views of each frame, with embeddings of that stride, reproducible from ``seed``.
 
-    Args:
-        batch: whole frames.
-        views: the transforms.
-        stride: of the embeddings.
-        seed: numbers that name the batch: the run's seed, the batch's number, the process.
-        shuffle_flow: take the flow of a frame of another clip, or where there is none of another frame (a control:
-            motion without meaning).
+    The seed names the run, the batch and the process. ``shuffle_flow`` takes the flow of a frame of another clip,
+    or where there is none of another frame (a control: motion without meaning).
     """
     flow, valid = batch.flow, batch.valid
     if shuffle_flow:
@@ -69,15 +59,7 @@ def two_views(
 
 
 def near_view(batch: FrameBatch, first: PixelView, views: TwoViews, stride: int, seed: tuple[int, ...]) -> NearView | None:
-    """A view of each neighbour in the batch, reproducible from ``seed``, as ``two_views``; None where there is none.
-
-    Args:
-        batch: whole frames.
-        first: the first view of the batch.
-        views: the transforms; the neighbour's are drawn anew.
-        stride: of the embeddings.
-        seed: numbers that name the batch.
-    """
+    """A view of each neighbour in a batch whose first view is given, drawn anew as in ``two_views``; None without any."""
     near = batch.near
     if near is None:
         return None

@@ -15,6 +15,7 @@ from laparoflow.methods.base import Method, PixelView
 from laparoflow.methods.coordinates import CoordinateMethod
 from laparoflow.methods.flow import FlowMethod, FlowSettings, over_spread
 from laparoflow.methods.places import place_guides
+from laparoflow.report.pictures import Components
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view
 from laparoflow.views.two_views import View
@@ -54,15 +55,9 @@ def pair_guides(method: Method, views: Sequence[PixelView]) -> tuple[list[Tensor
 
 
 def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, float]]) -> Tensor:
-    """The weights that a method gives to the pairs of some pixels with all others of the frame, as :func:`pair_guides` says.
+    """Weights [P, h, w] in 0..1 of the pairs of pixels, (x, y) as shares of width and height, with all cells of one frame.
 
-    Args:
-        method: the method.
-        view: one frame, cells h x w.
-        pixels: (x, y) as shares of the width and height.
-
-    Returns:
-        float [P, h, w] in 0..1; 0 where a cell is masked.
+    They are those of the method, see :func:`pair_guides`; 0 where a cell is masked.
     """
     (guide,), (mask,), kernel, bandwidth = pair_guides(method, [view])
     rows, columns = mask.shape[-2:]
@@ -70,16 +65,6 @@ def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, 
     every, keep = guide.flatten(2).transpose(1, 2), mask.flatten(1)
     weights = pairwise_flow_weights(every[:, cells], every, bandwidth=bandwidth, flow_kernel=kernel, key_mask=keep)
     return (weights[0] * keep[0, cells, None]).reshape(len(cells), rows, columns)
-
-
-def components(features: Tensor) -> Tensor:
-    """Three principal components of [C, h, w] as colours [3, h, w] in 0..1."""
-    cells = features.flatten(1).T.float()
-    centred = cells - cells.mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    maps = (centred @ directions[:3].T).T
-    low, high = maps.quantile(0.02, dim=1, keepdim=True), maps.quantile(0.98, dim=1, keepdim=True)
-    return ((maps - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).reshape(3, *features.shape[1:])
 
 
 @torch.no_grad()
@@ -94,7 +79,9 @@ def draw_features(method: Method, batch: FrameBatch, pixels: Sequence[tuple[floa
         image[:, max(row - MARK, 0) : row + MARK + 1, max(column - MARK, 0) : column + MARK + 1] = image.new_tensor(
             [1.0, 1.0, 0.0]
         ).view(3, 1, 1)
-    maps = [components(method.encoder.features(view.image)[0])]
+    features = method.encoder.features(view.image)[0].cpu()
+    colours = Components(features.flatten(1).T).picture(features)
+    maps = [torch.from_numpy(colours).movedim(-1, 0).to(image) / 255]
     maps += [weights.expand(3, -1, -1) for weights in pair_weights(method, view, pixels)]
     tiles = [image, *(F.interpolate(tile[None].float(), (height, width))[0] for tile in maps)]
     return (torch.cat(tiles, dim=-1).clamp(0, 1) * 255).byte().cpu()

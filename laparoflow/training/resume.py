@@ -19,17 +19,10 @@ FREE = frozenset({"data", "out", "resume", "max_steps", "online"} | {f"trainer.{
 
 
 def check_same_run(checkpoint: dict[str, Any], settings: PretrainSettings, data_hash: str) -> None:
-    """Refuse to go on from ``checkpoint`` with other settings or data than it was made with.
+    """Refuse to go on from a checkpoint's content with other settings or data, by its hash, than it was made with.
 
-    What only one of both knows, as checkpoints of another version do, is not compared.
-
-    Args:
-        checkpoint: its content.
-        settings: to go on with.
-        data_hash: content hash of the cache to go on with.
-
-    Raises:
-        ValueError: names each setting that differs, and what to do.
+    What only one of both knows, as checkpoints of another version do, is not compared. The ValueError names each setting
+    that differs, and what to do.
     """
     before, now = checkpoint.get(RUN_KEY, {}), plain(settings)
     other = {f"method.{name}" for name in now["method"]} - {"method.name", f"method.{settings.method.name}"}

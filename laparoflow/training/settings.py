@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from laparoflow.bounds import check_numbers
+from laparoflow.bounds import check_numbers, plain
 from laparoflow.methods.settings import MethodSettings
 from laparoflow.views.settings import ViewSettings
 
@@ -46,9 +46,7 @@ class EncoderSettings:
 
     def plain(self) -> dict[str, Any]:
         """The settings as plain values, for checkpoints and YAML."""
-        values = asdict(self)
-        values["weights"] = None if self.weights is None else str(self.weights)
-        return values
+        return plain(self)
 
 
 @dataclass
@@ -210,14 +208,3 @@ def check_batch(settings: PretrainSettings, processes: int) -> None:
         raise ValueError("batch_size: expected at least 2 with guide 'shuffled', which takes another frame's flow, got 1")
     if method.name == "image" and settings.batch_size * processes < 2 and not method.image.queue:
         raise ValueError("batch_size: expected at least 2 with method 'image', whose negatives are other frames, got 1")
-
-
-def plain(value: Any) -> Any:
-    """Settings as plain values for YAML and JSON: dataclasses as dictionaries, paths as text, tuples as lists."""
-    if hasattr(value, "__dataclass_fields__"):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from laparoflow.bounds import check_choices, check_numbers
+from laparoflow.bounds import check_choices, check_numbers, plain
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class PrepareSettings:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return plain(self)
 
     @property
     def stored_stride(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from laparoflow.methods import MethodSettings, build_method
 from laparoflow.models import EncoderSettings, build_encoder
 from laparoflow.training.frames import FrameBatch
-from laparoflow.training.pictures import components, draw_features, pair_weights, whole_frame
+from laparoflow.training.pictures import draw_features, pair_weights, whole_frame
 from laparoflow.training.settings import OnlineSettings
 
 PIXELS = [(0.25, 0.5), (0.8, 0.5)]
@@ -51,17 +51,6 @@ def test_coordinate_weights_are_near_the_pixel_only():
     weights = pair_weights(method("coordinates"), whole_frame(batch(), 0, 4), [(0.5, 0.3)])[0]
     assert weights[2, 6] == 1
     assert 1 <= weights.count_nonzero() < 9
-
-
-def test_components_tell_parts_apart():
-    torch.manual_seed(0)
-    features = torch.randn(16, 6, 8) * 0.05
-    features[:, :, 4:] += torch.randn(16, 1, 1) * 3
-    colours = components(features)
-    assert colours.min() >= 0
-    assert colours.max() <= 1
-    gap = (colours[0, :, :4].mean() - colours[0, :, 4:].mean()).abs()
-    assert gap > 0.8
 
 
 def test_the_picture_has_all_parts_and_marks_the_pixels():
