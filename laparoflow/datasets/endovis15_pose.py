@@ -65,10 +65,8 @@ class Endovis15Pose(KeypointDataset):
                     missing.append(entry["filename"])
                     continue
                 frames.append(Frame(image, points, video, f"{video}_{number:06d}", number, part))
-        super().__init__(frames, f"{len(missing)} labelled frames, none has a picture, the first is {missing[:1]}")
+        super().__init__(frames, missing=missing)
         self.unlabelled = unlabelled
-        if missing:
-            self.warn(f"{len(missing)} labelled frames have no picture, the first is {missing[0]}")
 
 
 def entries(path: Path) -> list[dict[str, Any]]:

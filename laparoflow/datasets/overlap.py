@@ -65,15 +65,10 @@ def _of_path(path: str) -> frozenset[Video]:
 
 
 def _may_be_same(first: frozenset[Video], second: frozenset[Video]) -> bool:
-    """Whether two videos lie in groups that hold the same procedures."""
-    sides = ((first, second), (second, first))
-    return any(
-        any(_in(video, one) for video in side) and any(_in(video, other) for video in beside)
-        for one, other in _tables()["overlaps"]
-        for side, beside in sides
-    )
+    """Whether two videos lie in groups that hold the same procedures; a group without numbers is a whole set."""
 
+    def within(videos: frozenset[Video], group: dict[str, Any]) -> bool:
+        return any(name == group["set"] and (not group["numbers"] or number in group["numbers"]) for name, number in videos)
 
-def _in(video: Video, group: dict[str, Any]) -> bool:
-    """Whether a video is in a group; a group without numbers is the whole set."""
-    return video[0] == group["set"] and (not group["numbers"] or video[1] in group["numbers"])
+    pairs = [pair for one, other in _tables()["overlaps"] for pair in ((one, other), (other, one))]
+    return any(within(first, one) and within(second, other) for one, other in pairs)

@@ -82,11 +82,15 @@ class FrameDataset(Generic[SampleT]):
     name: str = ""
     video_hint: str = ""
 
-    def __init__(self, frames: Sequence[Frame], lacking: str = "no labelled frame was found") -> None:
+    def __init__(
+        self, frames: Sequence[Frame], lacking: str = "no labelled frame was found", missing: Sequence[object] = ()
+    ) -> None:
+        """Frames in a fixed order; ``missing`` are pictures that labels name and that are not there."""
+        named = f"{len(missing)} labelled frames have no picture, the first is {missing[0]}" if missing else ""
         if not frames:
-            raise DatasetError(f"{self.name or type(self).__name__}: {lacking}")
+            raise DatasetError("; ".join(filter(None, [f"{self.name or type(self).__name__}: {lacking}", named])))
         self.frames = tuple(frames)
-        self._notes: list[str] = []
+        self._notes = [named] if missing else []
 
     def folder(self, root: Path) -> Path:
         """`root`, or a DatasetError where it is no folder."""

@@ -49,10 +49,7 @@ class SarRarp50(SegmentationDataset):
                     continue
                 video = _VIDEO.sub(r"\1", directory.name)
                 frames.append(Frame(image, mask, video, f"{directory.name}_{mask.stem}", int(mask.stem), part))
-        hint = f"; sample the videos into rgb/ first ({missing[0]} is missing)" if missing else ""
-        super().__init__(frames, f"no picture with a mask under {root}{hint}")
-        if missing:
-            self.warn(f"{len(missing)} masks have no picture in rgb/, the first is {missing[0]}")
+        super().__init__(frames, f"no mask under {root} has a picture in rgb/; sample the videos into it first", missing)
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
         ids = read_ids(frame.label)

@@ -52,9 +52,7 @@ class Sznitman(KeypointDataset):
             tools = tuple(_parse_tool(line, annotations, number) for line in _TOOL.findall(block))
             frames.append(Frame(image, tools, "sznitman", f"{number:06d}", number))
         frames.sort(key=lambda frame: frame.order)
-        super().__init__(frames, f"{annotations} names no frame whose picture is in {root / 'trainData'}")
-        if missing:
-            self.warn(f"{len(missing)} annotated frames have no picture, the first is {missing[0]}")
+        super().__init__(frames, f"{annotations} names no frame whose picture is in {root / 'trainData'}", missing)
 
     def read(self, frame: Frame) -> KeypointSample:
         image = self.image(frame)

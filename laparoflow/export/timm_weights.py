@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from laparoflow.files import replacing, write_bytes
 from laparoflow.models.encoder import PixelEncoder
@@ -32,10 +33,14 @@ def compare_with_timm(encoder: PixelEncoder, name: str, **arguments: Any) -> Non
     size = encoder.settings.image_size
     image = encoder.normalise(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
-        ours = encoder.backbone.model.forward_features(image)
-        error = float((plain.forward_features(image) - ours).abs().max() / ours.abs().max())
-    if not error <= TOLERANCE:
-        raise RuntimeError(f"the exported weights give other features in timm: relative error {error:.2e}")
+        compare("timm", "features", encoder.backbone.model.forward_features(image), plain.forward_features(image), TOLERANCE)
+
+
+def compare(other: str, name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """A RuntimeError where another program gives another result than ours."""
+    error = float((theirs - ours).abs().max() / ours.abs().max())
+    if not error <= tolerance:
+        raise RuntimeError(f"{other} gives other {name} by what was exported: relative error {error:.2e}")
 
 
 def write_timm(encoder: PixelEncoder, path: Path) -> None:

@@ -117,33 +117,6 @@ class PixProSettings:
 
 
 @dataclass
-class DenseCLSettings:
-    """Options of DenseCL.
-
-    Attributes:
-        temperature: divides the cosine similarities.
-        share: weight of the dense loss, the rest is the image-level loss.
-        queue: vectors of earlier frames that serve as negatives.
-        dim: length of the image-level vectors.
-        hidden: width of the image-level projection.
-        momentum: of the teacher; it is part of the method.
-    """
-
-    temperature: float = 0.2
-    share: float = 0.5
-    queue: int = 4096
-    dim: int = 128
-    hidden: int = 512
-    momentum: float = 0.99
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "temperature", above=0)
-        check_numbers(self, "queue", low=0)
-        check_numbers(self, "share", low=0, high=1)
-        check_numbers(self, "momentum", low=0, below=1)
-
-
-@dataclass
 class ImageSettings:
     """Options of the image-level baseline.
 
@@ -167,6 +140,23 @@ class ImageSettings:
         check_numbers(self, "momentum", low=0, below=1)
         if self.queue and self.momentum is None:
             raise ValueError(f"queue: keys of earlier batches need a teacher (momentum), got queue={self.queue}")
+
+
+@dataclass
+class DenseCLSettings(ImageSettings):
+    """Options of DenseCL, beside those of its image-level loss.
+
+    Attributes:
+        share: weight of the dense loss, the rest is the image-level loss.
+    """
+
+    share: float = 0.5
+    queue: int = 4096
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "share", low=0, high=1)
 
 
 @dataclass

@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from typing_extensions import Self
 
 from laparoflow.files import write_bytes, write_json
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow.probes.features import FeatureEncoder, to_input
 from laparoflow.probes.heads import Head
 from laparoflow.probes.heatmaps import detect, heatmap_size, upsample
+from laparoflow.probes.settings import device_of
 
 FORMAT = "laparoflow-head-1"
 FOLDER = "heads"
@@ -75,6 +77,11 @@ class SavedHead:
         """Path of the JSON file below the probe's folder."""
         return f"{FOLDER}/{self.backbone.replace(' ', '-')}_{self.labels}_{self.seed}.json"
 
+    def to(self, device: str) -> Self:
+        """The same head, moved to a device, "auto" included."""
+        self.head.to(device_of(device))
+        return self
+
     @torch.no_grad()
     def predict(self, encoder: FeatureEncoder, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
         """What the head finds in pictures, in one pass of the backbone.
@@ -87,15 +94,14 @@ class SavedHead:
             For segmentation, per picture the class ids int64 [H, W]. For key points, per picture a list with one
             [P, 3] of (x, y, score) per joint, in pixels of the picture, best first, scores from `threshold` on.
         """
-        device = next(self.head.parameters()).device
-        batch = torch.stack([to_input(image, self.image_size) for image in images]).to(device)
+        batch = torch.stack([to_input(image, self.image_size) for image in images]).to(self.head.mean.device)
         source = encoder.at(self.level) if isinstance(encoder, PixelEncoder) else encoder
         return self.read(source.features(batch), [image.shape[:2] for image in images])
 
     @torch.no_grad()
     def read(self, features: Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Any]:
         """What the head finds in features [B, C, h, w] of its `level`, of pictures of these (height, width)."""
-        maps = self.head(features.float())
+        maps = self.head(features.to(self.head.mean))
         if self.task == "segmentation":
             return [class_ids(row, size).numpy() for row, size in zip(maps, sizes, strict=True)]
         maps = upsample(maps, heatmap_size(self.image_size, self.feature_stride)).cpu()

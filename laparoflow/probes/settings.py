@@ -18,6 +18,13 @@ LevelName = Literal["stem", "last", "both"]
 TRAINED, RANDOM, SCRATCH, WEIGHTS = "trained", "random", "from scratch", "weights file"
 
 
+def device_of(name: str) -> str:
+    """The device that is meant: "auto" takes a GPU where torch sees one."""
+    import torch  # not before work starts: the command line reads these settings without it
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 @dataclass(kw_only=True)
 class ProbeOptions:
     """How frozen features are turned into scores; the data and the backbone come from elsewhere.
@@ -84,9 +91,7 @@ class ProbeOptions:
 
     def resolved(self) -> Self:
         """The same options with the device "auto" spelt out."""
-        import torch  # not before work starts: the command line reads these settings without it
-
-        return replace(self, device="cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self
+        return replace(self, device=device_of(self.device))
 
 
 @dataclass(kw_only=True)

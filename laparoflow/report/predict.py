@@ -21,11 +21,12 @@ from laparoflow.files import read_picture, write_json, write_png
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.instruments import group_instruments
 from laparoflow.probes.saved import load_head
+from laparoflow.probes.settings import device_of
 from laparoflow.progress import progress
 from laparoflow.report.pictures import Picture, shrink
 from laparoflow.report.sections import class_legend
 from laparoflow.report.settings import PredictSettings
-from laparoflow.report.view import batches, device_of, painted
+from laparoflow.report.view import batches, painted
 from laparoflow.video.decode import Source
 from laparoflow.video.sources import IMAGE_SUFFIXES, find_sources, images_in
 
@@ -39,11 +40,10 @@ def predict(settings: PredictSettings) -> tuple[int, float, str]:
     """
     begun = time.perf_counter()
     run, probe, *inputs = (Path(path) for path in settings.inputs)
-    device, out = device_of(settings.device), Path(settings.out)
+    out = Path(settings.out)
     encoder = load_encoder(run).requires_grad_(False)
-    head = load_head(probe, labels=settings.labels, seed=settings.seed, encoder=encoder)
-    encoder.to(device)
-    head.head.to(device)
+    head = load_head(probe, labels=settings.labels, seed=settings.seed, encoder=encoder).to(settings.device)
+    encoder.to(device_of(settings.device))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     sources: dict[str, Path] = {}

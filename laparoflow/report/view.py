@@ -27,6 +27,7 @@ from laparoflow.models.encoder import PixelEncoder
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.features import probe_size, to_input
 from laparoflow.probes.saved import SavedHead, load_head
+from laparoflow.probes.settings import device_of
 from laparoflow.progress import progress
 from laparoflow.report.explore import encoded, explorer
 from laparoflow.report.headline import Headline
@@ -54,10 +55,6 @@ class _Look:
     standardise: bool
 
 
-def device_of(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def standardises(checkpoint: Path) -> bool:
     """Whether the loss of a run compares standardised vectors."""
     folders = (checkpoint, *checkpoint.parents[:2])
@@ -79,13 +76,9 @@ def view_video(settings: ViewSettings) -> tuple[int, float, float | None]:
         raise FileExistsError(f"out: {out} exists; name another file or set overwrite")
     begun = time.perf_counter()
     source = Source(Path(settings.video))
-    device = device_of(settings.device)
     encoder = load_encoder(settings.checkpoint).requires_grad_(False)
-    head = None if settings.probe is None else load_head(settings.probe, encoder=encoder)
-    encoder.to(device)
-    if head is not None:
-        head.head.to(device)
-        encoder = encoder.at(head.level)
+    head = None if settings.probe is None else load_head(settings.probe, encoder=encoder).to(settings.device)
+    encoder = encoder.to(device_of(settings.device)).at(head.level if head else "last")
     height, width = source.info.height, source.info.width
     x, y = settings.pixel or (width // 2, height // 2)
     if not (0 <= x < width and 0 <= y < height):
@@ -161,8 +154,7 @@ class _Panels:
             small = [cv2.resize(image, self.panel[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8) for image in batch]
             found: Sequence[Any] = [None] * len(batch)
             if self.look.head is not None:
-                device = next(self.look.head.head.parameters()).device
-                found = self.look.head.read(features.to(device), [self.panel] * len(batch))
+                found = self.look.head.read(features, [self.panel] * len(batch))
             for maps in zip(small, features, embeddings, found, strict=True):
                 yield self._sheet(*maps)
                 advance(1)

@@ -8,8 +8,7 @@ clip's record.
 
 from __future__ import annotations
 
-import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from laparoflow.bounds import plain
 from laparoflow.files import remove_leftovers, write_json
 from laparoflow.video.cache import ClipRecord
 from laparoflow.video.decode import DecodeReport, Frame, Source, VideoError
@@ -98,7 +98,7 @@ class ClipWriter:
         Where the source lies is written down, to know what the clip is of, but makes no other plan.
         """
         path = self.folder / "plan.json"
-        mine = json.loads(json.dumps(asdict(self.plan)))
+        mine = plain(self.plan)
         if path.exists() and {**(read_plan(self.folder) or {}), "source": None} != {**mine, "source": None}:
             for file in self.folder.iterdir():
                 file.unlink(missing_ok=True)
@@ -259,25 +259,19 @@ class ClipWriter:
         return record
 
     def _clip_record(self, records: list[ShardRecord], report: DecodeReport) -> ClipRecord:
-        plan = self.plan
-        excluded: dict[str, list[int]] = {}
+        plan, excluded = self.plan, defaultdict[str, list[int]](list)
         for record in records:
             for reason, frames in record.excluded.items():
-                excluded.setdefault(reason, []).extend(frames)
+                excluded[reason] += frames
         kept = sum(len(record.samples) for record in records)
         return ClipRecord(
-            name=plan.name,
-            source=plan.source,
-            fingerprint=plan.fingerprint,
-            height=plan.height,
-            width=plan.width,
-            frame_rate=plan.info.frame_rate,
-            decoder=plan.info.decoder,
+            **{name: getattr(plan, name) for name in ("name", "source", "fingerprint", "height", "width")},
+            **{name: getattr(plan.info, name) for name in ("frame_rate", "decoder")},
             frames=kept,
             files=[record.file for record in records],
             index=write_index(self.folder, records),
             flow_channels=self.settings.flow_channels,
             flow_stride=self.settings.stored_stride,
-            border={"box": list(plan.border.box), "circle": plan.border.circle and list(plan.border.circle)},
-            report={**asdict(report), "kept": kept, "excluded": excluded},
+            border=plain(asdict(plan.border)),
+            report={**asdict(report), "kept": kept, "excluded": dict(excluded)},
         )

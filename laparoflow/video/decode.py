@@ -126,20 +126,10 @@ def _announced(container: av.container.InputContainer, stream: av.VideoStream, r
     return None, 0
 
 
-def _lacks_index(path: Path) -> bool:
-    """Whether a file is an MP4 or MOV, by its first box, without the box that says where its frames are."""
+def _is_mp4(path: Path) -> bool:
+    """Whether a file is an MP4 or MOV, by its first box."""
     with open(path, "rb") as file:
-        place, first = 0, b""
-        while len(head := file.read(16)) >= 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            first = first or kind
-            if first not in (b"ftyp", b"wide", b"mdat", b"free", b"skip") or kind in (b"moov", b"moof"):
-                return False
-            size = int.from_bytes(head[8:16], "big") if size == 1 else size
-            if size < 8:
-                break
-            file.seek(place := place + size)
-    return bool(first)
+        return file.read(8)[4:] in (b"ftyp", b"wide", b"mdat", b"free", b"skip")
 
 
 class Source:
@@ -180,12 +170,15 @@ class Source:
 
     def _open(self) -> av.container.InputContainer:
         with _named(self.path, "open video"):
-            if _lacks_index(self.path):
+            try:
+                container = av.open(str(self.path), **TEXT)
+            except av.error.InvalidDataError as error:
+                if not _is_mp4(self.path):
+                    raise
                 raise VideoError(
-                    f"cannot open video {shown(self.path)}: its index (the moov atom) is missing, as where a recording was "
-                    "cut off; copy it again, or repair it with a tool such as untrunc"
-                )
-            container = av.open(str(self.path), **TEXT)
+                    f"cannot open video {shown(self.path)}: its index (the moov atom) is missing or damaged, as where a "
+                    "recording was cut off; copy it again, or repair it with a tool such as untrunc"
+                ) from error
         if not container.streams.video:
             container.close()
             raise VideoError(f"cannot read {shown(self.path)}: it has no video stream")

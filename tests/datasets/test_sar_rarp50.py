@@ -59,7 +59,7 @@ def test_missing_pictures_are_reported_and_none_is_an_error(tmp_path: Path) -> N
     miniatures.sar_rarp50(tmp_path)
     (tmp_path / "test" / "video_41" / "rgb" / "000000060.png").unlink()
     dataset = build_dataset("sar_rarp50", tmp_path)
-    assert "1 masks have no picture" in dataset.warnings[0]
+    assert "1 labelled frames have no picture" in dataset.warnings[0]
     for path in tmp_path.rglob("rgb/*.png"):
         path.unlink()
     with pytest.raises(DatasetError, match="sample the videos"):

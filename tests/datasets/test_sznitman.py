@@ -27,7 +27,7 @@ def test_frame_without_tools_is_labelled_and_empty(tmp_path: Path) -> None:
 
 def test_missing_picture_is_reported(tmp_path: Path) -> None:
     miniatures.sznitman(tmp_path)
-    assert "1 annotated frames have no picture" in build_dataset("sznitman", tmp_path).warnings[0]
+    assert "1 labelled frames have no picture" in build_dataset("sznitman", tmp_path).warnings[0]
 
 
 def test_point_outside_its_picture_is_an_error(tmp_path: Path) -> None:
