@@ -32,14 +32,6 @@ class KnownClip(NamedTuple):
     finished: bool
 
 
-class Identified(NamedTuple):
-    """One source for every clip in the order given, the clips' names, and copies with the clip that has their content."""
-
-    sources: list[Path]
-    names: list[str]
-    duplicates: dict[str, str]
-
-
 def known_clips(cache: Path) -> list[KnownClip]:
     """The clips that a cache holds or has begun, by name; a CacheError where the record of a finished one is damaged."""
     known = []
@@ -91,8 +83,10 @@ def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequ
     return names
 
 
-def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -> Identified:
-    """Find the clips that sources (different absolute paths) are in a cache, which need not exist yet.
+def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -> tuple[dict[Path, str], dict[Path, str]]:
+    """The clip's name of each source (different absolute paths) in a cache, which need not exist yet, and copies of others.
+
+    A copy has the name of the clip that has its content.
 
     Raises:
         CacheError: if the cache holds a clip of what lay at a source's path before, or a damaged record.
@@ -106,34 +100,33 @@ def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -
 
     with ThreadPoolExecutor() as pool:
         prints = dict(zip(sources, pool.map(fingerprinted, sources), strict=True))
+    free = {clip.name: clip for clip in known}
     names: dict[Path, str] = {}
-    claimed: set[str] = set()
 
     def claim(source: Path, place: str | None = None) -> bool:
         """Give a source the first free clip of its content, whose source lay at that place if one is named."""
-        for clip in known:
-            if clip.name not in claimed and clip.fingerprint == prints[source] and place in (None, clip.source):
-                names[source] = clip.name
-                claimed.add(clip.name)
+        for clip in free.values():
+            if clip.fingerprint == prints[source] and place in (None, clip.source):
+                names[source] = free.pop(clip.name).name
                 return True
         return False
 
     for source in sources:  # where it was before
         claim(source, str(source))
-    holders = {prints[source]: name for source, name in names.items()}
+    first = {prints[source]: source for source in names}
     fresh: list[Path] = []
     copies: list[Path] = []
     for source in (source for source in sources if source not in names):
         content = prints[source]
         if claim(source):  # it moved
-            holders.setdefault(content, names[source])
-        elif content is not None and content in holders:
+            first.setdefault(content, source)
+        elif content is not None and content in first:
             copies.append(source)
         else:
-            holders[content] = ""  # named below
+            first[content] = source
             fresh.append(source)
 
-    replaced = {clip.source: clip for clip in known if clip.name not in claimed and clip.source is not None}
+    replaced = {clip.source: clip for clip in free.values()}
     unnamed: list[Path] = []
     for source in fresh:
         before = replaced.get(str(source)) if prints[source] is not None else None
@@ -148,6 +141,5 @@ def identify(sources: Sequence[Path], cache: Path, pattern: str | None = None) -
             names[source] = before.name
     beside = [*names, *(Path(clip.source) for clip in known if clip.source is not None)]
     names.update(zip(unnamed, clip_names(unnamed, beside, [clip.name for clip in known]), strict=True))
-    holders.update({prints[source]: names[source] for source in fresh})
-    kept = [source for source in sources if source in names]
-    return Identified(kept, [names[source] for source in kept], {str(copy): holders[prints[copy]] for copy in copies})
+    ordered = {source: names[source] for source in sources if source in names}
+    return ordered, {copy: names[first[prints[copy]]] for copy in copies}

@@ -26,7 +26,7 @@ from laparoflow.progress import progress as show_progress
 from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord, find_damage, read_clip, read_header
 from laparoflow.video.clip import Task
 from laparoflow.video.decode import VideoError
-from laparoflow.video.names import Identified, identify
+from laparoflow.video.names import identify
 from laparoflow.video.parallel import rank_and_world_size, run_tasks, split_tasks, units_of
 from laparoflow.video.plan import ClipPlan, plan_clip
 from laparoflow.video.settings import PrepareSettings
@@ -142,10 +142,9 @@ def _intact(out: Path, name: str) -> ClipRecord | None:
     return clip if clip is not None and not find_damage(folder, clip, range(len(clip.files))) else None
 
 
-def _claim(out: Path, plans: dict[str, ClipPlan], identified: Identified) -> dict[str, ClipPlan]:
+def _claim(out: Path, plans: dict[str, ClipPlan], names: dict[Path, str]) -> dict[str, ClipPlan]:
     """Give clips the names that are free now, and write down whose they are: another run may have begun since."""
-    names = {str(source): name for source, name in zip(identified.sources, identified.names, strict=True)}
-    claimed = [replace(plan, name=names.get(plan.source, plan.name)) for plan in plans.values()]
+    claimed = [replace(plan, name=names.get(Path(plan.source), plan.name)) for plan in plans.values()]
     for plan in claimed:
         folder = out / "clips" / plan.name
         if not (folder / "plan.json").exists():
@@ -177,13 +176,13 @@ def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | 
         return error
 
 
-def _for_each(what: str, work: Callable[..., T], items: Sequence[tuple[Path, str]], show: bool) -> list[T]:
-    """What ``work`` gives for each source and its name, by threads, under a progress bar."""
-    results = []
-    with show_progress(what, len(items), show) as advance, ThreadPoolExecutor() as pool:
-        for result in pool.map(lambda item: work(*item), items):
+def _for_each(what: str, work: Callable[[Path], T], sources: Sequence[Path], show: bool) -> dict[Path, T]:
+    """What ``work`` gives for each source, by threads, under a progress bar."""
+    results = {}
+    with show_progress(what, len(sources), show) as advance, ThreadPoolExecutor() as pool:
+        for source, result in zip(sources, pool.map(work, sources), strict=True):
             advance()
-            results.append(result)
+            results[source] = result
     return results
 
 
@@ -237,25 +236,24 @@ def prepare(
     found = find_sources(inputs, settings.pattern)
     identity = _identity(settings)
     _check_folder(out, identity)
-    identified = identify(found.sources, out, settings.pattern)
-    sources, names = identified.sources, identified.names
+    names, copies = identify(found.sources, out, settings.pattern)
+    sources, source_of = list(names), {name: source for source, name in names.items()}
     report = PrepareReport(str(out), rank, world_size, passed_over=found.passed_over)
-    report.duplicates = {shown(source): name for source, name in identified.duplicates.items()}
     units = units_of(len(sources), rank, world_size)
-    mine = [(sources[index], names[index]) for index in sorted({unit[0] for unit in units})]
-    intact = _for_each("verifying", lambda _, name: _intact(out, name), mine, progress)
-    report.clips = [clip for clip in intact if clip is not None]
+    mine = [sources[index] for index in sorted({unit[0] for unit in units})]
+    intact = _for_each("verifying", lambda source: _intact(out, names[source]), mine, progress)
+    report.clips = [clip for clip in intact.values() if clip is not None]
     report.kept = [clip.name for clip in report.clips]
-    missing = [item for item, clip in zip(mine, intact, strict=True) if clip is None]
-    outcomes = _for_each("opening", lambda source, name: _try_plan(source, name, settings), missing, progress)
-    plans = {plan.name: plan for plan in outcomes if isinstance(plan, ClipPlan)}
-    failed = ((shown(source), outcome) for (source, _), outcome in zip(missing, outcomes, strict=True))
-    report.unreadable = {source: str(outcome) for source, outcome in failed if isinstance(outcome, VideoError)}
-    for source, name in list(report.duplicates.items()):
-        original = shown(sources[names.index(name)])
+    missing = [source for source, clip in intact.items() if clip is None]
+    outcomes = _for_each("opening", lambda source: _try_plan(source, names[source], settings), missing, progress)
+    plans = {plan.name: plan for plan in outcomes.values() if isinstance(plan, ClipPlan)}
+    report.unreadable = {shown(source): str(error) for source, error in outcomes.items() if isinstance(error, VideoError)}
+    for copy, name in copies.items():
+        original = shown(source_of[name])
         if original in report.unreadable:  # a copy of what cannot be read, as empty files are of one another
-            report.unreadable[source] = f"{source} is a copy: {report.unreadable[original]}"
-            del report.duplicates[source]
+            report.unreadable[shown(copy)] = f"{shown(copy)} is a copy: {report.unreadable[original]}"
+        else:
+            report.duplicates[shown(copy)] = name
     if report.unreadable and not skip_unreadable:
         raise VideoError("; ".join(report.unreadable.values()))
 
@@ -266,7 +264,7 @@ def prepare(
         if not (out / "cache.json").exists():
             write_json(out / "cache.json", {"format": FORMAT, "version": VERSION, "settings": identity})
         estimate = _check_space(out, list(plans.values()), settings)
-        plans = _claim(out, plans, identify(found.sources, out, settings.pattern))
+        plans = _claim(out, plans, identify(found.sources, out, settings.pattern)[0])
     if progress and plans:
         print(f"{estimate}; {workers} process{'es' * (workers > 1)} on {cores()} cores")
     for name in plans:
