@@ -110,11 +110,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write readable JSON, atomically; returns ``path``.
-
-    Raises:
-        ValueError: NaN or infinity, which are not JSON.
-    """
+    """Write readable JSON, atomically; returns ``path``; a ValueError for NaN or infinity, which are not JSON."""
     return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -126,8 +122,7 @@ def shown(path: Path | str) -> str:
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """A picture file as RGB, uint8 [H, W, 3], upright as its EXIF orientation asks; of 16 bits the upper 8.
 
-    Raises:
-        ValueError: it is missing, damaged or no picture; the message names it.
+    A ValueError names one that is missing, damaged or no picture.
     """
     import cv2
     import numpy as np
@@ -157,11 +152,7 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> Path:
 
 
 def try_writing(option: str, path: Path) -> None:
-    """Refuse a file or a folder, there or not, that cannot be written, before hours of work whose result would go there.
-
-    Raises:
-        OSError: the message names the option, the folder and the reason.
-    """
+    """Refuse a file or a folder, there or not, that cannot be written, before hours of work whose result would go there."""
     for place in (path, *path.absolute().parents):
         if place.exists() and (place.is_dir() or place != path):
             break

@@ -49,9 +49,6 @@ _FRAME_FILE = re.compile(r"frame_(\d+)_endo\.png")
 class CholecSeg8k(SegmentationDataset):
     """Reads CholecSeg8k with 13 classes (as published) or 8 (the merged protocol), from the folder that holds `video01`, ...
 
-    Raises:
-        DatasetError: no frame is found, a mask is missing, or it holds a grey value that the data set does not define.
-
     Example:
         >>> CholecSeg8k(Path("cholecseg8k"), classes=8)[0].mask.shape  # doctest: +SKIP
         (480, 854)

@@ -64,8 +64,7 @@ def load_class_map(name: str, variant: str = "default") -> ClassMap:
 class MappedSegmentation(SegmentationDataset):
     """A segmentation data set seen through a class map.
 
-    Raises:
-        ValueError: the map does not list the data set, or lists a class that it does not have (as read now).
+    A ValueError where the map lacks it, or it lacks a class of the map.
     """
 
     def __init__(self, dataset: SegmentationDataset, class_map: ClassMap) -> None:

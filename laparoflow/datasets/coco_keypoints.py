@@ -23,10 +23,6 @@ class CocoKeypoints(KeypointDataset):
     """Reads COCO-style key points of one category, by name or the only one with key points, from a folder as in coco.py.
 
     The annotation file may be named, absolute or below root; None takes those with keypoints in the name, if any.
-
-    Raises:
-        DatasetError: no or several candidate files or categories, missing pictures, pictures of another size than the
-            file says, or an annotation that is not of the form above, which is named.
     """
 
     name = "coco_keypoints"

@@ -26,10 +26,6 @@ class CocoSegmentation(SegmentationDataset):
     """Reads COCO-style masks of all categories that have annotations, from a folder as in coco.py.
 
     The annotation file may be named, absolute or below root; None takes those with instances in the name, if any.
-
-    Raises:
-        DatasetError: no or several candidate files, missing pictures, pictures of another size than the file says, or
-            an annotation without a usable segmentation, which is named.
     """
 
     name = "coco_segmentation"

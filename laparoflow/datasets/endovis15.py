@@ -68,9 +68,6 @@ def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]
 
 class Endovis15Robotic(_FromVideos, SegmentationDataset):
     """Every frame of the robotic recordings somewhere below a folder, with its mask.
-
-    Raises:
-        DatasetError: no recording with a video and a mask video, or one that cannot be read.
     """
 
     name = "endovis15_robotic"
@@ -97,10 +94,6 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
 
 class Endovis15RoboticPose(_FromVideos, KeypointDataset):
     """The frames of the robotic recordings somewhere below a folder that have key points, TrackedPoint too if asked for.
-
-    Raises:
-        DatasetError: no recording with a video and key points, or a label file with entries for frames that its video
-            does not have.
     """
 
     name = "endovis15_robotic"
@@ -124,9 +117,6 @@ class Endovis15RoboticPose(_FromVideos, KeypointDataset):
 
 class Endovis15Rigid(SegmentationDataset):
     """The stills of the rigid set, operations (OP1, OP2, ...) somewhere below a folder; each operation is a video.
-
-    Raises:
-        DatasetError: no operation, a picture without its mask, or a mask of another size.
     """
 
     name = "endovis15_rigid"

@@ -36,10 +36,6 @@ class Endovis15Pose(KeypointDataset):
 
     The root holds train_labels and test_labels, the folder ``images`` the frames, somewhere below; None takes the root.
     ``tracked_point`` reads TrackedPoint as a sixth joint.
-
-    Raises:
-        DatasetError: no label file, no frame for any label, a label file that is not of the form above, or a file
-            name that fits several frames equally well.
     """
 
     name = "endovis15_pose"

@@ -36,9 +36,6 @@ BINARY_HINT = (
 
 class ImageMasks(SegmentationDataset):
     """Reads the folder described above; the first group of the ``video_pattern``, searched in a file's stem, is its video.
-
-    Raises:
-        DatasetError: classes.json is missing or wrong, no picture, or a picture without a mask.
     """
 
     name = "image_masks"

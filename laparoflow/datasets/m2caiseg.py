@@ -60,9 +60,6 @@ class M2caiSeg(SegmentationDataset):
 
     ``stray`` pixels, of a colour that no class has, are snapped to the "nearest" or left out by "ignore"; ``smooth`` takes
     the commonest class of each 5 x 5 neighbourhood after snapping.
-
-    Raises:
-        DatasetError: train or test is missing or empty, or a mask is missing or has another size than its picture.
     """
 
     name = "m2caiseg"

@@ -22,8 +22,7 @@ class DatasetError(ValueError):
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """A picture as `laparoflow prepare` reads it: RGB, uint8 [H, W, 3], upright as its EXIF orientation asks.
 
-    Raises:
-        DatasetError: the file is missing or is not a readable picture, as with the other functions here.
+    An error is a DatasetError, as with the others here.
     """
     try:
         return read_picture(path)

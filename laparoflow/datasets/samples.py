@@ -73,6 +73,9 @@ SampleT = TypeVar("SampleT", SegmentationSample, KeypointSample)
 class FrameDataset(Generic[SampleT]):
     """A sequence of labelled frames with known videos; subclasses say how one frame is read.
 
+    Opening a data set and reading a frame raise a DatasetError, which names the file, where something is missing or is not
+    as the reader's module describes it.
+
     Attributes:
         frames: in a fixed order (by video, then by time).
         name: the data set's name on the command line.

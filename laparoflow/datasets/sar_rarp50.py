@@ -29,9 +29,6 @@ _VIDEO = re.compile(r"^(video_\d+)(?:_\d+)?$")
 
 class SarRarp50(SegmentationDataset):
     """SAR-RARP50's masks and the pictures that were sampled from its videos, in a folder with train1, train2 and test.
-
-    Raises:
-        DatasetError: no mask, no sampled pictures, a mask with several channels that differ or with unknown ids.
     """
 
     name = "sar_rarp50"

@@ -55,10 +55,8 @@ def split_dataset(dataset: FrameDataset[Any], settings: SplitSettings | None = N
     """Divides the frames of a data set into train and test.
 
     Its `warning` is not empty when train and test share a video, or may do so unknown to the data set, and when the
-    published val part is tested on (`record["test_part"]` then is "val").
-
-    Raises:
-        ValueError: the split that was asked for by name cannot be made, or a side would be empty.
+    published val part is tested on (`record["test_part"]` then is "val"). A ValueError where the split that was asked for by
+    name cannot be made, or a side would be empty.
     """
     settings = settings or SplitSettings()
     by, warning, test_part = str(settings.by), "", {}

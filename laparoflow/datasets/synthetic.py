@@ -31,9 +31,6 @@ def _pictures(root: Path) -> list[tuple[str, Path]]:
 
 class SyntheticSegmentation(SegmentationDataset):
     """The synthetic laparoscopy that `write_dataset` wrote, with its masks.
-
-    Raises:
-        DatasetError: `dataset.json` or a mask is missing, or a mask holds an id with no class.
     """
 
     name = "synthetic"
@@ -57,9 +54,6 @@ class SyntheticSegmentation(SegmentationDataset):
 
 class SyntheticKeypoints(KeypointDataset):
     """The synthetic laparoscopy that `write_dataset` wrote, with its key points, one instrument per clip.
-
-    Raises:
-        DatasetError: `dataset.json` or a key-point file is missing or has another number of frames or joints.
     """
 
     name = "synthetic"

@@ -24,9 +24,6 @@ _TOOL = re.compile(r"<tool>(.*?)</tool>", re.DOTALL)
 
 class Sznitman(KeypointDataset):
     """The Sznitman laparoscopy sequence, in a folder with `train.xml` and `trainData`.
-
-    Raises:
-        DatasetError: the annotation file is missing or not of the form above, or a point lies outside its picture.
     """
 
     name = "sznitman"

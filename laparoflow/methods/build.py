@@ -24,11 +24,7 @@ METHODS: dict[str, Callable[[PixelEncoder, Any], Method]] = {
 
 
 def build_method(encoder: PixelEncoder, settings: MethodSettings) -> Method:
-    """The method that ``settings.name`` names, around ``encoder``.
-
-    Raises:
-        ValueError: an unknown name, or an option out of range.
-    """
+    """The method that ``settings.name`` names, around ``encoder``."""
     if settings.name not in METHODS:
         raise ValueError(f"method.name: expected one of {', '.join(METHODS)}, got {settings.name!r}")
     return METHODS[settings.name](encoder, getattr(settings, settings.name))

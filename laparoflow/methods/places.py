@@ -7,11 +7,7 @@ from torch import Tensor
 
 
 def cell_diagonal(grid: Tensor) -> Tensor:
-    """Mean diagonal of a view's cells in source pixels: grid [B, h, w, 2] (x, y), h and w at least 2 -> [B].
-
-    Raises:
-        ValueError: the grid is smaller than 2 x 2.
-    """
+    """Mean diagonal of a view's cells in source pixels: grid [B, h, w, 2] (x, y), h and w at least 2 -> [B]."""
     if grid.shape[1] < 2 or grid.shape[2] < 2:
         raise ValueError(f"grid: expected at least 2 x 2 cells, got {tuple(grid.shape[1:3])}")
     diagonal = grid[:, 1:, 1:] - grid[:, :-1, :-1]

@@ -41,9 +41,6 @@ class KeypointScores:
         """Counts one frame: detections [P, 3] (x, y, score) per joint, in any order, and its truth.
 
         The truth is [I, K, 3] (x, y, visibility). Both are in pixels of the source picture (height, width).
-
-        Raises:
-            ValueError: the number of joints differs.
         """
         if len(detections) != len(self.joints) or truth.ndim != 3 or truth.shape[1:] != (len(self.joints), 3):
             raise ValueError(

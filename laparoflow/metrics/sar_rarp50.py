@@ -23,11 +23,7 @@ TOLERANCE = 10.0
 
 
 def frame_scores(prediction: NDArray[np.integer] | None, truth: NDArray[np.integer]) -> tuple[float, float]:
-    """(mean IoU, mean NSD) of one frame; class ids [H, W] with 0 the background, None for a frame without prediction.
-
-    Raises:
-        ValueError: the shapes differ or an id is above 9.
-    """
+    """(mean IoU, mean NSD) of one frame; class ids [H, W] with 0 the background, None for a frame without prediction."""
     if np.max(truth, initial=0) > CLASSES or (prediction is not None and np.max(prediction, initial=0) > CLASSES):
         raise ValueError(f"class ids must be 0 to {CLASSES}")
     if prediction is None:

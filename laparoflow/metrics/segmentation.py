@@ -35,11 +35,7 @@ class SegmentationScores:
         self._by_video: dict[str, Tensor] = {}
 
     def update(self, prediction: Tensor, truth: Tensor, video: str) -> None:
-        """Counts one frame: class ids, integer [H, W], in the truth or IGNORE_INDEX, and the name of its video.
-
-        Raises:
-            ValueError: the shapes differ.
-        """
+        """Counts one frame: class ids, integer [H, W], in the truth or IGNORE_INDEX, and the name of its video."""
         if prediction.shape != truth.shape:
             raise ValueError(f"prediction {list(prediction.shape)} and truth {list(truth.shape)} must have one shape")
         counts = multiclass_confusion_matrix(

@@ -18,11 +18,7 @@ from laparoflow.metrics.segmentation import mean_of
 
 
 def surface_distance(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> float | None:
-    """NSD of two masks bool [H, W] with a tolerance in pixels; None where both are empty.
-
-    Raises:
-        ValueError: the shapes differ or the tolerance is negative.
-    """
+    """NSD of two masks bool [H, W] with a tolerance in pixels; None where both are empty."""
     if prediction.shape != truth.shape or prediction.ndim != 2:
         raise ValueError(f"masks must be [H, W] of one shape, got {prediction.shape} and {truth.shape}")
     if tolerance < 0:

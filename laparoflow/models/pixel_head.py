@@ -52,11 +52,7 @@ class Projection(nn.Sequential):
 
 
 class PixelHead(nn.Module):
-    """Up-sampling from the tokens' stride to the embeddings', and a projection of so many layers to ``dim`` channels.
-
-    Raises:
-        ValueError: ``embed_stride`` cannot be reached by doublings, or layers=0 and the widths differ.
-    """
+    """Up-sampling from the tokens' stride to the embeddings', and a projection of so many layers to ``dim`` channels."""
 
     def __init__(self, channels: int, token_stride: int, embed_stride: int, dim: int, hidden: int, layers: int) -> None:
         super().__init__()

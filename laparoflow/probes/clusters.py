@@ -56,9 +56,6 @@ def propagate(features: Tensor, first: Tensor, neighbours: int = 5, context: int
 
     Features [T, C, h, w] are of the frames in time order and are scaled per channel over the first, ``first`` are its class
     shares [K, h, w]. So many ``neighbours`` vote, from it and the ``context`` frames before the one at hand.
-
-    Raises:
-        ValueError: the two differ in h or w.
     """
     if features.shape[2:] != first.shape[1:]:
         raise ValueError(f"features, first: expected one h and w, got {tuple(features.shape)} and {tuple(first.shape)}")

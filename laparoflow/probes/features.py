@@ -39,9 +39,6 @@ def probe_size(source: tuple[int, int], stride: int, asked: tuple[int, int] | No
     """(height, width) that pictures are resized to, multiples of the features' stride.
 
     That is what is asked for, or the shape of the source (height, width) with the longer side at most max(256, 32 strides).
-
-    Raises:
-        ValueError: `asked` is not a multiple of the stride.
     """
     if asked is not None:
         if asked[0] % stride or asked[1] % stride:

@@ -44,9 +44,6 @@ def finetune(
         size, outputs: (height, width) of the network's input, and number of maps K.
         options, seed: steps, rates, batch size, kind of head, device; seed of head, order and augmentation.
         bias, mirror: initial bias of the head, and whether pictures may be mirrored.
-
-    Raises:
-        TypeError: the backbone is no module.
     """
     network = copy.deepcopy(encoder)
     if not isinstance(network, nn.Module):

@@ -23,8 +23,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save ``checkpoint`` at ``path`` so that a reader never sees half a file.
 
-        Raises:
-            DiskFullError: the disk is full; earlier checkpoints are as they were.
+        On a full disk earlier ones are as they were.
         """
         target = Path(path)
         remove_leftovers(target.parent)

@@ -168,11 +168,7 @@ def ignore_interrupt(worker: int) -> None:
 
 @contextmanager
 def shared_memory_named(workers: int) -> Iterator[None]:
-    """Say what to do where the reading processes find no room in /dev/shm, which is 64 MB in Docker.
-
-    Raises:
-        RuntimeError: in the place of a worker's own.
-    """
+    """Say what to do where the reading processes find no room in /dev/shm, which is 64 MB in Docker."""
     try:
         yield
     except RuntimeError as error:

@@ -36,8 +36,7 @@ def depth_of(name: str, blocks: int) -> int:
 def freeze(method: nn.Module, blocks: int, part: str | int | None) -> None:
     """Keeps a part of the backbone as it is, see ``OptimiserSettings.freeze``.
 
-    Raises:
-        ValueError: neither "stem" nor a number of blocks that the backbone has.
+    A ValueError for a part that the backbone has not.
     """
     if part is None:
         return

@@ -154,11 +154,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def check_machine(options: TrainerSettings) -> None:
-    """Refuse what this machine cannot do before anything is written.
-
-    Raises:
-        ValueError: a GPU or half precision without a GPU, or a logger that is not installed.
-    """
+    """Refuse what this machine cannot do before anything is written; a ValueError names the setting."""
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator: expected a CUDA device for 'gpu', found none; choose 'cpu' or 'auto'")
     if options.precision == "16-mixed" and (options.accelerator == "cpu" or not torch.cuda.is_available()):

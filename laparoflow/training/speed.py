@@ -32,9 +32,6 @@ def measure_speed(settings: SpeedSettings) -> dict[str, Any]:
     Returns:
         Frames per second as ``read``, ``views``, ``step`` (forward and backward without views) and ``views_and_step``;
         ``wait_share``, the share of a step's time that would be spent waiting for data; and what was measured.
-
-    Raises:
-        ValueError: no cache, or a setting out of range.
     """
     device = torch.device("cuda" if settings.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     module = PretrainModule(settings).to(device)

@@ -64,11 +64,7 @@ class CachedFrame:
     gap: int
 
     def padded(self, height: int, width: int) -> CachedFrame:
-        """Enlarged to height x width at right and bottom, black, without motion and invalid, so that sizes can be batched.
-
-        Raises:
-            ValueError: the frame is larger than that.
-        """
+        """Enlarged to height x width at right and bottom, black, without motion and invalid, to be batched."""
         below, right = height - self.image.shape[0], width - self.image.shape[1]
         if below < 0 or right < 0:
             raise ValueError(f"expected a size of at least the frame's {self.image.shape[:2]}, got {(height, width)}")

@@ -17,11 +17,7 @@ from laparoflow.video.shards import Shard, ShardRecord, sha256, write_index
 
 
 def convert_cache(old: Path, new: Path) -> list[ClipRecord]:
-    """Write the finished clips of a cache of version 1 into a new folder, and return their records; the old one stays.
-
-    Raises:
-        CacheError: if ``old`` is no cache of version 1, a file in it is damaged, or ``new`` exists.
-    """
+    """Write the finished clips of a cache of version 1 into a new folder, and return their records; the old one stays."""
     try:
         header = json.loads((old / "cache.json").read_text())
     except (OSError, ValueError) as error:

@@ -61,11 +61,7 @@ def read_flow(path: Path) -> tuple[Flow, Mask]:
 
 
 class PrecomputedFlow:
-    """Flow of one clip, by its name, from a folder of the layout above, for a crop of source frames of a size (H, W).
-
-    Raises:
-        ValueError: if the folder holds nothing for this clip.
-    """
+    """Flow of one clip, by its name, from a folder of the layout above, for a crop of source frames of a size (H, W)."""
 
     def __init__(self, folder: Path | str, name: str, crop: tuple[int, int, int, int], source_size: tuple[int, int]) -> None:
         self.folder, self.crop, self.source_size = Path(folder) / name, crop, source_size
