@@ -25,7 +25,7 @@ from laparoflow.models.encoder import PixelEncoder
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.features import to_input
 from laparoflow.report.pictures import Components, Picture
-from laparoflow.training.frames import FrameBatch
+from laparoflow.training.frames import CachedFrames, collate
 from laparoflow.training.pairs import two_views
 from laparoflow.training.pictures import pair_guides, whole_frame
 from laparoflow.training.places import candidates, find_data, read_config
@@ -111,11 +111,8 @@ def view_items(method: Method, views: TwoViews, frames: Sequence[CachedFrame], n
     if method.shuffle_flow and following.flow.shape == frame.flow.shape:
         moving = following
     encoder = method.encoder
-    height, width = (side // encoder.feature_stride * encoder.feature_stride for side in frame.image.shape[:2])
-    image, flow, valid = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (frame.image, moving.flow, moving.valid))
-    image, flow, valid = (part[..., :height, :width] for part in (image.movedim(-1, 1), flow.float(), valid))
-    position, clip, batch_number = (torch.tensor([place]) for place in (number, frame.clip, 0))
-    batch = FrameBatch(image, flow, valid, position, clip, batch_number)
+    shown = dataclasses.replace(frame, flow=moving.flow, valid=moving.valid)
+    batch = collate([CachedFrames([shown])[0, 0]])
     pair = [whole_frame(batch, 0, encoder.embed_stride), two_views(batch, views, encoder.embed_stride, (number,))[1]]
     guides, masks, _, _ = pair_guides(method, pair)
     title = f"clip {frame.clip}, frame {frame.frame}"

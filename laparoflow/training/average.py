@@ -13,13 +13,9 @@ from laparoflow.training.module import PretrainModule
 
 
 class AveragedEncoder(Callback):
-    """mean <- d * mean + (1 - d) * weights after optimiser step s, d = min(decay, s / (s + 10)).
+    """mean <- d * mean + (1 - d) * weights after optimiser step s, d = min(decay, s / (s + 10)), decay in (0, 1).
 
-    Args:
-        decay: in (0, 1).
-
-    Attributes:
-        average: the averaged encoder; None before the start.
+    ``average`` is the averaged encoder; None before the start.
     """
 
     def __init__(self, decay: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -62,11 +62,11 @@ class CachedFrames(Dataset[FrameBatch]):
     An item is asked for by (frame, batch number), or a whole batch by a list of these.
     """
 
-    def __init__(self, cache: FrameCache, neighbours: bool = False) -> None:
+    def __init__(self, cache: Sequence[CachedFrame], neighbours: bool = False) -> None:
         if len(cache) == 0:
             raise ValueError("data: the cache holds no frame to train on")
         self.cache = cache
-        self.clips = cache.ranges if neighbours else []
+        self.clips = getattr(cache, "ranges", ()) if neighbours else ()
         # clips differ in size (their borders are cropped): every frame of a batch is enlarged to the largest
         sizes = getattr(cache, "sizes", ())
         self.size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None

@@ -42,14 +42,7 @@ def find_launch(devices: int, environment: Mapping[str, str] | None = None) -> L
     """The launcher's numbers, or ``devices`` processes on this machine.
 
     SLURM counts only where srun started several tasks: its other variables are also set in a batch script and in an
-    interactive shell, each of which runs a command once.
-
-    Args:
-        devices: the setting, used without a launcher.
-        environment: instead of the process's own.
-
-    Raises:
-        ValueError: srun put different numbers of tasks on the nodes.
+    interactive shell, each of which runs a command once. A ValueError where srun put different numbers on the nodes.
     """
     env = os.environ if environment is None else environment
     if "TORCHELASTIC_RUN_ID" in env or ("LOCAL_WORLD_SIZE" in env and "WORLD_SIZE" in env):
