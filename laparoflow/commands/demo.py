@@ -16,13 +16,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 from laparoflow.bounds import check_choices, check_numbers
 from laparoflow.commands.base import Command, refuse_full
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from laparoflow.probes.settings import Task
 
 
 @dataclass
@@ -60,6 +58,7 @@ class DemoSettings:
 
 
 LABEL_EVERY = 4
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 def refuse(settings: DemoSettings) -> None:
@@ -73,12 +72,15 @@ def refuse(settings: DemoSettings) -> None:
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
     """Run it, print the table, and return what ``demo.json`` holds; see :func:`refuse` for what is refused."""
     from rich.console import Console
+    from rich.table import Table
 
     from laparoflow.evidence.arenas import SYNTHETIC_PREPARE
     from laparoflow.files import write_json
     from laparoflow.options import load_recipe
     from laparoflow.probes import ProbeSettings, run_probe
     from laparoflow.report import write_report
+    from laparoflow.report.headline import headline
+    from laparoflow.report.sources import find_sources
     from laparoflow.synthetic import DEFAULT, HELD_OUT, write_dataset
     from laparoflow.training.run import pretrain
     from laparoflow.video.prepare import prepare
@@ -107,10 +109,11 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     probe: dict[str, Any] = {"dataset": "synthetic", "root": root, "checkpoint": out / "run", "labels": [settings.labels]}
     probe |= {"seeds": list(settings.seeds), "train_videos": seen, "test_videos": unseen}
     metrics = {}
-    for task in SHOWN:
-        metrics[task] = run_probe(ProbeSettings(task=task, out=out / f"probe_{task}", **probe))  # type: ignore[arg-type]
+    for task in TASKS:
+        metrics[task] = run_probe(ProbeSettings(task=task, out=out / f"probe_{task}", **probe))
     console.print("5/5 writing the page")
-    page = write_report([out / "run", out / "probe_segmentation", out / "probe_keypoints"], out / "report.html")
+    probes = [out / f"probe_{task}" for task in TASKS]
+    page = write_report([out / "run", *probes], out / "report.html")
     result = {
         "seconds": time.perf_counter() - begun,
         "pretraining_seconds": summary["seconds"],
@@ -119,39 +122,23 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
         "page": str(page),
     }
     write_json(out / "demo.json", result)
-    console.print(table(result))
+    first = headline(find_sources(probes))
+    assert first.table is not None
+    shown = Table(*first.table.header)
+    for cells in first.table.rows:
+        shown.add_row(*cells)
+    console.print(shown, *first.sentences, sep="\n")
     console.print(f"{result['seconds']:.0f} s in all; pictures and scores: {page}", soft_wrap=True)
     return result
-
-
-SHOWN = {
-    "segmentation": {"mean_iou": "segmentation, mean IoU", "mean_dice": "segmentation, mean Dice"},
-    "keypoints": {"pck/0.1": "key points, PCK at 10 %", "rmse_px": "key points, RMSE in pixels (lower is better)"},
-}
 
 
 def scores(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Score name -> backbone -> mean and deviation over seeds."""
     shown: dict[str, dict[str, Any]] = {}
     for row in metrics["summary"]:
-        for name in SHOWN[metrics["task"]]:
-            shown.setdefault(name, {})[row["backbone"]] = row[name]
-    return shown
-
-
-def table(result: dict[str, Any]) -> Table:
-    """The closing table: trained beside random init."""
-    from rich.table import Table
-
-    from laparoflow.report.sections import spread_text
-
-    shown = Table(title=f"Frozen features, {result['labels']} labelled frames, unseen clips")
-    for title in ("score", "pretrained", "random init"):
-        shown.add_column(title, justify="left" if title == "score" else "right")
-    for task, names in SHOWN.items():
-        for name, label in names.items():
-            cells = result["scores"][task][name]
-            shown.add_row(label, *(spread_text(cells[backbone]) for backbone in ("trained", "random")))
+        for name, value in row.items():
+            if isinstance(value, dict):
+                shown.setdefault(name, {})[row["backbone"]] = value
     return shown
 
 
