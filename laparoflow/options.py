@@ -59,13 +59,9 @@ def load_settings(settings: type, names: Sequence[str | Path] = (), overrides: M
         given |= read_file(settings, name)
     for name, value in (overrides or {}).items():
         given |= flatten(settings, name, value)
-    nested: dict[str, Any] = {}
+    nested = Namespace()
     for name, value in given.items():
-        *groups, last = name.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
+        nested[name] = value
     parser = build_parser(settings)
     if missing := [name for name, action in options_of(settings).items() if action.required and name not in given]:
         raise OptionError(f"missing: {', '.join(f'--{name}' for name in missing)}")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 import pathlib
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from timm.models import eva, vision_transformer
 from torch import Tensor
 
 NESTS = ("state_dict", "teacher", "student", "model")
-ANCHORS = ("patch_embed.", "blocks.0.", "cls_token", "pos_embed")
-"""What the names of a vision transformer begin with."""
+ANCHOR = re.compile(r"((?:.*?\.)?)(?:patch_embed\.|blocks\.0\.|cls_token|pos_embed)")
+"""What the names of a vision transformer begin with, and what stands before it."""
 HARMLESS = [
     argparse.Namespace, pathlib.PosixPath, np.dtype, np._core.multiarray.scalar,  # type: ignore[attr-defined]
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
@@ -60,13 +62,7 @@ def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
         if isinstance(state.get(nest), dict):
             state = state[nest]
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    prefixes: dict[str, int] = {}
-    for name in tensors:
-        for anchor in ANCHORS:
-            before, found, _ = name.partition(anchor)
-            if found and (not before or before.endswith(".")):
-                prefixes[before] = prefixes.get(before, 0) + 1
-                break
+    prefixes = Counter(found[1] for found in map(ANCHOR.match, tensors) if found)
     if not prefixes:
         return tensors
     prefix = max(prefixes, key=lambda p: ("teacher" in p, not any(w in p for w in ("student", "momentum")), prefixes[p]))
