@@ -102,13 +102,7 @@ def run_command(name: str, words: list[str]) -> int:
 
 
 def parse(command: Command, words: Sequence[str]) -> Any:
-    """Words of the command line to an instance of the command's settings.
-
-    Raises:
-        OptionError: an option that does not exist, or a value that it does not take.
-        ValueError: a value is out of range.
-        FileNotFoundError: no such config.
-    """
+    """Words of the command line to an instance of the command's settings; errors are those of ``load_settings``."""
     from laparoflow.options import OptionError, load_settings, read_words
 
     names, given = read_words(command.settings, words, command.positional)

@@ -117,18 +117,16 @@ def sides_record(train: FrameDataset[Any], test: FrameDataset[Any]) -> dict[str,
 
 
 def label_subset(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
-    """Positions of the labelled frames of one budget among those available: a prefix of one random order per seed.
-
-    Raises:
-        ValueError: the budget is no whole number of frames, no fraction in (0, 1] written with a point (1.0 is all) and not
-            "all", or it exceeds what is available.
-    """
+    """Positions of the labelled frames of one budget among those available: a prefix of one random order per seed."""
     count = budget_count(available, budget)
     return tuple(int(i) for i in np.random.default_rng(seed).permutation(available)[:count])
 
 
 def budget_count(available: int, budget: Budget, argument: str = "labels") -> int:
-    """Number of frames that a budget means; see `label_subset`. Errors name the `argument` that it came by."""
+    """Frames that a budget means: a whole number, a fraction in (0, 1] written with a point (1.0 is all), or "all".
+
+    Errors name the `argument` that it came by.
+    """
     if budget == "all":
         return available
     if isinstance(budget, bool) or not isinstance(budget, int | float):

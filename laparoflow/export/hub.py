@@ -25,13 +25,7 @@ from laparoflow.probes.saved import FOLDER, load_head
 
 
 def write_hub(encoder: PixelEncoder, settings: ExportSettings) -> None:
-    """Write the folder ``settings.out``, complete or not at all.
-
-    Raises:
-        FileExistsError: ``out`` is there and was not written by this function.
-        ValueError: a probe of another network, or two probes of one name.
-        RuntimeError: timm does not give the same tokens.
-    """
+    """Write the folder ``settings.out``, complete or not at all; errors are those of ``export_run``."""
     out = Path(settings.out)
     if out.exists() and not is_hub_folder(out):
         raise FileExistsError(f"out: {out} is there and is no folder of `laparoflow export --format hub`; name another")

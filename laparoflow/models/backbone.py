@@ -18,12 +18,7 @@ from laparoflow.models.weights import load_backbone_weights
 
 
 class TokenBackbone(nn.Module):
-    """Patch tokens of a timm ViT as a map; the arguments are those of ``EncoderSettings``, ``options`` timm's.
-
-    Raises:
-        ValueError: unknown name, not a vision transformer, or weights that do not fit.
-        FileNotFoundError: ``weights`` does not exist.
-    """
+    """Patch tokens of a timm ViT as a map; the arguments are those of ``EncoderSettings``, ``options`` timm's."""
 
     def __init__(self, name: str, image_size: int, weights: Path | None = None, blocks: int = 1, **options: Any) -> None:
         super().__init__()

@@ -33,12 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint file as a dictionary, without running code from it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint or is damaged.
-    """
+    """A checkpoint file as a dictionary, without running code from it; a ValueError where it is none or is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"weights: no such file {path}")
     try:

@@ -37,12 +37,7 @@ def probe_keypoints(
     test: KeypointDataset,
     options: ProbeOptions | None = None,
 ) -> ProbeResult:
-    """Scores frozen features on key points; see :func:`laparoflow.probes.segmentation.probe_segmentation`.
-
-    Raises:
-        ValueError: the joints differ, the head has no heat maps, a budget exceeds the training frames, or a size
-            does not fit the stride.
-    """
+    """Scores frozen features on key points; see :func:`laparoflow.probes.segmentation.probe_segmentation`."""
     options = (options or ProbeOptions()).resolved()
     if options.head not in ("linear", "conv"):
         raise ValueError(f"head must be linear or conv for key points, got {options.head!r}")

@@ -33,7 +33,7 @@ def write_report(runs: Sequence[Path], out: Path, title: str = "Laparoflow repor
         title: heading of the page.
 
     Raises:
-        ValueError: no runs, a wrong ending, or a folder with nothing to report.
+        ValueError: no runs, a wrong ending, or a folder with nothing to report or a damaged JSON file.
         FileNotFoundError: a folder does not exist.
     """
     if not runs:

@@ -75,8 +75,7 @@ def keypoint_picture(image: Picture, truth: NDArray[np.floating], found: Sequenc
 class Components:
     """The first three principal components of features as colours; equal colours mean equal features.
 
-    Args:
-        rows: features [n, C]; each component is scaled from its 2nd to its 98th percentile in them.
+    Each component is scaled from its 2nd to its 98th percentile in the features ``rows`` [n, C].
     """
 
     def __init__(self, rows: Tensor) -> None:

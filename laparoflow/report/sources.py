@@ -37,12 +37,7 @@ class Source:
 
 
 def find_sources(runs: list[Path]) -> list[Source]:
-    """Everything reportable in these folders, in the order given, then by name.
-
-    Raises:
-        FileNotFoundError: a folder does not exist.
-        ValueError: a folder holds nothing to report, or a JSON file in it is damaged.
-    """
+    """Everything reportable in these folders, in the order given, then by name; errors are those of ``write_report``."""
     found: dict[Path, Source] = {}
     for run in runs:
         if not run.is_dir():

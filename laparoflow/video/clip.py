@@ -75,9 +75,7 @@ class ClipWriter:
     def run(self) -> ClipResult:
         """Write this part's missing and damaged shards, and the clip's record if the clip is then complete.
 
-        Raises:
-            DiskFullError: when the disk is full; finished shards stay.
-            VideoError: if the source gives not one frame, or changes its frame size.
+        What goes wrong leaves finished shards: a full disk, or a VideoError where no frame is read or their size changes.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remember_plan()

@@ -133,11 +133,7 @@ def _is_mp4(path: Path) -> bool:
 
 
 class Source:
-    """One video file or image folder; for the options see ``PrepareSettings``.
-
-    Raises:
-        VideoError: if it cannot be opened, has no video stream or not a single frame.
-    """
+    """One video file or image folder; for the options see ``PrepareSettings``. A VideoError where it has not one frame."""
 
     def __init__(
         self,
@@ -227,11 +223,7 @@ class Source:
         return SourceInfo(height, width, rate, expected, f"PyAV {av.__version__} {codec}")
 
     def frames(self, report: DecodeReport | None = None) -> Iterator[Frame]:
-        """Decode from the first frame on; what is damaged on the way is written into ``report``, not raised.
-
-        Raises:
-            VideoError: if the file cannot be opened, or what PyAV says of it is no damage that it knows.
-        """
+        """Decode from the first frame on; what is damaged on the way is written into ``report``, not raised."""
         report = report if report is not None else DecodeReport()
         report.notes = list(self.notes)
         if self.images:

@@ -98,10 +98,7 @@ def run_tasks(
     """Results and errors of tasks, which run in worker processes, or in this one if one worker is enough.
 
     ``advance`` is called with a clip's name and a number of source frames as they are done. A full disk or an interruption
-    stops the work; other errors concern one clip and the rest goes on.
-
-    Raises:
-        RuntimeError: if a worker process was killed; the others are ended.
+    stops the work; other errors concern one clip and the rest goes on. A RuntimeError where a worker process was killed.
     """
     results: list[ClipResult] = []
     errors: list[Exception] = []
