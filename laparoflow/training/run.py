@@ -24,7 +24,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -106,12 +106,11 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     stopper = SaveOnSignal(out / "checkpoints")
     trainer = build_trainer(settings, launch, start, [stopper])
-    on_cpu, accumulate = isinstance(trainer.accelerator, CPUAccelerator), settings.trainer.accumulate
-    first, last = start * accumulate, max(settings.max_steps, start) * accumulate
+    first, last = (step * settings.trainer.accumulate for step in (start, max(settings.max_steps, start)))
     share = launch.rank, launch.world, groups_of(cache, settings.balance)
     steps = StepSampler(len(frames), settings.batch_size, first, last, settings.seed, *share)
-    loader = frame_loader(frames, steps, settings.trainer.workers, pin_memory=not on_cpu)
-    if on_cpu:
+    loader = frame_loader(frames, steps, settings.trainer.workers, isinstance(trainer.accelerator, CUDAAccelerator))
+    if isinstance(trainer.accelerator, CPUAccelerator):
         torch.set_num_threads(threads_of(launch.devices, torch.get_num_threads()))
     if launch.rank == 0 and settings.trainer.progress:
         print(told(launch.devices, torch.get_num_threads(), settings.trainer.workers), file=sys.stderr)
