@@ -122,9 +122,7 @@ class ClipWriter:
 
     def _write_shards(self, report: DecodeReport, done: set[int]) -> int:
         """Read the source to its end, write the shards that are ours and missing; returns the number of shards."""
-        settings = self.settings
-        options = settings.pattern, settings.video_stream, settings.deinterlace
-        source = Source(Path(self.plan.source), settings.image_rate, *options)
+        source = Source(Path(self.plan.source), self.settings)
         number, shard = 0, self._shard(0, done)
         for position, (frame, near) in enumerate(self._windows(source.frames(report))):
             if position // self.shard_frames > number:

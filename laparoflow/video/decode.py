@@ -22,6 +22,7 @@ import numpy as np
 from laparoflow.files import read_picture, shown
 from laparoflow.video.flow import Image
 from laparoflow.video.interlaced import deinterlaced, looks_interlaced
+from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.sources import VideoError, images_in
 from laparoflow.video.times import LOOK_AHEAD, Clock, believed_stamps
 
@@ -135,19 +136,11 @@ def _is_mp4(path: Path) -> bool:
 class Source:
     """One video file or image folder; for the options see ``PrepareSettings``. A VideoError where it has not one frame."""
 
-    def __init__(
-        self,
-        path: Path,
-        image_rate: float = 25.0,
-        pattern: str | None = None,
-        video_stream: int | None = None,
-        deinterlace: str = "flagged",
-    ) -> None:
-        self.path = path
-        self.image_rate, self.video_stream, self.deinterlace = image_rate, video_stream, deinterlace
+    def __init__(self, path: Path, settings: PrepareSettings | None = None) -> None:
+        self.path, self.settings = path, settings or PrepareSettings()
         self.notes: list[str] = []
         self.size: tuple[int, int] | None = None
-        self.images = images_in(path, pattern) if path.is_dir() else []
+        self.images = images_in(path, self.settings.pattern) if path.is_dir() else []
         self.info = self._image_info() if path.is_dir() else self._video_info()
 
     def _image_info(self) -> SourceInfo:
@@ -162,7 +155,7 @@ class Source:
         if not shapes:
             raise VideoError(f"no frames in {shown(self.path)}: {problems[0]}")
         height, width = max(shapes, key=shapes.count)  # one odd picture does not decide
-        return SourceInfo(height, width, self.image_rate, len(self.images), f"opencv {cv2.__version__}")
+        return SourceInfo(height, width, self.settings.image_rate, len(self.images), f"opencv {cv2.__version__}")
 
     def _open(self) -> av.container.InputContainer:
         with _named(self.path, "open video"):
@@ -186,7 +179,7 @@ class Source:
         """The video track that is read."""
         streams = container.streams.video
         best = max(range(len(streams)), key=lambda place: _rank(streams[place]))
-        place = best if self.video_stream is None else self.video_stream
+        place = best if self.settings.video_stream is None else self.settings.video_stream
         if not 0 <= place < len(streams):
             raise VideoError(f"video_stream must be in [0, {len(streams)}) for {shown(self.path)}, got {place}")
         stream = streams[place]
@@ -211,9 +204,10 @@ class Source:
         if width != first[0].width:
             self.notes.append(f"pixels are not square: {first[0].width} x {height} is read as {width} x {height}")
         flagged = any(raw.interlaced_frame for raw in first)
-        if flagged and self.deinterlace == "never":
+        wanted = self.settings.deinterlace
+        if flagged and wanted == "never":
             self.notes.append("interlaced, and left as it is")
-        self.deinterlaced = self.deinterlace == "always" or (flagged and self.deinterlace == "flagged")
+        self.deinterlaced = wanted == "always" or (flagged and wanted == "flagged")
         if self.deinterlaced:
             self.notes.append(f"{'interlaced, ' if flagged else ''}deinterlaced by bwdif")
         elif not flagged and looks_interlaced(first[::4]):
@@ -272,7 +266,7 @@ class Source:
                 report.damaged.append(index)
                 continue
             report.frames += 1
-            yield Frame(index, index / self.image_rate, pixels, self.path, len(report.damaged))
+            yield Frame(index, index / self.settings.image_rate, pixels, self.path, len(report.damaged))
 
     def _fits(self, raw: av.VideoFrame, stream: av.VideoStream) -> bool:
         """Whether a frame, whatever its size, shows the same section as the first one: it has the same shape."""

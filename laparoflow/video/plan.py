@@ -73,7 +73,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 def plan_clip(path: Path, name: str, settings: PrepareSettings) -> ClipPlan:
     """Open a source, look at its size and border, and decide what is cached; a VideoError where it cannot be read."""
-    source = Source(path, settings.image_rate, settings.pattern, settings.video_stream, settings.deinterlace)
+    source = Source(path, settings)
     try:
         content = fingerprint(path, settings.pattern)
     except OSError as error:

@@ -12,6 +12,7 @@ from footage import frames_of, joined_video, latin_titled_video, video
 
 from laparoflow.video import decode
 from laparoflow.video.decode import DecodeReport, Source, VideoError
+from laparoflow.video.settings import PrepareSettings
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".mkv", "libx264")])
@@ -36,7 +37,7 @@ def test_image_sequence_in_natural_order(tmp_path):
     for number, frame in enumerate(truth):
         cv2.imwrite(str(tmp_path / f"frame_{number}.png"), frame[..., ::-1])
     (tmp_path / "notes.txt").write_text("not an image")
-    source = Source(tmp_path, image_rate=10.0)
+    source = Source(tmp_path, PrepareSettings(image_rate=10.0))
     frames = list(source.frames())
     assert source.info.expected == 12
     assert [frame.time for frame in frames] == pytest.approx(np.arange(12) / 10)

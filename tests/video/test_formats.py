@@ -14,6 +14,7 @@ from footage import SMALL_SHARDS, frames_of, write
 from laparoflow.video.cache import FrameCache
 from laparoflow.video.decode import DecodeReport, Source, VideoError
 from laparoflow.video.prepare import prepare
+from laparoflow.video.settings import PrepareSettings
 
 FAST = replace(SMALL_SHARDS, min_motion=0.0, find_border=False, drop_bad_frames=False)
 
@@ -66,9 +67,9 @@ def test_the_best_of_several_tracks_or_the_one_that_is_named(tmp_path):
     report = prepare([path], tmp_path / "cache", FAST, progress=False)
     assert report.frames == 39
     assert "video track 1 of 2 is read (128 x 96 pixels, 25 frames per second)" in report.notes["a"][0]
-    assert Source(path, video_stream=0).info.width == 32
+    assert Source(path, PrepareSettings(video_stream=0)).info.width == 32
     with pytest.raises(VideoError, match=r"video_stream must be in \[0, 2\)"):
-        Source(path, video_stream=2)
+        Source(path, PrepareSettings(video_stream=2))
 
 
 def test_interlaced_video_is_deinterlaced_where_it_is_flagged(tmp_path):
@@ -83,7 +84,7 @@ def test_interlaced_video_is_deinterlaced_where_it_is_flagged(tmp_path):
         rows = frame.rgb()[8:-8, :, 0].astype(np.float32)
         return np.abs(rows[1:-1] - (rows[:-2] + rows[2:]) / 2).mean()
 
-    plain, whole = Source(path, deinterlace="never"), Source(path)
+    plain, whole = Source(path, PrepareSettings(deinterlace="never")), Source(path)
     before, after = list(plain.frames()), list(whole.frames())
     assert [frame.index for frame in after] == list(range(10))
     assert [frame.time for frame in after] == pytest.approx([frame.time for frame in before])
@@ -93,7 +94,7 @@ def test_interlaced_video_is_deinterlaced_where_it_is_flagged(tmp_path):
     unflagged = write(tmp_path / "b.mp4", images)
     assert Source(unflagged).notes == ["looks interlaced, though the file does not say so; --deinterlace always mends it"]
     assert Source(write(tmp_path / "c.mp4", images[:, ::2].repeat(2, 1))).notes == []  # whole frames
-    assert Source(unflagged, deinterlace="always").notes == ["deinterlaced by bwdif"]
+    assert Source(unflagged, PrepareSettings(deinterlace="always")).notes == ["deinterlaced by bwdif"]
 
 
 def parts(tmp_path, sizes):

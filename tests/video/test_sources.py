@@ -21,6 +21,7 @@ from laparoflow.video.cache import FrameCache
 from laparoflow.video.decode import Source
 from laparoflow.video.plan import fingerprint
 from laparoflow.video.prepare import prepare
+from laparoflow.video.settings import PrepareSettings
 from laparoflow.video.sources import VideoError, find_sources, images_in
 
 FAST = replace(SMALL_SHARDS, short_side=32, min_motion=0.0, find_border=False)
@@ -125,7 +126,8 @@ def test_a_pattern_takes_what_it_matches(tmp_path):
     folder = pictures(tmp_path / "in" / "masks", "0.png", "1.png", "2.jpg", "0_mask.png")
     found = find_sources([tmp_path / "in"], "masks/*.png")
     assert found.sources == [folder]
-    assert [path.name for path in Source(folder, pattern="*.png").images] == ["0.png", "0_mask.png", "1.png"]
+    images = Source(folder, PrepareSettings(pattern="*.png")).images
+    assert [path.name for path in images] == ["0.png", "0_mask.png", "1.png"]
     left = {reason: relative(paths, folder) for reason, paths in found.passed_over.items()}
     assert left == {"does not match the pattern": ["2.jpg"]}
     with pytest.raises(VideoError, match="does not match the pattern"):
