@@ -65,7 +65,7 @@ def grouped(case: Case, groups: int = 5, seed: int = 0) -> Case:
 
 def far_case(far: str, element: str, **options: Any) -> Case:
     """Rows of one side (``far``: query or key) at up to 13.2 bandwidths from all of the other: their W falls to 2^-126."""
-    case = make_case([70], [130], 40, element=element, flow_scale=0.01, symmetric=True, **options)
+    case = make_case([70], [130], 40, element=element, flow_scale=0.01, **{"symmetric": True, **options})
     flow = case.query_flow if far == "query" else case.key_flow
     flow[:, 0] += 13.2 * np.linspace(0, 1, len(flow), dtype=np.float32) ** 4
     return case
@@ -90,7 +90,17 @@ def assert_right(name: str, got, truth, same_dtype, slack: float = 8 * 2.0**-24,
         assert kind(error) <= limit, f"{name}: {kind.__name__} error {kind(error):.3g}, limit {limit:.3g}"
 
 
-def check(host: Host, case: Case, seed: int = 1, grad_scale: float = 1.0) -> None:
+# Upstream gradients of lse and of the positive term from normal ones; a mean loss has one of each sign in all rows.
+SIGNS = {
+    "any": lambda grad: grad,
+    "of a loss": lambda grad: np.abs(grad) * [[1], [-1]],
+    "of a loss, negated": lambda grad: np.abs(grad) * [[-1], [1]],
+    "zero in some rows": lambda grad: np.where(np.arange(grad.shape[1]) % 3 == np.arange(2)[:, None], 0, grad),
+    "zero for lse": lambda grad: grad * [[0], [1]],
+}
+
+
+def check(host: Host, case: Case, seed: int = 1, grad_scale: float = 1.0, signs: str = "any") -> None:
     """Forward and backward of ``case`` against float64."""
     rng = np.random.default_rng(seed)
     truth = reference.forward(case)
@@ -106,7 +116,7 @@ def check(host: Host, case: Case, seed: int = 1, grad_scale: float = 1.0) -> Non
             size = sizes[side] if name == "positive" and case.positives == "outside" else None
             assert_right(f"{name} of side {side}", got[side][index], truth[side][index], same[side][index], slack, size)
     column_stats = truth[1] if case.symmetric else None
-    row_grad = rng.normal(size=(2, len(case.query))) * grad_scale
+    row_grad = SIGNS[signs](rng.normal(size=(2, len(case.query))) * grad_scale)
     column_grad = rng.normal(size=(2, len(case.key))) * grad_scale if case.symmetric else None
     arguments = (np.float32(truth[0]), None if column_stats is None else np.float32(column_stats),
                  np.float32(row_grad), None if column_grad is None else np.float32(column_grad))  # fmt: skip

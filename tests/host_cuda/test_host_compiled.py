@@ -180,3 +180,16 @@ def test_weights_of_factors_take_no_arithmetic(library: list[tuple[str, Kernel]]
             assert sum(kernel.loop.once.values()) / kernel.pairs <= most, kernel.name
             seen += 1
     assert seen == 16 * len({kernel.engine for name, kernel in library if kernel.warpgroup and name == "sm_90a"})
+
+
+def test_coefficients_in_the_exponent_take_no_multiplication(library: list[tuple[str, Kernel]]) -> None:
+    """On the sm_90a path, in one direction, a pair of the backward has four operations: two exponentials, what is under the
+    first, and their sum. Inside in one pass alone, where the second exponent takes more."""
+    seen = 0
+    for architecture, kernel in library:
+        folded = not kernel.symmetric and (kernel.one_pass or not kernel.inside)
+        if kernel.warpgroup and kernel.fixed and kernel.backward and folded and architecture == "sm_90a":
+            assert kernel.per_pair("FMUL") == 0, kernel.name
+            assert kernel.inside or kernel.per_pair("FFMA") == 2, kernel.name
+            seen += 1
+    assert seen == 12 * len({kernel.engine for name, kernel in library if kernel.warpgroup and name == "sm_90a"})

@@ -212,8 +212,8 @@ def test_tiny_weight_sums(built: Path, path: int, element: str, positives: str, 
     host = Host(built / "libhost.so", **(WARPGROUP if path else {}))
     # gradients of float16 have to stay in its range: 600 is 65536 over the rows of a mean
     scale, temperature = (600.0, 1.0) if (element, upstream) == ("float16", 65536.0) else (upstream, 0.1)
-    for bounded in (True, False):
-        case = far_case(far, element, positives=positives, bounded=bounded, temperature=temperature)
+    for bounded, symmetric in ((True, True), (True, False), (False, True)):
+        case = far_case(far, element, positives=positives, bounded=bounded, temperature=temperature, symmetric=symmetric)
         check(host, case, grad_scale=scale)
 
 

@@ -212,6 +212,12 @@ MISTAKES = {
     "b / W beyond float32": Mistake(
         "at_most(kQuotientExponent - positive + exponent_of(weights));", "(void)weights;", unit=ENTRY
     ),
+    "a sign that the rows do not have": Mistake("bits ^= 0x8000", "bits ^= 0"),
+    "a sign that the rows' gradient keeps": Mistake(
+        "if (arguments.row_coefficients[kScale * problem.row.total + i] < 0.0f) keep = -keep;", "", unit=WARPGROUP
+    ),
+    "no sign in b": Mistake("sign * (a.inside", "(a.inside", unit=ENTRY),
+    "a without its lse": Mistake("(sign * denominator) - lse_rest - lse2", "(sign * denominator)", unit=ENTRY),
     "sums of w x that underflow": Mistake("sum.W < kTinyWeights", "sum.W < 0.0f", unit=ENTRY),
 }  # fmt: skip
 

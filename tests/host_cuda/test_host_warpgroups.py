@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import host_reference as reference
 import numpy as np
 import pytest
-from host_calls import Host
-from host_cases import OPTIONS, check, make_case
+from host_calls import WARPGROUP, Host
+from host_cases import OPTIONS, SIGNS, check, make_case
 
 
 @pytest.mark.parametrize("scope", ["frame", "batch"])
@@ -70,9 +71,7 @@ def test_warpgroup_flows_beyond_the_reach_of_their_factors(
     warpgroup_host: Host, far: str, scope: str, positives: str
 ) -> None:
     """Weights come from a product of factors near the frame's origin alone; tiles beyond take the flows' difference."""
-    case = make_case(
-        [200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope, positives=positives
-    )
+    case = make_case([200, 70], [130, 65], 16, masked=0.1, bounded=True, symmetric=True, scope=scope, positives=positives)
     if far == "rows":
         case.query_flow[:64] += np.float32(1e3)
     elif far == "columns":
@@ -106,6 +105,32 @@ def test_warpgroup_positives_inside(warpgroup_host: Host, depth: int, symmetric:
         [130, 0, 65], [70, 5, 140], depth, masked=0.2, bounded=True, positives="inside", symmetric=symmetric, element=element
     )
     check(warpgroup_host, case)
+
+
+@pytest.mark.parametrize("signs", SIGNS)
+@pytest.mark.parametrize("positives", ["outside", "inside"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_warpgroup_signs_of_the_upstream_gradient(built: Path, deterministic: bool, positives: str, signs: str) -> None:
+    """In one direction the gradient of lse is in the exponent, so its sign in the row's record: each depth has a kernel."""
+    host = Host(built / "libhost.so", deterministic=deterministic, **WARPGROUP)
+    for depth, element, scope in ((40, "bfloat16", "batch"), (72, "float16", "frame"), (200, "bfloat16", "frame")):
+        case = make_case(
+            [70, 0, 33], [40, 5, 65], depth, masked=0.2, bounded=True, positives=positives, element=element, scope=scope
+        )
+        case.query_flow[:20] += np.float32(1e3)  # beyond the reach of the factors, and without a weight
+        check(host, case, signs=signs)
+
+
+@pytest.mark.parametrize("temperature", [0.025, 0.05])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_warpgroup_equal_logits_at_a_low_temperature(warpgroup_host: Host, sign: int, temperature: float) -> None:
+    """log2 of a e^-lse is -s there: up to 58 either way, of keys that count and of those that do not."""
+    for element, positives in itertools.product(("bfloat16", "float16"), ("outside", "inside")):
+        case = make_case([65], [67], 24, temperature=temperature, masked=0.2, bounded=True, element=element,
+                         positives=positives)  # fmt: skip
+        case.query[case.query_mask] = np.eye(24)[0]
+        case.key[case.key_mask] = sign * np.eye(24)[0]
+        check(warpgroup_host, case)
 
 
 @pytest.mark.parametrize("temperature", [0.025, 0.1])

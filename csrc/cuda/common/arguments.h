@@ -49,6 +49,7 @@ struct Problem {
   bool deterministic = false;  // the backward in two passes, without atomics
   bool weight_stats = true;    // else weight log sums are NaN, and inside weight sums are 0 or 1
   Path path = Path::kWarp;
+  bool folded = false;  // of a backward: folds_coefficients
 };
 
 /// What the launcher knows of the device.

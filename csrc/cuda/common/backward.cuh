@@ -86,13 +86,16 @@ LAPAROFLOW_DEVICE Range rows_of_block(const BackwardArguments& a, int frame, int
 enum class Terms : int { kAny = 0, kRow = 1, kColumn = 2, kBoth = 3 };
 
 /// Turns the logits of a tile into dS in place. Row coefficients are in registers.
-template <class Engine, int kRowTiles, class Options, Terms kTerms>
+template <class Engine, int kRowTiles, class Options, Terms kTerms, bool kOnePass>
 struct TileGradient {
   static constexpr int kRows = 2 * kRowTiles;
   static constexpr int kColumns = Engine::kColumns;
   float row[kCoefficients][kRows];
   float temperature[kRows];  // sum_j dS_ij x_ij
   bool any_row_terms, any_column_terms;
+  /// As folds_coefficients has it.
+  static constexpr bool kFolded = Engine::kWarpgroups && Options::kFixed && (kOnePass || Options::kPlain) &&
+                                  (kTerms == Terms::kRow || kTerms == Terms::kColumn);
 
   LAPAROFLOW_DEVICE bool row_terms() const { return kTerms == Terms::kAny ? any_row_terms : kTerms != Terms::kColumn; }
   LAPAROFLOW_DEVICE bool column_terms() const { return kTerms == Terms::kAny ? any_column_terms : kTerms != Terms::kRow; }
@@ -159,15 +162,21 @@ struct TileGradient {
           const int h = n % 2 * 2 + p;
           const float x = c[r / 2][n][(r & 1) * 2 + p];
           float& d = ds[r][p];
-          if constexpr (Options::kFixedInside) {
-            d = DeviceMath::exp2(x * scale) * both(kDenominator, r, column, h);
-            if constexpr (kWeights) {
-              const float log2 = w[r][p].log2 * weights.log2_unit();
-              add_terms(d, {x, 0.0f, log2 < -126.0f ? kExcluded : log2}, kPositive, r, column, h, scale);
+          if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
+            const float a = both(kDenominator, r, column, h), unit = kFolded ? both(kScale, r, column, h) : scale;
+            const float e = kFolded                 ? DeviceMath::exp2(DeviceMath::fma(x, unit, a))
+                            : Options::kFixedInside ? DeviceMath::exp2(x * unit)
+                                                    : fixed_exponential<Engine>(x, unit, r, p, kWeights);
+            if constexpr (kWeights && Options::kPlain) {
+              const float b = both(kPositive, r, column, h);
+              d = kFolded ? DeviceMath::fma(w[r][p].value, b, e) : pair_gradient(e, w[r][p].value, a, b);
+            } else {
+              d = kFolded ? e : e * a;
             }
-          } else if constexpr (Options::kFixed) {  // a column that does not count has zeros for an embedding: d adds nothing
-            const float e = fixed_exponential<Engine>(x, scale, r, p, kWeights), a = both(kDenominator, r, column, h);
-            d = kWeights ? pair_gradient(e, w[r][p].value, a, both(kPositive, r, column, h)) : e * a;
+            if constexpr (kWeights && Options::kFixedInside) {
+              const float log2 = w[r][p].log2 * weights.log2_unit();
+              add_terms(d, {x, 0.0f, log2 < -126.0f ? kExcluded : log2}, kPositive, r, column, h, unit);
+            }
           } else if (options.bounded) {
             float e = DeviceMath::exp2(DeviceMath::fma(x, scale, bias_of<Options>(mark.at[h], w[r][p])));
             if (options.dissimilar) e *= 1.0f - w[r][p].value;
@@ -213,8 +222,8 @@ LAPAROFLOW_DEVICE void store_pair(float* to, float x, float y, bool second) {
 }
 
 /// The end of a row tile: drow from its sums, and the block's sum for the temperature; `row_of` is where in the tile the
-/// thread's row r is, and `temperature` its sum for that row.
-template <int kRowTiles, int kDepthTiles, class Temperature, class Feed, class RowOf>
+/// thread's row r is, and `temperature` its sum for that row. `kSigned`: the sums have the sign of the row's scale.
+template <int kRowTiles, bool kSigned, int kDepthTiles, class Temperature, class Feed, class RowOf>
 LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int row_count,
                                       const float (&g)[kRowTiles][kDepthTiles][4], Temperature temperature, const Feed& feed,
                                       RowOf row_of) {
@@ -236,7 +245,9 @@ LAPAROFLOW_DEVICE void write_gradient(const BackwardArguments& arguments, int ro
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t i = first_of_block + row_of(r);
       if (i >= own_rows.end) continue;
-      const float keep = counts(problem.row, own_rows, i) ? factor : 0.0f;
+      float keep = counts(problem.row, own_rows, i) ? factor : 0.0f;
+      if constexpr (kSigned)
+        if (arguments.row_coefficients[kScale * problem.row.total + i] < 0.0f) keep = -keep;
 #pragma unroll
       for (int d = 0; d < kDepthTiles; ++d) {
         const int column = d * 8 + 2 * at.quad;

@@ -121,7 +121,8 @@ struct CoefficientArguments {
     std::int64_t total = 0, blocks = 0;
     float* coefficients = nullptr;  // [kCoefficients, total]
   } rows, columns;                  // no columns when not symmetric
-  bool bounded = false, inside = false;
+  bool bounded = false, inside = false, folded = false;
+  const float* temperature = nullptr;
   std::int64_t scale_blocks = 0, blocks = 0;
   float* scale_exponents = nullptr;  // [scale_blocks]
   float* loss_scale = nullptr;       // [1]
@@ -187,12 +188,15 @@ coefficient_kernel(CoefficientArguments a) {
   float lse_rest, positive_rest;
   const float lse2 = to_base_2(has_denominator ? lse : 0.0f, lse_rest);
   const float positive2 = to_base_2(a.inside && has_positive ? positive : 0.0f, positive_rest);
+  const float sign = a.folded && denominator < 0.0f ? -1.0f : 1.0f;
   of.coefficients[kDenominator * of.total + i] =
-      (a.bounded ? denominator * accurate_exp2(-lse2) : denominator) * (1.0f - kLn2 * lse_rest);
-  of.coefficients[kLogSum * of.total + i] = lse2;
-  of.coefficients[kPositive * of.total + i] = a.inside       ? b * (1.0f - kLn2 * positive_rest)
-                                              : has_positive ? b / weight_sum
-                                                             : 0.0f;
+      !a.folded             ? (a.bounded ? denominator * accurate_exp2(-lse2) : denominator) * (1.0f - kLn2 * lse_rest)
+      : denominator == 0.0f ? kExcluded
+                            : accurate_log2(sign * denominator) - lse_rest - lse2;
+  of.coefficients[kLogSum * of.total + i] = a.folded ? sign * (kLog2e / a.temperature[0]) : lse2;
+  of.coefficients[kPositive * of.total + i] = sign * (a.inside       ? b * (1.0f - kLn2 * positive_rest)
+                                                      : has_positive ? b / weight_sum
+                                                                     : 0.0f);
   of.coefficients[kPositiveLog * of.total + i] = positive2;
 }
 

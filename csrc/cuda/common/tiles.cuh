@@ -35,8 +35,9 @@ LAPAROFLOW_DEVICE FloatQuad load_quad(const float* from) { return *reinterpret_c
 // row has none. [kCoefficients, total]
 constexpr int kCoefficients = 4;
 enum Coefficient : int {
-  kDenominator = 0,  // a, or a e^-lse when bounded
+  kDenominator = 0,  // a, or a e^-lse when bounded; log2 |a e^-lse| where folded
   kLogSum = 1,       // lse in base 2 (unbounded)
+  kScale = 1,        // log2(e) / temperature with the sign of a (folded)
   kPositive = 2,     // b / W (outside) or b (inside)
   kPositiveLog = 3,  // positive in base 2 (inside)
 };
@@ -191,6 +192,14 @@ struct DefaultForm {
 };
 using FixedOptions = DefaultForm<false, false>;
 using InsideOptions = DefaultForm<true, false>;
+
+/// Whether dS of a pair is formed with a in the exponent, sign(a) (2^(x' scale + log2 |a e^-lse|) + sign(a) b / W w): the
+/// sign of a is in its row's embeddings, so in x', in `scale` and in b. What dS is multiplied with, which then lacks that
+/// sign, is the row with it. dS of both sides has no common sign, and inside a second pass has no registers for signs of
+/// columns.
+inline bool folds_coefficients(const Problem& p, bool one_pass) {
+  return p.path == Path::kWarpgroup && !p.symmetric && (FixedOptions::serves(p) || (one_pass && InsideOptions::serves(p)));
+}
 
 /// ... and read at run time for all others; the kernels are written once over both. `kGrouped`: pixels have groups.
 template <bool kGrouped>

@@ -164,11 +164,13 @@ std::size_t backward_workspace_bytes(const Problem& p, const DeviceLimits& devic
   return plan.record_bytes + static_cast<std::size_t>(floats) * sizeof(float);
 }
 
-Status backward(const Problem& p, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
+Status backward(const Problem& problem, const DeviceLimits& device, const BackwardInputs& in, const BackwardOutputs& out,
                 Stream stream) {
   const bool both = out.row_gradient != nullptr && out.column_gradient != nullptr;
-  const BackwardPlan first = plan_of_backward(p, device, both && !p.deterministic);
+  const BackwardPlan first = plan_of_backward(problem, device, both && !problem.deterministic);
   const bool one_pass = first.sums_depth > 0;
+  Problem p = problem;
+  p.folded = folds_coefficients(p, one_pass);
   const std::int64_t sums = ColumnSums::count(slot_count(p.column, p.frames), first.sums_depth);
   Arena arena{reinterpret_cast<float*>(static_cast<char*>(out.workspace) + first.record_bytes)};
   float* column_sums = nullptr;
@@ -186,6 +188,8 @@ Status backward(const Problem& p, const DeviceLimits& device, const BackwardInpu
                  blocks_of(p.column.total), column_coefficients};
   c.bounded = p.bounded;
   c.inside = p.positives == Positives::kInside;
+  c.folded = p.folded;
+  c.temperature = p.temperature;
   c.scale_blocks = scale_blocks(p);
   c.scale_exponents = arena.take(c.scale_blocks);
   c.loss_scale = loss_scale;

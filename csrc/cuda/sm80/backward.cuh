@@ -28,7 +28,7 @@ backward_kernel(BackwardArguments arguments) {
 
   feed.template begin<Options::kGroups>(frame, first_row);
   RowFlows<Options, kRowTiles> flows;
-  TileGradient<Engine, kRowTiles, Options, kTerms> tile_gradient;
+  TileGradient<Engine, kRowTiles, Options, kTerms, kOnePass> tile_gradient;
   tile_gradient.read_rows(arguments, end_of_rows, first_of_thread);
   float g[kRowTiles][kDepthTiles][4];
 #pragma unroll
@@ -80,7 +80,7 @@ backward_kernel(BackwardArguments arguments) {
   }
   feed.end();
 
-  write_gradient<kRowTiles>(
+  write_gradient<kRowTiles, false>(
       arguments, row_count, g, [&](int r) { return tile_gradient.temperature[r]; }, feed,
       [&](int r) { return warp * 16 * kRowTiles + at.group + r * 8; });
 }

@@ -65,7 +65,8 @@ LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
   const auto row_of = [](int m, int thread) {
     return (thread / 128 * kImages + m) * kSlotRows + thread % 128 / 32 * 16 + Lane(thread).group;
   };
-  TileGradient<Engine, 1, Options, kTerms> tile_gradient[kImages];
+  using Gradient = TileGradient<Engine, 1, Options, kTerms, kOnePass>;
+  Gradient tile_gradient[kImages];
   float g[kImages][kDepthTiles][4];
 #pragma unroll
   for (int m = 0; m < kImages; ++m) {
@@ -145,7 +146,7 @@ LAPAROFLOW_DEVICE void warpgroup_backward(const BackwardArguments& arguments) {
   for (int m = 0; m < kImages; ++m) hold_accumulators(g[m]);
   if constexpr (kOnePass)
     if (feed.tiles() > 0) column_gradient(feed.tiles() - 1);
-  write_gradient<kImages>(
+  write_gradient<kImages, Gradient::kFolded && kTerms == Terms::kRow>(
       arguments, row_count, g, [&](int r) { return tile_gradient[r / 2].temperature[r % 2]; }, feed,
       [&](int r) { return row_of(r / 2, thread_index()) + r % 2 * 8; });
 }

@@ -23,12 +23,9 @@ struct alignas(16) RecordRows {
 };
 
 struct RecordArguments {
-  Side row, column;
-  int frames = 0, depth = 0, flow_width = 0;
-  const float* inv_bandwidth = nullptr;        // [frames]
+  Problem problem;
   const float* row_coefficients = nullptr;     // [kCoefficients, row.total] or null
   const float* column_coefficients = nullptr;  // [kCoefficients, column.total] or null
-  bool aligned = false;
   Records row_records, column_records;
 };
 
@@ -37,21 +34,22 @@ template <class Engine>
 LAPAROFLOW_KERNEL(128, 1)
 record_kernel(RecordArguments a) {
   using Type = typename Engine::Type;
+  const Problem& p = a.problem;
   const std::int64_t row_blocks = a.row_records.slots + 1;
   const bool of_columns = block_index() >= row_blocks;
-  const Side side = of_columns ? a.column : a.row;
+  const Side side = of_columns ? p.column : p.row;
   const Records records = of_columns ? a.column_records : a.row_records;
   const float* coefficients = of_columns ? a.column_coefficients : a.row_coefficients;
   const std::int64_t slot = block_index() - (of_columns ? row_blocks : 0);
-  const int low = frame_of_slot(side, a.frames, slot);
+  const int low = frame_of_slot(side, p.frames, slot);
   const Range frame = frame_range(side, low);
   float origin[2];
-  find_origin(origin, a.row, frame_range(a.row, low), a.flow_width);
+  find_origin(origin, p.row, frame_range(p.row, low), p.flow_width);
   // In a gap, and in the slot behind the last, all rows lie behind the frame's end.
   const std::int64_t first = frame.begin + (slot - frame.begin / kSlotRows - low) * kSlotRows;
-  const DepthLayout<Engine> layout(a.depth);
+  const DepthLayout<Engine> layout(p.depth);
   char* record = records.data + slot * records.bytes;
-  const ColumnStage<Engine> to(record, layout.padded, a.flow_width);
+  const ColumnStage<Engine> to(record, layout.padded, p.flow_width);
   const Type* from = static_cast<const Type*>(side.embedding);
   constexpr int kVector = Engine::kVector;
   struct alignas(16) Vector {
@@ -63,27 +61,29 @@ record_kernel(RecordArguments a) {
     const std::int64_t i = first + r;
     Vector values{};
     if (counts(side, frame, i)) {
-      const Type* row = from + i * a.depth;
-      if (a.aligned && d < a.depth)
+      const Type* row = from + i * p.depth;
+      if (p.aligned && d < p.depth)
         values = *reinterpret_cast<const Vector*>(row + d);
       else
         for (int e = 0; e < kVector; ++e)
-          if (d + e < a.depth) values.x[e] = row[d + e];
+          if (d + e < p.depth) values.x[e] = row[d + e];
+      if (p.folded && coefficients != nullptr && coefficients[kScale * side.total + i] < 0.0f)
+        for (int e = 0; e < kVector; ++e) values.x[e].bits ^= 0x8000;  // its sign
     }
     *reinterpret_cast<Vector*>(to.embedding + Engine::tile_offset(r, d, kSlotRows)) = values;
   }
-  to.load_numbers(side, frame, frame, first, a.flow_width, of_columns ? -kFarFlow : kFarFlow, coefficients,
+  to.load_numbers(side, frame, frame, first, p.flow_width, of_columns ? -kFarFlow : kFarFlow, coefficients,
                   coefficients != nullptr ? kCoefficients : 0);
   if (thread_index() >= 32) return;
   // The first warp: two rows a thread.
-  const float unit = DeviceMath::sqrt(0.5f * kLog2e) * a.inv_bandwidth[low];
+  const float unit = DeviceMath::sqrt(0.5f * kLog2e) * p.inv_bandwidth[low];
   float farthest = 0.0f;
   for (int r = thread_index(); r < kSlotRows; r += 32) {
     const std::int64_t i = first + r;
     const bool counted = counts(side, frame, i);
     float u[2] = {0.0f, 0.0f};
     for (int f = 0; f < 2; ++f)
-      if (counted && f < a.flow_width) u[f] = (limited_flow(side.flow[i * a.flow_width + f]) - origin[f]) * unit;
+      if (counted && f < p.flow_width) u[f] = (limited_flow(side.flow[i * p.flow_width + f]) - origin[f]) * unit;
     PixelFactors(u[0], u[1], counted, of_columns).store(to.factors, r);
     const float distance = DeviceMath::fma(u[0], u[0], u[1] * u[1]);
     farthest = DeviceMath::max(farthest, distance <= kReach * kReach ? distance : 2.0f * kReach * kReach);  // NaN is far

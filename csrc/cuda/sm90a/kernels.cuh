@@ -61,9 +61,7 @@ struct Kernels<EngineWarpgroup<T>> {
   static Status write_records(const Problem& p, const Records& rows, const Records& columns, const float* row_coefficients,
                               const float* column_coefficients, Stream stream) {
     if (p.frames == 0) return kSuccess;
-    const RecordArguments a{
-        p.row,     p.column, p.frames, p.depth, p.flow_width, p.inv_bandwidth, row_coefficients, column_coefficients,
-        p.aligned, rows,     columns};
+    const RecordArguments a{p, row_coefficients, column_coefficients, rows, columns};
     return launch(record_kernel<Engine>, rows.slots + columns.slots + 2, 128, (2 * kOriginSamples + 2) * 4, stream, a);
   }
 };
