@@ -225,6 +225,12 @@ def extension_arguments() -> dict:
     class Build(cpp_extension.BuildExtension):
         """Writes the facts of the build, which must be known before the library may be loaded, beside it."""
 
+        def build_extensions(self) -> None:
+            for linker in ("linker_so", "linker_so_cxx"):  # some Pythons add the folder of their own library
+                flags = getattr(self.compiler, linker, None) or []
+                setattr(self.compiler, linker, [flag for flag in flags if not flag.startswith(("-L", "-Wl,-rpath"))])
+            super().build_extensions()
+
         def run(self) -> None:
             try:
                 super().run()

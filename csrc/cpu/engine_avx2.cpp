@@ -9,8 +9,12 @@
 #include "engine.h"
 
 #if defined(__x86_64__)
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
+#endif
 #define LF_VECTOR_BYTES 32
 #define LF_TILE_ROWS 6
 #define LF_TILE_VECTORS 2
@@ -23,7 +27,11 @@ const Engine<T>* avx2_engine() {
   return &engine;
 }
 }  // namespace laparoflow::cpu
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #else
 namespace laparoflow::cpu {
 template <class T>

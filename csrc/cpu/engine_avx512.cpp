@@ -12,8 +12,12 @@
 #endif
 
 #if defined(__x86_64__)
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#endif
 #define LF_HAS_BF16
 #define LF_VECTOR_BYTES 64
 #define LF_TILE_ROWS 6
@@ -27,7 +31,11 @@ const Engine<T>* avx512_engine() {
   return &engine;
 }
 }  // namespace laparoflow::cpu
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #else
 namespace laparoflow::cpu {
 template <class T>
