@@ -127,7 +127,7 @@ class Variant:
         if self.kernel in SMALL_KERNELS:
             return Tile(ROW_BLOCK, 1, 4, 1)
         width = int(constants["BLOCK_C" if self.kernel == "weighted_sum" else "BLOCK_D"])
-        return tiles.candidates(self.kernel, self.product_class, width, capability, tiles.is_heavy(constants))[0]
+        return tiles.default_tile(self.kernel, self.product_class, width, capability, tiles.is_heavy(constants))
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
     kernel = KERNELS[variant.kernel]
     constants = variant.constants()
     if variant.kernel not in SMALL_KERNELS:
-        constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special)
+        constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n)
     if variant.kernel in ("forward", "symmetric"):
         constants["LANES"] = tiles.lanes(tile, capability, variant.has_operands(capability))
     if "STAGES" in kernel.arg_names:
@@ -210,8 +210,6 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    if tile.registers:
-        options["maxnreg"] = tile.registers
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     usage, sass = disassemble(binary.asm["cubin"])
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]

@@ -19,7 +19,6 @@ multiprocessor, 1.57 for a single one. The rate of the L2 cache is an assumption
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +138,6 @@ def goals(compiled: dict[Variant, dict[int, Facts]]) -> list[str]:
     return lines
 
 
-def shares() -> list[str]:
-    """What moving exponentials to the special unit does to the forward at D = 64."""
-    lines = [
-        "| of four on the special unit | special ops per pair | instructions per pair | predicted ms |",
-        "|---|---|---|---|",
-    ]
-    variant = Variant("forward")
-    tile = compile_variant(variant, 90).tile
-    for special in (1, 2, 4):
-        facts = compile_variant(replace(variant, tile=replace(tile, special=special)), 90)
-        seconds = predicted_seconds(facts)
-        lines.append(f"| {special} | {facts.main.special:.2f} | {facts.main.instructions:.1f} | {seconds * 1e3:.1f} |")
-    return lines
-
-
 def main() -> None:
     from rich.progress import track
 
@@ -166,7 +150,7 @@ def main() -> None:
         variant: {c: compile_variant(variant, c) for c in CAPABILITIES if variant.launched(c)}
         for variant in track(VARIANTS, description="compiling")
     }
-    written = ["", *goals(compiled), "", *rows(compiled), "", *shares(), ""]
+    written = ["", *goals(compiled), "", *rows(compiled), ""]
     text = page.read_text()
     page.write_text("\n".join([text.split(BEGIN)[0] + BEGIN, *written, END + text.split(END)[1]]))
 

@@ -36,16 +36,15 @@ def special_bound(variant: Variant, capability: int) -> float:
     """Most special-unit operations per pair of a variant's main loop, by what its formula needs.
 
     One exponential of the logit (two where "inside" has a running maximum of its own; both again for the terms of the
-    other side), and for the weight the share of that unit (gaussian, laplace and its square root: one more), one reciprocal
-    and, in the statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each
+    other side), and for the weight one (gaussian), that and its square root (laplace), one reciprocal and, in the
+    statistics, one logarithm (cauchy), or nothing (tophat). A running maximum ("inside" has two) rescales each
     row once per tile: at most one more per pair in the narrowest tiles.
     """
     sides = 2 if variant.terms == "both" and not variant.bounded else 1
     softmax = 1.0 if variant.bounded else sides * (2.0 if variant.positives == "inside" else 1.0)
     if variant.kernel == "weighted_sum":
         softmax = 0.0
-    share = tiles.SHARE[tiles.generation(capability)] / 4 if variant.product_class == "half" else 0.25
-    weight = {"gaussian": share, "laplace": 1.0 + share, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
+    weight = {"gaussian": 1.0, "laplace": 2.0, "cauchy": 2.0, "tophat": 0.0}[variant.flow_kernel]
     running = 0.0 if variant.bounded or variant.kernel == "backward" else 2.0 if variant.positives == "inside" else 1.0
     return softmax + weight + running
 
@@ -86,12 +85,9 @@ def assert_no_spill(facts: Facts) -> None:
     assert not facts.spills, f"{facts.spills} stack accesses, {facts.stack} bytes, {facts.registers} registers"
 
 
-def test_special_operations_per_pair_of_the_gaussian_forward_are_what_the_share_says() -> None:
+def test_the_gaussian_forward_takes_two_special_operations_per_pair() -> None:
     for capability in variants.CAPABILITIES:
-        tile = PLAIN.default_tile(capability)
-        for special in (1, 2, 4):
-            facts = compile_variant(replace(PLAIN, tile=replace(tile, special=special)), capability)
-            assert facts.main.special == 1 + special / 4, (capability, special)
+        assert compile_variant(PLAIN, capability).main.special == 2, capability
 
 
 @pytest.mark.parametrize("positives", ["outside", "inside"])

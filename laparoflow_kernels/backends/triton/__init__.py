@@ -4,7 +4,6 @@ Importing this package needs torch alone; triton and the kernels are imported at
 ``TRITON_INTERPRET=1`` (set before the first call) the same kernels run on CPU tensors, slowly.
 
     pairs.py                   mathematics of one tile: distances, weights, loads
-    exponentials.py            2^x on the special function unit and on the FMA units
     weight_operands_kernel.py  exponents of weights as a product of tensor cores
     statistics_kernels.py      forward: row and column sums
     finish_kernel.py           forward: the statistics that those sums make
@@ -12,8 +11,7 @@ Importing this package needs torch alone; triton and the kernels are imported at
     gradient_kernels.py        backward: dq, dk, dtemperature
     weighted_sum_kernel.py     sum_j w_ij v_j
     launch.py                  host code of each operator
-    tiles.py                   tile sizes and their tuning
-    tile_cache.py              what won, in memory and on disk
+    tiles.py                   tile sizes
     availability.py            where this backend can run
 """
 

@@ -25,7 +25,6 @@ import triton
 import triton.language as tl
 
 from .coefficients_kernel import load_coefficients, load_streamed_coefficients
-from .exponentials import exp2_shared
 from .pairs import (
     LOG2_E,
     fused,
@@ -163,7 +162,7 @@ def backward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
-    TEMPERATURE: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    TEMPERATURE: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
     RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the owned rows after one more tile of the other side."""
@@ -172,12 +171,7 @@ def backward_tile(
     s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
     # formed before the weights: behind them, the same code takes more registers and spills
     z = s
-    if own_operand is not None:
-        # of the two exponentials of a pair, the special unit takes that of the weight
-        z = exp2_shared(s, scale, SPECIAL, True)
-        if other_valid is not None:
-            z = tl.where(other_valid[None, :], z, 0.0)
-    elif other_valid is not None:
+    if other_valid is not None:
         # a finite bias where s - c, times a probability of 0, is summed: s itself then need not be kept beside z
         bias = tl.where(other_valid, 0.0, float("-inf") if BOUNDED else -(2.0**126))[None, :]
         z = tl.exp2(s * scale + bias) if BOUNDED and not RELATIVE else s + bias
@@ -191,7 +185,7 @@ def backward_tile(
     if WEIGHTED:
         weight, distance, factor = tile_weight(
             own_flow, own_flow_at, own_valid, own_operand, near, other_flow_base, other_operands, start, other_valid,
-            inverse_bandwidth, F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
+            inverse_bandwidth, F, BLOCK_N, FLOW_KERNEL, RAGGED,
         )  # fmt: skip
     other_coefficients = own_coefficients
     if OTHER_TERMS and own_operand is not None and BLOCK_N >= 32:
@@ -233,7 +227,7 @@ def backward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, ROWS: tl.constexpr,
-    TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """own_gradient [total_own, D] (with ROWS) and temperature_rows [total_own] (with TEMPERATURE) of one tile."""
     tile = tl.program_id(0) % own_tiles
@@ -287,7 +281,7 @@ def backward_kernel(
                     other_operands, other_mask, other_group, other_coefficients,
                     total_other, start, end, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS,
-                    OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, SPECIAL, PART > 0,
+                    OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, PART > 0,
                 )  # fmt: skip
         in_frame = first + rows < own_end
         kept = own_valid

@@ -1,9 +1,8 @@
 """Host code of the Triton operators: shapes to grids, options to compile-time constants, buffers, launches.
 
 All tensors are packed over the batch: query [Tq, D], key [Tk, D], flows [Tq, F], [Tk, F]; frame b owns the rows
-offsets[b]:offsets[b + 1]. Launches go to the current stream of the tensors' device; nothing waits for the device
-except the tuning of ``tiles``. What a launch is about stands in two groups: ``Side`` (the queries or the keys) and the
-operator's own arguments.
+offsets[b]:offsets[b + 1]. Launches go to the current stream of the tensors' device; nothing waits for the device. What a
+launch is about stands in two groups: ``Side`` (the queries or the keys) and the operator's own arguments.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple
             partials = tuple(empty_partial(1, count, constants, own.flow) for count in (total, columns))
         else:
             kind, options = "symmetric" if symmetric else "forward", left_out(own, other) | constants
-            _, partials = run(pick(kind, own.rows, options, total * reach, run))
+            _, partials = run(pick(kind, own.rows, options, run))
         own_partial, other_partial = partials
         rows = finish(own_partial, own.mask, p.temperature, constants)
         return rows, finish(other_partial, other.mask, p.temperature, constants)
@@ -242,8 +241,7 @@ def gradient_of_side(
         )  # fmt: skip
         return kernel, None
 
-    pairs = own.rows.shape[0] * (other.rows.shape[0] if p.scope == "batch" else other.largest)
-    run(pick("backward", own.rows, left_out(own, other) | options, pairs, run))
+    run(pick("backward", own.rows, left_out(own, other) | options, run))
     return own_gradient, by_row
 
 
@@ -296,7 +294,7 @@ def weighted_sum(p: SumArguments) -> tuple[Tensor, Tensor]:
         return kernel, None
 
     with on_device(p.values):
-        run(pick("weighted_sum", p.query_flow, dict(constants, BLOCK_D=block_c), total * p.max_key, run))
+        run(pick("weighted_sum", p.query_flow, dict(constants, BLOCK_D=block_c), run))
     return sums, weights
 
 
@@ -313,11 +311,7 @@ def check_sizes(rows: Tensor, columns: Tensor, flow: Tensor) -> None:
 
 def meta(tile: Tile) -> dict[str, int]:
     """A tile as the keyword arguments of a launch."""
-    limit = dict(maxnreg=tile.registers) if tile.registers else {}
-    return dict(
-        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPECIAL=tile.special, num_warps=tile.warps, num_stages=tile.stages,
-        **limit,
-    )  # fmt: skip
+    return dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages)
 
 
 def exponents_by_product(
@@ -350,25 +344,8 @@ def product_class(tensor: Tensor) -> str:
     return "half" if tensor.dtype in (torch.float16, torch.bfloat16) else input_precision(tensor)
 
 
-def pick(
-    kind: str, tensor: Tensor, constants: dict[str, Any], pairs: int, run: Callable[[Tile], tuple[Any, Any]]
-) -> Tile:  # fmt: skip
+def pick(kind: str, tensor: Tensor, constants: dict[str, Any], run: Callable[[Tile], tuple[Any, Any]]) -> Tile:
     """The tile of a launch; ``run`` launches with a tile and gives (compiled kernel, result)."""
-    varied = {name: value for name, value in constants.items() if name not in ("BLOCK_D", "PRECISION")}
-    options = ",".join(f"{name}={value}" for name, value in sorted(varied.items()))
-
-    def seconds(tile: Tile) -> float:
-        if math.isinf(misfit(tile)):
-            return math.inf
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        best = float("inf")
-        for _ in range(3):
-            start.record()
-            run(tile)
-            end.record()
-            end.synchronize()
-            best = min(best, start.elapsed_time(end) * 1e-3)
-        return best
 
     def misfit(tile: Tile) -> float:
         try:
@@ -376,10 +353,9 @@ def pick(
         except OutOfResources:
             return math.inf
 
-    return tiles.choose(
-        kind, options, product_class(tensor), int(constants["BLOCK_D"]), tiles.is_heavy(constants), tensor.device, pairs,
-        seconds if tiles.is_default_form(constants) else None, misfit,
-    )  # fmt: skip
+    products, capability = product_class(tensor), tiles.capability_of(tensor.device)
+    default = tiles.default_tile(kind, products, int(constants["BLOCK_D"]), capability, tiles.is_heavy(constants))
+    return tiles.choose(kind, (products, *sorted(constants.items())), default, tensor.device, misfit)
 
 
 def processors(device: torch.device) -> int:

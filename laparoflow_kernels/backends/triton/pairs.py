@@ -9,20 +9,30 @@ For rows x and columns y of a tile, with flows f_x and g_y (F components, pixels
 A masked or padded row carries the flow -inf and such a column +inf, so that their distance is infinite and
 every flow kernel gives 0 without a further select; the finite flows of a pair are never touched by this.
 
-Exponentials are those of ``exponentials``.
+Exponentials have base 2 throughout and are those of the special function unit.
 """
+
+import os
 
 import triton
 import triton.language as tl
 
-from .exponentials import INTERPRETED, exp2_shared
-
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2_REST = tl.constexpr(-1.904654e-9)  # ln 2 less its float32
 LOG2_E_REST = tl.constexpr(1.925963e-8)  # log2(e) less its float32
 LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
+
+
+@triton.jit
+def weight_of(exponent):
+    """2^exponent of an exponent under 1; results below 2^-126 are exactly 0."""
+    result = tl.exp2(exponent)
+    if INTERPRETED:
+        result = tl.where(exponent >= -126.0, result, 0.0)
+    return result
 
 
 @triton.jit
@@ -129,7 +139,7 @@ def distance_to(row_flow, column_flow_at, valid, F: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr):
+def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr):
     """Weight w, and (x, c) with log2 w = x c where w > 0; x is finite everywhere, c is a scalar.
 
     The clamp is at an exponent of -127, written out: Triton 3.8's interpreter keeps constant / tensor wrapped as a constant.
@@ -137,11 +147,11 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr, SPECIAL: 
     if FLOW_KERNEL == "gaussian":
         factor = inverse_bandwidth * inverse_bandwidth * (-0.5 * LOG2_E)
         distance = tl.minimum(squared, -127.0 / factor)
-        weight = exp2_shared(distance, factor, SPECIAL, False)
+        weight = weight_of(distance * factor)
     elif FLOW_KERNEL == "laplace":
         factor = inverse_bandwidth * (-LOG2_E)
         distance = tl.minimum(tl.sqrt(squared), -127.0 / factor)
-        weight = exp2_shared(distance, factor, SPECIAL, False)
+        weight = weight_of(distance * factor)
     elif FLOW_KERNEL == "cauchy":
         factor = inverse_bandwidth * 0.0 - 1.0
         scaled = squared * (inverse_bandwidth * inverse_bandwidth)

@@ -27,9 +27,9 @@ Memory: (splits Tq + slots Tk) * 4 to 6 floats; slots are at most MAX_SLOTS what
 import triton
 import triton.language as tl
 
-from .exponentials import INTERPRETED, exp2_shared
 from .finish_kernel import finite, merge, merge_centred
 from .pairs import (
+    INTERPRETED,
     LOG2_E,
     load_flow,
     load_or,
@@ -180,19 +180,14 @@ def forward_tile(
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIAL: tl.constexpr, LANES: tl.constexpr, RAGGED: tl.constexpr, WEIGHT_STATS: tl.constexpr,
+    LANES: tl.constexpr, RAGGED: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
     z = s
-    if q_operand is not None:
-        # of the two exponentials of a pair, the special unit takes that of the weight
-        z = exp2_shared(s, scale, SPECIAL, True)
-        if k_valid is not None:
-            z = tl.where(k_valid[None, :], z, 0.0)
-    elif k_valid is not None:
+    if k_valid is not None:
         bias = tl.where(k_valid, 0.0, float("-inf"))[None, :]
         z = tl.exp2(s * scale + bias) if BOUNDED else s + bias
     elif BOUNDED:
@@ -203,7 +198,7 @@ def forward_tile(
     if WEIGHTED:
         weight, distance, factor = tile_weight(
             q_flow, q_flow_at, q_valid, q_operand, near, key_flow, key_operands, start, k_valid, inverse_bandwidth,
-            F, BLOCK_N, FLOW_KERNEL, SPECIAL, RAGGED,
+            F, BLOCK_N, FLOW_KERNEL, RAGGED,
         )  # fmt: skip
     if q_group is not None:
         same = same_group(q_group, key_group, start, k_valid, BLOCK_N)
@@ -247,7 +242,7 @@ def forward_kernel(
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
     SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr, SPECIAL: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
     WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the rows of one group of row tiles against one split of the keys."""
@@ -318,7 +313,7 @@ def forward_kernel(
                     q, q_flow, q_flow_at, q_operand, both_near, q_valid, q_group, key, key_flow, key_operands, key_mask,
                     key_group, column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
-                    PRECISION, SPECIAL, LANES, PART > 0, WEIGHT_STATS,
+                    PRECISION, LANES, PART > 0, WEIGHT_STATS,
                 )  # fmt: skip
         if LANES:
             den, w, h, x = sums(den, w, h, x, 1, WEIGHT_STATS)

@@ -1,49 +1,30 @@
-"""Tile sizes: defaults, and the candidates worth timing, which are those of the default form.
-
-What won is kept by ``tile_cache``, keyed by kernel, device, versions, dtype class, D, and the options that change the
-register need; the number of pairs is not part of the key. Small problems (under 2^24 pairs), captured graphs and
-torch.use_deterministic_algorithms(True) take the default without timing anything.
+"""Tile sizes: one for each kernel, class of dtypes and width.
 
 The options of a call (flow components, flow kernel, masks, ...) change how many registers it needs, and GPUs differ in
 shared memory (99 KB on sm_86, sm_89 and sm_120, 163 KB on sm_80, 227 KB on sm_90 and sm_100). A default that would spill
 registers to memory, or does not fit, gives way to the first of its ``retreats`` that does neither. A launch learns this from
-the compiled kernel at the first call of a variant, the tests from the cubin.
-
-Environment: LAPAROFLOW_TRITON_AUTOTUNE=0 switches timing off.
+the compiled kernel at the first call of a variant, the tests from the cubin. Nothing is timed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from . import tile_cache
-
-SMALLEST_TUNED = 2**24
-
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline, how many of every four
-    exponentials that may go either way go to the special function unit, and the most registers of a thread (0: the
-    compiler's choice)."""
+    """Rows held by a program, rows streamed at a time, warps, stages of the load pipeline."""
 
     block_m: int
     block_n: int
     warps: int
     stages: int
-    special: int = 1
-    registers: int = 0
 
-
-# of every four exponentials that may go either way, how many go to the special function unit by default; on an H200 all four
-# made the CUDA kernels fastest (notes/2026-11-26-cuda-kernels.md): a polynomial costs seven instructions, which are scarcer
-SHARE = {80: 1, 90: 4, 100: 1}
 
 # 16-bit inputs, by generation, by kernel and need (``is_heavy``): tiles for D up to 64, 128, 256
 HALF_TILES = {
@@ -78,12 +59,12 @@ TF32_TILES = {
 
 
 _forced: dict[str, Tile] = {}
-_settled: dict[str, Tile] = {}
+_settled: dict[tuple[Any, ...], Tile] = {}
 
 
 @contextlib.contextmanager
 def forced(**tiles: Tile) -> Iterator[None]:
-    """Use these tiles (forward=, symmetric=, backward=, weighted_sum=) inside the block, whatever the tuning says."""
+    """Use these tiles (forward=, symmetric=, backward=, weighted_sum=) inside the block, whether they fit or not."""
     before = dict(_forced)
     _forced.update(tiles)
     try:
@@ -100,14 +81,6 @@ def is_heavy(constants: Mapping[str, Any]) -> bool:
     """
     options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and constants.get("SYMMETRIC") is False)
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
-
-
-def is_default_form(constants: Mapping[str, Any]) -> bool:
-    """Whether a variant belongs to the form whose tiles are timed: gaussian, all negatives of the frame, outside, one
-    direction, no groups, F of 1 or 2, bounded logits. The others take the first tile that fits."""
-    plain = constants.get("FLOW_KERNEL", "gaussian") == "gaussian" and constants.get("F", 2) <= 2
-    others = any(constants.get(option) for option in ("INSIDE", "DISSIMILAR", "BATCH", "SYMMETRIC", "GROUPED"))
-    return plain and not others and not is_heavy(constants)
 
 
 def capability_of(device: torch.device) -> int:
@@ -149,8 +122,8 @@ def lanes(tile: Tile, capability: int, operands: bool) -> int:
     return 8 if operands and generation(capability) in (0, 90) and tile.block_m >= 16 * tile.warps else 0
 
 
-def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> list[Tile]:
-    """Tiles worth timing, the default first.
+def default_tile(kind: str, precision: str, block_d: int, capability: int, heavy: bool) -> Tile:
+    """The tile that a launch tries first.
 
     Args:
         kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
@@ -161,21 +134,13 @@ def candidates(kind: str, precision: str, block_d: int, capability: int, heavy: 
     """
     served = generation(capability)
     if served == 0:
-        return [Tile(64, 64, 4, 1)]
+        return Tile(64, 64, 4, 1)
     if kind == "weighted_sum":
-        return [Tile(32, 32, 4, 2)] if precision == "ieee" or served == 100 else [Tile(64, 32, 4, 2)]
+        return Tile(32, 32, 4, 2) if precision == "ieee" or served == 100 else Tile(64, 32, 4, 2)
     if precision == "ieee":
-        return [Tile(32, 32, 8, 1)]
-    width = 0 if block_d <= 64 else 1 if block_d <= 128 else 2
+        return Tile(32, 32, 8, 1)
     table = TF32_TILES if precision == "tf32" else HALF_TILES[served]
-    share = SHARE[served] if precision == "half" else 1
-    first = replace(table[kind, heavy][width], special=share)
-    tiles = [first]
-    if precision == "half" and not heavy:
-        tiles += [replace(first, special=special) for special in (1, 2, 4) if special != share]
-    smaller = [replace(tile, special=share) for tile in table.get((kind, True), ())[width : width + 1]]
-    tiles += [tile for tile in smaller if not heavy and tile != first]
-    return tiles
+    return table[kind, heavy][0 if block_d <= 64 else 1 if block_d <= 128 else 2]
 
 
 def retreats(tile: Tile, capability: int) -> list[Tile]:
@@ -187,8 +152,7 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
     columns each, and four of them would share 16.
     """
     served = generation(capability)
-    freed = [replace(tile, registers=0)] if tile.registers else []
-    narrower = [replace(tile, block_n=tile.block_n // 2, registers=0)] if tile.block_n > 32 else []
+    narrower = [replace(tile, block_n=tile.block_n // 2)] if tile.block_n > 32 else []
     middle = ((32, 32), (64, 16)) if served == 80 else ((64, 16), (32, 32))
     shapes = ((64, 32), *middle)
     small = [Tile(m, n, warps, 1) for m, n in shapes for warps in ((4, 8) if served == 100 and m == 64 else (4,))]
@@ -199,7 +163,7 @@ def retreats(tile: Tile, capability: int) -> list[Tile]:
         return t.block_m * t.block_n, t.stages, t.warps
 
     smaller = [t for t in small if t.block_m <= tile.block_m and size(t) < size(tile) and t not in narrower]
-    return [replace(t, special=tile.special) for t in freed + narrower + smaller + wide + least]
+    return narrower + smaller + wide + least
 
 
 def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Tile:
@@ -212,66 +176,19 @@ def fitting(tile: Tile, capability: int, misfit: Callable[[Tile], float]) -> Til
     return min(found, key=lambda candidate: found[candidate])
 
 
-def choose(
-    kind: str,
-    options: str,
-    precision: str,
-    block_d: int,
-    heavy: bool,
-    device: torch.device,
-    pairs: int,
-    time: Callable[[Tile], float] | None,
-    misfit: Callable[[Tile], float] | None = None,
-) -> Tile:
-    """The tile for one call; the default is one that fits, and candidates are timed when the cache has no answer.
+def choose(kind: str, key: tuple[Any, ...], default: Tile, device: torch.device, misfit: Callable[[Tile], float]) -> Tile:
+    """The tile for one call: ``default``, or what ``fitting`` found at the first call of this variant.
 
     Args:
-        kind: kernel, as in ``candidates``.
-        options: the compile-time options that change what the kernel needs, D among them, as text.
-        precision: "half", "tf32" or "ieee".
-        block_d: D padded to a power of two.
-        heavy: see ``is_heavy``.
+        kind: kernel, as in ``default_tile``.
+        key: all else that changes what the kernel needs.
+        default: where the search begins.
         device: where the call runs.
-        pairs: number of pairs of the call.
-        time: seconds of one launch with a tile, infinite where it cannot be launched; None never times.
-        misfit: registers that a kernel of this tile spills, infinite where it cannot be launched for want of shared memory;
-            None takes the default as it is.
+        misfit: registers that a kernel of this tile spills, infinite where it cannot be launched for want of shared memory.
     """
-    if kind in _forced:
-        return _forced[kind]
-    capability = capability_of(device)
-    tiles = candidates(kind, precision, block_d, capability, heavy)
-    if capability == 0:
-        return tiles[0]
-    import triton
-
-    key = "|".join(
-        [kind, options, precision, f"D{block_d}", torch.cuda.get_device_name(device), triton.__version__, torch.__version__]
-    )
-    capturing = torch.cuda.is_current_stream_capturing()
-    if key not in _settled and misfit is not None and not capturing:
-        _settled[key] = fitting(tiles[0], capability, misfit)
-    default, settled = tiles[0], _settled.get(key, tiles[0])
-    moved = (replace(settled, special=t.special) if replace(t, special=default.special) == default else t for t in tiles)
-    tiles = list(dict.fromkeys(moved))
-    if (
-        time is None
-        or len(tiles) == 1
-        or pairs < SMALLEST_TUNED
-        or os.environ.get("LAPAROFLOW_TRITON_AUTOTUNE", "1") == "0"
-        or torch.are_deterministic_algorithms_enabled()
-        or capturing
-    ):
-        return tiles[0]
-    remembered = tile_cache.lookup(key, pairs, [asdict(tile) for tile in tiles])
-    if remembered is not None:
-        return Tile(**remembered)
-    best = min(tiles, key=time)
-    tile_cache.remember(key, pairs, asdict(best))
-    return best
-
-
-def forget() -> None:
-    """Drop what is known of this process's variants, and the cache in memory; the next call reads the file again."""
-    _settled.clear()
-    tile_cache.forget()
+    if kind in _forced or device.type != "cuda":
+        return _forced.get(kind, default)
+    variant = (kind, default, torch.cuda.get_device_name(device), *key)
+    if variant not in _settled and not torch.cuda.is_current_stream_capturing():
+        _settled[variant] = fitting(default, capability_of(device), misfit)
+    return _settled.get(variant, default)

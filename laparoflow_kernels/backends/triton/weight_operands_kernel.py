@@ -26,8 +26,16 @@ Memory: 32.125 bytes per row of either side.
 import triton
 import triton.language as tl
 
-from .exponentials import weight_of
-from .pairs import LOG2_E, distance_to, exact_product, load_flow, pair_weight, product, squared_distance
+from .pairs import (
+    LOG2_E,
+    distance_to,
+    exact_product,
+    load_flow,
+    pair_weight,
+    product,
+    squared_distance,
+    weight_of,
+)
 
 CHUNK = tl.constexpr(256)
 FLAGS = tl.constexpr(32)
@@ -179,7 +187,7 @@ def exact_exponent(
 @triton.jit
 def tile_weight(
     own_flow, own_flow_at, own_valid, own_operand, near, flow, operands, start, valid, inverse_bandwidth,
-    F: tl.constexpr, BLOCK: tl.constexpr, FLOW_KERNEL: tl.constexpr, SPECIAL: tl.constexpr, RAGGED: tl.constexpr,
+    F: tl.constexpr, BLOCK: tl.constexpr, FLOW_KERNEL: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Weight w of the pairs of a tile, and (x, c) with log2 w = x c where w > 0, as ``pair_weight``.
 
@@ -188,7 +196,7 @@ def tile_weight(
     BLOCK_M: tl.constexpr = own_operand.shape[0] if own_operand is not None else 0
     if own_operand is None:
         squared = distance_to(own_flow, flow + start.to(tl.int64) * F, valid, F, BLOCK)
-        return pair_weight(squared, inverse_bandwidth, FLOW_KERNEL, SPECIAL)
+        return pair_weight(squared, inverse_bandwidth, FLOW_KERNEL)
     else:
         flow_at = flow + start.to(tl.int64) * F
         operand = load_streamed_operand(operands, start, valid, BLOCK, RAGGED)

@@ -16,7 +16,7 @@ def weighted_sum_kernel(
     query_flow, key_flow, values, inverse_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
     sums, weight_sum, query_tiles: tl.int32, channels: tl.int32,
     F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-    FLOW_KERNEL: tl.constexpr, PRECISION: tl.constexpr, SPECIAL: tl.constexpr,
+    FLOW_KERNEL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries against all keys of its frame, for one block of channels."""
     tile = tl.program_id(0) % query_tiles
@@ -38,7 +38,7 @@ def weighted_sum_kernel(
             start = k_start + t * BLOCK_N
             k_valid = valid_rows(key_mask, start, k_end, BLOCK_N, True)
             k_flow = load_flow(key_flow + start.to(tl.int64) * F, tl.arange(0, BLOCK_N), k_valid, float("inf"), F)
-            weight, _, _ = pair_weight(squared_distance(q_flow, k_flow, F), inv_bandwidth, FLOW_KERNEL, SPECIAL)
+            weight, _, _ = pair_weight(squared_distance(q_flow, k_flow, F), inv_bandwidth, FLOW_KERNEL)
             value = tl.load(
                 values + start.to(tl.int64) * channels + tl.arange(0, BLOCK_N)[:, None] * channels + c[None, :],
                 mask=k_valid[:, None] & (c < channels)[None, :],
