@@ -33,7 +33,6 @@ from laparoflow_kernels.backends.triton.weighted_sum_kernel import weighted_sum_
 
 KERNELS = {
     "forward": forward_kernel,
-    "symmetric": forward_kernel,
     "backward": backward_kernel,
     "weighted_sum": weighted_sum_kernel,
     "finish": finish_kernel,
@@ -79,17 +78,12 @@ class Variant:
     @property
     def products(self) -> int:
         """Matrix products per pair."""
-        return {"forward": 1, "symmetric": 1, "backward": 2, "weighted_sum": 1}.get(self.kernel, 0)
+        return {"forward": 1, "backward": 2, "weighted_sum": 1}.get(self.kernel, 0)
 
     @property
     def product_class(self) -> str:
         """half, tf32 or ieee, as ``tiles`` names the products."""
         return "half" if self.dtype in ("bf16", "fp16") and self.kernel != "weighted_sum" else self.precision
-
-    def launched(self, capability: int) -> bool:
-        """Whether a call on such a GPU may launch this variant."""
-        pays = self.bounded and not self.grouped and tiles.one_pass_pays(self.product_class, capability)
-        return self.kernel != "symmetric" or pays
 
     def constants(self) -> dict[str, Any]:
         """Compile-time constants as ``launch`` sets them, tile sizes left out."""
@@ -116,7 +110,7 @@ class Variant:
                 shared, OWN_TERMS=self.terms != "other", OTHER_TERMS=self.terms != "own", ROWS=True,
                 TEMPERATURE=self.temperature,
             )  # fmt: skip
-        return dict(shared, SYMMETRIC=self.kernel == "symmetric", LIFT=lift, QUANTITIES=quantities,
+        return dict(shared, LIFT=lift, QUANTITIES=quantities,
                     WEIGHT_STATS=self.weight_stats)  # fmt: skip
 
     def default_tile(self, capability: int) -> Tile:
@@ -190,7 +184,7 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
     constants = variant.constants()
     if variant.kernel not in SMALL_KERNELS:
         constants |= dict(BLOCK_M=tile.block_m, BLOCK_N=tile.block_n)
-    if variant.kernel in ("forward", "symmetric"):
+    if variant.kernel == "forward":
         constants["LANES"] = tiles.lanes(tile, capability, variant.has_operands(capability))
     if "STAGES" in kernel.arg_names:
         constants["STAGES"] = tile.stages
@@ -235,8 +229,8 @@ def argument_type(name: str, dtype: str) -> str:
         return "*fp16"
     if name in NEAR_POINTERS:
         return "*i32"
-    if name.startswith(("total_", "row_groups", "own_tiles", "query_tiles")) or name in (
-        "total", "slots", "splits", "channels", "chunks", "query_chunks", "key_chunks", "own_chunks", "other_chunks",
+    if name.startswith(("total_", "row_tiles", "own_tiles", "query_tiles")) or name in (
+        "total", "splits", "channels", "chunks", "query_chunks", "key_chunks", "own_chunks", "other_chunks",
     ):  # fmt: skip
         return "i32"
     return "*fp32"

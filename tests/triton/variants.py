@@ -19,7 +19,7 @@ from tests.triton.compiled import Variant
 CAPABILITIES = (80, 90, 100)
 CONSUMER = (89, 120)
 DTYPES = (("bf16", "tf32"), ("fp16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee"))  # of inputs, of float32 products
-PAIR_KERNELS = ("forward", "symmetric", "backward")
+PAIR_KERNELS = ("forward", "backward")
 CHOICES: dict[str, tuple[Any, ...]] = dict(
     kernel=PAIR_KERNELS, D=(31, 64, 128, 200, 256), F=(1, 2, 3, 8), flow_kernel=("gaussian", "laplace", "cauchy", "tophat"),
     positives=("outside", "inside"), negatives=("all", "dissimilar"), scope=("frame", "batch"), bounded=(True, False),
@@ -31,6 +31,7 @@ OF_FORWARD = ("weight_stats",)
 DRAWS = 60
 
 Feature = tuple[str, Any]
+VALUES: set[Feature] = {(name, value) for name, choices in CHOICES.items() for value in choices}
 
 
 def features(variant: Variant) -> set[Feature]:
@@ -44,29 +45,17 @@ def absent(kernel: str) -> tuple[str, ...]:
 
 
 def possible(chosen: dict[str, Any]) -> bool:
-    """Whether a variant with these values exists: one pass takes both directions only of bounded logits, without groups."""
-    if chosen.get("kernel") == "symmetric" and (chosen.get("bounded") is False or chosen.get("grouped")):
-        return False
+    """Whether a variant with these values exists."""
     if "kernel" not in chosen:
         return not set(chosen) & set(OF_FORWARD) or not set(chosen) & set(OF_BACKWARD)
     return not set(chosen) & set(absent(chosen["kernel"]))
 
 
-def required(dtype: str, precision: str, capability: int) -> set[Feature]:
-    """(option, value) that the sample has for this dtype on this architecture: each that some launch there has."""
-    values = {(name, value) for name, choices in CHOICES.items() for value in choices}
-    symmetric = Variant("symmetric", dtype, precision=precision)
-    return values if symmetric.launched(capability) else values - {("kernel", "symmetric")}
-
-
-def drawn(generator: random.Random, dtype: str, precision: str, capability: int) -> Variant:
+def drawn(generator: random.Random, dtype: str, precision: str) -> Variant:
     """A random variant that ``launch`` can ask for."""
     chosen = {name: generator.choice(values) for name, values in CHOICES.items()}
     chosen = {name: value for name, value in chosen.items() if name not in absent(chosen["kernel"])}
-    if chosen["kernel"] == "symmetric":
-        chosen["grouped"] = False
-    variant = Variant(dtype=dtype, precision=precision, **chosen)
-    return variant if variant.launched(capability) else drawn(generator, dtype, precision, capability)
+    return Variant(dtype=dtype, precision=precision, **chosen)
 
 
 def covering(seed: int = 0) -> list[tuple[Variant, int]]:
@@ -79,19 +68,19 @@ def covering(seed: int = 0) -> list[tuple[Variant, int]]:
 
     result = []
     for capability, (dtype, precision) in itertools.product(CAPABILITIES, DTYPES):
-        missing = required(dtype, precision, capability)
+        missing = set(VALUES)
         while missing:
-            draws = [drawn(generator, dtype, precision, capability) for _ in range(DRAWS)]
+            draws = [drawn(generator, dtype, precision) for _ in range(DRAWS)]
             best = max(draws, key=lambda variant: (len(features(variant) & missing), len(pairs(variant))))
             missing -= features(best)
             together |= pairs(best)
             result.append((best, capability))
     # pairs that chance has left out: some options meet on few architectures
-    values = sorted({(name, value) for name, choices in CHOICES.items() for value in choices}, key=str)
+    values = sorted(VALUES, key=str)
     wanted = {pair for pair in itertools.combinations(values, 2) if pair[0][0] != pair[1][0] and possible(dict(pair))}
     while wanted - together:
         places = [(generator.choice(DTYPES), generator.choice(CAPABILITIES)) for _ in range(DRAWS)]
-        tried = [(drawn(generator, *dtype, capability), capability) for dtype, capability in places]
+        tried = [(drawn(generator, *dtype), capability) for dtype, capability in places]
         best_case = max(tried, key=lambda case: len(pairs(case[0])))
         if pairs(best_case[0]):
             together |= pairs(best_case[0])
@@ -109,7 +98,7 @@ def consumer(seed: int = 1) -> list[tuple[Variant, int]]:
     generator = random.Random(seed)
     result = []
     for capability, (dtype, precision), kernel in itertools.product(CONSUMER, DTYPES, PAIR_KERNELS):
-        draws = (drawn(generator, dtype, precision, capability) for _ in itertools.count())
+        draws = (drawn(generator, dtype, precision) for _ in itertools.count())
         result.append((replace(next(v for v in draws if v.kernel == kernel), D=256), capability))
     return result
 
@@ -155,6 +144,5 @@ def every() -> list[tuple[Variant, int]]:
         variant = Variant(
             kernel, dtype, width, flow_kernel=flow_kernel, positives=positives, bounded=bounded, precision=precision, **more
         )
-        if variant.launched(capability):
-            result.append((variant, capability))
+        result.append((variant, capability))
     return result + consumer() + list(small_kernels())

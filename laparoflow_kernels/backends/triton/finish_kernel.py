@@ -73,11 +73,11 @@ def logarithm_of(total, maximum, t, LIFT: tl.constexpr):
 
 @triton.jit
 def finish_kernel(
-    partial, mask, temperature, stats, total: tl.int32, slots: tl.int32,
+    partial, mask, temperature, stats, total: tl.int32, splits: tl.int32,
     BLOCK: tl.constexpr, INSIDE: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr,
     QUANTITIES: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
-    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [slots, QUANTITIES, total].
+    """stats [4, total] = (lse, weight_sum, positive, weight_log_sum) from partial [splits, QUANTITIES, total].
 
     Without WEIGHT_STATS the last is 0, and its partial sums are not there.
     """
@@ -97,23 +97,23 @@ def finish_kernel(
         m = den - float("inf")
         if INSIDE:
             mp = m
-    for slot in range(0, slots):
-        at = partial + slot * (stride * QUANTITIES) + rows
-        slot_m = m
-        slot_mp = mp
+    for split in range(0, splits):
+        at = partial + split * (stride * QUANTITIES) + rows
+        part_m = m
+        part_mp = mp
         if not BOUNDED:
-            slot_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
+            part_m = tl.load(at + 4 * stride, mask=valid, other=0.0)
             if INSIDE:
-                slot_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
-        slot_w = tl.load(at + stride, mask=valid, other=0.0)
-        slot_x = tl.load(at + 3 * stride, mask=valid, other=0.0)
-        den, new_m = merge(den, m, tl.load(at, mask=valid, other=0.0), slot_m, scale, BOUNDED)
+                part_mp = tl.load(at + 5 * stride, mask=valid, other=0.0)
+        part_w = tl.load(at + stride, mask=valid, other=0.0)
+        part_x = tl.load(at + 3 * stride, mask=valid, other=0.0)
+        den, new_m = merge(den, m, tl.load(at, mask=valid, other=0.0), part_m, scale, BOUNDED)
         if not BOUNDED and not INSIDE:
-            x = merge_centred(x, w, m, slot_x, slot_w, slot_m, new_m)
+            x = merge_centred(x, w, m, part_x, part_w, part_m, new_m)
         else:
-            x, mp = merge(x, mp, slot_x, slot_mp, scale, BOUNDED)
+            x, mp = merge(x, mp, part_x, part_mp, scale, BOUNDED)
         m = new_m
-        w += slot_w
+        w += part_w
         if WEIGHT_STATS:
             h += tl.load(at + 2 * stride, mask=valid, other=0.0)
     lse = logarithm_of(den, m, t, 0.0)

@@ -30,7 +30,6 @@ from .weighted_sum_kernel import weighted_sum_kernel
 
 MAX_DIMENSIONS = 256
 MAX_FLOW = 8
-MAX_SLOTS = 64
 MAX_SPLITS = 16
 INSIDE_LIFT = 48.0
 ROW_BLOCK = 256
@@ -108,80 +107,55 @@ def forward(p: PairArguments) -> tuple[Tensor, Tensor]:
 
     Rows are lse, weight_sum, positive, weight_log_sum, in float32 (float64 for float64 inputs, interpreter only).
     """
-    together = p.symmetric and p.bounded and p.query_group is None  # with groups one pass spills registers
-    together = together and tiles.one_pass_pays(product_class(p.query), tiles.capability_of(p.query.device))
     query, key = sides_of(p)
-    rows, columns = one_pass(p, query, key, together)
-    return rows, one_pass(p, key, query, False)[0] if p.symmetric and not together else columns
+    rows = one_direction(p, query, key)
+    return rows, one_direction(p, key, query) if p.symmetric else rows.new_empty((4, 0))
 
 
-def one_pass(p: PairArguments, own: Side, other: Side, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Statistics of one side against the other, and with ``symmetric`` of the other against it."""
+def one_direction(p: PairArguments, own: Side, other: Side) -> Tensor:
+    """Statistics [4, T] of one side against the other."""
     inside, batch = p.positives == "inside", p.scope == "batch"
     constants = constants_of(p) | dict(
-        SYMMETRIC=symmetric, LIFT=INSIDE_LIFT if p.bounded and inside else 0.0,
-        QUANTITIES=4 if p.bounded else 6 if inside else 5, WEIGHT_STATS=p.weight_stats,
+        LIFT=INSIDE_LIFT if p.bounded and inside else 0.0, QUANTITIES=4 if p.bounded else 6 if inside else 5,
+        WEIGHT_STATS=p.weight_stats,
     )  # fmt: skip
-    total, columns = own.rows.shape[0], other.rows.shape[0] if symmetric else 0
-    reach = other.rows.shape[0] if batch else other.largest
+    total, reach = own.rows.shape[0], other.rows.shape[0] if batch else other.largest
+    capability = tiles.capability_of(own.rows.device)
 
-    def run(tile: Tile) -> tuple[Any, tuple[Tensor, Tensor]]:
-        row_groups, splits = forward_grid(tile, own.frames, own.largest, reach, batch, symmetric, own.rows.device)
-        slots = row_groups * (own.frames if batch else 1)
-        row_partial = own.flow.new_empty((splits, constants["QUANTITIES"], total))
-        column_partial = empty_partial(slots if symmetric else 1, columns, constants, own.flow)
-        kernel = forward_kernel[(own.frames * row_groups, splits)](
+    def run(tile: Tile) -> tuple[Any, Tensor]:
+        row_tiles = triton.cdiv(own.largest, tile.block_m)
+        splits = splits_of_keys(tile, own.frames * row_tiles, reach, own.rows.device)
+        partial = own.flow.new_empty((splits, constants["QUANTITIES"], total))
+        kernel = forward_kernel[(own.frames * row_tiles, splits)](
             own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
             own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
-            row_partial, column_partial, total, other.rows.shape[0], row_groups, splits, own.chunks, other.chunks,
-            STAGES=tile.stages, LANES=tiles.lanes(tile, tiles.capability_of(own.rows.device), own.operands is not None),
-            **meta(tile), **constants,
+            partial, total, other.rows.shape[0], row_tiles, splits, own.chunks, other.chunks,
+            STAGES=tile.stages, LANES=tiles.lanes(tile, capability, own.operands is not None), **meta(tile), **constants,
         )  # fmt: skip
-        return kernel, (row_partial, column_partial)
+        return kernel, partial
 
     with on_device(own.rows):
         if own.frames == 0 or own.largest == 0:
-            partials = tuple(empty_partial(1, count, constants, own.flow) for count in (total, columns))
-        else:
-            kind, options = "symmetric" if symmetric else "forward", left_out(own, other) | constants
-            _, partials = run(pick(kind, own.rows, options, run))
-        own_partial, other_partial = partials
-        rows = finish(own_partial, own.mask, p.temperature, constants)
-        return rows, finish(other_partial, other.mask, p.temperature, constants)
+            return own.flow.new_empty((4, 0))
+        _, partial = run(pick("forward", own.rows, left_out(own, other) | constants, run))
+        return finish(partial, own.mask, p.temperature, constants)
 
 
 def finish(partial: Tensor, mask: Tensor | None, temperature: Tensor, constants: dict[str, Any]) -> Tensor:
-    """Statistics [4, T] from partial sums [slots, quantities, T]."""
-    slots, _, total = partial.shape
+    """Statistics [4, T] from partial sums [splits, quantities, T]."""
+    splits, _, total = partial.shape
     stats = partial.new_empty((4, total))
-    if total:
-        names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES", "WEIGHT_STATS")
-        finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
-            partial, mask, temperature, stats, total, slots, BLOCK=ROW_BLOCK, **{name: constants[name] for name in names}
-        )
+    names = ("INSIDE", "BOUNDED", "LIFT", "QUANTITIES", "WEIGHT_STATS")
+    finish_kernel[(triton.cdiv(total, ROW_BLOCK),)](
+        partial, mask, temperature, stats, total, splits, BLOCK=ROW_BLOCK, **{name: constants[name] for name in names}
+    )
     return stats
 
 
-def empty_partial(slots: int, total: int, constants: dict[str, Any], like: Tensor) -> Tensor:
-    """Partial sums of nothing: zeros, and -inf for running maxima."""
-    partial = like.new_zeros((slots, constants["QUANTITIES"], total))
-    partial[:, 4:].fill_(float("-inf"))
-    return partial
-
-
-def forward_grid(
-    tile: Tile, frames: int, max_query: int, reach: int, batch: bool, symmetric: bool, device: torch.device
-) -> tuple[int, int]:
-    """Row groups per frame and splits of the (at most ``reach``) keys of a row, to fill the device twice over.
-
-    One direction: a group is one row tile. Symmetric: every group has a slot of column sums, so groups are few and
-    each takes several row tiles in turn.
-    """
-    groups = triton.cdiv(max_query, tile.block_m)
-    if symmetric:
-        groups = max(1, min(groups, MAX_SLOTS // frames if batch else MAX_SLOTS // 2))
-    splits = triton.cdiv(2 * processors(device), frames * groups)
-    return groups, max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
+def splits_of_keys(tile: Tile, programs: int, reach: int, device: torch.device) -> int:
+    """In how many parts the (at most ``reach``) keys of a row are cut, so that ``programs`` fill the device twice over."""
+    splits = triton.cdiv(2 * processors(device), programs)
+    return max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
 
 
 class Upstream(NamedTuple):

@@ -11,17 +11,15 @@ the difference of two products, scaled after the subtraction, so that a large lo
 same m lets the large parts of lse and positive cancel exactly in the loss (one positive pixel that takes all: a loss of 0,
 not of a rounding).
 
-SYMMETRIC (bounded only) takes the same sums over columns from the same tile of pairs, with the same exponentials; with
-running maxima a column needs exponentials of its own, so there the host runs this kernel once per direction instead.
+The symmetric loss runs this kernel once for each direction.
 
-Grid: axis 0 = frame x group of row tiles, axis 1 = split of the key tiles. Each program keeps the row sums of its
-tile in registers and writes them to a partial buffer [splits, quantities, Tq]; column sums go by load-add-store to the
-slot of the program's row group in [slots, quantities, Tk], which no other program touches, so the order of every sum is
-fixed. Whole tiles run a loop of their own without bounds; its number of stages is given explicitly because Triton
-otherwise stages only the operands of products, and the flows would be loaded when they are needed. ``finish_kernel`` adds
-the partials and forms [4, T] (lse, weight_sum, positive, weight_log_sum).
+Grid: axis 0 = frame x row tile, axis 1 = split of the key tiles. Each program keeps the row sums of its tile in registers
+and writes them to a partial buffer [splits, quantities, Tq], so the order of every sum is fixed. Whole tiles run a loop of
+their own without bounds; its number of stages is given explicitly because Triton otherwise stages only the operands of
+products, and the flows would be loaded when they are needed. ``finish_kernel`` adds the partials and forms [4, T] (lse,
+weight_sum, positive, weight_log_sum).
 
-Memory: (splits Tq + slots Tk) * 4 to 6 floats; slots are at most MAX_SLOTS whatever N.
+Memory: splits * Tq * 4 to 6 floats.
 """
 
 import triton
@@ -32,7 +30,6 @@ from .pairs import (
     INTERPRETED,
     LOG2_E,
     load_flow,
-    load_or,
     load_own_group,
     load_rows,
     other_frame_tile,
@@ -56,18 +53,18 @@ def add_four(a0, b0, c0, d0, a1, b1, c1, d1):
 
 
 @triton.jit
-def sums(den, w, h, x, AXIS: tl.constexpr, WEIGHT_STATS: tl.constexpr):
-    """The sums (den, W, H, X) along AXIS by one reduction; H means nothing unless asked for.
+def sums(den, w, h, x, WEIGHT_STATS: tl.constexpr):
+    """The row sums (den, W, H, X) by one reduction; H means nothing unless asked for.
 
     A reduction of several operands has one layout, that of the product; alone, the weights (which do not depend on the
     product) would be formed a second time in a layout of their own.
     """
     if INTERPRETED:
-        return tl.sum(den, AXIS), tl.sum(w, AXIS), tl.sum(h, AXIS), tl.sum(x, AXIS)
+        return tl.sum(den, 1), tl.sum(w, 1), tl.sum(h, 1), tl.sum(x, 1)
     elif WEIGHT_STATS:
-        return tl.reduce((den, w, h, x), AXIS, add_four)
+        return tl.reduce((den, w, h, x), 1, add_four)
     else:
-        den_sum, w_sum, x_sum = tl.reduce((den, w, x), AXIS, add_three)
+        den_sum, w_sum, x_sum = tl.reduce((den, w, x), 1, add_three)
         return den_sum, w_sum, tl.zeros_like(w_sum), x_sum
 
 
@@ -115,74 +112,53 @@ def add_lanes(
 
 @triton.jit
 def tile_sums(
-    s, z, scale, weight, distance, factor, valid,
-    AXIS: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
+    s, z, scale, weight, distance, factor,
+    WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BOUNDED: tl.constexpr,
     LIFT: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of one tile along AXIS (1: per row, 0: per column) as (den, m, W, H, X, mp).
-
-    z holds the exponentials themselves where BOUNDED.
-
-    ``valid`` marks the lines summed over where z alone does not (rows, for column sums; BOUNDED only), or is None.
-    """
-    OTHER: tl.constexpr = 1 - AXIS
+    """Row sums of one tile as (den, m, W, H, X, mp); z holds the exponentials themselves where BOUNDED."""
+    zero = tl.zeros([z.shape[0]], dtype=z.dtype)
     if BOUNDED:
-        m = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
+        m = zero
         power = z
     else:
         # z is not scaled yet: the difference of two large logits comes before the rounding of a product
         kept = z
         if WEIGHTED and DISSIMILAR:
             kept = tl.where(weight < 1.0, kept, float("-inf"))
-        m = tl.max(kept, AXIS)
-        power = tl.exp2((kept - tl.expand_dims(finite(m), AXIS)) * scale)
+        m = tl.max(kept, 1)
+        power = tl.exp2((kept - finite(m)[:, None]) * scale)
     term = power
     if WEIGHTED and DISSIMILAR:
         term = power * (1.0 - weight)
-    if valid is not None:
-        term = tl.where(tl.expand_dims(valid, OTHER), term, 0.0)
-    zero = tl.zeros([z.shape[OTHER]], dtype=z.dtype)
     if WEIGHTED:
         positive_m = zero
         if not INSIDE:
-            positive = weight * s if BOUNDED else weight * (s - tl.expand_dims(finite(m), AXIS))
+            positive = weight * s if BOUNDED else weight * (s - finite(m)[:, None])
         elif BOUNDED:
             positive = (weight * (2.0**LIFT)) * power
         else:
-            positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), AXIS)
-            exponent = (z - tl.expand_dims(finite(positive_m), AXIS)) * scale + distance * factor
+            positive_m = tl.max(tl.where(weight > 0.0, z + distance * (factor / scale), float("-inf")), 1)
+            exponent = (z - finite(positive_m)[:, None]) * scale + distance * factor
             positive = tl.exp2(tl.where(weight > 0.0, exponent, float("-inf")))
         denominator, weight_sum, weighted_distance, positive = sums(
-            term, weight, weight * distance, positive, AXIS, WEIGHT_STATS
+            term, weight, weight * distance, positive, WEIGHT_STATS
         )
         return denominator, m, weight_sum, weighted_distance * factor, positive, positive_m
     else:
-        return tl.sum(term, AXIS), m, zero, zero, zero, zero
-
-
-@triton.jit
-def add_to_slot(slot, stride, columns, valid, den, w, h, x, WEIGHTED: tl.constexpr, WEIGHT_STATS: tl.constexpr):
-    """Add the (bounded) sums of ``columns`` to one slot of the column partials."""
-    at = slot + columns
-    stride = stride.to(tl.int64)
-    tl.store(at, load_or(at, valid, 0.0) + den, mask=valid)
-    if WEIGHTED:
-        tl.store(at + stride, load_or(at + stride, valid, 0.0) + w, mask=valid)
-        if WEIGHT_STATS:
-            tl.store(at + 2 * stride, load_or(at + 2 * stride, valid, 0.0) + h, mask=valid)
-        tl.store(at + 3 * stride, load_or(at + 3 * stride, valid, 0.0) + x, mask=valid)
+        return tl.sum(term, 1), m, zero, zero, zero, zero
 
 
 @triton.jit
 def forward_tile(
     q, q_flow, q_flow_at, q_operand, near, q_valid, q_group, key, key_flow, key_operands, key_mask, key_group,
-    column_partial, total_key, start, end, scale, inverse_bandwidth, den, m, w, h, x, mp,
+    start, end, scale, inverse_bandwidth, den, m, w, h, x, mp,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr,
-    LANES: tl.constexpr, RAGGED: tl.constexpr, WEIGHT_STATS: tl.constexpr,
+    BOUNDED: tl.constexpr, LIFT: tl.constexpr, PRECISION: tl.constexpr, LANES: tl.constexpr,
+    RAGGED: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
-    """Row sums after one more tile of keys start..end; with SYMMETRIC, the tile's column sums to their slot."""
+    """Row sums after one more tile of keys start..end."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
     k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
     s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
@@ -210,7 +186,7 @@ def forward_tile(
         )
     else:
         tile_den, tm, tw, th, tx, tmp = tile_sums(
-            s, z, scale, weight, distance, factor, None, 1, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, WEIGHT_STATS
+            s, z, scale, weight, distance, factor, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, WEIGHT_STATS
         )
         den, new_m = merge(den, m, tile_den, tm, scale, BOUNDED)
         if not BOUNDED and not INSIDE:
@@ -222,32 +198,23 @@ def forward_tile(
             w += tw
             if WEIGHT_STATS:
                 h += th
-    if SYMMETRIC:
-        col_den, _, col_w, col_h, col_x, _ = tile_sums(
-            s, z, scale, weight, distance, factor, q_valid, 0, WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, LIFT, WEIGHT_STATS
-        )
-        add_to_slot(
-            column_partial + start.to(tl.int64), total_key, tl.arange(0, BLOCK_N), k_valid,
-            col_den, col_w, col_h, col_x, WEIGHTED, WEIGHT_STATS,
-        )  # fmt: skip
     return den, m, w, h, x, mp
 
 
 @triton.jit(do_not_specialize=["query_chunks", "key_chunks"])
 def forward_kernel(
     query, key, query_flow, key_flow, temperature, inverse_bandwidth, query_offsets, key_offsets, query_mask, key_mask,
-    query_group, key_group, query_operands, key_operands, query_near, key_near, row_partial, column_partial,
-    total_query: tl.int32, total_key: tl.int32, row_groups: tl.int32, splits: tl.int32,
+    query_group, key_group, query_operands, key_operands, query_near, key_near, row_partial,
+    total_query: tl.int32, total_key: tl.int32, row_tiles: tl.int32, splits: tl.int32,
     query_chunks: tl.int32, key_chunks: tl.int32,
     D: tl.constexpr, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr, BATCH: tl.constexpr,
-    SYMMETRIC: tl.constexpr, BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, LANES: tl.constexpr,
-    WEIGHT_STATS: tl.constexpr,
+    BOUNDED: tl.constexpr, LIFT: tl.constexpr, QUANTITIES: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, LANES: tl.constexpr, WEIGHT_STATS: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of the rows of one group of row tiles against one split of the keys."""
-    group = tl.program_id(0) % row_groups
-    frame = tl.program_id(0) // row_groups
+    """Partial sums of the rows of one tile against one split of the keys."""
+    row_tile = tl.program_id(0) % row_tiles
+    frame = tl.program_id(0) // row_tiles
     split = tl.program_id(1)
     q_start = tl.load(query_offsets + frame).to(tl.int32)
     q_end = tl.load(query_offsets + frame + 1).to(tl.int32)
@@ -256,15 +223,7 @@ def forward_kernel(
     inv_bandwidth = tl.load(inverse_bandwidth + frame)
     scale = LOG2_E / tl.load(temperature)
     row_slot = row_partial + split.to(tl.int64) * QUANTITIES * total_query
-    slot = group
-    if BATCH:
-        slot = tl.program_id(0)
-    column_slot = column_partial
-    if SYMMETRIC:
-        column_slot = column_partial + slot.to(tl.int64) * QUANTITIES * total_key
 
-    row_tiles = tl.cdiv(q_end - q_start, BLOCK_M)
-    tiles_per_group = tl.cdiv(row_tiles, row_groups)
     key_tiles = tl.cdiv(k_end - k_start, BLOCK_N)
     keys_per_split = tl.cdiv(key_tiles, splits)
     first_key = split * keys_per_split
@@ -275,8 +234,8 @@ def forward_kernel(
     first_other = split * others_per_split
     last_other = tl.minimum(first_other + others_per_split, other_tiles)
 
-    for row_tile in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, row_tiles)):
-        q_first = q_start + row_tile * BLOCK_M
+    q_first = q_start + row_tile * BLOCK_M
+    if q_first < q_end:
         q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M, True)
         q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
         q_group = load_own_group(query_group, q_first, q_valid, BLOCK_M)
@@ -311,12 +270,12 @@ def forward_kernel(
                     both_near = q_near & load_near(key_near, frame, key_chunks, tile * BLOCK_N, BLOCK_N)
                 den, m, w, h, x, mp = forward_tile(
                     q, q_flow, q_flow_at, q_operand, both_near, q_valid, q_group, key, key_flow, key_operands, key_mask,
-                    key_group, column_slot, total_key, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
-                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, SYMMETRIC, BOUNDED, LIFT,
+                    key_group, start, end, scale, inv_bandwidth, den, m, w, h, x, mp,
+                    D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, LIFT,
                     PRECISION, LANES, PART > 0, WEIGHT_STATS,
                 )  # fmt: skip
         if LANES:
-            den, w, h, x = sums(den, w, h, x, 1, WEIGHT_STATS)
+            den, w, h, x = sums(den, w, h, x, WEIGHT_STATS)
         inside_frame = q_first + tl.arange(0, BLOCK_M) < q_end
         at = row_slot + q_first.to(tl.int64) + tl.arange(0, BLOCK_M)
         stride = total_query.to(tl.int64)
@@ -329,6 +288,3 @@ def forward_kernel(
             tl.store(at + 4 * stride, m, mask=inside_frame)
             if INSIDE:
                 tl.store(at + 5 * stride, mp, mask=inside_frame)
-        if SYMMETRIC:
-            # the next row tile adds to what other threads of this block have just stored
-            tl.debug_barrier()

@@ -31,7 +31,6 @@ HALF_TILES = {
     80: {
         ("forward", False): (Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
         ("forward", True): (Tile(128, 32, 4, 3), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
-        ("symmetric", False): (Tile(128, 32, 4, 2), Tile(64, 32, 4, 2), Tile(128, 32, 8, 2)),
         ("backward", False): (Tile(128, 32, 4, 2), Tile(128, 64, 8, 2), Tile(64, 32, 4, 1)),
         ("backward", True): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 32, 4, 1)),
     },
@@ -52,7 +51,6 @@ HALF_TILES = {
 TF32_TILES = {
     ("forward", False): (Tile(128, 32, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
     ("forward", True): (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2), Tile(64, 32, 8, 1)),
-    ("symmetric", False): (Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 4, 1)),
     ("backward", False): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
     ("backward", True): (Tile(128, 32, 8, 2), Tile(64, 32, 4, 1), Tile(64, 32, 4, 1)),
 }
@@ -64,7 +62,7 @@ _settled: dict[tuple[Any, ...], Tile] = {}
 
 @contextlib.contextmanager
 def forced(**tiles: Tile) -> Iterator[None]:
-    """Use these tiles (forward=, symmetric=, backward=, weighted_sum=) inside the block, whether they fit or not."""
+    """Use these tiles (forward=, backward=, weighted_sum=) inside the block, whether they fit or not."""
     before = dict(_forced)
     _forced.update(tiles)
     try:
@@ -77,9 +75,9 @@ def forced(**tiles: Tile) -> Iterator[None]:
 def is_heavy(constants: Mapping[str, Any]) -> bool:
     """Whether a variant keeps so much per pair that it needs a smaller tile.
 
-    Running maxima, the terms of both sides in a backward, a forward of one direction with every option at once.
+    Running maxima, the terms of both sides in a backward, a forward with every option at once.
     """
-    options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and constants.get("SYMMETRIC") is False)
+    options = bool(constants.get("DISSIMILAR") and constants.get("BATCH") and "LIFT" in constants)
     return not constants.get("BOUNDED", True) or options or bool(constants.get("OWN_TERMS") and constants.get("OTHER_TERMS"))
 
 
@@ -101,17 +99,6 @@ def generation(capability: int) -> int:
     return 90 if 90 <= capability < 100 else 100 if 100 <= capability < 120 else 80
 
 
-def one_pass_pays(precision: str, capability: int) -> bool:
-    """Whether the statistics of rows and columns cost less in one pass over the pairs than in two of one direction.
-
-    On sm_90 one pass took 48.7 ms where two of one direction took 2 x 10.7 (medians measured on an H200: bf16, D = 64,
-    N = M = 100,000). tcgen05 gives a thread one row, so that the sum down a column takes five shuffles for each pair and
-    each of four numbers: 89 to 99 instructions a pair at D = 64, where two passes took 43 (16-bit inputs) to 48 (tf32).
-    mma.sync: by its compiled code alone, never measured.
-    """
-    return precision == "ieee" or generation(capability) in (0, 80)
-
-
 def lanes(tile: Tile, capability: int, operands: bool) -> int:
     """Columns of the sums that a row keeps until its last tile, 0 to add a row up in every tile.
 
@@ -126,7 +113,7 @@ def default_tile(kind: str, precision: str, block_d: int, capability: int, heavy
     """The tile that a launch tries first.
 
     Args:
-        kind: "forward" (one direction), "symmetric" (both in one pass), "backward" or "weighted_sum".
+        kind: "forward", "backward" or "weighted_sum".
         precision: "half", "tf32" or "ieee".
         block_d: D padded to a power of two.
         capability: compute capability as an integer, 80, 86, 90, ...; 0 in the interpreter.
