@@ -9,30 +9,29 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels.arguments import split
-from laparoflow_kernels.backends import triton as kernels
+from laparoflow_kernels.backends.triton.availability import unavailable
 from laparoflow_kernels.checks import check_loss_options
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
+__all__ = ["MAX_DIM", "statistics", "unavailable", "weighted_sum"]
+
 MAX_DIM = {"cuda": 256, "cpu": 256}
 
-unavailable = kernels.unavailable
-
 _OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
-_KERNELS = {
-    "flow_infonce_forward": kernels.forward,
-    "flow_infonce_backward": kernels.backward,
-    "flow_weighted_sum": kernels.weighted_sum,
-}
+# the function of launch.py that runs an operator
+_KERNELS = {"flow_infonce_forward": "forward", "flow_infonce_backward": "backward", "flow_weighted_sum": "weighted_sum"}
 
 
 def _checked(name: str) -> Callable[..., Any]:
     """The kernel of an operator behind a check of its options: operators can be called without the public function."""
 
     def kernel(*arguments: Any) -> Any:
-        problem = split(name, arguments)[0]
-        check_loss_options(**{option: getattr(problem, option) for option in _OPTIONS if option in problem._fields})
-        return _KERNELS[name](*arguments)
+        from laparoflow_kernels.backends.triton import launch
+
+        groups = split(name, arguments)
+        check_loss_options(**{option: getattr(groups[0], option) for option in _OPTIONS if option in groups[0]._fields})
+        return getattr(launch, _KERNELS[name])(*groups)
 
     return kernel
 

@@ -14,34 +14,3 @@ Importing this package needs torch alone; triton and the kernels are imported at
     tiles.py                   tile sizes
     availability.py            where this backend can run
 """
-
-from __future__ import annotations
-
-from typing import Any
-
-from laparoflow_kernels.arguments import split
-
-from .availability import unavailable
-
-__all__ = ["backward", "forward", "unavailable", "weighted_sum"]
-
-
-def forward(*arguments: Any) -> Any:
-    """(row_stats [4, Tq], column_stats [4, Tk] or [4, 0]); arguments of the operator flow_infonce_forward."""
-    from . import launch
-
-    return launch.forward(*split("flow_infonce_forward", arguments))
-
-
-def backward(*arguments: Any) -> Any:
-    """(dquery [Tq, D], dkey [Tk, D], dtemperature []); arguments of the operator flow_infonce_backward."""
-    from . import launch
-
-    return launch.backward(*split("flow_infonce_backward", arguments))
-
-
-def weighted_sum(*arguments: Any) -> Any:
-    """(sums [Tq, C], weight_sum [Tq]); arguments of the operator flow_weighted_sum."""
-    from . import launch
-
-    return launch.weighted_sum(*split("flow_weighted_sum", arguments))

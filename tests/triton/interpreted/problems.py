@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels.backends import reference
-from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.loss_forms import STAT_LSE, STAT_POSITIVE, STAT_WEIGHT_LOG_SUM, STAT_WEIGHT_SUM, direction_loss
 from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype
 from tests.numerics import HALF, violations
 
+OPERATORS = torch.ops.laparoflow_triton
 DRAWS = 2
 STATISTICS = {"lse": STAT_LSE, "weight_sum": STAT_WEIGHT_SUM, "weight_log_sum": STAT_WEIGHT_LOG_SUM}
 
@@ -140,9 +140,9 @@ def by_reference_of_the_rule(p: PairProblem) -> Outcome:
 
 def by_triton(p: PairProblem) -> Outcome:
     arguments = p.op_args()
-    rows, columns = kernels.forward(*arguments)
+    rows, columns = OPERATORS.flow_infonce_forward(*arguments)
     row_gradient, column_gradient = (torch.stack([u, -u]) for u in (upstream(rows), upstream(columns)))
-    gradients = kernels.backward(*arguments, rows, columns, row_gradient, column_gradient, True, True, True)
+    gradients = OPERATORS.flow_infonce_backward(*arguments, rows, columns, row_gradient, column_gradient, True, True, True)
     return Outcome(rows, columns, weighted_loss(p, rows, columns), *gradients)
 
 

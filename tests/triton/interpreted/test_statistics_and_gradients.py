@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import assert_right, by_reference, by_triton, in_float64, problem
+from problems import OPERATORS, assert_right, by_reference, by_triton, in_float64, problem
 
-from laparoflow_kernels.backends import triton as kernels
 from laparoflow_kernels.backends.triton import tiles
 from laparoflow_kernels.backends.triton.tiles import Tile
 
@@ -70,7 +69,7 @@ def test_the_entropy_that_nobody_reads_is_left_out(positives: str, flow_kernel: 
 def test_groups_of_one_side_alone_are_refused() -> None:
     p = problem(grouped=True).op_args()
     with pytest.raises(ValueError, match="key_group: expected where query_group is"):
-        kernels.forward(*p._replace(key_group=None))
+        OPERATORS.flow_infonce_forward(*p._replace(key_group=None))
 
 
 @pytest.mark.parametrize("positives", ["outside", "inside"])
@@ -243,8 +242,8 @@ def test_float16_gradients_of_a_mean_over_many_rows_do_not_underflow() -> None:
     p = problem((80,), (80,), 16, dtype=torch.float16)
     rows, columns = by_triton(p).row_stats, torch.empty(4, 0)
     gradient = torch.full((2, 80), 1e-6) * torch.tensor([[1.0], [-1.0]])
-    scaled = kernels.backward(*p.op_args(), rows, columns, gradient * 1e3, columns[:2], True, False, False)[0]
-    plain = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, False, False)[0]
+    scaled = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, gradient * 1e3, columns[:2], True, False, False)[0]
+    plain = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], True, False, False)[0]
     torch.testing.assert_close(plain.float() * 1e3, scaled.float(), rtol=0.02, atol=6e-8 * 1e3)
 
 
@@ -257,14 +256,13 @@ def test_repeated_runs_are_bitwise_equal() -> None:
 
 def test_only_needed_gradients_come_back() -> None:
     p = problem()
-    rows, columns = kernels.forward(*p.op_args())
+    rows, columns = OPERATORS.flow_infonce_forward(*p.op_args())
     assert columns.shape == (4, 0)
     gradient = torch.stack([torch.ones(103), -torch.ones(103)])
-    every = kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], True, True, True)
+    every = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], True, True, True)
     for needs in itertools.product(BOOL, repeat=3):
-        for value, need, full in zip(
-            kernels.backward(*p.op_args(), rows, columns, gradient, columns[:2], *needs), needs, every, strict=True
-        ):
+        found = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, gradient, columns[:2], *needs)
+        for value, need, full in zip(found, needs, every, strict=True):
             if need:
                 torch.testing.assert_close(value, full, rtol=1e-4, atol=1e-4)
             else:
