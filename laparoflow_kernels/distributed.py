@@ -56,24 +56,14 @@ def distributed_flow_infonce(
     *,
     method: str = "ring",
     group: dist.ProcessGroup | None = None,
-    temperature: float | Tensor = 0.1,
-    bandwidth: float | Tensor = 1.0,
-    flow_kernel: str = "gaussian",
-    positives: str = "outside",
-    negatives: str = "all",
     scope: str = "batch",
-    symmetric: bool = False,
-    query_mask: TensorOrList | None = None,
-    key_mask: TensorOrList | None = None,
     query_weight: TensorOrList | None = None,
     key_weight: TensorOrList | None = None,
-    query_group: TensorOrList | None = None,
-    key_group: TensorOrList | None = None,
     exclude_self: bool = False,
     reduction: str = "mean",
     return_stats: bool = False,
-    normalized: bool = False,
     backend: str = "auto",
+    **options: Any,
 ) -> LossResult | tuple[LossResult, FlowInfoNCEStats]:
     """``flow_infonce`` of the batch that all processes hold together.
 
@@ -83,19 +73,17 @@ def distributed_flow_infonce(
     ``flow_infonce``. Not for torch.compile: keep the call outside the compiled part of the step.
 
     Args:
-        query, key, query_flow, key_flow, query_mask, key_mask, query_weight, key_weight, exclude_self: as ``flow_infonce``,
-            of this process's frames; a mean is over the weights of all processes.
-        query_group, key_group: as ``flow_infonce``; numbers that mean the same on all processes: pairs over processes are
-            left out, too.
-        temperature, bandwidth, flow_kernel, positives, negatives, normalized, backend: as ``flow_infonce``.
+        query, key, query_flow, key_flow, query_weight, key_weight, exclude_self, backend: as ``flow_infonce``, of this
+            process's frames; a mean is over the weights of all processes.
         method: "ring" (two processes' keys in memory), "gathered" (all of them; less to compute and to send), or "mean" (no
             negatives of other processes).
         group: process group; None is the default one.
         scope: "batch"; with method="mean" also "frame". The batch of "mean" is this process's.
-        symmetric: the mean of both directions; two passes over the pairs, with "mean" one.
         reduction: "mean" or "sum" over the joint batch; "none" gives this process's pixels, whose gradients are then
             *summed* over processes (multiply by the number of processes under DDP).
         return_stats: also this process's rows (and columns) with the joint denominators, detached.
+        options: every other option of ``flow_infonce``. Groups are numbers that mean the same on all processes: pairs over
+            processes are left out, too. symmetric takes two passes over the pairs, with "mean" one.
 
     Returns:
         As ``flow_infonce``.
@@ -110,15 +98,9 @@ def distributed_flow_infonce(
         0
     """
     checks.check_option("method", method, METHODS)
-    checks.check_loss_options(
-        flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
-    )  # fmt: skip
+    checks.check_loss_options(reduction=reduction)
     check_scope(method, scope)
-    options: dict[str, Any] = dict(
-        temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,
-        scope=scope, symmetric=symmetric, query_mask=query_mask, key_mask=key_mask, query_group=query_group,
-        key_group=key_group, exclude_self=exclude_self, normalized=normalized,
-    )  # fmt: skip
+    options |= dict(scope=scope, exclude_self=exclude_self)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return flow_infonce(
             query, key, query_flow, key_flow, query_weight=query_weight, key_weight=key_weight, reduction=reduction,
@@ -133,7 +115,7 @@ def distributed_flow_infonce(
     else:
         rows = replace(problem, symmetric=False)
         stats = [_joint_statistics(rows, not exclude_self, method, group, chosen)]
-        if symmetric:
+        if problem.symmetric:
             columns = replace(
                 rows, query=rows.key, key=rows.query, query_frames=rows.key_frames, key_frames=rows.query_frames
             )

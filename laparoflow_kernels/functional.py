@@ -119,9 +119,7 @@ def flow_infonce(
         >>> loss.backward(); stats.rows.weight_sum.shape
         torch.Size([1, 100])
     """
-    checks.check_loss_options(
-        flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope, reduction=reduction
-    )  # fmt: skip
+    checks.check_loss_options(reduction=reduction)
     problem, weights, chosen = prepare(
         query, key, query_flow, key_flow, query_weight, key_weight, backend, query_mask=query_mask, key_mask=key_mask,
         temperature=temperature, bandwidth=bandwidth, flow_kernel=flow_kernel, positives=positives, negatives=negatives,

@@ -23,12 +23,13 @@ FIXED_MAXIMUM_LIMIT = 40.0
 
 def pack_pairs(
     query: TensorOrList, key: TensorOrList, query_flow: TensorOrList, key_flow: TensorOrList, *,
-    query_mask: TensorOrList | None, key_mask: TensorOrList | None, temperature: float | Tensor, bandwidth: float | Tensor,
-    flow_kernel: str, positives: str, negatives: str, scope: str, symmetric: bool, normalized: bool,
-    query_group: TensorOrList | None = None, key_group: TensorOrList | None = None, exclude_self: bool = False,
-    weight_stats: bool = True,
+    query_mask: TensorOrList | None = None, key_mask: TensorOrList | None = None, temperature: float | Tensor = 0.1,
+    bandwidth: float | Tensor = 1.0, flow_kernel: str = "gaussian", positives: str = "outside", negatives: str = "all",
+    scope: str = "frame", symmetric: bool = False, normalized: bool = False, query_group: TensorOrList | None = None,
+    key_group: TensorOrList | None = None, exclude_self: bool = False, weight_stats: bool = True,
 ) -> PairProblem:  # fmt: skip
-    """Everything checked but the options' names; arguments and errors as in ``flow_infonce``."""
+    """Everything checked; arguments and errors as in ``flow_infonce``."""
+    checks.check_loss_options(flow_kernel=flow_kernel, positives=positives, negatives=negatives, scope=scope)
     packed_query, query_sizes = pack("query", query)
     packed_key, key_sizes = pack("key", key)
     _check_embeddings(packed_query, packed_key, query_sizes, key_sizes)
