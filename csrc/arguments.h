@@ -41,7 +41,7 @@ class Reader {
 
 /// A packed problem. Frames of a batch are concatenated: T pixels of B frames, frame b owns rows offsets[b] : offsets[b +
 /// 1].
-struct PairArguments {
+struct PairArguments : PairOptions {
   Tensor query, key;                      // [Tq, D], [Tk, D]
   Tensor query_flow, key_flow;            // [Tq, F], [Tk, F]
   Tensor temperature, inv_bandwidth;      // [], [B]
@@ -49,12 +49,6 @@ struct PairArguments {
   OptionalTensor query_mask, key_mask;    // [Tq], [Tk] bool, true = keep
   OptionalTensor query_group, key_group;  // [Tq], [Tk] int64: a pair of equal groups counts nowhere
   std::int64_t max_query, max_key;        // pixels of the largest frame
-  FlowKernel flow_kernel;
-  Positives positives;
-  Negatives negatives;
-  Scope scope;
-  bool symmetric, bounded, full_float, deterministic;
-  bool weight_stats;  // else weight_log_sum means nothing, and inside weight_sum only tells 0 from more
 
   explicit PairArguments(Reader& take) {
     take(query, key, query_flow, key_flow, temperature, inv_bandwidth, query_offsets, key_offsets, query_mask, key_mask,

@@ -26,6 +26,17 @@ enum class Negatives : int { kAll = 0, kDissimilar = 1 };
 enum class Scope : int { kFrame = 0, kBatch = 1 };
 enum class Reduction : int { kMean = 0, kSum = 1 };
 
+struct PairOptions {
+  FlowKernel flow_kernel = FlowKernel::kGaussian;
+  Positives positives = Positives::kOutside;
+  Negatives negatives = Negatives::kAll;
+  Scope scope = Scope::kFrame;
+  bool symmetric = false, bounded = false;
+  bool full_float = true;      // CUDA, float32: five tf32 products per product instead of one
+  bool deterministic = false;  // CUDA: the backward in two passes, without atomics
+  bool weight_stats = true;    // else weight log sums mean nothing, and inside weight sums only tell 0 from more
+};
+
 /// An option's argument and the names of its enumerators in their order; laparoflow_kernels/problem.py has the same lists.
 template <class Option>
 struct OptionNames;

@@ -29,7 +29,7 @@ struct Side {
 
 constexpr int kGroupWords = 2;  // of 32 bits, behind the flow of a pixel in shared memory
 
-struct Problem {
+struct Problem : PairOptions {
   Side row;
   Side column;
   const float* temperature = nullptr;    // [1]
@@ -38,16 +38,7 @@ struct Problem {
   int depth = 0;       // D
   int flow_width = 0;  // F, and kGroupWords more where pixels have groups
   Element element = Element::kFloat;
-  bool full_float = true;  // float32: five tf32 products per product instead of one
-  bool aligned = false;    // rows of both embeddings start at multiples of 16 bytes
-  FlowKernel flow_kernel = FlowKernel::kGaussian;
-  Positives positives = Positives::kOutside;
-  Negatives negatives = Negatives::kAll;
-  Scope scope = Scope::kFrame;
-  bool symmetric = false;
-  bool bounded = false;
-  bool deterministic = false;  // the backward in two passes, without atomics
-  bool weight_stats = true;    // else weight log sums are NaN, and inside weight sums are 0 or 1
+  bool aligned = false;  // rows of both embeddings start at multiples of 16 bytes
   Path path = Path::kWarp;
   bool folded = false;  // of a backward: folds_coefficients
 };

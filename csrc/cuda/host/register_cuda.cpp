@@ -39,30 +39,26 @@ Element element_of(const Tensor& query) {
   }
 }
 
-void check_tensor(const Tensor& x, const char* name, ScalarType type, const Tensor& like) {
+void check_tensor(const Tensor& x, const std::string& name, ScalarType type, const Tensor& like) {
   check(x.scalar_type() == type, name, ": expected ", name_of(type), ", got ", name_of(x.scalar_type()));
   check(same_device(x, like), name, ": expected on the device of the embeddings");
   check(x.is_contiguous(), name, ": expected contiguous");
 }
 
-void check_float(const Tensor& x, const char* name, const Tensor& like) { check_tensor(x, name, ScalarType::Float, like); }
+void check_float(const Tensor& x, const std::string& name, const Tensor& like) {
+  check_tensor(x, name, ScalarType::Float, like);
+}
 
 void check_rows(const Tensor& x, const char* name, std::int64_t rows) {
   check(x.dim() == 2 && x.size(0) == rows, name, ": expected [", rows, ", width], got ", shape_of(x));
 }
 
-struct SideNames {
-  const char *side, *flow, *offsets, *mask, *group;
-};
-constexpr SideNames kQueryNames{"query", "query_flow", "query_offsets", "query_mask", "query_group"};
-constexpr SideNames kKeyNames{"key", "key_flow", "key_offsets", "key_mask", "key_group"};
-
-Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
+Side side_of(const std::string& name, const Tensor& flow, const Tensor& offsets, const OptionalTensor& mask,
              std::int64_t longest, const OptionalTensor& group = {}) {
-  check_float(flow, names.flow, flow);
-  check(flow.dim() == 2, names.flow, ": expected [total, F], got ", shape_of(flow));
-  check_tensor(offsets, names.offsets, ScalarType::Long, flow);
-  check(offsets.dim() == 1, names.offsets, ": expected [B + 1], got ", shape_of(offsets));
+  check_float(flow, name + "_flow", flow);
+  check(flow.dim() == 2, name, "_flow: expected [total, F], got ", shape_of(flow));
+  check_tensor(offsets, name + "_offsets", ScalarType::Long, flow);
+  check(offsets.dim() == 1, name, "_offsets: expected [B + 1], got ", shape_of(offsets));
   Side side;
   side.flow = flow.const_data_ptr<float>();
   side.offsets = offsets.const_data_ptr<std::int64_t>();
@@ -72,18 +68,16 @@ Side side_of(const SideNames& names, const Tensor& flow, const Tensor& offsets, 
   if (checks != nullptr && std::string_view(checks) == "1") {
     std::vector<std::int64_t> edges(offsets.numel());  // waits for the device
     check_cuda(cudaMemcpy(edges.data(), side.offsets, edges.size() * sizeof(edges[0]), cudaMemcpyDeviceToHost));
-    check_offsets(names.side, edges.data(), edges.size(), side.total, longest);
+    check_offsets(name.c_str(), edges.data(), edges.size(), side.total, longest);
   }
-  if (mask.has_value()) {
-    check_tensor(*mask, names.mask, ScalarType::Bool, flow);
-    check(mask->numel() == side.total, names.mask, ": expected [", side.total, "], got ", shape_of(*mask));
-    side.mask = static_cast<const unsigned char*>(mask->const_data_ptr());
-  }
-  if (group.has_value()) {
-    check_tensor(*group, names.group, ScalarType::Long, flow);
-    check(group->numel() == side.total, names.group, ": expected [", side.total, "], got ", shape_of(*group));
-    side.group = group->const_data_ptr<std::int64_t>();
-  }
+  const auto per_pixel = [&](const OptionalTensor& x, const char* part, ScalarType type) -> const void* {
+    if (!x) return nullptr;
+    check_tensor(*x, name + part, type, flow);
+    check(x->numel() == side.total, name, part, ": expected [", side.total, "], got ", shape_of(*x));
+    return x->const_data_ptr();
+  };
+  side.mask = static_cast<const unsigned char*>(per_pixel(mask, "_mask", ScalarType::Bool));
+  side.group = static_cast<const std::int64_t*>(per_pixel(group, "_group", ScalarType::Long));
   return side;
 }
 
@@ -135,7 +129,7 @@ Path path_of(const Tensor& query, bool grouped) {
 
 Problem problem_of(const PairArguments& args) {
   const Tensor &query = args.query, &key = args.key;
-  Problem p;
+  Problem p{args};
   p.element = element_of(query);
   check(key.scalar_type() == query.scalar_type(), "key: expected ", name_of(query.scalar_type()), " like query, got ",
         name_of(key.scalar_type()));
@@ -152,8 +146,8 @@ Problem problem_of(const PairArguments& args) {
   check_float(args.temperature, "temperature", query);
   check(args.temperature.numel() == 1, "temperature: expected one number, got ", shape_of(args.temperature));
   check_float(args.inv_bandwidth, "inv_bandwidth", query);
-  p.row = side_of(kQueryNames, args.query_flow, args.query_offsets, args.query_mask, args.max_query, args.query_group);
-  p.column = side_of(kKeyNames, args.key_flow, args.key_offsets, args.key_mask, args.max_key, args.key_group);
+  p.row = side_of("query", args.query_flow, args.query_offsets, args.query_mask, args.max_query, args.query_group);
+  p.column = side_of("key", args.key_flow, args.key_offsets, args.key_mask, args.max_key, args.key_group);
   p.row.embedding = query.const_data_ptr();
   p.column.embedding = key.const_data_ptr();
   p.temperature = args.temperature.const_data_ptr<float>();
@@ -161,16 +155,7 @@ Problem problem_of(const PairArguments& args) {
   p.frames = check_frames(args.query_offsets, args.key_offsets, args.inv_bandwidth);
   p.depth = static_cast<int>(query.size(1));
   p.flow_width = check_flow_width(args.query_flow, args.key_flow) + (grouped ? kGroupWords : 0);
-  p.full_float = args.full_float;
   p.aligned = aligned_rows(query) && aligned_rows(key);
-  p.flow_kernel = args.flow_kernel;
-  p.positives = args.positives;
-  p.negatives = args.negatives;
-  p.scope = args.scope;
-  p.symmetric = args.symmetric;
-  p.bounded = args.bounded;
-  p.deterministic = args.deterministic;
-  p.weight_stats = args.weight_stats;
   p.path = path_of(query, grouped);
   return p;
 }
@@ -254,8 +239,8 @@ std::tuple<Tensor, Tensor> flow_weighted_sum(const SumArguments& args) {
   check_float(wide, "values", query_flow);
   check_float(args.inv_bandwidth, "inv_bandwidth", query_flow);
   WeightedSum p;
-  p.row = side_of(kQueryNames, query_flow, args.query_offsets, args.query_mask, args.max_query);
-  p.column = side_of(kKeyNames, args.key_flow, args.key_offsets, args.key_mask, args.max_key);
+  p.row = side_of("query", query_flow, args.query_offsets, args.query_mask, args.max_query);
+  p.column = side_of("key", args.key_flow, args.key_offsets, args.key_mask, args.max_key);
   p.inv_bandwidth = args.inv_bandwidth.const_data_ptr<float>();
   p.values = wide.const_data_ptr<float>();
   p.channels = wide.size(1);
