@@ -63,13 +63,9 @@ def small_size(pixels: int) -> int:
     return size
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def draw(case: Case, seed: int = 0) -> Drawn:
     """Random unit embeddings in the dtype of the case, flows with a spread of 3 pixels, an order of the repeated pixels."""
-    generator, size = _generator(seed), small_size(case.pixels)
+    generator, size = torch.Generator().manual_seed(seed), small_size(case.pixels)
 
     def unit() -> Tensor:
         rows = torch.randn(case.frames, size, case.dim, generator=generator)

@@ -15,11 +15,6 @@ from benchmarks.inputs import Inputs
 LossFunction: TypeAlias = Callable[[Inputs], Tensor]
 
 
-def no_limit(case: Case) -> float:
-    """A peer whose memory grows with N only."""
-    return 0.0
-
-
 @dataclass(frozen=True)
 class Peer:
     """One way to do the work.
@@ -37,7 +32,7 @@ class Peer:
     name: str
     why_not: Callable[[Case], str | None]
     make: Callable[[Case, str], LossFunction]
-    predicted_bytes: Callable[[Case], float] = no_limit
+    predicted_bytes: Callable[[Case], float] = lambda case: 0.0
     gradients_in_forward: bool = False
     generates_code: bool = False
 
