@@ -19,6 +19,11 @@ from laparoflow.methods.settings import CoordinateSettings, FlowSettings
 from laparoflow.models.encoder import PixelEncoder
 
 
+def same_place(first: PixelView, near: NearView | None) -> tuple[Tensor, Tensor] | None:
+    """What ``contrast_views`` takes as ``here`` where nothing is known of motion: cells stay where they are."""
+    return None if near is None else (first.grid[near.row], first.inside[near.row])
+
+
 class ContrastMethod(Method):
     """A method whose loss is :class:`PixelContrast` of two views under some guide; see the module."""
 

@@ -9,7 +9,7 @@ keeps its meaning under any crop and scale.
 from __future__ import annotations
 
 from laparoflow.methods.base import MethodOutput, NearView, PixelView
-from laparoflow.methods.contrast_method import ContrastMethod
+from laparoflow.methods.contrast_method import ContrastMethod, same_place
 from laparoflow.methods.places import place_guides
 
 
@@ -19,5 +19,4 @@ class CoordinateMethod(ContrastMethod):
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, and of the same places in neighbours."""
         guides = place_guides(first.grid, second.grid)
-        here = None if near is None else (first.grid[near.row], first.inside[near.row])
-        return self.contrast_views(first, second, guides, [first.inside, second.inside], near, here)
+        return self.contrast_views(first, second, guides, [first.inside, second.inside], near, same_place(first, near))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, NearView, PixelView
-from laparoflow.methods.contrast_method import ContrastMethod
+from laparoflow.methods.contrast_method import ContrastMethod, same_place
 from laparoflow.methods.settings import FlowSettings
 from laparoflow.models.encoder import PixelEncoder
 
@@ -48,9 +48,11 @@ class FlowMethod(ContrastMethod):
         return view.valid & moving.view(-1, 1, 1)
 
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
-        """Loss of two views, and of the places that the flow leads to in neighbours."""
+        """Loss of two views, and of the places that the flow leads to in neighbours; the controls know the place alone."""
         guides, masks = [self.guide(v) for v in (first, second)], [self.mask(v) for v in (first, second)]
-        here = None if near is None else (near.moved, near.trusted)
+        here = same_place(first, near)
+        if near is not None and self.settings.guide in ("flow", "flow_and_place"):
+            here = (near.moved, near.trusted)
         output = self.contrast_views(first, second, guides, masks, near, here)
         output.logs["motion"] = first.spread.float().mean()
         return output

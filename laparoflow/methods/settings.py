@@ -48,7 +48,8 @@ class FlowSettings:
 
     Attributes:
         guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
-            another frame's flow and ``uniform`` gives every pair the same weight (two controls).
+            another frame's flow and ``uniform`` gives every pair the same weight (two controls, which take the same
+            place in place of the flow to neighbours).
         flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
         bandwidth: width of the weights, in spreads or in pixels.
         flow_kernel: shape of the weights.

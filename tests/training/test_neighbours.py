@@ -112,6 +112,24 @@ def test_the_loss_adds_the_weighted_neighbour_term(frames, name):
     torch.testing.assert_close(values[0.3].loss, values[0.0].loss + 0.3 * extra)
 
 
+@pytest.mark.parametrize("guide", ["flow", "shuffled", "uniform", "coordinates"])
+def test_no_control_learns_of_the_flow_to_the_neighbour(frames, guide):
+    batch = batch_of(frames, [1, 0, 2, 3])
+    views = TwoViews(ViewSettings((32, 32)))
+    first, second = two_views(batch, views, 4, (3,))
+    near = near_view(batch, first, views, 4, (3,))
+    settings = MethodSettings(name="coordinates" if guide == "coordinates" else "flow")
+    if guide != "coordinates":
+        settings.flow.guide = guide
+    settings.flow.contrast.neighbour_weight = 0.3
+    settings.flow.contrast.positives = "outside"
+    method = build_method(small_encoder(), settings).eval()
+    elsewhere = near._replace(moved=near.moved + 9.0)
+    with torch.no_grad():
+        known = method(first, second, near).loss != method(first, second, elsewhere).loss
+    assert known == (guide == "flow")
+
+
 def test_a_negative_weight_is_refused():
     settings = MethodSettings()
     settings.flow.contrast.neighbour_weight = -1.0
