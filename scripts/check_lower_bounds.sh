@@ -14,7 +14,7 @@ if [ ! -e "$folder/.ready" ]; then
   LAPAROFLOW_NATIVE=0 uv pip compile --quiet --python "$python" --resolution lowest-direct --extra train \
     pyproject.toml --output-file "$folder/bounds.txt"
   uv pip install --quiet --python "$python" -r "$folder/bounds.txt" \
-    pytest pytest-timeout pytest-xdist hypothesis psutil
+    pytest pytest-timeout pytest-xdist hypothesis psutil onnx onnxruntime onnxscript
   touch "$folder/.ready"
 fi
 uv pip list --python "$python"

@@ -21,7 +21,7 @@ def _why_not(case: Case) -> str | None:
 
 def _torch_why_not(case: Case) -> str | None:
     here = hasattr(torch.nn.functional, "linear_cross_entropy")
-    return _why_not(case) if here else f"torch {torch.__version__} does not have it"
+    return _why_not(case) or (None if here else f"torch {torch.__version__} does not have it")
 
 
 def _triton_why_not(case: Case, module: str, package: str) -> str | None:
