@@ -87,7 +87,16 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.momentum = momentum
-        self.teacher = None if momentum is None else frozen_copy(encoder)
+        self.taught: list[tuple[nn.Module, nn.Module]] = []  # (teacher, student) that after_step keeps together
+        self.teacher = self.teacher_of(encoder)
+
+    def teacher_of(self, student: ModuleT) -> ModuleT | None:
+        """A copy that no gradient reaches and that :meth:`after_step` moves towards the student; None without a momentum."""
+        if self.momentum is None:
+            return None
+        teacher = copy.deepcopy(student).requires_grad_(False)
+        self.taught.append((teacher, student))
+        return teacher
 
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views of the same frames, and of their neighbours where the method asks for them."""
@@ -102,22 +111,28 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
-        """Move the teacher after optimiser step ``step`` of ``total``."""
+        """Move the teachers after optimiser step ``step`` of ``total``."""
         if self.momentum is None:
             return
         progress = min(step / max(total, 1), 1.0)
         keep = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        for teacher, student in self.taught_pairs():
+        for teacher, student in self.taught:
             for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
                 mine.lerp_(theirs.detach(), 1 - keep)
             for held, given in zip(teacher.buffers(), student.buffers(), strict=True):
                 held.copy_(given)
 
-    def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """(teacher, student) modules that :meth:`after_step` keeps together."""
-        return [] if self.teacher is None else [(self.teacher, self.encoder)]
+
+def cell_diagonal(grid: Tensor) -> Tensor:
+    """Mean diagonal of a view's cells in source pixels: grid [B, h, w, 2] (x, y), h and w at least 2 -> [B]."""
+    if grid.shape[1] < 2 or grid.shape[2] < 2:
+        raise ValueError(f"grid: expected at least 2 x 2 cells, got {tuple(grid.shape[1:3])}")
+    diagonal = grid[:, 1:, 1:] - grid[:, :-1, :-1]
+    return diagonal.float().norm(dim=-1).mean(dim=(1, 2))
 
 
-def frozen_copy(module: ModuleT) -> ModuleT:
-    """A copy that no gradient reaches."""
-    return copy.deepcopy(module).requires_grad_(False)
+def place_guides(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Grids [B, h, w, 2] of two views as maps [B, 2, h, w] in units of a cell's diagonal, the mean of both views'."""
+    unit = (cell_diagonal(first) + cell_diagonal(second)) / 2
+    unit = torch.clamp(unit, min=1e-6).view(-1, 1, 1, 1)
+    return [grid.float().movedim(-1, 1) / unit for grid in (first, second)]

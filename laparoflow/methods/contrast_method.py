@@ -12,9 +12,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output, place_guides
 from laparoflow.methods.contrast import PixelContrast
-from laparoflow.methods.places import place_guides
 from laparoflow.methods.settings import CoordinateSettings, FlowSettings
 from laparoflow.models.encoder import PixelEncoder
 

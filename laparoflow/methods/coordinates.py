@@ -8,9 +8,8 @@ keeps its meaning under any crop and scale.
 
 from __future__ import annotations
 
-from laparoflow.methods.base import MethodOutput, NearView, PixelView
+from laparoflow.methods.base import MethodOutput, NearView, PixelView, place_guides
 from laparoflow.methods.contrast_method import ContrastMethod, same_place
-from laparoflow.methods.places import place_guides
 
 
 class CoordinateMethod(ContrastMethod):

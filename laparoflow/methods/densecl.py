@@ -10,12 +10,12 @@ Source: Wang et al., Dense Contrastive Learning, CVPR 2021, rebuilt from its for
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, frozen_copy, mean_output
-from laparoflow.methods.gather import gather_batch, joint_mean, rank
-from laparoflow.methods.image import ImageHead, KeyQueue, frame_contrast
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
+from laparoflow.methods.gather import joint_mean
+from laparoflow.methods.image import ImageHead, KeyQueue, frame_contrast, frame_logits, image_vector
 from laparoflow.methods.settings import DenseCLSettings
 from laparoflow.models.encoder import PixelEncoder
 
@@ -27,13 +27,9 @@ class DenseCLMethod(Method):
         super().__init__(encoder, settings.momentum)
         self.settings = settings
         self.head = ImageHead(encoder.backbone.token_dim, settings.hidden, settings.dim)
-        self.teacher_head = frozen_copy(self.head)
+        self.teacher_head = self.teacher_of(self.head)
         self.image_queue = KeyQueue(settings.queue, settings.dim)
         self.pixel_queue = KeyQueue(settings.queue, encoder.embed_dim)
-
-    def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Encoder and head."""
-        return [*super().taught_pairs(), (self.teacher_head, self.head)]
 
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, each once the query."""
@@ -45,15 +41,15 @@ class DenseCLMethod(Method):
         return mean_output(one, two)
 
     def _direction(self, query: PixelView, key: PixelView) -> tuple[MethodOutput, Tensor, Tensor]:
-        assert self.teacher is not None
+        assert self.teacher is not None and self.teacher_head is not None
         settings = self.settings
         tokens = self.encoder.tokens(query.image)
         q = F.normalize(self.encoder.head(tokens).float(), dim=1)
-        vector = F.normalize(self.head(tokens.mean(dim=(2, 3))).float(), dim=1)
+        vector = image_vector(tokens, self.head)
         with torch.no_grad():
             key_tokens = self.teacher.tokens(key.image)
             k = F.normalize(self.teacher.head(key_tokens).float(), dim=1)
-            key_vector = F.normalize(self.teacher_head(key_tokens.mean(dim=(2, 3))).float(), dim=1)
+            key_vector = image_vector(key_tokens, self.teacher_head)
             matches = match_pixels(_resize(tokens, q), _resize(key_tokens, k), key.inside)
             pooled = masked_mean(k, key.inside)
         image = frame_contrast(vector, key_vector, self.image_queue, settings.temperature)
@@ -65,13 +61,8 @@ class DenseCLMethod(Method):
     def _dense(self, q: Tensor, k: Tensor, matches: Tensor, pooled: Tensor, inside: Tensor) -> Tensor:
         queries = q.flatten(2).transpose(1, 2)
         positives = k.flatten(2).transpose(1, 2).gather(1, matches[..., None].expand_as(queries))
-        others = gather_batch(pooled)
-        negatives = torch.cat([others, self.pixel_queue.keys.to(others.dtype).clone()])
-        logits = queries @ negatives.T / self.settings.temperature
-        frames = torch.arange(len(others), device=q.device)
-        own = frames[None] == (rank() * len(q) + torch.arange(len(q), device=q.device))[:, None]
-        skip = torch.cat([own, (~self.pixel_queue.filled()).expand(len(q), -1)], dim=1)
-        logits = logits.masked_fill(skip[:, None], -torch.inf)
+        logits, own = frame_logits(queries, pooled, self.pixel_queue, self.settings.temperature)
+        logits = logits.scatter(2, own[:, None, None].expand(-1, logits.shape[1], 1), -torch.inf)
         positive = (queries * positives).sum(-1, keepdim=True) / self.settings.temperature
         losses = torch.cat([positive, logits], dim=-1).logsumexp(-1) - positive[..., 0]
         kept = inside.flatten(1) & inside.flatten(1).any(1, keepdim=True)

@@ -20,7 +20,7 @@ def rank() -> int:
 
 
 def gather_batch(local: Tensor) -> Tensor:
-    """Join [B, ...] of every process into [world * B, ...] in rank order, with gradients for floating tensors.
+    """Join [B, ...] of every process into [world * B, ...] in rank order, with gradients.
 
     The backward pass sums the gradients that every process has for this one's part.  As each process then
     computes the whole loss and DDP averages over processes, the result is the joint batch's gradient.
@@ -28,14 +28,9 @@ def gather_batch(local: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return local
-    if local.requires_grad:
-        from torch.distributed.nn.functional import all_gather
+    from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(list(all_gather(local.contiguous())))
-    carrier = local.to(torch.uint8) if local.dtype == torch.bool else local
-    parts = [torch.empty_like(carrier, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(parts, carrier.contiguous())
-    return torch.cat(parts).to(local.dtype)
+    return torch.cat(list(all_gather(local.contiguous())))
 
 
 def joint_mean(total: Tensor, count: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, frozen_copy, mean_output
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
 from laparoflow.methods.gather import gather_batch, joint_mean, rank
 from laparoflow.methods.settings import ImageSettings
 from laparoflow.models.encoder import PixelEncoder
@@ -54,17 +54,24 @@ class KeyQueue(nn.Module):
         self.place.copy_((self.place + len(keys)) % size)
 
 
+def frame_logits(query: Tensor, key: Tensor, queue: KeyQueue, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logits [B, ..., F + Q] of queries [B, ..., D] against keys [B, D] of the F frames of all processes and a queue of Q.
+
+    Places of the queue that are empty have the logit -inf. The second result [B] is the column of each frame's own key.
+    """
+    keys = gather_batch(key)
+    logits = query @ torch.cat([keys, queue.keys.to(keys.dtype).clone()]).T / temperature
+    empty = torch.cat([torch.zeros(len(keys), dtype=torch.bool, device=keys.device), ~queue.filled()])
+    return logits.masked_fill(empty, -torch.inf), rank() * len(key) + torch.arange(len(key), device=key.device)
+
+
 def frame_contrast(query: Tensor, key: Tensor, queue: KeyQueue, temperature: float) -> MethodOutput:
     """InfoNCE over frames: query and key unit vectors [B, D], row b of both from frame b.
 
     Returns:
         The loss as the joint batch of all processes has it, and ``accuracy`` for the logs.
     """
-    keys = gather_batch(key)
-    logits = query @ torch.cat([keys, queue.keys.to(keys.dtype).clone()]).T / temperature
-    empty = torch.cat([torch.zeros(len(keys), dtype=torch.bool, device=keys.device), ~queue.filled()])
-    logits = logits.masked_fill(empty, -torch.inf)
-    own = rank() * len(query) + torch.arange(len(query), device=query.device)
+    logits, own = frame_logits(query, key, queue, temperature)
     losses = F.cross_entropy(logits, own, reduction="sum")
     count = torch.tensor(float(len(query)), device=query.device)
     return MethodOutput(joint_mean(losses, count), {"accuracy": (logits.argmax(1) == own).float().mean()})
@@ -78,21 +85,16 @@ class ImageMethod(Method):
         self.settings = settings
         encoder.head.requires_grad_(False)  # the pixel head plays no part; DDP would wait for its gradient
         self.head = ImageHead(encoder.backbone.token_dim, settings.hidden, settings.dim)
-        self.teacher_head = None if self.teacher is None else frozen_copy(self.head)
+        self.teacher_head = self.teacher_of(self.head)
         self.queue = KeyQueue(settings.queue, settings.dim)
-
-    def taught_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Encoder and head."""
-        extra = [] if self.teacher_head is None else [(self.teacher_head, self.head)]
-        return [*super().taught_pairs(), *extra]
 
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views."""
-        queries = [image_vector(self.encoder, self.head, view.image) for view in (first, second)]
+        queries = [image_vector(self.encoder.tokens(view.image), self.head) for view in (first, second)]
         keys = queries
         if self.teacher is not None and self.teacher_head is not None:
             with torch.no_grad():
-                keys = [image_vector(self.teacher, self.teacher_head, view.image) for view in (first, second)]
+                keys = [image_vector(self.teacher.tokens(view.image), self.teacher_head) for view in (first, second)]
         temperature = self.settings.temperature
         one = frame_contrast(queries[0], keys[1], self.queue, temperature)
         two = frame_contrast(queries[1], keys[0], self.queue, temperature)
@@ -101,6 +103,6 @@ class ImageMethod(Method):
         return mean_output(one, two)
 
 
-def image_vector(encoder: PixelEncoder, head: nn.Module, image: Tensor) -> Tensor:
-    """Unit vector [B, D] of each picture."""
-    return F.normalize(head(encoder.tokens(image).mean(dim=(2, 3))).float(), dim=1)
+def image_vector(tokens: Tensor, head: nn.Module) -> Tensor:
+    """Unit vector [B, D] of each picture, by its tokens [B, C, h, w]."""
+    return F.normalize(head(tokens.mean(dim=(2, 3))).float(), dim=1)

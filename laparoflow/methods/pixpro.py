@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
+from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output, place_guides
 from laparoflow.methods.gather import joint_mean
-from laparoflow.methods.places import place_guides
 from laparoflow.methods.settings import PixProSettings
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow_kernels import flow_weighted_sum

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from laparoflow.methods.base import Method, PixelView
+from laparoflow.methods.base import Method, PixelView, place_guides
 from laparoflow.methods.coordinates import CoordinateMethod
 from laparoflow.methods.flow import FlowMethod, FlowSettings, over_spread
-from laparoflow.methods.places import place_guides
 from laparoflow.report.pictures import Components
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import describe_view

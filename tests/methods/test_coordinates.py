@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from laparoflow.methods import MethodSettings, build_method
+from laparoflow.methods.base import cell_diagonal, place_guides
 from laparoflow.methods.coordinates import CoordinateMethod
-from laparoflow.methods.places import cell_diagonal, place_guides
 from laparoflow.methods.settings import CoordinateSettings
 
 
