@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from laparoflow.datasets.colours import NO_CLASS, ColourTable
+from laparoflow.datasets.colours import ColourTable
 from laparoflow.datasets.reading import DatasetError, read_colours
-from laparoflow.datasets.samples import IGNORE_INDEX, Frame, SegmentationDataset
+from laparoflow.datasets.samples import Frame, SegmentationDataset
 
 TABLE = (
     ((170, 0, 85), "unknown", "unknown"),
@@ -52,23 +52,16 @@ CLASSES_9 = tuple(dict.fromkeys(merged for _, _, merged in TABLE))
 NESTED_ROOT = "m2caiSeg dataset"
 VIDEO = "m2cai16-tool-1-2"
 MEDIAN = 5
-Stray = Literal["nearest", "ignore"]
 
 
 class M2caiSeg(SegmentationDataset):
-    """Reads m2caiSeg with 19 classes (as published) or 9 (the authors' merge).
-
-    ``stray`` pixels, of a colour that no class has, are snapped to the "nearest" or left out by "ignore"; ``smooth`` takes
-    the commonest class of each 5 x 5 neighbourhood after snapping.
-    """
+    """Reads m2caiSeg with 19 classes (as published) or 9 (the authors' merge)."""
 
     name = "m2caiseg"
 
-    def __init__(self, root: Path, classes: Literal[9, 19] = 19, stray: Stray = "nearest", smooth: bool = True) -> None:
+    def __init__(self, root: Path, classes: Literal[9, 19] = 19) -> None:
         if classes not in (9, 19):
             raise ValueError(f"classes must be 9 or 19, got {classes!r}")
-        if stray not in ("nearest", "ignore"):
-            raise ValueError(f"stray must be nearest or ignore, got {stray!r}")
         root = self.folder(root)
         if (root / NESTED_ROOT).is_dir():
             root = root / NESTED_ROOT
@@ -86,22 +79,17 @@ class M2caiSeg(SegmentationDataset):
         self.classes = CLASSES_19 if classes == 19 else CLASSES_9
         self._map = np.array([self.classes.index(name if classes == 19 else merged) for _, name, merged in TABLE])
         self._table = ColourTable(COLOURS_19)
-        self._stray, self._smooth = stray, smooth
 
     def findings(self) -> list[str]:
-        return self._table.findings("are snapped to the nearest" if self._stray == "nearest" else "are ignored")
+        return self._table.findings("are snapped to the nearest")
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
-        ids = self._table.ids(read_colours(frame.label), nearest=self._stray == "nearest")
-        known = ids != NO_CLASS
-        if self._smooth:
-            ids = commonest(np.where(known, ids, 0), known, len(CLASSES_19), MEDIAN)
-        return np.where(known, self._map[np.where(known, ids, 0)], IGNORE_INDEX)
+        return self._map[commonest(self._table.ids(read_colours(frame.label), nearest=True), len(CLASSES_19), MEDIAN)]
 
 
-def commonest(ids: NDArray[np.int64], known: NDArray[np.bool_], classes: int, size: int) -> NDArray[np.int64]:
-    """The commonest class of ids [H, W] in the size x size pixels around each, its own in a draw; ``known`` ones vote."""
-    votes = [((ids == label) & known).astype(np.float32) for label in range(classes)]
+def commonest(ids: NDArray[np.int64], classes: int, size: int) -> NDArray[np.int64]:
+    """The commonest class of ids [H, W] in the size x size pixels around each, its own in a draw."""
+    votes = [(ids == label).astype(np.float32) for label in range(classes)]
     counted = [cv2.boxFilter(own, -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE) for own in votes]
     return (np.stack(counted) + 0.5 * np.stack(votes)).argmax(0)
 

@@ -1,4 +1,4 @@
-"""Photometric transforms: light, colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
+"""Photometric transforms: colour jitter, blur and grey, drawn per frame and applied to the whole batch at once.
 
 The formulas are those of torchvision's v2 ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``,
 ``adjust_hue``, ``rgb_to_grayscale`` and ``gaussian_blur`` (with the kernel size fixed by the largest sigma),
@@ -7,17 +7,12 @@ which take one factor for a batch; here each frame has its own. The tests hold t
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as v2
 
 from laparoflow.views.settings import PhotometricSettings
-
-WAVES = 4
-MAX_CYCLES = 2.0
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
@@ -52,22 +47,6 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return stacked.reshape(images.shape)
 
 
-def light_field(images: Tensor, strength: float, generator: torch.Generator | None = None) -> Tensor:
-    """Smooth factors of brightness [B, 1, H, W]: exp of a sum of WAVES plane waves of at most MAX_CYCLES per side."""
-    batch, _, height, width = images.shape
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(batch, WAVES, *shape, generator=generator, dtype=torch.float64)
-
-    cycles = uniform(-MAX_CYCLES, MAX_CYCLES, 2) * 2 * math.pi
-    phase, amplitude = uniform(0.0, 2 * math.pi), uniform(-strength, strength)
-    rows = torch.linspace(0.0, 1.0, height, dtype=torch.float64)[:, None]
-    columns = torch.linspace(0.0, 1.0, width, dtype=torch.float64)
-    angle = cycles[..., :1, None] * columns + cycles[..., 1:, None] * rows + phase[..., None, None]
-    waves = amplitude[..., None, None] * torch.sin(angle)
-    return waves.sum(1, keepdim=True).exp().to(images)
-
-
 def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.Generator | None = None) -> Tensor:
     """Images float [B, 3, H, W], RGB in 0..1, on any device, transformed by factors that are drawn for every frame.
 
@@ -90,8 +69,6 @@ def photometric(images: Tensor, settings: PhotometricSettings, generator: torch.
     sigma = uniform(*settings.blur_sigma)
 
     result = images
-    if settings.shading > 0:
-        result = (result * light_field(images, settings.shading, generator)).clamp(0.0, 1.0)
     if settings.jitter > 0:
         changed = _blend(result, torch.zeros_like(images), brightness)
         changed = _blend(changed, v2.rgb_to_grayscale(changed).mean(dim=(1, 2, 3), keepdim=True), contrast)

@@ -55,8 +55,6 @@ class PhotometricSettings:
         grey: probability of dropping the colour.
         blur: probability of a Gaussian blur.
         blur_sigma: range of the blur's standard deviation in view pixels.
-        shading: largest strength of each of the slow waves of light laid over a view, as a logarithm of brightness; 0 for
-            none. Without it, two views of a place can be matched by its slow variation of brightness alone.
     """
 
     jitter: float = 0.8
@@ -67,10 +65,9 @@ class PhotometricSettings:
     grey: float = 0.2
     blur: float = 0.3
     blur_sigma: tuple[float, float] = (0.1, 1.0)
-    shading: float = 0.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, "jitter grey blur brightness contrast saturation shading", low=0, high=1)
+        check_numbers(self, "jitter grey blur brightness contrast saturation", low=0, high=1)
         check_numbers(self, "hue", low=0, high=0.5)
         check_range(self, "blur_sigma")
 

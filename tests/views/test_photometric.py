@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as v2
 
-from laparoflow.views.photometric import PhotometricSettings, _blend, adjust_hue, blur, light_field, photometric
+from laparoflow.views.photometric import PhotometricSettings, _blend, adjust_hue, blur, photometric
 
 IMAGES = torch.rand(4, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 OFF = {"jitter": 0.0, "grey": 0.0, "blur": 0.0}
@@ -70,17 +70,3 @@ def test_repeatable_different_per_frame_and_input_kept():
 def test_settings_out_of_range_are_named(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         PhotometricSettings(**change)
-
-
-def test_light_is_smooth_bounded_and_the_same_for_all_colours():
-    field = light_field(IMAGES, 0.3, generator(1))
-    assert field.shape == (4, 1, 20, 24)
-    assert field.log().abs().amax() <= 4 * 0.3 + 1e-5
-    steps = field.log().diff(dim=-1).abs().amax()
-    assert 0 < steps <= 4 * 0.3 * 2 * torch.pi * 2 / 23 + 1e-5  # amplitude times the highest frequency
-    assert (field[0] - field[1]).abs().amax() > 0.05
-    middle = 0.25 + 0.1 * IMAGES
-    shaded = photometric(middle, PhotometricSettings(**OFF, shading=0.1), generator(2))
-    ratio = shaded / middle
-    assert torch.allclose(ratio[:, :1].expand_as(ratio), ratio, atol=1e-5)
-    assert ratio.std() > 0.01
