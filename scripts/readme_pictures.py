@@ -1,6 +1,6 @@
-"""The pictures of the README, from results alone:
+"""The pictures of the README and of the results page, from results alone:
 
-    python -m scripts.readme_pictures demo-out      what `make demo` left there -> docs/images/demo.jpg
+    python -m scripts.readme_pictures demo-out      what `make demo` left there -> docs/images/demo.jpg, propagation.jpg
                                                     benchmarks/results/cpu.json -> docs/images/memory.png
 """
 
@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib.pyplot as pyplot
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from benchmarks.tables import plain_rows, sizes_of
-from laparoflow.report.pictures import panels
+from laparoflow.datasets.registry import build_dataset
+from laparoflow.datasets.samples import SegmentationSample
+from laparoflow.models.loading import initial_encoder, load_encoder
+from laparoflow.probes.clusters import propagate
+from laparoflow.probes.features import to_input
+from laparoflow.probes.segmentation import class_shares, fit_predictor
+from laparoflow.probes.settings import ProbeOptions
+from laparoflow.report.pictures import overlay, panels
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -54,6 +65,51 @@ def demo_picture(probe: Path, out: Path, frames: tuple[int, ...] = (0, 2, 4)) ->
     pyplot.close(figure)
 
 
+def transfer_picture(
+    demo: Path, out: Path, clips: Sequence[str] = ("clip_017", "clip_020"), first_unseen: str = "clip_016", labels: int = 16
+) -> None:
+    """Rows of clips that were not pretrained on: the last labelled frame, its truth, and what two networks find there.
+
+    Propagation carries the classes of the clip's first frame on; retrieval takes them from frames of other clips.
+    """
+    dataset = build_dataset("synthetic", demo / "synthetic", task="segmentation")
+    seen = [i for i, frame in enumerate(dataset.frames) if frame.video < first_unseen]
+    memory = [dataset[i] for i in seen[:: max(1, len(seen) // labels)][:labels]]
+    networks = {"untrained": initial_encoder(demo / "run", 0), "pretrained": load_encoder(demo / "run")}
+    nearest = ProbeOptions(head="knn", device="cpu")
+    ways = [(way, name) for way in ("propagation", "retrieval") for name in networks]
+    titles = ["frame of an unseen clip", "truth", *(f"{way}, {name}" for way, name in ways)]
+    size = (13, 1.8 * len(clips))
+    figure, axes = pyplot.subplots(len(clips), len(titles), figsize=size, layout="constrained", squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    for row, clip in zip(axes, clips, strict=True):
+        samples = [dataset[i] for i, frame in enumerate(dataset.frames) if frame.video == clip]
+        last, classes = samples[-1], len(dataset.classes)
+        shown = [last.image, overlay(last.image, last.mask, classes)]
+        for way, name in ways:
+            features, shares = features_of(networks[name], samples, classes)
+            if way == "propagation":
+                scores = propagate(features, shares[0])[-1:]
+            else:
+                scores = fit_predictor(*features_of(networks[name], memory, classes), nearest, 0)(features[-1:])
+            found = F.interpolate(scores, size=last.mask.shape, mode="bilinear").argmax(1)[0].numpy()
+            shown.append(overlay(last.image, np.where(last.mask == 255, 255, found), classes))
+        for axis, picture in zip(row, shown, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    figure.savefig(out, dpi=100, pil_kwargs={"quality": 85})
+    pyplot.close(figure)
+
+
+@torch.no_grad()
+def features_of(encoder: Any, samples: list[SegmentationSample], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [n, C, h, w] of stem and last block, and class shares [n, K, h, w], of labelled frames."""
+    size = samples[0].mask.shape
+    maps = encoder.eval().levels(torch.stack([to_input(sample.image, size) for sample in samples]))["both"]
+    return maps, torch.stack([class_shares(sample.mask, classes, maps.shape[2:]) for sample in samples])
+
+
 def memory_picture(results: Path, out: Path) -> None:
     """Memory of forward and backward above inputs and gradients, against the number of pixels of a frame."""
     content = json.loads(results.read_text())
@@ -80,3 +136,4 @@ if __name__ == "__main__":
     folder = parser.parse_args().demo
     memory_picture(ROOT / "benchmarks" / "results" / "cpu.json", IMAGES / "memory.png")
     demo_picture(folder / "probe_segmentation", IMAGES / "demo.jpg")
+    transfer_picture(folder, IMAGES / "propagation.jpg")

@@ -8,6 +8,7 @@ network trained with labels from scratch.
     out/SCENE/runs/METHOD_seed_N/                 pretraining runs
     out/SCENE/TASK_seed_N.json                    probe scores
     out/real/POOL/cache, runs, METHOD_seed_N.json the same of the scene "real", one folder a pool
+    out/real/POOL/pictures/                       what retrieval and propagation find with the first seed
     out/SCENE/TASK_from_scratch_seed_N.json       scores of the network trained with labels
     out/evidence.json                             all scores so far, their summary and verdicts
     out/summary.json, tables.md                   the same without single scores, and as tables
@@ -169,7 +170,9 @@ def _transfer(
             options = dataclasses.replace(options, labels=[*settings.scratch_labels], finetune_steps=settings.scratch_steps)
             entries = supervised_entries(network, arena.pool, options, seed)
         else:
-            entries = network_entries(network, arena.pool, options)
+            entries, pictures = network_entries(network, arena.pool, options)
+            for name, picture in pictures.items() if seed == settings.seeds[0] else ():
+                write_png(path.parent / "pictures" / f"{name}, {method}.png".replace(", ", "_").replace(" ", "_"), picture)
         write_json(path, [entry | {"method": method, "seed": seed} for entry in entries])
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -9,6 +9,8 @@ Per task and label budget, mean over two draws of labels, of which the first fra
 
 and per moving recording the label propagation from its first frame, mean IoU without the background. Every row gets the same
 features, scaled per channel over the labelled frames.
+
+Pictures show a few frames of each task and recording, in rows of picture, truth and what retrieval or propagation found.
 """
 
 from __future__ import annotations
@@ -34,9 +36,12 @@ from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head
 from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
 from laparoflow.probes.settings import ProbeOptions
+from laparoflow.report.pictures import Picture, mask_picture
 
 DRAWS = (0, 1)
 BATCH = 8
+SHOWN = 3
+"""Frames in a picture, evenly spread; the last one is always there."""
 Levels = Callable[[Tensor], dict[Any, Tensor]]
 """RGB 0..1 [B, 3, H, W] -> features by level; "both" is always there."""
 
@@ -48,9 +53,15 @@ def collect(levels: Levels, images: Tensor) -> dict[str, Tensor]:
     return {level: torch.cat([part[level] for part in parts]).float() for level in parts[0]}
 
 
-def network_entries(levels: Levels, pool: Pool, options: ProbeOptions) -> list[dict[str, Any]]:
-    """All scores of a frozen network, or of `features.colour_and_place`; each names its scene, labels, score and metrics."""
+def network_entries(
+    levels: Levels, pool: Pool, options: ProbeOptions
+) -> tuple[list[dict[str, Any]], dict[str, Picture]]:
+    """All scores of a frozen network, or of `features.colour_and_place`, and pictures by name.
+
+    Each entry names its scene, labels, score and metrics.
+    """
     known: dict[str, dict[str, Tensor]] = {}
+    pictures: dict[str, Picture] = {}
 
     def features(recording: Recording) -> dict[str, Tensor]:
         if recording.name not in known:
@@ -63,16 +74,20 @@ def network_entries(levels: Levels, pool: Pool, options: ProbeOptions) -> list[d
         tested = {name: collect(levels, view[0]) for name, view in views.items()}
         source = {level: maps[first.labelled] for level, maps in features(first).items()}
         shares = _shares(first, source["both"])
-        for labels, chosen in _draws(first, options.labels):
+        draws = _draws(first, options.labels)
+        most = max(count for count, _ in draws)
+        for labels, chosen in draws:
             metrics = _metrics([
                 {name: confusions(predict(maps["both"]), views[name][1], shares.shape[1]) for name, maps in tested.items()}
                 for predict in (fit_predictor(source["both"][rows], shares[rows], options, 0) for rows in chosen)
             ], first.classes)  # fmt: skip
             nearest = dataclasses.replace(options, head="knn")
             predict = fit_predictor(source["both"][chosen[0]], shares[chosen[0]], nearest, 0)
-            counts = confusions(predict(tested["plain"]["both"]), views["plain"][1], shares.shape[1])
+            found = predict(tested["plain"]["both"])
+            counts = confusions(found, views["plain"][1], shares.shape[1])
             metrics["retrieval"] = scores_from_confusion(counts.sum(0), first.classes)["mean_iou"]
-            if labels == max(options.labels, key=float):
+            if labels == most:
+                pictures[f"retrieval, {task}"] = _shown(*views["plain"], found)
                 for level in sorted(set(source) - {"both"}):
                     runs = [fit_predictor(source[level][rows], shares[rows], options, 0) for rows in chosen]
                     each = [confusions(run(tested["plain"][level]), views["plain"][1], shares.shape[1]) for run in runs]
@@ -82,12 +97,13 @@ def network_entries(levels: Levels, pool: Pool, options: ProbeOptions) -> list[d
         maps = features(recording)["both"][recording.tracked]
         masks = recording.masks[recording.tracked]
         found = propagate(maps, _shares(recording, maps, recording.tracked[:1])[0])
+        pictures[f"propagation, {recording.name}"] = _shown(recording.images[recording.tracked], masks, found)
         counts = confusions(found[1:], masks[1:], len(recording.classes)).sum(0)
         metrics = scores_from_confusion(counts, recording.classes)
         kept = [value for value in list(metrics["per_class_iou"].values())[1:] if value is not None]
         metrics["mean_iou"] = sum(kept) / len(kept) if kept else None
         entries.append(_entry(pool, f"propagation, {recording.name}", 1, metrics))
-    return entries
+    return entries, pictures
 
 
 def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, seed: int) -> list[dict[str, Any]]:
@@ -103,10 +119,8 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
 
         for labels, chosen in _draws(first, options.labels):
             rows = [first.labelled[i] for i in chosen[0]]
-            pictures = (first.images[rows].permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
             samples: Any = [
-                SegmentationSample(image, mask, first.name, str(row))
-                for row, image, mask in zip(rows, pictures, first.masks[rows].numpy(), strict=True)
+                SegmentationSample(_bytes(first.images[row]), first.masks[row].numpy(), first.name, str(row)) for row in rows
             ]
             network, head = finetune(start, samples, target, share_loss, size, len(first.classes), options, seed)
             counts = {}
@@ -119,8 +133,25 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
 
 def confusions(maps: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Pixel counts int64 [n, K, K], rows truth, of class scores [n, K, h, w] against masks [n, H, W]."""
-    full = F.interpolate(maps, size=masks.shape[1:], mode="bilinear", align_corners=False)
-    return frame_confusions(full.argmax(1), masks, classes)
+    return frame_confusions(_full_size(maps, masks), masks, classes)
+
+
+def _full_size(maps: Tensor, masks: Tensor) -> Tensor:
+    """Class ids [n, H, W] of class scores [n, K, h, w], at the size of the masks."""
+    return F.interpolate(maps, size=masks.shape[1:], mode="bilinear", align_corners=False).argmax(1)
+
+
+def _shown(images: Tensor, masks: Tensor, maps: Tensor) -> Picture:
+    """Rows of picture, truth and found classes, of RGB 0..1 [n, 3, H, W], masks [n, H, W], class scores [n, K, h, w]."""
+    places = sorted({round((len(images) - 1) * (i + 1) / SHOWN) for i in range(SHOWN)})
+    found = _full_size(maps[places], masks).numpy()
+    rows = zip(images[places], masks[places].numpy(), found, strict=True)
+    return np.vstack([mask_picture(_bytes(image), truth, ids, maps.shape[1]) for image, truth, ids in rows])
+
+
+def _bytes(image: Tensor) -> Picture:
+    """RGB uint8 [H, W, 3] of RGB 0..1 [3, H, W]."""
+    return (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
 def _whole(network: FeatureEncoder, head: Head, images: Tensor) -> dict[str, Tensor]:

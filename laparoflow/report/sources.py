@@ -64,8 +64,8 @@ def _read(path: Path) -> Source | None:
     if not isinstance(content, dict) or expected not in content:
         return None
     source = Source(kind, folder, f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name, content)
-    pattern = "*/pictures/*.png" if kind == "evidence" else "*/*.png"
-    source.pictures = {str(p.relative_to(folder)): p for p in sorted(folder.glob(pattern))}
+    patterns = ("*/pictures/*.png", "real/*/pictures/*.png") if kind == "evidence" else ("*/*.png",)
+    source.pictures = {str(p.relative_to(folder)): p for pattern in patterns for p in sorted(folder.glob(pattern))}
     if kind == "pretrain":
         source.curves = read_curves(folder)
     return source

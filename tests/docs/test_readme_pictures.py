@@ -7,10 +7,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from laparoflow.files import write_png
 from laparoflow.report.pictures import beside
-from scripts.readme_pictures import PEERS, demo_picture, memory_picture, read
+from laparoflow.synthetic import DEFAULT, write_dataset
+from scripts.readme_pictures import PEERS, demo_picture, memory_picture, read, transfer_picture
 from tests.docs.pages import ROOT
 
 
@@ -30,6 +33,32 @@ def test_the_demo_picture_shows_each_frame_with_its_own_features(tmp_path):
         assert np.abs(np.stack(columns).astype(int) - 40 * number).max() <= 3
     with pytest.raises(FileNotFoundError, match="make demo"):  # a folder without pictures
         demo_picture(tmp_path / "probe" / "features", tmp_path / "nothing.png", frames=())
+
+
+class Blank:
+    """A network whose features are the colours of the frame, or nothing."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def eval(self):
+        return self
+
+    def levels(self, images):
+        colours = functional.avg_pool2d(images, 4)
+        return {"both": self.factor * colours + 0.01 * torch.rand(colours.shape, generator=torch.Generator().manual_seed(0))}
+
+
+def test_the_picture_of_propagation_shows_both_networks_on_an_unseen_clip(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "synthetic", DEFAULT, 3, 8, 0, label_every=2, flow=False)
+    monkeypatch.setattr("scripts.readme_pictures.load_encoder", lambda run: Blank(1.0))
+    monkeypatch.setattr("scripts.readme_pictures.initial_encoder", lambda run, seed: Blank(0.0))
+    transfer_picture(tmp_path, tmp_path / "propagation.png", clips=("clip_002",), first_unseen="clip_002", labels=4)
+    picture = read(tmp_path / "propagation.png")
+    columns = np.array_split(picture[30:].astype(int), 6, axis=1)
+    small = min(column.shape[1] for column in columns)
+    for one, other in ((0, 1), (2, 3), (4, 5)):  # frame and truth, untrained and pretrained
+        assert np.abs(columns[one][:, :small] - columns[other][:, :small]).mean() > 1
 
 
 def test_the_memory_picture_is_drawn_from_the_results_file(tmp_path):

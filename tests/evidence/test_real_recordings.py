@@ -15,6 +15,7 @@ from PIL import Image
 from laparoflow.evidence import EvidenceSettings, recordings, run_evidence
 from laparoflow.evidence.pools import pool_rows, pool_verdicts
 from laparoflow.evidence.recordings import altered, pools, read_recordings
+from laparoflow.evidence.transfer import _shown
 from laparoflow.metrics.segmentation import resampled_mean_iou
 from laparoflow.synthetic.dataset import write_video
 
@@ -139,6 +140,12 @@ def test_every_row_is_scored_on_every_task(tmp_path: Path, root: Path) -> None:
     for method in ("flow", "random init"):
         assert all(rows[method][name] is not None for name in ("stem", "last", "retrieval", "mirrored", "cropped"))
     assert rows["flow"]["mean"] == pytest.approx(np.mean([e["score"] for e in probes if e["method"] == "flow"]))
+    names = {f"retrieval_{task.replace(' ', '_')}" for task in tasks}
+    names |= {f"propagation_robotic_Dataset{number}" for number in (1, 2)}
+    expected_pictures = {f"{name}_{method.replace(' ', '_')}.png" for name in names for method in methods}
+    assert {path.name for path in (tmp_path / "out" / "real" / "unseen" / "pictures").iterdir()} == expected_pictures
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f"real/unseen/pictures/{name}" in page for name in expected_pictures)
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "**Pool unseen" in text
     assert "| colour and place |" in text
@@ -149,6 +156,20 @@ def test_every_row_is_scored_on_every_task(tmp_path: Path, root: Path) -> None:
     assert len(before) == 5
     assert run_evidence(tiny(tmp_path, root))["entries"] == document["entries"]
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_seed_0.json")}
+
+
+def test_a_picture_shows_frame_truth_and_what_was_found() -> None:
+    images, masks = torch.full((5, 3, 8, 12), 0.5), torch.zeros(5, 8, 12, dtype=torch.int64)
+    masks[:, :, 6:] = 2
+    maps = torch.nn.functional.one_hot(masks[:, ::2, ::2], 3).movedim(-1, 1).float()
+    maps[-1] = maps[-1].flip(2)  # left for right
+    picture = _shown(images, masks, maps)
+    assert picture.shape == (3 * 8, 3 * 12 + 2 * 4, 3)
+    frame, truth, found = (picture.reshape(3, 8, -1, 3)[:, :, at : at + 12] for at in (0, 16, 32))
+    assert (frame == 128).all()
+    assert (truth[:, :, 0] != truth[:, :, -1]).any(-1).all()
+    assert np.array_equal(found[:2, :, [0, -1]], truth[:2, :, [0, -1]])
+    assert np.array_equal(found[2, :, [0, -1]], truth[2, :, [-1, 0]])
 
 
 def test_one_recording_alone_has_no_shuffled_control(tmp_path: Path, root: Path) -> None:
