@@ -67,8 +67,7 @@ def _recordings(root: Path, inner: str, name: str) -> list[tuple[Path, str, str]
 
 
 class Endovis15Robotic(_FromVideos, SegmentationDataset):
-    """Every frame of the robotic recordings somewhere below a folder, with its mask.
-    """
+    """Every frame of the robotic recordings somewhere below a folder, with its mask."""
 
     name = "endovis15_robotic"
     classes = CLASSES
@@ -93,8 +92,7 @@ class Endovis15Robotic(_FromVideos, SegmentationDataset):
 
 
 class Endovis15RoboticPose(_FromVideos, KeypointDataset):
-    """The frames of the robotic recordings somewhere below a folder that have key points, TrackedPoint too if asked for.
-    """
+    """The frames of the robotic recordings somewhere below a folder that have key points, TrackedPoint too if asked for."""
 
     name = "endovis15_robotic"
 
@@ -116,8 +114,7 @@ class Endovis15RoboticPose(_FromVideos, KeypointDataset):
 
 
 class Endovis15Rigid(SegmentationDataset):
-    """The stills of the rigid set, operations (OP1, OP2, ...) somewhere below a folder; each operation is a video.
-    """
+    """The stills of the rigid set, operations (OP1, OP2, ...) somewhere below a folder; each operation is a video."""
 
     name = "endovis15_rigid"
     classes = CLASSES

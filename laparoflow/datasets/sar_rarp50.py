@@ -28,8 +28,7 @@ _VIDEO = re.compile(r"^(video_\d+)(?:_\d+)?$")
 
 
 class SarRarp50(SegmentationDataset):
-    """SAR-RARP50's masks and the pictures that were sampled from its videos, in a folder with train1, train2 and test.
-    """
+    """SAR-RARP50's masks and the pictures that were sampled from its videos, in a folder with train1, train2 and test."""
 
     name = "sar_rarp50"
     classes = CLASSES

@@ -30,8 +30,7 @@ def _pictures(root: Path) -> list[tuple[str, Path]]:
 
 
 class SyntheticSegmentation(SegmentationDataset):
-    """The synthetic laparoscopy that `write_dataset` wrote, with its masks.
-    """
+    """The synthetic laparoscopy that `write_dataset` wrote, with its masks."""
 
     name = "synthetic"
 
@@ -53,8 +52,7 @@ class SyntheticSegmentation(SegmentationDataset):
 
 
 class SyntheticKeypoints(KeypointDataset):
-    """The synthetic laparoscopy that `write_dataset` wrote, with its key points, one instrument per clip.
-    """
+    """The synthetic laparoscopy that `write_dataset` wrote, with its key points, one instrument per clip."""
 
     name = "synthetic"
 

@@ -23,8 +23,7 @@ _TOOL = re.compile(r"<tool>(.*?)</tool>", re.DOTALL)
 
 
 class Sznitman(KeypointDataset):
-    """The Sznitman laparoscopy sequence, in a folder with `train.xml` and `trainData`.
-    """
+    """The Sznitman laparoscopy sequence, in a folder with `train.xml` and `trainData`."""
 
     name = "sznitman"
     joints = ("instrument",)

@@ -84,9 +84,7 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float, float
 
 
 def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
-    """The border common to frames uint8 [H, W, 3] of one size; the whole frame where there is none or all are dark."""
-    if not frames:
-        raise ValueError("frames must hold at least one frame, got none")
+    """The border common to frames (at least one, uint8 [H, W, 3], of one size); the whole frame where none is or all are dark."""
     brightest = np.max([frame.max(-1) for frame in frames], axis=0)
     height, width = brightest.shape
     whole = Border((0, 0, width, height))

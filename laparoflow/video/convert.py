@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from laparoflow.bounds import plain
 from laparoflow.files import write_json
 from laparoflow.video.cache import FORMAT, VERSION, CacheError, ClipRecord
 from laparoflow.video.pictures import write_overview
@@ -34,7 +35,7 @@ def convert_cache(old: Path, new: Path) -> list[ClipRecord]:
         for folder in sorted((old / "clips").iterdir())
         if (folder / "clip.json").is_file()
     ]
-    missing = {name: value for name, value in settings.as_dict().items() if name not in recorded}
+    missing = {name: value for name, value in plain(settings).items() if name not in recorded}
     write_json(new / "cache.json", {"format": FORMAT, "version": VERSION, "settings": {**header["settings"], **missing}})
     return records
 

@@ -51,16 +51,12 @@ class DISFlow:
     """
 
     def __init__(self, preset: str = "medium") -> None:
-        if preset not in DIS_PRESETS:
-            raise ValueError(f"preset must be one of {tuple(DIS_PRESETS)}, got {preset!r}")
         self.engine = cv2.DISOpticalFlow.create(DIS_PRESETS[preset])
         if preset == "fine":
             self.engine.setFinestScale(0)
 
     def __call__(self, source: Image, target: Image, frame: int = 0) -> FlowPair:
-        """Flow both ways between uint8 [H, W, 3] frames."""
-        if source.shape != target.shape:
-            raise ValueError(f"source and target must have one shape, got {source.shape} and {target.shape}")
+        """Flow both ways between uint8 [H, W, 3] frames of one size."""
         first = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
         second = cv2.cvtColor(target, cv2.COLOR_RGB2GRAY)
         start: Any = None  # no flow to start from; the stubs do not know that it may be left out

@@ -29,18 +29,16 @@ def without_camera_motion(flow: Flow, valid: Mask, model: str) -> Flow:
     """Flow float32 [2, H, W] in pixels less the motion that most of the frame follows.
 
     The model, "similarity" (shift, rotation, scale) or "affine", is fitted to the valid pixels (RANSAC, 1 pixel); where
-    these are too few, the flow is returned as it is. A ValueError for another model.
+    these are too few, the flow is returned as it is.
     """
-    fits = {"similarity": cv2.estimateAffinePartial2D, "affine": cv2.estimateAffine2D}
-    if model not in fits:
-        raise ValueError(f"model must be one of {', '.join(fits)}, got {model!r}")
     rows, columns = np.nonzero(valid[::STEP, ::STEP])
     if len(rows) < LEAST_POINTS:
         return flow
     points = np.stack([columns, rows], 1).astype(np.float32) * STEP
     moved = points + flow[:, rows * STEP, columns * STEP].T
     cv2.setRNGSeed(0)
-    matrix, _ = fits[model](points, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
+    fit = {"similarity": cv2.estimateAffinePartial2D, "affine": cv2.estimateAffine2D}[model]
+    matrix, _ = fit(points, moved, method=cv2.RANSAC, ransacReprojThreshold=1.0)
     if matrix is None:
         return flow
     y, x = np.mgrid[: valid.shape[0], : valid.shape[1]].astype(np.float64)

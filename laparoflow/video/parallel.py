@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -24,15 +24,14 @@ from laparoflow.video.clip import ClipResult, ClipWriter, Task
 TOLD_EVERY = 0.2  # seconds between two looks at what workers have done
 
 
-def rank_and_world_size(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """(rank, world size) that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) gave, else (0, 1).
 
     SLURM_NTASKS is not looked at: it is also set in a batch script that runs once. A ValueError where they are at odds.
     """
-    environment = os.environ if environment is None else environment
     for rank_name, size_name in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
-        if rank_name in environment and size_name in environment:
-            rank, size = int(environment[rank_name]), int(environment[size_name])
+        if rank_name in os.environ and size_name in os.environ:
+            rank, size = int(os.environ[rank_name]), int(os.environ[size_name])
             if not 0 <= rank < size:
                 raise ValueError(f"{rank_name} must be in [0, {size_name}), got {rank} of {size}")
             return rank, size
@@ -103,7 +102,8 @@ def run_tasks(
     results: list[ClipResult] = []
     errors: list[Exception] = []
     several = workers > 1 and len(tasks) > 1
-    calls = _in_workers(tasks, min(workers, len(tasks)), advance) if several else _here(tasks, advance)
+    here = (ClipWriter(task, advance).run for task in tasks)
+    calls: Calls = _in_workers(tasks, min(workers, len(tasks)), advance) if several else here
     with closing(calls):
         for call in calls:
             try:
@@ -122,12 +122,6 @@ def run_tasks(
 
 
 Calls = Generator[Callable[[], ClipResult], None, None]
-
-
-def _here(tasks: list[Task], advance: Callable[[str, int], None]) -> Calls:
-    """What does each task."""
-    for task in tasks:
-        yield ClipWriter(task, advance).run
 
 
 def _in_workers(tasks: list[Task], workers: int, advance: Callable[[str, int], None]) -> Calls:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from laparoflow.bounds import plain
 from laparoflow.files import DiskFullError, locked, remove_leftovers, write_json
 from laparoflow.machine import cores
 from laparoflow.progress import counted
@@ -93,7 +94,7 @@ class PrepareReport:
 
 def _identity(settings: PrepareSettings) -> dict[str, Any]:
     """The settings as they are recorded: a weights file counts by its content, not by its path."""
-    recorded = settings.as_dict()
+    recorded = plain(settings)
     if settings.flow_weights is not None:
         weights = Path(settings.flow_weights)
         if not weights.is_file():
@@ -194,10 +195,8 @@ def prepare(
     workers: int = 1,
     skip_unreadable: bool = False,
     progress: bool = True,
-    rank: int | None = None,
-    world_size: int | None = None,
 ) -> PrepareReport:
-    """Decode videos, find their flow, and write both into a cache.
+    """Decode videos, find their flow, and write both into a cache; under torchrun or srun this process's share of them.
 
     Args:
         inputs: video files, or folders of videos or of image sequences.
@@ -208,7 +207,6 @@ def prepare(
             it.
         skip_unreadable: leave out sources that cannot be read instead of stopping before any work.
         progress: show a progress bar.
-        rank, world_size: share of this process; by default what torchrun or srun says.
 
     Returns:
         What was done; also written to ``out/report.json`` (``report-RANK.json`` with several ranks).
@@ -218,7 +216,7 @@ def prepare(
         CacheError: for an ``out`` that is something else, or a cache of other settings or another version, or that holds
             a clip of another file that lay where one of the sources is.
         DiskFullError: when the space does not suffice; finished work is kept.
-        ValueError: for a rank outside the world, or negative workers.
+        ValueError: for a launcher's rank outside its world, or negative workers.
         RuntimeError: if a worker process was killed; finished work is kept.
     """
     settings = settings or PrepareSettings()
@@ -228,11 +226,7 @@ def prepare(
     if workers < 0:
         raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
     workers = workers or cores()
-    own_rank, own_world = rank_and_world_size()
-    rank, world_size = own_rank if rank is None else rank, own_world if world_size is None else world_size
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
-
+    rank, world_size = rank_and_world_size()
     found = find_sources(inputs, settings.pattern)
     identity = _identity(settings)
     _check_folder(out, identity)

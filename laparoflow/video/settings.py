@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from laparoflow.bounds import check_choices, check_numbers, plain
+from laparoflow.bounds import check_choices, check_numbers
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ class PrepareSettings:
                     f"{name} must be given with flow_method={method!r} and only then, "
                     f"got {getattr(self, name)!r} with flow_method={self.flow_method!r}"
                 )
-
-    def as_dict(self) -> dict[str, Any]:
-        return plain(self)
 
     @property
     def stored_stride(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from version_1 import write_version_1
 
+from laparoflow.bounds import plain
 from laparoflow.video.cache import CacheError, FrameCache
 from laparoflow.video.convert import convert_cache
 from laparoflow.video.settings import PrepareSettings
@@ -23,7 +24,7 @@ def test_frames_flow_and_masks_are_the_same(version_1, tmp_path):
     assert [record.frames for record in convert_cache(old, tmp_path / "new")] == [2]
     cache = FrameCache.open(tmp_path / "new", verify="hashes")
     assert [(frame.frame, frame.gap) for frame in cache] == [(0, 1), (1, 2)]
-    assert cache.settings == PrepareSettings(dis_preset="fine", frame_rate=None).as_dict()
+    assert cache.settings == plain(PrepareSettings(dis_preset="fine", frame_rate=None))
     for row, frame in enumerate(cache):
         assert np.array_equal(frame.flow, arrays["flow"][row].astype(np.float32))
         assert np.array_equal(frame.valid, np.unpackbits(arrays["valid"][row], axis=-1, count=26).astype(bool))

@@ -113,7 +113,7 @@ def test_uncompressed_images_of_equal_names_and_sizes_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_processes_that_start_at_different_times_agree(logs, tmp_path, seed):
+def test_processes_that_start_at_different_times_agree(logs, tmp_path, seed, monkeypatch):
     """Each finds what those before it wrote: copies, clips of an earlier run, names that need parents."""
     out = tmp_path / "cache"
     run(logs / "Log_2", out)
@@ -122,7 +122,9 @@ def test_processes_that_start_at_different_times_agree(logs, tmp_path, seed):
     shutil.copytree(out, tmp_path / "alone")
     run(logs, tmp_path / "alone")
     for rank in random.Random(seed).sample(range(4), 4):
-        run(logs, out, rank=rank, world_size=4)
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        run(logs, out)
     assert clips(out) == clips(tmp_path / "alone")
     assert tree(out) == tree(tmp_path / "alone")
     assert len(clips(out)) == 4

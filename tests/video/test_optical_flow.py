@@ -50,13 +50,6 @@ def test_fine_is_finer_on_small_frames():
     assert np.mean(errors["fine"]) < 0.75 * np.mean(errors["medium"])
 
 
-def test_bad_preset_and_shapes():
-    with pytest.raises(ValueError, match="preset"):
-        DISFlow("best")
-    with pytest.raises(ValueError, match="one shape"):
-        DISFlow()(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 40, 3), np.uint8))
-
-
 def constant(dx: float, dy: float, height: int = 40, width: int = 50) -> np.ndarray:
     return np.broadcast_to(np.array([dx, dy], np.float32)[:, None, None], (2, height, width)).copy()
 
@@ -116,8 +109,6 @@ def test_camera_motion_is_removed_and_the_rest_stays(model):
     left = without_camera_motion(camera + own, valid, model)
     assert np.abs(left - own).max() < 0.05
     assert np.array_equal(without_camera_motion(camera, np.zeros_like(valid), model), camera)
-    with pytest.raises(ValueError, match="model"):
-        without_camera_motion(camera, valid, "perspective")
 
 
 def test_raft_runs_from_a_local_file(tmp_path):

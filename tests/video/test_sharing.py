@@ -44,13 +44,21 @@ def source(tmp_path_factory):
     return root / "videos", tree(root / "whole")
 
 
-def test_rank_and_world_size():
-    assert rank_and_world_size({}) == (0, 1)
-    assert rank_and_world_size({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
-    assert rank_and_world_size({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}) == (1, 2)
-    assert rank_and_world_size({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 1)  # a batch script, not a step
-    with pytest.raises(ValueError, match="RANK"):
-        rank_and_world_size({"RANK": "8", "WORLD_SIZE": "8"})
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "8"}, (3, 8)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),  # a batch script, not a step
+    ],
+)
+def test_rank_and_world_size(monkeypatch, variables, expected):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert rank_and_world_size() == expected
 
 
 @pytest.mark.parametrize(("clips", "world"), [(1, 1), (5, 2), (2, 5), (3, 3), (1, 4), (100, 7)])
@@ -64,23 +72,32 @@ def test_ranks_cover_the_work_once(clips, world):
         assert sorted(part for part, _ in parts) == list(range(parts[0][1]))
 
 
+def as_rank(monkeypatch, rank, world):
+    """What torchrun tells a process."""
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+
+
 @pytest.mark.parametrize("world", [2, 5])
-def test_any_number_of_ranks_gives_the_same_cache(source, tmp_path, world):
+def test_any_number_of_ranks_gives_the_same_cache(source, tmp_path, world, monkeypatch):
     videos, whole = source
     for rank in random.Random(world).sample(range(world), world):
-        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=rank, world_size=world)
+        as_rank(monkeypatch, rank, world)
+        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
     assert tree(tmp_path / "cache") == whole
 
 
-def test_a_rank_writes_its_own_shards_and_no_more(source, tmp_path):
+def test_a_rank_writes_its_own_shards_and_no_more(source, tmp_path, monkeypatch):
     videos, _ = source
     folder = tmp_path / "cache" / "clips" / "a"
     for rank, own in ((1, {1, 4}), (2, {1, 2, 4, 5})):
-        report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=rank, world_size=3)
+        as_rank(monkeypatch, rank, 3)
+        report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False)
         assert {int(path.stem) for path in folder.glob("0*.json")} == own
         assert report.prepared == []
         assert not (folder / "clip.json").exists()
-    report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=0, world_size=3)
+    as_rank(monkeypatch, 0, 3)
+    report = prepare([videos / "a.mp4"], tmp_path / "cache", SMALL_SHARDS, progress=False)
     assert report.prepared == ["a"]
 
 
@@ -102,13 +119,13 @@ def test_ranks_at_the_same_time_on_one_clip(source, tmp_path):
 def test_launcher_variables_are_used(source, tmp_path, monkeypatch):
     videos, whole = source
     for rank in (1, 0):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        as_rank(monkeypatch, rank, 2)
         report = prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
         assert (report.rank, report.world_size, len(report.prepared)) == (rank, 2, 1)
     assert tree(tmp_path / "cache") == whole
-    with pytest.raises(ValueError, match="rank"):
-        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, rank=2, world_size=2)
+    as_rank(monkeypatch, 2, 2)
+    with pytest.raises(ValueError, match=r"RANK must be in \[0, WORLD_SIZE\), got 2 of 2"):
+        prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False)
     with pytest.raises(ValueError, match="workers"):
         prepare([videos], tmp_path / "cache", SMALL_SHARDS, progress=False, workers=-1)
 

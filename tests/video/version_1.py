@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laparoflow.bounds import plain
 from laparoflow.video.settings import PrepareSettings
 
 
@@ -37,7 +38,7 @@ def write_version_1(old: Path) -> dict[str, NDArray[Any]]:
         "shards": 2, "content_hash": "c", "decoder": "d", "border": {}, "report": {"excluded": {"black": [2]}},
     }  # fmt: skip
     (folder / "clip.json").write_text(json.dumps(clip))
-    settings = PrepareSettings(dis_preset="fine", frame_rate=None).as_dict()
+    settings = plain(PrepareSettings(dis_preset="fine", frame_rate=None))
     for later in ("flow_stride", "jpeg_quality"):
         del settings[later]
     (old / "cache.json").write_text(json.dumps({"format": "laparoflow-cache", "version": 1, "settings": settings}))
