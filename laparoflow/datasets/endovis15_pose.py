@@ -3,13 +3,12 @@
     root/{train,test}_labels/{train,test}N_labels.json      the annotations
     root/**/DatasetN/**/img_000001_raw.png                  frames taken from the challenge's videos
 
-A label file is a list of {filename, class: "image", annotations: [{class, id, x, y, occluded?}]}. `filename` is a path
-on the annotators' machine, so frames are found by its last part (with or without "_raw", any picture format), and
-where several files have that name, by how many folders before it agree too. `annotations: []` means not labelled, not
-empty, and so does a list in which no joint that is read occurs. `id` names the instrument and is missing from some
-points: such a point goes to the instrument that lacks that joint, the nearest of several. `TrackedPoint` exists in some
-sequences only and is left out unless asked for.
-Test sequences 1 to 4 continue training sequences 1 to 4, so the official split shares scenes.
+A label file is a list of {filename, class: "image", annotations: [{class, id, x, y, occluded?}]}. `filename` is a path on
+the annotators' machine, so frames are found by its last part (with or without "_raw", any picture format), and where several
+files have that name, by how many folders before it agree too. `annotations: []` means not labelled, not empty, and so does a
+list in which no joint that is read occurs. `id` names the instrument and is missing from some points: such a point goes to
+the instrument that lacks that joint, the nearest of several. `TrackedPoint` exists in some sequences only and is left out
+unless asked for. Test sequences 1 to 4 continue training sequences 1 to 4, so the official split shares scenes.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ BINARY_HINT = (
 
 
 class ImageMasks(SegmentationDataset):
-    """Reads the folder described above; the first group of the ``video_pattern``, searched in a file's stem, is its video."""
+    """Reads the folder described above; the first group of ``video_pattern``, searched in a file's stem, is its video."""
 
     name = "image_masks"
     video_hint = "say by video_pattern which part of a picture's name is its video, or put each video into a folder"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output, place_guides
 from laparoflow.methods.contrast import PixelContrast
-from laparoflow.methods.settings import CoordinateSettings, FlowSettings
+from laparoflow.methods.settings import CoordinateSettings
 from laparoflow.models.encoder import PixelEncoder
 
 
@@ -26,7 +26,7 @@ def same_place(first: PixelView, near: NearView | None) -> tuple[Tensor, Tensor]
 class ContrastMethod(Method):
     """A method whose loss is :class:`PixelContrast` of two views under some guide; see the module."""
 
-    def __init__(self, encoder: PixelEncoder, settings: FlowSettings | CoordinateSettings) -> None:
+    def __init__(self, encoder: PixelEncoder, settings: CoordinateSettings) -> None:
         super().__init__(encoder, settings.momentum)
         contrast = settings.contrast
         both = contrast.symmetric and self.teacher is None  # with a teacher each view is the query of a call of its own

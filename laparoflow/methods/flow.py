@@ -2,11 +2,10 @@
 
     w_ij = phi(|f_i - g_j| / bandwidth),   f and g the source-frame flow of two pixels of one frame
 
-The weights may be taken on the flow in pixels, or on the flow over the frame's robust spread, so that one
-bandwidth serves frames of little and of much motion.  Flows over several gaps are stacked, two channels a gap,
-each over its own spread.  The spread is never taken below ``min_spread``: in a
-nearly still frame the flow is mostly noise, and dividing by a tiny spread would blow that up.  Frames whose
-spread is under ``min_motion`` say nothing and are left out of the loss.
+The weights may be taken on the flow in pixels, or on the flow over the frame's robust spread, so that one bandwidth serves
+frames of little and of much motion.  Flows over several gaps are stacked, two channels a gap, each over its own spread.  The
+spread is never taken below ``min_spread``: in a nearly still frame the flow is mostly noise, and dividing by a tiny spread
+would blow that up.  Frames whose spread is under ``min_motion`` say nothing and are left out of the loss.
 """
 
 from __future__ import annotations

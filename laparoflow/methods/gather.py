@@ -22,9 +22,8 @@ def rank() -> int:
 def gather_batch(local: Tensor) -> Tensor:
     """Join [B, ...] of every process into [world * B, ...] in rank order, with gradients.
 
-    The backward pass sums the gradients that every process has for this one's part.  As each process then
-    computes the whole loss and DDP averages over processes, the result is the joint batch's gradient.
-    Every process must hold the same shape.
+    The backward pass sums the gradients that every process has for this one's part.  As each process then computes the whole
+    loss and DDP averages over processes, the result is the joint batch's gradient. Every process must hold the same shape.
     """
     if world_size() == 1:
         return local

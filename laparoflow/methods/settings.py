@@ -43,47 +43,11 @@ class ContrastSettings:
 
 
 @dataclass
-class FlowSettings:
-    """Options of the flow-weighted method.
-
-    Attributes:
-        guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
-            another frame's flow and ``uniform`` gives every pair the same weight (two controls, which take the same
-            place in place of the flow to neighbours).
-        flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
-        bandwidth: width of the weights, in spreads or in pixels.
-        flow_kernel: shape of the weights.
-        min_spread: least spread in pixels that the flow is divided by.
-        min_motion: frames with a smaller spread (pixels) are left out; 0 keeps all.
-        place_width: with ``flow_and_place``, the distance that counts as one bandwidth, as a share of the
-            frame's longer side.
-        contrast: options of the loss.
-        momentum: momentum of a teacher that encodes the keys; null for none.
-    """
-
-    guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
-    flow_normalisation: Literal["spread", "none"] = "spread"
-    bandwidth: float = 0.7
-    flow_kernel: Literal["gaussian", "laplace", "cauchy", "tophat"] = "tophat"
-    min_spread: float = 0.3
-    min_motion: float = 0.0
-    place_width: float = 0.3
-    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True, neighbour_weight=0.3))
-    momentum: float | None = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "min_spread place_width", above=0)
-        check_numbers(self, "momentum", low=0, below=1)
-        if self.guide == "uniform" and self.contrast.positives == "inside":
-            raise ValueError("guide: equal weights with contrast.positives=inside make the loss a constant; use outside")
-
-
-@dataclass
 class CoordinateSettings:
     """Options of the coordinate-weighted method.
 
     Attributes:
-        bandwidth: width of the weights in cell diagonals.
+        bandwidth: width of the weights, in cell diagonals; with the method ``flow`` in spreads or in pixels.
         flow_kernel: shape of the weights.
         contrast: options of the loss.
         momentum: momentum of a teacher that encodes the keys; null for none.
@@ -96,6 +60,35 @@ class CoordinateSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, "momentum", low=0, below=1)
+
+
+@dataclass
+class FlowSettings(CoordinateSettings):
+    """Options of the flow-weighted method, beside those that it shares with ``coordinates``.
+
+    Attributes:
+        guide: what the weights compare: ``flow``; ``flow_and_place`` adds coordinates; ``shuffled`` takes
+            another frame's flow and ``uniform`` gives every pair the same weight (two controls, which take the same
+            place in place of the flow to neighbours).
+        flow_normalisation: ``spread`` divides the flow by its frame's robust spread, ``none`` keeps pixels.
+        min_spread: least spread in pixels that the flow is divided by.
+        min_motion: frames with a smaller spread (pixels) are left out; 0 keeps all.
+        place_width: with ``flow_and_place``, the distance that counts as one bandwidth, as a share of the
+            frame's longer side.
+    """
+
+    guide: Literal["flow", "flow_and_place", "shuffled", "uniform"] = "flow"
+    flow_normalisation: Literal["spread", "none"] = "spread"
+    min_spread: float = 0.3
+    min_motion: float = 0.0
+    place_width: float = 0.3
+    contrast: ContrastSettings = field(default_factory=lambda: ContrastSettings(standardise=True, neighbour_weight=0.3))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "min_spread place_width", above=0)
+        if self.guide == "uniform" and self.contrast.positives == "inside":
+            raise ValueError("guide: equal weights with contrast.positives=inside make the loss a constant; use outside")
 
 
 @dataclass
@@ -165,8 +158,7 @@ class MethodSettings:
     """The method and its options; those of the methods not named play no part.
 
     Attributes:
-        name: ``flow`` (ours), ``coordinates`` (PixContrast), ``pixpro``, ``densecl``, or ``image`` (one vector a
-            picture).
+        name: ``flow`` (ours), ``coordinates`` (PixContrast), ``pixpro``, ``densecl``, or ``image`` (one vector a picture).
         flow: options of ``flow``.
         coordinates: options of ``coordinates``.
         pixpro: options of ``pixpro``.

@@ -30,8 +30,7 @@ class SceneParameters:
     Attributes:
         height, width: frame size in pixels.
         frame_rate: frames per second of the written video.
-        border_radius: radius of the visible circle as a share of the frame's half diagonal; >= 1 means no
-            border.
+        border_radius: radius of the visible circle as a share of the frame's half diagonal; >= 1 means no border.
         base_colour: mean RGB (0..255) of tissue and organs.
         colour_jitter: largest shift per channel of ``base_colour`` from clip to clip.
         colour_difference: largest shift per channel of one soft class from the others, redrawn for each clip.

@@ -1,8 +1,7 @@
 """Band-limited noise textures with a stated wavelength, anisotropy and orientation.
 
-A texture is white noise filtered in the Fourier domain by a ring exp(-(|k| * wavelength - 1)^2 / (2 *
-spread^2)), where |k| is measured after squeezing one axis by the anisotropy. It is periodic, has mean 0 and
-standard deviation 1.
+A texture is white noise filtered in the Fourier domain by a ring exp(-(|k| * wavelength - 1)^2 / (2 * spread^2)), where |k|
+is measured after squeezing one axis by the anisotropy. It is periodic, has mean 0 and standard deviation 1.
 """
 
 from __future__ import annotations

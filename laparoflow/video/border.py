@@ -1,8 +1,7 @@
 """The black border of an endoscope: a circle, or bars at the sides.
 
-From frames spread over the video the brightest value that each pixel ever takes is thresholded. The outline
-of the bright area, where it is not the frame's own edge, is fitted by a circle; if it is none, the bounding
-box remains.
+From frames spread over the video the brightest value that each pixel ever takes is thresholded. The outline of the bright
+area, where it is not the frame's own edge, is fitted by a circle; if it is none, the bounding box remains.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float, float
 
 
 def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
-    """The border common to frames (at least one, uint8 [H, W, 3], of one size); the whole frame where none is or all are dark."""
+    """The border common to frames uint8 [H, W, 3] of one size, at least one; the whole frame where none is or all are dark."""
     brightest = np.max([frame.max(-1) for frame in frames], axis=0)
     height, width = brightest.shape
     whole = Border((0, 0, width, height))

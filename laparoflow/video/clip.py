@@ -1,9 +1,8 @@
 """From one video to its shards: a stream of frames, a window as long as the largest gap, flow, what is kept.
 
-Work goes on from the finished shards of an earlier run. What a shard contains depends on the source and the
-settings only, never on where a run was interrupted or who works on it: several workers share a clip by taking
-the shards whose number leaves a given remainder, and the one that finds all of them finished writes the
-clip's record.
+Work goes on from the finished shards of an earlier run. What a shard contains depends on the source and the settings only,
+never on where a run was interrupted or who works on it: several workers share a clip by taking the shards whose number
+leaves a given remainder, and the one that finds all of them finished writes the clip's record.
 """
 
 from __future__ import annotations
@@ -188,38 +187,28 @@ class ClipWriter:
         """Decide about one sampled frame and add it, or the reason why not, to the shard."""
         settings, stack = self.settings, self.settings.gap_choice == "stack"
         image, reason = self._image(frame), "no target frame"
+        targets = {gap: near[frame.index + gap] for gap in settings.gaps if frame.index + gap in near}
         if settings.drop_bad_frames and is_black(image, self.visible):
             return shard.exclude("black", frame.index)
-        if stack and any(frame.index + gap not in near for gap in settings.gaps):
+        if stack and len(targets) < len(settings.gaps):
             return shard.exclude(reason, frame.index)
         found: list[tuple[float, int, Flow, Mask]] = []  # motion, gap, flow, valid
-        for gap in settings.gaps:
-            target = near.get(frame.index + gap)
-            if target is None:
-                continue
+        for gap, target in targets.items():
             flow, valid, problem = self._flow(image, self._image(target), frame.index)
             motion = 0.0 if problem else relative_motion(flow, valid)
+            reason = problem or "no motion"
             if problem is None and (stack or motion >= settings.min_motion):
                 found.append((motion, gap, flow, valid))
-                if settings.gap_choice == "first_moving":
-                    break
-                continue
-            reason = problem or "no motion"
-            if reason == "scene cut" or stack:
+            if (found and not stack) or (problem and stack) or problem == "scene cut":
                 break
-        if stack and len(found) == len(settings.gaps):
+        if len(found) == (len(settings.gaps) if stack else 1):
             motion, gap = max(pair[:2] for pair in found)
             valid = np.all([pair[3] for pair in found], axis=0)
+            if motion >= settings.min_motion and valid.any():
+                flow = np.concatenate([pair[2] for pair in found])
+                return shard.add(frame.index, frame.time, gap, motion, image, flow, valid)
             reason = "no motion" if motion < settings.min_motion else "no consistent flow"
-            whole = motion >= settings.min_motion and valid.any()
-            found = [(motion, gap, np.concatenate([pair[2] for pair in found]), valid)] if whole else []
-        elif stack:
-            found = []
-        for motion, gap, flow, valid in found:
-            shard.add(frame.index, frame.time, gap, motion, image, flow, valid)
-        if not found:
-            shard.exclude(reason, frame.index)
-        return None
+        return shard.exclude(reason, frame.index)
 
     def _flow(self, source: Image, target: Image, index: int) -> tuple[Flow, Mask, str | None]:
         """Flow, where it is valid, and why the pair is of no use if it is not."""

@@ -29,7 +29,8 @@ def convert_cache(old: Path, new: Path) -> list[ClipRecord]:
         raise CacheError(f"new: expected a folder that does not exist, got {new}")
     known = {item.name for item in fields(PrepareSettings)}
     recorded = {name: value for name, value in header["settings"].items() if name in known}
-    settings = replace(PrepareSettings(), **{**recorded, "flow_weights": None, "flow_folder": None, "flow_method": "dis"})
+    ours = {"flow_weights": None, "flow_folder": None, "flow_method": "dis", "gap_choice": "first_moving"}  # already done
+    settings = replace(PrepareSettings(), **{**recorded, **ours})
     records = [
         _convert_clip(folder, new / "clips" / folder.name, settings)
         for folder in sorted((old / "clips").iterdir())

@@ -1,7 +1,6 @@
 """Optical flow between two frames and where it can be trusted.
 
-Flow is (dx, dy) in pixels of the frame, from source to target: target(x + flow(x)) shows what source(x)
-shows.
+Flow is (dx, dy) in pixels of the frame, from source to target: target(x + flow(x)) shows what source(x) shows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Sharing the work: between machines by the launcher's rank, between cores by processes.
 
-Machines need no coordinator: each takes every world-size-th unit of a list that all of them build alike. A
-unit is a clip, or, when there are fewer clips than machines, the shards of a clip that leave a given
-remainder.
+Machines need no coordinator: each takes every world-size-th unit of a list that all of them build alike. A unit is a clip,
+or, when there are fewer clips than machines, the shards of a clip that leave a given remainder.
 """
 
 from __future__ import annotations

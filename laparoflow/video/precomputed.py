@@ -6,10 +6,9 @@ Layout of the folder, for a clip that the cache calls NAME::
     NAME/000017_backward.flo        optional: back from frame 17 + gap to frame 17
     NAME.npz                        or all frames in one: "flow" [T, 2, H, W], optionally "backward" and "valid"
 
-``.flo`` is Middlebury's format; unknown flow there is larger than 1e9. ``.png`` is KITTI's: 16 bit, (value -
-2^15) / 64 pixels, third channel valid. ``.npz`` holds "flow" [2, H, W] (or [H, W, 2]), optionally "valid"
-bool [H, W]. Flow has the size of the source frame, and is then cropped and scaled as the frame is, or that of
-the cached frame.
+``.flo`` is Middlebury's format; unknown flow there is larger than 1e9. ``.png`` is KITTI's: 16 bit, (value - 2^15) / 64
+pixels, third channel valid. ``.npz`` holds "flow" [2, H, W] (or [H, W, 2]), optionally "valid" bool [H, W]. Flow has the
+size of the source frame, and is then cropped and scaled as the frame is, or that of the cached frame.
 """
 
 from __future__ import annotations

@@ -203,8 +203,7 @@ def prepare(
         out: folder of the cache; new, empty, or a cache with the same settings, which is then completed. A source whose
             content it holds keeps its clip, wherever the source lies now.
         settings: what is cached.
-        workers: processes on this machine; 0 means one per available core. What is written does not depend on
-            it.
+        workers: processes on this machine; 0 means one per available core. What is written does not depend on it.
         skip_unreadable: leave out sources that cannot be read instead of stopping before any work.
         progress: show a progress bar.
 

@@ -27,16 +27,14 @@ class PrepareSettings:
         image_rate: frame rate of image sequences, which carry none.
         gaps: distances from a frame to the flow's target frame, in source frames, in increasing order; a negative
             one leads to an earlier frame.
-        gap_choice: "first_moving" keeps each frame once, with the first gap that shows enough motion;
-            "all" keeps a frame once per gap that shows enough motion; "stack" keeps each frame once with the flows
-            over all gaps (two channels a gap), valid where all of them are.
+        gap_choice: "first_moving" keeps a frame with the first gap that shows enough motion; "stack" with the flows over all
+            gaps (two channels a gap), valid where all of them are.
         min_motion: motion within the frame (see ``laparoflow.video.motion.relative_motion``) in pixels below
             which a frame is left out, as flow then says nothing about what belongs together; 0 keeps all.
         camera_motion: "keep" stores flow as found; "similarity" or "affine" subtracts the motion of that kind
             that most of the frame follows.
         drop_bad_frames: leave out black frames, frozen frames and pairs on both sides of a scene cut.
-        flow_method: "dis" (OpenCV), "raft" (torchvision, with ``flow_weights``), or "precomputed"
-            (``flow_folder``).
+        flow_method: "dis" (OpenCV), "raft" (torchvision, with ``flow_weights``), or "precomputed" (``flow_folder``).
         dis_preset: accuracy of DIS; "fine" is worth its time on frames below some 200 pixels.
         flow_stride: distance in pixels between the stored flow vectors; None takes the grid on which the estimator
             works: 1 for DIS "fine" and for precomputed flow, else 2.
@@ -60,7 +58,7 @@ class PrepareSettings:
     deinterlace: Literal["flagged", "always", "never"] = "flagged"
     image_rate: float = 25.0
     gaps: tuple[int, ...] = (1, 2, 4)
-    gap_choice: Literal["first_moving", "all", "stack"] = "first_moving"
+    gap_choice: Literal["first_moving", "stack"] = "first_moving"
     min_motion: float = 0.5
     camera_motion: Literal["keep", "similarity", "affine"] = "keep"
     drop_bad_frames: bool = True
@@ -112,9 +110,8 @@ class PrepareSettings:
 
     def sample_bytes(self, height: int, width: int) -> int:
         """About what one kept frame of that size takes in the cache, as measured on laparoscopic video."""
-        flows = len(self.gaps) if self.gap_choice != "first_moving" else 1
         picture = 0.3 * 1.2 ** ((self.jpeg_quality - 95) / 3)
-        return int(height * width * (picture + flows * 1.7 / self.stored_stride**2)) + 1024
+        return int(height * width * (picture + self.flow_channels * 0.85 / self.stored_stride**2)) + 1024
 
     def frame_size(self, height: int, width: int) -> tuple[int, int]:
         """Size (H, W) of the cached frame for a (cropped) source frame of the given size."""

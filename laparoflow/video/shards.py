@@ -30,7 +30,7 @@ class Sample(NamedTuple):
     Attributes:
         frame, time, gap: as in ``CachedFrame``.
         motion: within the frame in pixels.
-        image, flow: offset in the shard of that number; samples of one frame share its picture.
+        image, flow: offset in the shard of that number.
     """
 
     frame: int
@@ -65,7 +65,6 @@ class Shard:
         self.record = ShardRecord(number)
         self.quality, self.stride = quality, stride
         self._data = bytearray()
-        self._last: tuple[int, tuple[int, int]] = -1, (0, 0)
 
     def _append(self, data: bytes) -> tuple[int, int]:
         self._data += data
@@ -73,9 +72,7 @@ class Shard:
 
     def add(self, frame: int, time: float, gap: int, motion: float, image: Image, flow: Flow, valid: Mask) -> None:
         """Add a sample: image uint8 [H, W, 3], flow float32 [C, H, W], valid bool [H, W]."""
-        if self._last[0] != frame:
-            self._last = (frame, self._append(encode_image(image, self.quality)))
-        places = *self._last[1], *self._append(encode_flow(flow, valid, self.stride))
+        places = *self._append(encode_image(image, self.quality)), *self._append(encode_flow(flow, valid, self.stride))
         self.record.samples.append(Sample(frame, round(time, 6), gap, round(motion, 4), self.record.number, *places))
 
     def exclude(self, reason: str, frame: int) -> None:

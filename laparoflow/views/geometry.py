@@ -5,9 +5,8 @@ from the source point
 
     x = project( M (p + e(p)) ),   M = T(centre) R(rotation) K(shear) F(flip) S(crop / view) P(perspective) T(-middle)
 
-where e is the elastic displacement, a sum of a few plane waves. All of it is evaluated analytically, in
-float64, so that the map and its inverse agree far below a thousandth of a pixel: there is no chain of
-resamplings.
+where e is the elastic displacement, a sum of a few plane waves. All of it is evaluated analytically, in float64, so that the
+map and its inverse agree far below a thousandth of a pixel: there is no chain of resamplings.
 """
 
 from __future__ import annotations

@@ -132,9 +132,11 @@ def test_one_bad_picture_among_many_costs_itself_alone(tmp_path, fault, place):
         bad.write_bytes(bad.read_bytes()[:40])
     else:
         cv2.imwrite(str(bad), np.zeros((40, 40, 3), np.uint8))
-    report = prepare([folder], tmp_path / "cache", replace(FAST, gaps=(1, 2), gap_choice="all"), progress=False)
-    assert report.clips[0].report["damaged"] == [place]
-    pairs = [(frame.frame, frame.frame + frame.gap) for frame in FrameCache.open(tmp_path / "cache")]
-    assert len(pairs) == (11 + 10 - 1 - 1 if place == 0 else 11 + 10 - 2 - 3)
-    assert not [pair for pair in pairs if pair[0] <= place <= pair[1]]
-    assert f"{place:02}.png" in json.loads((tmp_path / "cache" / "report.json").read_text())["notes"]["in"][0]
+    for gap, count in ((1, 10 if place == 0 else 4 + 5), (2, 9 if place == 0 else 3 + 4)):
+        cache = tmp_path / f"cache_{gap}"
+        report = prepare([folder], cache, replace(FAST, gaps=(gap,)), progress=False)
+        assert report.clips[0].report["damaged"] == [place]
+        frames = [frame.frame for frame in FrameCache.open(cache)]
+        assert len(frames) == count
+        assert not [frame for frame in frames if frame <= place <= frame + gap]
+        assert f"{place:02}.png" in json.loads((cache / "report.json").read_text())["notes"]["in"][0]
