@@ -83,7 +83,7 @@ def _fit_circle(points: NDArray[np.float64]) -> tuple[float, float, float, float
 
 
 def detect_border(frames: list[NDArray[np.uint8]]) -> Border:
-    """The border common to frames uint8 [H, W, 3] of one size, at least one; the whole frame where none is or all are dark."""
+    """The border common to frames uint8 [H, W, 3] of one size; the whole frame where there is none or all are dark."""
     brightest = np.max([frame.max(-1) for frame in frames], axis=0)
     height, width = brightest.shape
     whole = Border((0, 0, width, height))
