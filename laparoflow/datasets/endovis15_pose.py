@@ -33,19 +33,19 @@ _LABELS = re.compile(r".*?(\d+)_labels\.json")
 class Endovis15Pose(KeypointDataset):
     """Reads the multi-joint annotation of the EndoVis'15 instrument tracking set.
 
-    The root holds train_labels and test_labels, the folder ``images`` the frames, somewhere below; None takes the root.
-    ``tracked_point`` reads TrackedPoint as a sixth joint.
+    The root holds train_labels, test_labels, and the frames somewhere below. ``tracked_point`` reads TrackedPoint as a sixth
+    joint.
     """
 
     name = "endovis15_pose"
 
-    def __init__(self, root: Path, images: Path | None = None, tracked_point: bool = False) -> None:
+    def __init__(self, root: Path, tracked_point: bool = False) -> None:
         root = self.folder(root)
         self.joints = (*JOINTS, TRACKED) if tracked_point else JOINTS
         files = [(part, path) for part in ("train", "test") for path in sorted((root / f"{part}_labels").glob("*.json"))]
         if not files:
             raise DatasetError(f"{self.name}: no *_labels.json in {root / 'train_labels'} or {root / 'test_labels'}")
-        index = _picture_index(self.folder(images or root))
+        index = _picture_index(root)
         frames, missing, unlabelled = [], [], 0
         for part, path in files:
             match = _LABELS.fullmatch(path.name)

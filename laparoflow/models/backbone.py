@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 import laparoflow.models.conv_stem  # noqa: F401  (registers the convolutional-stem models with timm)
 from laparoflow.models.weights import load_backbone_weights
+
+SHOWN = 4
+logger = logging.getLogger(__name__)
 
 
 class TokenBackbone(nn.Module):
@@ -50,20 +54,21 @@ class TokenBackbone(nn.Module):
         config: dict[str, Any] = self.model.pretrained_cfg  # type: ignore[assignment]
         return tuple(config["mean"]), tuple(config["std"])
 
-    @property
-    def other_statistics(self) -> dict[str, tuple[float, ...]]:
-        """Published weights of this architecture, by timm name, that want another mean or deviation, with their mean.
+    def warn_of_statistics(self, weights: Path) -> None:
+        """Name published weights of this architecture that want another mean or deviation than the ones it will run with.
 
-        Empty where the name says which weights are meant, as ``vit_small_patch16_224.dino`` does.
+        Nothing is said where the name says which weights are meant, as ``vit_small_patch16_224.dino`` does.
         """
-        if "." in self.name:
-            return {}
-        configs = {name: get_pretrained_cfg(name) for name in timm.list_pretrained(f"{self.name}.*")}
-        return {
-            name: tuple(config.mean)
-            for name, config in configs.items()
-            if config is not None and (tuple(config.mean), tuple(config.std)) != self.pixel_statistics
-        }
+        mean, std = self.pixel_statistics
+        configs = {name: get_pretrained_cfg(name) for name in timm.list_pretrained(f"{self.name}.*") if "." not in self.name}
+        means = {name: (tuple(config.mean), tuple(config.std)) for name, config in configs.items() if config is not None}
+        others = [f"{name} (mean {wanted[0]})" for name, wanted in means.items() if wanted != (mean, std)]
+        if others:
+            known = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
+            logger.warning(
+                f"weights: {weights} runs with mean {mean} and deviation {std}, the default of {self.name}; "
+                f"if it holds one of these, give its name as backbone, or set image_mean and image_std: {known}"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens after the last norm: [B, 3, H, W] normalised -> [B, C, H/p, W/p]."""

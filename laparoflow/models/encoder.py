@@ -7,8 +7,6 @@ images RGB 0..1 [B, 3, H, W] --normalise--> backbone --features--> [B, C, H/p, W
 from __future__ import annotations
 
 import copy
-import logging
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -19,10 +17,8 @@ from laparoflow.models.backbone import TokenBackbone
 from laparoflow.models.pixel_head import PixelHead
 from laparoflow.training.settings import EncoderSettings
 
-SHOWN = 4
 Level = Literal["stem", "last", "both"]
 """Where frozen features come from: the patch embedding, the last blocks, or the two joined in this order."""
-logger = logging.getLogger(__name__)
 
 
 class PixelEncoder(nn.Module):
@@ -61,17 +57,7 @@ class PixelEncoder(nn.Module):
                 raise ValueError(f"encoder.{name}: expected three numbers (above 0 for the deviation), got {values}")
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         if settings.weights is not None and settings.image_mean is None and settings.image_std is None:
-            self._warn_of_statistics(settings.weights)
-
-    def _warn_of_statistics(self, weights: Path) -> None:
-        others = list(self.backbone.other_statistics.items())
-        if others:
-            mean, std = self.backbone.pixel_statistics
-            known = ", ".join(f"{name} (mean {own})" for name, own in others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
-            logger.warning(
-                f"weights: {weights} runs with mean {mean} and deviation {std}, the default of {self.backbone.name}; "
-                f"if it holds one of these, give its name as backbone, or set image_mean and image_std: {known}"
-            )
+            self.backbone.warn_of_statistics(settings.weights)
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless ``images`` is float [B, 3, H, W] with H and W multiples of the stride."""

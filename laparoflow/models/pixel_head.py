@@ -9,20 +9,16 @@ an untrained head neither blurs nor paints a checkerboard.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of a map [B, C, H, W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+def channel_norm(channels: int) -> nn.Sequential:
+    """Layer norm over the channels of a map [B, C, H, W], its weights under ``norm`` as checkpoints have them."""
+    return nn.Sequential(OrderedDict(norm=LayerNorm2d(channels, eps=1e-5)))
 
 
 class UpsampleTwice(nn.Sequential):
@@ -34,7 +30,7 @@ class UpsampleTwice(nn.Sequential):
             nn.init.xavier_uniform_(expand.weight[::4])
             expand.weight.copy_(expand.weight[::4].repeat_interleave(4, 0))
             nn.init.zeros_(expand.bias)  # type: ignore[arg-type]
-        super().__init__(expand, nn.PixelShuffle(2), ChannelNorm(out_channels), nn.GELU())
+        super().__init__(expand, nn.PixelShuffle(2), channel_norm(out_channels), nn.GELU())
 
 
 class Projection(nn.Sequential):
@@ -44,7 +40,7 @@ class Projection(nn.Sequential):
         parts: list[nn.Module] = []
         width = channels
         for _ in range(layers - 1):
-            parts += [nn.Conv2d(width, hidden, 1), ChannelNorm(hidden), nn.GELU()]
+            parts += [nn.Conv2d(width, hidden, 1), channel_norm(hidden), nn.GELU()]
             width = hidden
         if layers > 0:
             parts.append(nn.Conv2d(width, dim, 1))

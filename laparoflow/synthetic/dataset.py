@@ -88,7 +88,6 @@ def write_dataset(
     *,
     label_every: int = 1,
     flow: bool = True,
-    codec: str = "libx264",
 ) -> Path:
     """Render clips and write them in the layout above; the same arguments give the same data set.
 
@@ -98,7 +97,6 @@ def write_dataset(
         seed: clip n uses seed ``seed * 1000 + n``.
         label_every: write image, mask and key points of every n-th frame; the video has all frames.
         flow: whether the true flow is written (4 bytes per pixel and frame).
-        codec: video encoder.
 
     Returns:
         The path of ``dataset.json``.
@@ -118,7 +116,7 @@ def write_dataset(
         name = f"clip_{number:03d}"
         clip_seed = seed * 1000 + number
         clip = render_clip(params, frames, clip_seed)
-        write_video(root / "videos" / f"{name}.mp4", clip.images, params.frame_rate, codec)
+        write_video(root / "videos" / f"{name}.mp4", clip.images, params.frame_rate)
         _write_labels(root, name, clip, label_every)
         if flow:
             (root / "flow").mkdir(exist_ok=True)

@@ -47,37 +47,35 @@ class Layer:
     canvas: Float
     glints: Float
 
-    @property
-    def centre(self) -> tuple[float, float]:
-        """Canvas coordinates (x, y) of the middle."""
-        return (self.canvas.shape[1] - 1) / 2.0, (self.canvas.shape[0] - 1) / 2.0
-
 
 @dataclass(frozen=True)
-class Instrument:
-    """An instrument that enters at ``pivot`` and whose tip runs on ``orbit``; key points in canvas coordinates."""
+class Mover:
+    """What moves over the tissue: the ``anchor`` (x, y) of its canvas runs on ``orbit``.
+
+    An instrument points from there to its ``pivot``; an organ, which has none, turns with its orbit.
+    """
 
     layer: Layer
     orbit: Orbit
-    pivot: tuple[float, float]
-    keypoints: NDArray[np.float64]
+    anchor: tuple[float, float]
+    pivot: tuple[float, float] | None = None
 
     def matrix(self, t: float) -> Matrix:
         """Canvas to world coordinates at time t (frames)."""
         x, y = self.orbit.position(t)
-        angle = float(np.arctan2(self.pivot[1] - y, self.pivot[0] - x))
-        return similarity(angle, 1.0, x, y) @ shift(-self.keypoints[0, 0], -self.keypoints[0, 1])
+        angle = float(np.arctan2(self.pivot[1] - y, self.pivot[0] - x)) if self.pivot else self.orbit.angle(t)
+        return similarity(angle, 1.0, x, y) @ shift(-self.anchor[0], -self.anchor[1])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that one clip is made of."""
+    """All that one clip is made of; ``keypoints`` [K, 2] are (x, y) on the canvas of the last mover, the instrument."""
 
     params: SceneParameters
     camera: Camera
     tissue: Layer
-    organs: tuple[tuple[Layer, Orbit], ...]
-    instrument: Instrument
+    movers: tuple[Mover, ...]
+    keypoints: NDArray[np.float64]
     light: Float
     glimmer: Float
     visible: NDArray[np.bool_]
@@ -85,12 +83,7 @@ class Scene:
     def matrices(self, t: float) -> list[Matrix]:
         """Canvas to frame matrices of tissue, organs and instrument at time t (frames)."""
         camera = self.camera.matrix(t)
-        result = [camera]
-        for layer, orbit in self.organs:
-            place = similarity(orbit.angle(t), 1.0, *orbit.position(t))
-            result.append(camera @ place @ shift(-layer.centre[0], -layer.centre[1]))
-        result.append(camera @ self.instrument.matrix(t))
-        return result
+        return [camera, *(camera @ mover.matrix(t) for mover in self.movers)]
 
 
 def _soft_layer(
@@ -108,18 +101,19 @@ def _soft_layer(
 
 def _draw_organ(
     rng: np.random.Generator, params: SceneParameters, colour: Float, kind: int, place: tuple[float, float]
-) -> tuple[Layer, Orbit]:
+) -> Mover:
     radius = params.height * float(rng.uniform(*params.organ_radius))
     size = 2 * int(np.ceil(radius * 1.6)) + 1
     alpha = blob_alpha(rng, size, radius)
     drift = band_noise(rng, size, size, wavelength=min(48.0, size / 2.0), spread=0.6)
     layer = _soft_layer(rng, params, colour, kind, alpha, drift)
-    return layer, draw_orbit(rng, place, params.organ_orbit, params.organ_speed, params.organ_rotation)
+    orbit = draw_orbit(rng, place, params.organ_orbit, params.organ_speed, params.organ_rotation)
+    return Mover(layer, orbit, ((size - 1) / 2.0, (size - 1) / 2.0))
 
 
 def _draw_instrument(
     rng: np.random.Generator, params: SceneParameters, colour: Float, centre: tuple[float, float], reach: float
-) -> Instrument:
+) -> tuple[Mover, NDArray[np.float64]]:
     width = float(rng.uniform(*params.instrument_width))
     height = int(np.ceil(width * 1.4)) | 1
     length = int(2.2 * reach + 4 * width)
@@ -148,12 +142,10 @@ def _draw_instrument(
     entry = float(rng.uniform(0, 2 * np.pi))
     place = float(rng.uniform(0, 2 * np.pi)), reach * float(rng.uniform(0.0, 0.35))
     target = centre[0] + place[1] * np.cos(place[0]), centre[1] + place[1] * np.sin(place[0])
-    return Instrument(
-        layer=layer,
-        orbit=draw_orbit(rng, target, params.instrument_orbit, params.instrument_speed, 0.0),
-        pivot=(centre[0] + 1.3 * reach * float(np.cos(entry)), centre[1] + 1.3 * reach * float(np.sin(entry))),
-        keypoints=np.array([[tip, middle], [wrist, middle], [wrist + 2.5 * width, middle]]),
-    )
+    orbit = draw_orbit(rng, target, params.instrument_orbit, params.instrument_speed, 0.0)
+    pivot = (centre[0] + 1.3 * reach * float(np.cos(entry)), centre[1] + 1.3 * reach * float(np.sin(entry)))
+    keypoints = np.array([[tip, middle], [wrist, middle], [wrist + 2.5 * width, middle]])
+    return Mover(layer, orbit, (tip, middle), pivot), keypoints
 
 
 def build_scene(params: SceneParameters, seed: int) -> Scene:
@@ -179,12 +171,14 @@ def build_scene(params: SceneParameters, seed: int) -> Scene:
         away = float(rng.uniform(0.30, 0.50))
         place = (centre[0] + away * centre[0] * np.cos(angle), centre[1] + away * centre[1] * 1.1 * np.sin(angle))
         organs.append(_draw_organ(rng, params, colour, kind, place))
+    camera = draw_camera(rng, params)
+    instrument, keypoints = _draw_instrument(rng, params, colour, centre, reach)
     return Scene(
         params=params,
-        camera=draw_camera(rng, params),
+        camera=camera,
         tissue=tissue,
-        organs=tuple(organs),
-        instrument=_draw_instrument(rng, params, colour, centre, reach),
+        movers=(*organs, instrument),
+        keypoints=keypoints,
         light=(1.0 - params.shading * (distance / half_diagonal) ** 2).astype(np.float32),
         glimmer=np.clip(0.5 + 0.5 * band_noise(rng, height, width, wavelength=36.0, spread=0.6), 0.0, 1.0),
         visible=visible,
@@ -201,7 +195,7 @@ def _render_frame(scene: Scene, t: int, rng: np.random.Generator) -> tuple[NDArr
     """One frame: image uint8 [H, W, 3] and mask uint8 [H, W]."""
     params = scene.params
     height, width = params.height, params.width
-    layers = [scene.tissue, *(layer for layer, _ in scene.organs), scene.instrument.layer]
+    layers = [scene.tissue, *(mover.layer for mover in scene.movers)]
     mask = np.zeros((height, width), np.uint8)
     image = np.zeros((height, width, 3), np.float32)
     glints = np.zeros((height, width), np.float32)
@@ -240,7 +234,7 @@ def _keypoints(scene: Scene, matrix: Matrix) -> Float:
     """Key points float32 [K, 3] of the instrument in the frame."""
     height, width = scene.visible.shape
     points = np.zeros((len(KEYPOINTS), 3), np.float32)
-    for row, (u, v) in enumerate(scene.instrument.keypoints):
+    for row, (u, v) in enumerate(scene.keypoints):
         x, y, _ = matrix @ np.array([u, v, 1.0])
         column, line = round(float(x)), round(float(y))
         seen = 0 <= column < width and 0 <= line < height and bool(scene.visible[line, column])

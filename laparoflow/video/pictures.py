@@ -19,17 +19,14 @@ ROWS = 6
 LABEL = 18  # height in pixels of a row's text
 
 
-def flow_picture(
-    flow: NDArray[np.floating], longest: float | None = None, valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.uint8]:
+def flow_picture(flow: NDArray[np.floating], longest: float, valid: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """Flow [2, H, W] in the colours of ``torchvision.utils.flow_to_image``, uint8 [H, W, 3]: hue is direction, white rest.
 
-    A vector of ``longest`` pixels or more has the full colour (None: :func:`full_length`); what is not ``valid`` is black.
+    A vector of ``longest`` pixels or more has the full colour (see :func:`full_length`); what is not ``valid`` is black.
     """
     import torch
     from torchvision.utils import flow_to_image
 
-    longest = full_length(flow, valid) if longest is None else longest
     vectors = np.nan_to_num(flow.astype(np.float32))
     vectors = vectors * np.minimum(1, longest / np.maximum(np.hypot(*vectors), 1e-9))
     scale = np.zeros((2, 1, vectors.shape[2]), np.float32)

@@ -130,7 +130,7 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
     flows[0][0, 0, 0], flows[1][1, 2, 3] = np.nan, 1e9
     valids = list(rng.random((3, 20, 26)) > 0.5)
     shard = Shard(7, quality=95, stride=1)
-    for number, source in enumerate((3, 3, 4)):  # two gaps of frame 3
+    for number, source in enumerate((3, 4, 6)):
         shard.add(source, source / 25, number + 1, 2.0, frame, flows[number], valids[number])
     shard.exclude("black", 5)
     shard.write(tmp_path)
@@ -138,7 +138,6 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
     assert record is not None
     assert record == shard.record
     assert record.excluded == {"black": [5]}
-    assert record.samples[0].image == record.samples[1].image != record.samples[2].image
     data = (tmp_path / "00007.bin").read_bytes()
     for sample, flow, valid in zip(record.samples, flows, valids, strict=True):
         image = decode_image(data[sample.image : sample.image + sample.image_bytes])
