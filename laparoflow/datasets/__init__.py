@@ -1,13 +1,7 @@
 """Labelled data sets for probes: readers, splits and label budgets."""
 
-from laparoflow.datasets.settings import SplitSettings
+from laparoflow.datasets.settings import SplitSettings as SplitSettings
 from laparoflow.lazy import lazily
-
-__all__ = [
-    "IGNORE_INDEX", "ClassMap", "DatasetError", "Frame", "FrameDataset", "KeypointDataset", "KeypointSample",
-    "MappedSegmentation", "SegmentationDataset", "SegmentationSample", "Split", "SplitSettings", "build_dataset",
-    "class_map_names", "dataset_names", "label_subset", "load_class_map", "overlap_warnings", "split_dataset",
-]  # fmt: skip
 
 __getattr__ = lazily(
     __name__,

@@ -17,7 +17,7 @@ from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic, Endo
 from laparoflow.datasets.endovis15_pose import Endovis15Pose
 from laparoflow.datasets.image_masks import ImageMasks
 from laparoflow.datasets.m2caiseg import M2caiSeg
-from laparoflow.datasets.samples import FrameDataset
+from laparoflow.datasets.samples import FrameDataset, SegmentationDataset
 from laparoflow.datasets.sar_rarp50 import SarRarp50
 from laparoflow.datasets.splits import SplitSettings, split_dataset
 from laparoflow.datasets.synthetic import SyntheticKeypoints, SyntheticSegmentation
@@ -26,20 +26,12 @@ from laparoflow.datasets.sznitman import Sznitman
 Task = Literal["segmentation", "keypoints"]
 Part = Literal["all", "train", "val", "test"]
 
+KNOWN: tuple[type[FrameDataset[Any]], ...] = (
+    CholecSeg8k, M2caiSeg, SarRarp50, ImageMasks, Endovis15Robotic, Endovis15RoboticPose, Endovis15Rigid, Endovis15Pose,
+    CocoKeypoints, CocoSegmentation, SyntheticSegmentation, SyntheticKeypoints, Sznitman,
+)  # fmt: skip
 READERS: dict[tuple[str, str], Callable[..., FrameDataset[Any]]] = {
-    ("cholecseg8k", "segmentation"): CholecSeg8k,
-    ("m2caiseg", "segmentation"): M2caiSeg,
-    ("sar_rarp50", "segmentation"): SarRarp50,
-    ("image_masks", "segmentation"): ImageMasks,
-    ("endovis15_robotic", "segmentation"): Endovis15Robotic,
-    ("endovis15_robotic", "keypoints"): Endovis15RoboticPose,
-    ("endovis15_rigid", "segmentation"): Endovis15Rigid,
-    ("endovis15_pose", "keypoints"): Endovis15Pose,
-    ("coco_keypoints", "keypoints"): CocoKeypoints,
-    ("coco_segmentation", "segmentation"): CocoSegmentation,
-    ("synthetic", "segmentation"): SyntheticSegmentation,
-    ("synthetic", "keypoints"): SyntheticKeypoints,
-    ("sznitman", "keypoints"): Sznitman,
+    (reader.name, "segmentation" if issubclass(reader, SegmentationDataset) else "keypoints"): reader for reader in KNOWN
 }
 
 

@@ -113,35 +113,29 @@ def _cfg(size: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
-SIZES = {"laparoflow_convvit_mini": 64, "laparoflow_convvit_mini_window": 64, "laparoflow_convvit_small": 224}
-default_cfgs = generate_default_cfgs({name: _cfg(size) for name, size in SIZES.items()})
+MINI: dict[str, Any] = dict(img_size=64, patch_size=4, embed_dim=96, depth=2, num_heads=3)
+SMALL: dict[str, Any] = dict(img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6)
+MODELS = {
+    "laparoflow_convvit_mini": (ConvStem, MINI),  # learns in minutes on one core
+    "laparoflow_convvit_mini_window": (WindowStem, MINI),
+    "laparoflow_convvit_small": (ConvStem, SMALL),  # a ViT-S with a convolutional stem, for one GPU
+}
+default_cfgs = generate_default_cfgs({name: _cfg(shape["img_size"]) for name, (_, shape) in MODELS.items()})
 
 
-def _create(variant: str, pretrained: bool, stem: type[ConvStem], shape: dict[str, Any], given: Any) -> VisionTransformer:
-    args: dict[str, Any] = dict(class_token=False, global_pool="avg", fc_norm=False, num_classes=0, embed_layer=stem)
-    return build_model_with_cfg(
-        VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(args | shape | given),
-    )  # fmt: skip
+def _register(variant: str, stem: type[ConvStem], shape: dict[str, Any]) -> None:
+    """Make a model known to timm by its name."""
+
+    def build(pretrained: bool = False, **given: Any) -> VisionTransformer:
+        args: dict[str, Any] = dict(class_token=False, global_pool="avg", fc_norm=False, num_classes=0, embed_layer=stem)
+        return build_model_with_cfg(
+            VisionTransformer, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(args | shape | given),
+        )  # fmt: skip
+
+    build.__name__ = variant
+    register_model(build)
 
 
-MINI = dict(img_size=64, patch_size=4, embed_dim=96, depth=2, num_heads=3)
-SMALL = dict(img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6)
-
-
-@register_model
-def laparoflow_convvit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """2 blocks, 96 wide, stride 4: learns in minutes on one core."""
-    return _create("laparoflow_convvit_mini", pretrained, ConvStem, MINI, kwargs)
-
-
-@register_model
-def laparoflow_convvit_mini_window(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """``laparoflow_convvit_mini`` behind a ``WindowStem``."""
-    return _create("laparoflow_convvit_mini_window", pretrained, WindowStem, MINI, kwargs)
-
-
-@register_model
-def laparoflow_convvit_small(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """12 blocks, 384 wide, stride 16: a ViT-S with a convolutional stem, for one GPU."""
-    return _create("laparoflow_convvit_small", pretrained, ConvStem, SMALL, kwargs)
+for _name, _parts in MODELS.items():
+    _register(_name, *_parts)

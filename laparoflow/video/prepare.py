@@ -13,11 +13,10 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from laparoflow.bounds import plain
 from laparoflow.files import DiskFullError, locked, remove_leftovers, write_json
@@ -37,7 +36,6 @@ from laparoflow.video.sources import find_sources, shown
 FIRST_FRAMES = 500
 """Source frames after which the time of the whole is estimated."""
 
-T = TypeVar("T")
 LOCK = ".lock"  # held while a run names its clips or writes its report
 
 
@@ -136,13 +134,6 @@ def _check_space(out: Path, plans: list[ClipPlan], settings: PrepareSettings) ->
     return f"{counted(len(plans), 'clip')}, about {frames:.0f} frames, {needed / 1e9:.2f} GB ({free / 1e9:.0f} GB are free)"
 
 
-def _intact(out: Path, name: str) -> ClipRecord | None:
-    """The record of a clip that is finished and undamaged."""
-    folder = out / "clips" / name
-    clip = read_clip(folder)
-    return clip if clip is not None and not find_damage(folder, clip, range(len(clip.files))) else None
-
-
 def _claim(out: Path, plans: dict[str, ClipPlan], names: dict[Path, str]) -> dict[str, ClipPlan]:
     """Give clips the names that are free now, and write down whose they are: another run may have begun since."""
     claimed = [replace(plan, name=names.get(Path(plan.source), plan.name)) for plan in plans.values()]
@@ -169,22 +160,16 @@ def _write_report(out: Path, report: PrepareReport, inputs: list[Path]) -> None:
         write_json(path, {**report.as_dict(), "writers": writers})
 
 
-def _try_plan(source: Path, name: str, settings: PrepareSettings) -> ClipPlan | VideoError:
-    """The plan of a clip, or why its source cannot be read."""
+def _open(out: Path, source: Path, name: str, settings: PrepareSettings) -> ClipRecord | ClipPlan | VideoError:
+    """The record of a clip that is finished and undamaged, else its plan, or why its source cannot be read."""
+    folder = out / "clips" / name
+    clip = read_clip(folder)
+    if clip is not None and not find_damage(folder, clip, range(len(clip.files))):
+        return clip
     try:
         return plan_clip(source, name, settings)
     except VideoError as error:
         return error
-
-
-def _for_each(what: str, work: Callable[[Path], T], sources: Sequence[Path], show: bool) -> dict[Path, T]:
-    """What ``work`` gives for each source, by threads, under a progress bar."""
-    results = {}
-    with show_progress(what, len(sources), show) as advance, ThreadPoolExecutor() as pool:
-        for source, result in zip(sources, pool.map(work, sources), strict=True):
-            advance()
-            results[source] = result
-    return results
 
 
 def prepare(
@@ -234,11 +219,14 @@ def prepare(
     report = PrepareReport(str(out), rank, world_size, passed_over=found.passed_over)
     units = units_of(len(sources), rank, world_size)
     mine = [sources[index] for index in sorted({unit[0] for unit in units})]
-    intact = _for_each("verifying", lambda source: _intact(out, names[source]), mine, progress)
-    report.clips = [clip for clip in intact.values() if clip is not None]
+    outcomes: dict[Path, ClipRecord | ClipPlan | VideoError] = {}
+    with show_progress("opening", len(mine), progress) as advance, ThreadPoolExecutor() as pool:
+        opened = pool.map(lambda source: _open(out, source, names[source], settings), mine)
+        for source, outcome in zip(mine, opened, strict=True):
+            outcomes[source] = outcome
+            advance()
+    report.clips = [clip for clip in outcomes.values() if isinstance(clip, ClipRecord)]
     report.kept = [clip.name for clip in report.clips]
-    missing = [source for source, clip in intact.items() if clip is None]
-    outcomes = _for_each("opening", lambda source: _try_plan(source, names[source], settings), missing, progress)
     plans = {plan.name: plan for plan in outcomes.values() if isinstance(plan, ClipPlan)}
     report.unreadable = {shown(source): str(error) for source, error in outcomes.items() if isinstance(error, VideoError)}
     for copy, name in copies.items():

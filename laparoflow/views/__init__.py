@@ -1,12 +1,9 @@
 """Two differently transformed views of a frame, with the exact source coordinates of every view pixel."""
 
 from laparoflow.lazy import lazily
-from laparoflow.views.settings import GeometrySettings, PhotometricSettings, ViewSettings
-
-__all__ = [
-    "GeometrySettings", "PhotometricSettings", "TwoViews", "View", "ViewSettings", "ViewTransform", "cell_grid",
-    "draw_transform", "sample_flow", "sample_image", "sample_mask",
-]  # fmt: skip
+from laparoflow.views.settings import GeometrySettings as GeometrySettings
+from laparoflow.views.settings import PhotometricSettings as PhotometricSettings
+from laparoflow.views.settings import ViewSettings as ViewSettings
 
 __getattr__ = lazily(
     __name__,
