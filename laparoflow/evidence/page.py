@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from laparoflow.evidence.pools import FURTHER
-from laparoflow.report.sections import CHARTED, SCORE_NAMES, spread_text
+from laparoflow.report.sections import evidence_tables
 
 LEFT_OUT = ("entries", "out", "real_root")
 
@@ -34,16 +34,8 @@ def tables(document: Mapping[str, Any]) -> str:
             further = ("" if row[name] is None else f"{row[name]:.3f}" for name in names)
             lines.append(_row([row["method"], f"{row['mean']:.3f}", seeds, text, tracked, *further]))
         lines.append("")
-    summary = document["summary"]
-    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in summary):
-        chosen = [entry for entry in summary if (entry["scene"], entry["task"]) == (scene, task)]
-        budgets = sorted({entry["labels"] for entry in chosen})
-        lines += [f"**{scene}: {task}, {SCORE_NAMES[CHARTED[task]]}**", ""]
-        lines += _head(["method", *(f"{budget} labels" for budget in budgets)])
-        for method in dict.fromkeys(entry["method"] for entry in chosen):
-            cells = {entry["labels"]: spread_text(entry) for entry in chosen if entry["method"] == method}
-            lines.append(_row([method, *(cells.get(budget, "") for budget in budgets)]))
-        lines.append("")
+    for table in evidence_tables(document["summary"]).values():
+        lines += [f"**{table.caption}**", "", *_head(table.header), *map(_row, table.rows), ""]
     most = max((verdict["ours_labels"] for verdict in document["verdicts"]), default=0)
     lines += [f"- {verdict['text']}" for verdict in document["verdicts"] if verdict["ours_labels"] == most]
     machine = document["machine"]

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from laparoflow.bounds import plain
 from laparoflow.evidence.arenas import Arena, build_arenas
 from laparoflow.evidence.page import essence, tables
 from laparoflow.evidence.pools import pool_rows, pool_verdicts
@@ -74,7 +75,7 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
         document.update(
             format=FORMAT,
             complete=complete,
-            settings=_plain(settings),
+            settings=plain(settings),
             machine=machine(),
             seconds=spent + time.perf_counter() - begun,
             entries=entries,
@@ -105,7 +106,12 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
                     save()
             for task in arena.tasks:
                 console.print(f"{arena.name}, seed {seed}: probing {task}")
-                entries += _probe(arena, task, runs, seed, chosen)
+                encoders = {method: load_encoder(run) for method, run in runs.items()}
+                encoders[RANDOM_INIT] = initial_encoder(firsts[arena.name, seed], seed)
+                encoders = {name: encoder.eval().requires_grad_(False) for name, encoder in encoders.items()}
+                options = ProbeOptions(labels=[*chosen.labels], steps=chosen.probe_steps, device=chosen.device)
+                options.pictures = 3 if seed == chosen.seeds[0] else 0
+                entries += _probe(arena, task, seed, encoders, options)
                 save()
     for arena in arenas:
         for seed in chosen.seeds:
@@ -115,7 +121,10 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
                 save()
             for task in (task for task in arena.tasks if task in chosen.scratch_tasks and chosen.scratch_labels):
                 console.print(f"{arena.name}, seed {seed}: {task} with labels from scratch")
-                entries += _supervise(arena, task, firsts[arena.name, seed], seed, chosen)
+                start = {FROM_SCRATCH: initial_encoder(firsts[arena.name, seed], seed)}
+                options = ProbeOptions(labels=[*chosen.scratch_labels], device=chosen.device, pictures=0)
+                options.finetune, options.finetune_steps = True, chosen.scratch_steps
+                entries += _probe(arena, task, seed, start, options, "_from_scratch")
                 save()
     save(complete=True)
     page = write_report([settings.out], settings.out / "report.html", "Evidence")
@@ -163,78 +172,51 @@ def _transfer(
 ) -> list[dict[str, Any]]:
     """Scores of one network on the tasks of a pool, or those of an earlier run; a `PixelEncoder` is trained with labels."""
     assert arena.pool is not None
-    path = arena.cache.parent / f"{method.replace(' ', '_')}_seed_{seed}.json"
-    if not path.is_file():
+    pool, path = arena.pool, arena.cache.parent / f"{method.replace(' ', '_')}_seed_{seed}.json"
+
+    def score() -> list[dict[str, Any]]:
         options = ProbeOptions(labels=[*settings.labels], steps=settings.probe_steps, device="cpu")
         if isinstance(network, PixelEncoder):
             options = dataclasses.replace(options, labels=[*settings.scratch_labels], finetune_steps=settings.scratch_steps)
-            entries = supervised_entries(network, arena.pool, options, seed)
+            entries = supervised_entries(network, pool, options, seed)
         else:
-            entries, pictures = network_entries(network, arena.pool, options)
+            entries, pictures = network_entries(network, pool, options)
             for name, picture in pictures.items() if seed == settings.seeds[0] else ():
                 write_png(path.parent / "pictures" / f"{name}, {method}.png".replace(", ", "_").replace(" ", "_"), picture)
-        write_json(path, [entry | {"method": method, "seed": seed} for entry in entries])
+        return [entry | {"method": method, "seed": seed} for entry in entries]
+
+    return _kept(path, score)
+
+
+def _kept(path: Path, score: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Entries of an earlier run, or those that `score` finds now, which are written."""
+    if not path.is_file():
+        write_json(path, score())
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _probe(arena: Arena, task: str, runs: dict[str, Path], seed: int, settings: EvidenceSettings) -> list[dict[str, Any]]:
-    """Scores of all methods and of the random initialisation, or those of an earlier run."""
-    path = arena.cache.parent / f"{task}_seed_{seed}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+def _probe(
+    arena: Arena, task: str, seed: int, encoders: dict[str, PixelEncoder], options: ProbeOptions, suffix: str = ""
+) -> list[dict[str, Any]]:
+    """Scores of networks with the labels of a task, or those of an earlier run; budgets above its frames are left out."""
+    path = arena.cache.parent / f"{task}{suffix}_seed_{seed}.json"
     train, test = arena.tasks[task]
-    first = next(iter(runs.values()))
-    encoders = {method: load_encoder(run) for method, run in runs.items()}
-    encoders[RANDOM_INIT] = initial_encoder(first, seed=seed)
-    labels = [count for count in settings.labels if count <= len(train)]
-    pictures = 3 if seed == settings.seeds[0] else 0
-    options = ProbeOptions(
-        labels=[*labels], seeds=[seed], steps=settings.probe_steps, device=settings.device, pictures=pictures
-    ).resolved()
-    encoders = {name: encoder.to(options.device).eval().requires_grad_(False) for name, encoder in encoders.items()}
-    result = PROBES[task](encoders, train, test, options)
-    for name, picture in result.pictures.items():
-        write_png(path.parent / "pictures" / f"{task}_{name.replace(' ', '_')}.png", picture)
-    return _keep(path, arena, task, seed, result)
 
+    def score() -> list[dict[str, Any]]:
+        labels = [count for count in options.labels if count <= len(train)]
+        if not labels:
+            return []
+        chosen = dataclasses.replace(options, labels=labels, seeds=[seed]).resolved()
+        result = PROBES[task]({name: encoder.to(chosen.device) for name, encoder in encoders.items()}, train, test, chosen)
+        for name, picture in result.pictures.items():
+            write_png(path.parent / "pictures" / f"{task}_{name.replace(' ', '_')}.png", picture)
+        facts = {"scene": arena.name, "task": task, "seed": seed}
+        return [
+            facts | {"method": r.backbone, "labels": r.labels, "score": _headline(r.metrics, task), "metrics": r.metrics}
+            for r in result.runs
+        ]
 
-def _supervise(arena: Arena, task: str, run: Path, seed: int, settings: EvidenceSettings) -> list[dict[str, Any]]:
-    """Scores of the network of `run` trained with labels from scratch, or those of an earlier run."""
-    path = arena.cache.parent / f"{task}_from_scratch_seed_{seed}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    train, test = arena.tasks[task]
-    labels = [count for count in settings.scratch_labels if count <= len(train)]
-    if not labels:
-        return []
-    options = ProbeOptions(
-        labels=[*labels],
-        seeds=[seed],
-        finetune=True,
-        finetune_steps=settings.scratch_steps,
-        device=settings.device,
-        pictures=0,
-    ).resolved()
-    start = initial_encoder(run, seed=seed).to(options.device)
-    return _keep(path, arena, task, seed, PROBES[task]({FROM_SCRATCH: start}, train, test, options))
-
-
-def _keep(path: Path, arena: Arena, task: str, seed: int, result: ProbeResult) -> list[dict[str, Any]]:
-    """Writes the scores of a probe as entries and returns them."""
-    entries = [
-        {
-            "scene": arena.name,
-            "task": task,
-            "method": run.backbone,
-            "labels": run.labels,
-            "seed": seed,
-            "score": _headline(run.metrics, task),
-            "metrics": run.metrics,
-        }
-        for run in result.runs
-    ]
-    write_json(path, entries)
-    return entries
+    return _kept(path, score)
 
 
 def _headline(metrics: dict[str, Any], task: str) -> float | None:
@@ -244,15 +226,10 @@ def _headline(metrics: dict[str, Any], task: str) -> float | None:
     return value
 
 
-def _plain(settings: EvidenceSettings) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
 def _check_same(settings: EvidenceSettings) -> None:
     """Refuses to mix results of different settings in one folder; remembers the settings of a new one."""
     path = settings.out / "settings.json"
-    values = {key: value for key, value in _plain(settings).items() if key not in ("out", "device")}
+    values = {key: value for key, value in plain(settings).items() if key not in ("out", "device")}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in values if values[key] != before.get(key))

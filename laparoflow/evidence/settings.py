@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from laparoflow.bounds import check_numbers
+
 Scene = Literal["default", "held_out", "real"]
 PoolName = Literal["unseen", "same procedure", "seen"]
 
@@ -76,25 +78,21 @@ class EvidenceSettings:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.methods) - set(METHODS))
-        if unknown or not self.methods:
-            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {self.methods}")
-        if not self.scenes or set(self.scenes) - set(get_args(Scene)):
-            raise ValueError(f"scenes must be some of {', '.join(get_args(Scene))}, got {self.scenes}")
-        if not self.pools or set(self.pools) - set(get_args(PoolName)):
-            raise ValueError(f"pools must be some of {', '.join(get_args(PoolName))}, got {self.pools}")
+        known = {"methods": tuple(METHODS), "scenes": get_args(Scene), "pools": get_args(PoolName)}
+        for name, names in known.items():
+            given = getattr(self, name)
+            if not given or set(given) - set(names):
+                raise ValueError(f"{name} must be some of {', '.join(names)}, got {given}")
         if "real" in self.scenes and self.real_root is None:
             raise ValueError("real_root must name a folder for the scene real")
         for name in ("seeds", "labels"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("scenes", "pools", "methods", "seeds", "labels", "scratch_labels"):
+        for name in (*known, "seeds", "labels", "scratch_labels"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 raise ValueError(f"{name} must differ from one another, got {given}")
-        for name in ("pretrain_clips", "test_clips", "frames", "test_every", "probe_steps", "scratch_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, "pretrain_clips test_clips frames test_every probe_steps scratch_steps", low=1)
         available = self.pretrain_clips * self.frames
         if set(self.scenes) & {"default", "held_out"} and max([*self.labels, *self.scratch_labels]) > available:
             raise ValueError(

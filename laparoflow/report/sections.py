@@ -226,25 +226,32 @@ def evidence_section(source: Source) -> Section:
     """Per scene and task a table and a chart of all methods, the verdicts, and pictures."""
     content = source.content
     section = Section("Evidence", source.title, warnings=list(content.get("notes", [])))
-    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in content["summary"]):
+    for (scene, task), table in evidence_tables(content["summary"]).items():
+        section.tables += [table, *_evidence_names(content.get("entries", []), scene, task)]
         chosen = [entry for entry in content["summary"] if (entry["scene"], entry["task"]) == (scene, task)]
-        budgets = sorted({entry["labels"] for entry in chosen})
-        score = SCORE_NAMES[CHARTED[task]]
-        rows = []
-        for method in dict.fromkeys(entry["method"] for entry in chosen):
-            cells = {entry["labels"]: spread_text(entry) for entry in chosen if entry["method"] == method}
-            rows.append([method, *(cells.get(budget, "") for budget in budgets)])
-        caption = f"{scene}: {task}, {score}"
-        section.tables.append(Table(caption, ["method", *(f"{budget} labels" for budget in budgets)], rows))
-        section.tables += _evidence_names(content.get("entries", []), scene, task)
         lines = [{"backbone": e["method"], "labels": e["labels"], "score": e} for e in chosen]
-        if len(budgets) > 1:
-            section.charts.append(Figure(caption, score_chart(lines, "score", score)))
+        if len(table.header) > 2:
+            section.charts.append(Figure(table.caption, score_chart(lines, "score", SCORE_NAMES[CHARTED[task]])))
     verdicts = [[verdict["text"]] for verdict in content.get("verdicts", [])]
     section.tables.append(Table("Verdicts (beats: every seed above every seed)", ["comparison"], verdicts))
     section.strips = [Strip(name, [Figure("", path.read_bytes())]) for name, path in source.pictures.items()]
     section.details = json.dumps(content.get("settings"), indent=1)
     return section
+
+
+def evidence_tables(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Table]:
+    """By scene and task: one row per method, one column per label budget."""
+    found = {}
+    for scene, task in dict.fromkeys((entry["scene"], entry["task"]) for entry in summary):
+        chosen = [entry for entry in summary if (entry["scene"], entry["task"]) == (scene, task)]
+        budgets = sorted({entry["labels"] for entry in chosen})
+        rows = []
+        for method in dict.fromkeys(entry["method"] for entry in chosen):
+            cells = {entry["labels"]: spread_text(entry) for entry in chosen if entry["method"] == method}
+            rows.append([method, *(cells.get(budget, "") for budget in budgets)])
+        caption = f"{scene}: {task}, {SCORE_NAMES[CHARTED[task]]}"
+        found[scene, task] = Table(caption, ["method", *(f"{budget} labels" for budget in budgets)], rows)
+    return found
 
 
 def _evidence_names(entries: Sequence[Mapping[str, Any]], scene: str, task: str) -> list[Table]:
