@@ -203,9 +203,6 @@ def _render_frame(scene: Scene, t: int, rng: np.random.Generator) -> tuple[NDArr
         border = cv2.BORDER_WRAP if index == 0 else cv2.BORDER_CONSTANT
         pixels = _warp(layer.canvas, matrix, width, height, border)
         glint = _warp(layer.glints, matrix, width, height, border)
-        if index == 0:
-            image, glints = np.ascontiguousarray(pixels[..., :3]), glint
-            continue
         alpha = pixels[..., 3]
         mask[alpha > 0.5] = index
         image += alpha[..., None] * (pixels[..., :3] - image)

@@ -175,12 +175,9 @@ class ClipWriter:
                     f"{plan.info.height} x {plan.info.width}; the frame size must not change within a clip"
                 )
             left, top, right, bottom = plan.crop
-            pixels = pixels[top:bottom, left:right]
-            if pixels.shape[:2] != (plan.height, plan.width):
-                smaller = plan.width < pixels.shape[1] or plan.height < pixels.shape[0]
-                mode = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-                pixels = np.asarray(cv2.resize(pixels, (plan.width, plan.height), interpolation=mode), np.uint8)
-            self._pixels[frame.index] = np.ascontiguousarray(pixels, np.uint8)
+            mode = cv2.INTER_AREA if plan.width < right - left or plan.height < bottom - top else cv2.INTER_LINEAR
+            resized = cv2.resize(pixels[top:bottom, left:right], (plan.width, plan.height), interpolation=mode)
+            self._pixels[frame.index] = np.ascontiguousarray(resized, np.uint8)
         return self._pixels[frame.index]
 
     def _take(self, frame: Frame, near: dict[int, Frame], shard: Shard) -> None:

@@ -56,8 +56,7 @@ def encode_flow(flow: Flow, valid: Mask, stride: int) -> bytes:
     """Bytes of flow float32 [C, H, W] in pixels (0 where it is not finite) and its mask bool [H, W]."""
     rows, columns = grid_size(flow.shape[1], flow.shape[2], stride)
     flow = np.clip(np.nan_to_num(flow, posinf=0.0, neginf=0.0), -LARGEST_HALF, LARGEST_HALF)
-    if stride > 1:
-        flow = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA) for plane in flow])
+    flow = np.stack([cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA) for plane in flow])
     numbers = _ordered(flow.astype(np.float16))
     for axis in (2, 1):
         numbers = np.diff(numbers, axis=axis, prepend=np.uint16(0)).astype(np.uint16)
@@ -76,8 +75,6 @@ def decode_flow(data: bytes, channels: int, height: int, width: int, stride: int
     numbers = (small >> 1) ^ (0 - (small & 1)).astype(np.uint16)
     for axis in (1, 2):
         numbers = np.cumsum(numbers, axis=axis, dtype=np.uint16)
-    flow = VALUES[numbers]
-    if stride > 1:
-        flow = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in flow])
+    flow = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in VALUES[numbers]])
     valid = np.unpackbits(content[2 * count :].reshape(height, -1), axis=-1, count=width).astype(bool)
     return flow, valid

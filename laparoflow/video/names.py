@@ -70,16 +70,11 @@ def clip_names(sources: Sequence[Path], beside: Sequence[Path] = (), taken: Sequ
     names: list[str] = []
     used = set(taken)
     for source in sources:
-        for depth in range(1, deepest + 1):
-            chosen = name(source, depth)
-            if counts(depth)[chosen] == 1 and chosen not in used:
-                break
-        else:
-            stem = chosen + source.suffix.replace(".", "_")
-            numbered = (f"{stem}_{number}" for number in count(2))
-            chosen = next(one for one in chain([stem], numbered) if one not in used)
-        used.add(chosen)
-        names.append(chosen)
+        unique = (name(source, depth) for depth in range(1, deepest + 1) if counts(depth)[name(source, depth)] == 1)
+        whole = name(source, deepest) + source.suffix.replace(".", "_")
+        numbered = (f"{whole}_{number}" for number in count(2))
+        names.append(next(one for one in chain(unique, [whole], numbered) if one not in used))
+        used.add(names[-1])
     return names
 
 
