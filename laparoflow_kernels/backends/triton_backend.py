@@ -16,7 +16,7 @@ from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 __all__ = ["MAX_DIM", "statistics", "unavailable", "weighted_sum"]
 
-MAX_DIM = {"cuda": 256, "cpu": 256}
+MAX_DIM = {"cuda": 1024, "cpu": 1024}
 
 _OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
 # the function of launch.py that runs an operator

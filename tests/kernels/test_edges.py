@@ -222,10 +222,10 @@ def test_bad_input_of_the_other_functions() -> None:
 
 
 def test_explicit_backend_raises_its_reason() -> None:
-    """Triton takes D up to 256, everywhere; on a CPU it also needs its interpreter."""
+    """Triton takes D up to 1024, everywhere; on a CPU it also needs its interpreter."""
     flow = torch.zeros(1, 4, 2)
-    with pytest.raises(BackendUnavailable, match=r"backend 'triton' cannot run on cpu torch.float32, D=300: .* D up to 256"):
-        flow_infonce(torch.zeros(1, 4, 300), torch.zeros(1, 4, 300), flow, flow, backend="triton")
+    with pytest.raises(BackendUnavailable, match=r"backend 'triton' cannot run on cpu torch.float32, D=1025: .* up to 1024"):
+        flow_infonce(torch.zeros(1, 4, 1025), torch.zeros(1, 4, 1025), flow, flow, backend="triton")
     if os.environ.get("TRITON_INTERPRET") != "1":
         reason = r"backend 'triton' cannot run on cpu .*(TRITON_INTERPRET=1|triton is not installed)"
         with pytest.raises(BackendUnavailable, match=reason):

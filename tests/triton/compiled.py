@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from laparoflow_kernels.backends.triton import launch, tiles
+from laparoflow_kernels.backends.triton import launch, pairs, tiles
 from laparoflow_kernels.backends.triton.coefficients_kernel import coefficients_kernel
 from laparoflow_kernels.backends.triton.finish_kernel import finish_kernel
 from laparoflow_kernels.backends.triton.gradient_kernels import backward_kernel
@@ -101,8 +101,8 @@ class Variant:
         if self.kernel == "weighted_sum":
             return dict(F=self.F, FLOW_KERNEL=self.flow_kernel, BLOCK_C=min(64, padded(self.D)), PRECISION=self.precision)
         shared = dict(
-            D=self.D, F=self.F, BLOCK_D=padded(self.D), FLOW_KERNEL=self.flow_kernel, INSIDE=inside,
-            DISSIMILAR=self.negatives == "dissimilar", BATCH=self.scope == "batch", BOUNDED=self.bounded,
+            D=self.D, F=self.F, BLOCK_D=padded(min(self.D, launch.WIDEST_BLOCK)), FLOW_KERNEL=self.flow_kernel,
+            INSIDE=inside, DISSIMILAR=self.negatives == "dissimilar", BATCH=self.scope == "batch", BOUNDED=self.bounded,
             PRECISION=self.precision,
         )  # fmt: skip
         if self.kernel == "backward":
@@ -213,7 +213,7 @@ def compile_tile(variant: Variant, tile: Tile, capability: int) -> Facts:
         stack=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
         shared=binary.metadata.shared,
         blocks_per_multiprocessor=occupancy(capability, tile.warps, registers, binary.metadata.shared),
-        loops=tuple(inner_loops(sass, pairs_per_thread)), ptx=binary.asm["ptx"], sass=sass,
+        loops=tuple(inner_loops(sass, pairs_per_thread, steps_of(constants))), ptx=binary.asm["ptx"], sass=sass,
     )  # fmt: skip
 
 
@@ -251,23 +251,34 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
     return usage, sass
 
 
-def inner_loops(sass: str, pairs_per_thread: float) -> list[Loop]:
+def steps_of(constants: dict[str, Any]) -> int:
+    """Steps of the loop over channels inside of the loop over tiles, for rows that are too wide to be held."""
+    width = int(constants.get("D", 0))
+    return -(-width // pairs.CHUNK.value) if width > launch.WIDEST_BLOCK else 1
+
+
+def inner_loops(sass: str, pairs_per_thread: float, steps: int) -> list[Loop]:
     """Innermost loops that use the special function unit: the loops over tiles of pairs.
 
+    One inside of it without that unit, over the channels of wide rows, is counted ``steps`` times.
     Of a tile whose weights have their exponents from a product or, where flows are far, from differences, the product is
     counted. What lies behind the last EXIT are waits moved out of line, whose jump back is no loop.
     """
     code = [(int(m[1], 16), m[2]) for m in re.finditer(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
     last_exit = max(address for address, text in code if operation(text) == "EXIT")
     code = [(address, text) for address, text in code if address <= last_exit]
-    spans = []
+    spans, products = [], []
     for address, text in code:
         target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
         if target and int(target[1], 16) < address:
             first = int(target[1], 16)
             counts = Counter(operation(text) for text in near_path([line for line in code if first <= line[0] <= address]))
             if any(name.startswith("MUFU") for name in counts):
+                for inner in (counts for start, counts in products if start >= first and steps > 1):
+                    counts += Counter({name: (steps - 1) * count for name, count in inner.items()})
                 spans.append((first, address, counts))
+            elif any(name.split(".")[0].endswith(("MMA", "FFMA")) for name in counts):
+                products.append((first, counts))
     loops = []
     for first, last, counts in spans:
         if any((a, b) != (first, last) and first <= a and b <= last for a, b, _ in spans):

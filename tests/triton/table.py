@@ -7,8 +7,8 @@ Replaces what stands between the markers of that page. The model, in seconds per
     issue   = instructions of the main loop / (128 lanes * 132 multiprocessors * clock)
     tensor  = 36 clocks for each product of 64 x 64 pairs over 16 columns / (4096 * 132 * clock)
     special = special-unit operations / (16 * 132 * clock)
-    traffic = bytes of a streamed row / rows of a tile / rate of the L2 cache
-    time    = pairs * STALLS * ((issue + tensor)^3 + special^3 + traffic^3)^(1/3)
+    traffic = bytes of a streamed row / rows of a tile / rate of the L2 cache (wide rows: those of the own rows, too)
+    time    = pairs * channel blocks * STALLS * ((issue + tensor)^3 + special^3 + traffic^3)^(1/3)
 
 Issue and tensor add up, as Nsight Compute showed of the CUDA kernels on an H200, and 36 is from there. The cube is what
 their four shares of the special unit ask for (forward, D = 64: 6.3 to 7.1 ms, with STALLS = 1.03). STALLS is fitted to what
@@ -22,6 +22,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from laparoflow_kernels.backends.triton import launch
 from tests.triton.compiled import Facts, Variant, compile_variant
 
 CLOCK = 1.85e9
@@ -60,14 +61,17 @@ def predicted_seconds(facts: Facts) -> float:
     clocks = MULTIPROCESSORS * CLOCK
     operands = variant.has_operands(facts.capability)
     width = int(variant.constants().get("BLOCK_D", 0))
-    products = 0.0 if variant.precision == "ieee" else variant.products * width / 16 + operands
+    wide, size = variant.D > launch.WIDEST_BLOCK, 4 if variant.dtype == "fp32" else 2
+    blocks = -(-variant.D // width) if wide and variant.kernel == "backward" else 1
+    channels = variant.D + (variant.products - 1) * width if wide else variant.products * width
+    products = 0.0 if variant.precision == "ieee" else channels / 16 + operands
     issue = facts.main.instructions / (128 * clocks)
     tensor = PRODUCT_CLOCKS[variant.dtype] * products / (4096 * clocks)
     special = facts.main.special / (16 * clocks)
-    row = variant.D * (4 if variant.dtype == "fp32" else 2) + (32 if operands else 0) + 4 * variant.F
-    traffic = row / tile.block_m / L2_RATE
+    row = (channels if wide else variant.D) * size + (32 if operands else 0) + 4 * variant.F
+    traffic = (row / tile.block_m + (variant.D * size / tile.block_n if wide else 0)) / L2_RATE
     stalls = STALLS if facts.blocks_per_multiprocessor > 1 else STALLS_OF_ONE_BLOCK
-    return PAIRS * stalls * ((issue + tensor) ** 3 + special**3 + traffic**3) ** (1 / 3)
+    return PAIRS * blocks * stalls * ((issue + tensor) ** 3 + special**3 + traffic**3) ** (1 / 3)
 
 
 def describe(variant: Variant) -> str:

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 
 QUICK = {
-    "test_statistics_and_gradients.py": "gaussian_loss and frame-all",
+    "test_statistics_and_gradients.py": "gaussian_loss and frame-all or wide_rows_that_are",
     "test_weight_operands.py": "flows_out_of_reach and clusters",
 }
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))

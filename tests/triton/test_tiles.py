@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
+from laparoflow_kernels.backends import choose_backend, native, reference, triton_backend
 from laparoflow_kernels.backends.triton import availability, launch, tiles
 from laparoflow_kernels.backends.triton.tiles import Tile
 
@@ -151,6 +152,24 @@ def test_reasons_by_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert availability.unavailable(cuda, torch.bfloat16) is None
     assert "float64" in availability.unavailable(cuda, torch.float64)
     assert "int32" in availability.unavailable(cuda, torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("dim", "dtype", "chosen"),
+    [
+        (256, torch.bfloat16, native), (257, torch.bfloat16, triton_backend), (1024, torch.float32, triton_backend),
+        (1025, torch.float32, reference), (64, torch.float64, reference),
+    ],
+)  # fmt: skip
+def test_rows_of_a_vit_on_a_gpu_are_not_held_densely(
+    monkeypatch: pytest.MonkeyPatch, dim: int, dtype: torch.dtype, chosen: ModuleType
+) -> None:
+    """The CUDA kernels end at D = 256; what is wider goes to Triton and not to the matrix of all pairs."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(native, "build_facts", lambda: {"cuda": "13.0", "cuda_architectures": "9.0a"})
+    assert choose_backend("auto", torch.device("cuda"), dtype, dim) is chosen
 
 
 def test_importing_the_package_does_not_import_triton() -> None:

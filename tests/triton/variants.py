@@ -90,17 +90,26 @@ def covering(seed: int = 0) -> list[tuple[Variant, int]]:
 
 def sample(seed: int = 0) -> list[tuple[Variant, int]]:
     """What the default run compiles: (variant, compute capability)."""
-    return covering(seed) + found_wrong() + consumer() + list(small_kernels())
+    return covering(seed) + found_wrong() + at_width(256, CONSUMER) + wide() + list(small_kernels())
 
 
-def consumer(seed: int = 1) -> list[tuple[Variant, int]]:
-    """Variants with the widest rows for GPUs with 99 KB of shared memory, on which a default tile may find no room."""
+def at_width(width: int, capabilities: tuple[int, ...], seed: int = 1) -> list[tuple[Variant, int]]:
+    """Variants with rows of one width, each kernel and dtype once.
+
+    GPUs with 99 KB of shared memory may have no room for a default tile and the widest rows that a program holds.
+    """
     generator = random.Random(seed)
     result = []
-    for capability, (dtype, precision), kernel in itertools.product(CONSUMER, DTYPES, PAIR_KERNELS):
+    for capability, (dtype, precision), kernel in itertools.product(capabilities, DTYPES, PAIR_KERNELS):
         draws = (drawn(generator, dtype, precision) for _ in itertools.count())
-        result.append((replace(next(v for v in draws if v.kernel == kernel), D=256), capability))
+        result.append((replace(next(v for v in draws if v.kernel == kernel), D=width), capability))
     return result
+
+
+def wide() -> list[tuple[Variant, int]]:
+    """Variants with rows that no program holds: the plain ones and, of two widths, one draw of options for each."""
+    plain = [(Variant(kernel, D=width), 90) for width in (384, 768) for kernel in PAIR_KERNELS]
+    return plain + at_width(384, CAPABILITIES, seed=2) + at_width(1000, (90, CONSUMER[0]), seed=3)
 
 
 def found_wrong() -> list[tuple[Variant, int]]:
@@ -145,4 +154,4 @@ def every() -> list[tuple[Variant, int]]:
             kernel, dtype, width, flow_kernel=flow_kernel, positives=positives, bounded=bounded, precision=precision, **more
         )
         result.append((variant, capability))
-    return result + consumer() + list(small_kernels())
+    return result + at_width(256, CONSUMER) + wide() + list(small_kernels())

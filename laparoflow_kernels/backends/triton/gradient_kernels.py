@@ -18,7 +18,9 @@ All terms of dS are added in float32 before the one rounding to the input's dtyp
 
 What a row's terms need of its statistics is seven numbers, c0 to c6, that ``coefficients_kernel`` has prepared.
 
-Grid: frame x tile of the owned side. Memory: 7 floats per row and the outputs.
+Grid: axis 0 = frame x tile of the owned side, axis 1 = block of BLOCK_D channels of the gradient. Rows of up to 256 channels
+are one block. Of wider rows each block forms the logits again, from CHUNK channels of both sides at a time, and the programs
+of the first block write the parts of dtemperature. Memory: 7 floats per row and the outputs.
 """
 
 import triton
@@ -31,7 +33,9 @@ from .pairs import (
     load_flow,
     load_own_group,
     load_rows,
+    logits,
     other_frame_tile,
+    own_rows,
     product,
     rounded_to,
     same_group,
@@ -158,7 +162,7 @@ def terms_of_tile(
 def backward_tile(
     own, own_flow, own_flow_at, own_operand, near, own_valid, own_group, own_coefficients, other, other_flow_base,
     other_operands, other_mask, other_group, other_coefficient_base,
-    total_other, start, end, scale, inverse_bandwidth, gradient, temperature_sum,
+    total_other, start, end, channel, scale, inverse_bandwidth, gradient, temperature_sum,
     D: tl.constexpr, F: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     FLOW_KERNEL: tl.constexpr, WEIGHTED: tl.constexpr, INSIDE: tl.constexpr, DISSIMILAR: tl.constexpr,
     BOUNDED: tl.constexpr, RELATIVE: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr,
@@ -167,8 +171,8 @@ def backward_tile(
 ):  # fmt: skip
     """Gradient of the owned rows after one more tile of the other side."""
     other_valid = valid_rows(other_mask, start, end, BLOCK_N, RAGGED)
-    y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D)
-    s = product(own, tl.trans(y), tl.zeros([own.shape[0], BLOCK_N], dtype=gradient.dtype), PRECISION)
+    zero = tl.zeros([own_flow[0].shape[0], BLOCK_N], dtype=gradient.dtype)
+    s, y = logits(own, other, start, other_valid, zero, D, BLOCK_D, PRECISION)
     # formed before the weights: behind them, the same code takes more registers and spills
     z = s
     if other_valid is not None:
@@ -209,12 +213,14 @@ def backward_tile(
     ds, spread = terms_of_tile(
         z, s, scale, weight, distance, factor, own_coefficients, other_coefficients,
         WEIGHTED, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS, OTHER_TERMS, TEMPERATURE,
-        16777216.0 if own.dtype == tl.float16 else 1.0,
+        16777216.0 if other.dtype.element_ty == tl.float16 else 1.0,
     )  # fmt: skip
     if TEMPERATURE:
         temperature_sum += tl.sum(spread, 1)
     if ROWS:
-        gradient = product(rounded_to(ds, own.dtype), y, gradient, PRECISION)
+        if D > BLOCK_D:
+            y = load_rows(other, start, other_valid, D, BLOCK_N, BLOCK_D, channel)
+        gradient = product(rounded_to(ds, other.dtype.element_ty), y, gradient, PRECISION)
     return gradient, temperature_sum
 
 
@@ -229,12 +235,15 @@ def backward_kernel(
     BOUNDED: tl.constexpr, OWN_TERMS: tl.constexpr, OTHER_TERMS: tl.constexpr, ROWS: tl.constexpr,
     TEMPERATURE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """own_gradient [total_own, D] (with ROWS) and temperature_rows [total_own] (with TEMPERATURE) of one tile."""
+    """BLOCK_D channels of own_gradient [total_own, D] (with ROWS), temperature_rows [total_own] (with TEMPERATURE)."""
     tile = tl.program_id(0) % own_tiles
     frame = tl.program_id(0) // own_tiles
     own_start = tl.load(own_offsets + frame).to(tl.int32)
     own_end = tl.load(own_offsets + frame + 1).to(tl.int32)
     first = own_start + tile * BLOCK_M
+    channel = 0
+    if D > BLOCK_D:
+        channel = tl.program_id(1) * BLOCK_D
     RELATIVE: tl.constexpr = BOUNDED and own.dtype.element_ty.primitive_bitwidth > 16
     if first < own_end:
         other_start = tl.load(other_offsets + frame).to(tl.int32)
@@ -244,7 +253,7 @@ def backward_kernel(
         scale = LOG2_E / tl.load(temperature)
         rows = tl.arange(0, BLOCK_M)
         own_valid = valid_rows(own_mask, first, own_end, BLOCK_M, True)
-        x = load_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
+        x = own_rows(own, first, own_valid, D, BLOCK_M, BLOCK_D)
         x_group = load_own_group(own_group, first, own_valid, BLOCK_M)
         x_flow_at = own_flow + first.to(tl.int64) * F
         x_flow = load_flow(x_flow_at, rows, own_valid, float("-inf"), F)
@@ -279,7 +288,7 @@ def backward_kernel(
                 gradient, temperature_sum = backward_tile(
                     x, x_flow, x_flow_at, x_operand, near, own_valid, x_group, x_coefficients, other, other_flow,
                     other_operands, other_mask, other_group, other_coefficients,
-                    total_other, start, end, scale, inv_bandwidth, gradient, temperature_sum,
+                    total_other, start, end, channel, scale, inv_bandwidth, gradient, temperature_sum,
                     D, F, BLOCK_N, BLOCK_D, FLOW_KERNEL, PART < 2, INSIDE, DISSIMILAR, BOUNDED, RELATIVE, OWN_TERMS,
                     OTHER_TERMS, TEMPERATURE, ROWS, PRECISION, PART > 0,
                 )  # fmt: skip
@@ -290,7 +299,7 @@ def backward_kernel(
             kept = in_frame & (tl.load(own_mask + first.to(tl.int64) + rows, mask=in_frame, other=0) != 0)
         unscale = inv_temperature / tl.load(gradient_scale)
         if ROWS:
-            d = tl.arange(0, BLOCK_D)
+            d = channel + tl.arange(0, BLOCK_D)
             gradient = tl.where(kept[:, None], gradient * unscale, 0.0)
             tl.store(
                 own_gradient + first.to(tl.int64) * D + rows[:, None] * D + d[None, :],
@@ -299,4 +308,4 @@ def backward_kernel(
             )
         if TEMPERATURE:
             temperature_sum = tl.where(kept, temperature_sum * (-unscale * inv_temperature), 0.0)
-            tl.store(temperature_rows + first.to(tl.int64) + rows, temperature_sum, mask=in_frame)
+            tl.store(temperature_rows + first.to(tl.int64) + rows, temperature_sum, mask=in_frame & (channel == 0))

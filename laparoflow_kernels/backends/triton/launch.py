@@ -28,7 +28,8 @@ from .tiles import Tile
 from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
 
-MAX_DIMENSIONS = 256
+MAX_DIMENSIONS = 1024
+WIDEST_BLOCK = 256  # channels of a row that a program holds; wider rows are read again for each tile of pairs
 MAX_FLOW = 8
 MAX_SPLITS = 16
 INSIDE_LIFT = 48.0
@@ -61,7 +62,7 @@ def sides_of(p: PairArguments) -> tuple[Side, Side]:
     """Queries and keys, with their weight operands where these exponents are a product.
 
     Raises:
-        ValueError: D over 256, F over 8, 2^31 rows or more, or groups of one side alone.
+        ValueError: D over MAX_DIMENSIONS, F over 8, 2^31 rows or more, or groups of one side alone.
     """
     if (p.query_group is None) != (p.key_group is None):
         raise ValueError("key_group: expected where query_group is, and not else")
@@ -95,8 +96,9 @@ def left_out(own: Side, other: Side) -> dict[str, bool]:
 
 def constants_of(p: PairArguments) -> dict[str, Any]:
     """Compile-time constants of the pair kernels."""
+    width = p.query.shape[1]
     return dict(
-        D=p.query.shape[1], F=p.query_flow.shape[1], BLOCK_D=padded(p.query.shape[1]), FLOW_KERNEL=p.flow_kernel,
+        D=width, F=p.query_flow.shape[1], BLOCK_D=padded(min(width, WIDEST_BLOCK)), FLOW_KERNEL=p.flow_kernel,
         INSIDE=p.positives == "inside", DISSIMILAR=p.negatives == "dissimilar", BATCH=p.scope == "batch", BOUNDED=p.bounded,
         PRECISION=input_precision(p.query),
     )  # fmt: skip
@@ -207,7 +209,8 @@ def gradient_of_side(
 
     def run(tile: Tile) -> tuple[Any, None]:
         own_tiles = triton.cdiv(own.largest, tile.block_m)
-        kernel = backward_kernel[(own.frames * own_tiles,)](
+        channel_blocks = triton.cdiv(options["D"], options["BLOCK_D"]) if gradient else 1
+        kernel = backward_kernel[(own.frames * own_tiles, channel_blocks)](
             own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
             own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
             upstream.query, upstream.key, upstream.scale, own_gradient, by_row, own.rows.shape[0], other.rows.shape[0],

@@ -23,6 +23,7 @@ LN_2_REST = tl.constexpr(-1.904654e-9)  # ln 2 less its float32
 LOG2_E_REST = tl.constexpr(1.925963e-8)  # log2(e) less its float32
 LN_2 = tl.constexpr(0.6931471805599453)
 LN_2_HIGH = tl.constexpr(0.693145751953125)
+CHUNK = tl.constexpr(64)  # channels of a step of ``logits`` where rows are too wide to be held
 LN_2_LOW = tl.constexpr(1.4286068203094172e-06)
 
 
@@ -169,17 +170,20 @@ def pair_weight(squared, inverse_bandwidth, FLOW_KERNEL: tl.constexpr):
 
 
 @triton.jit
-def load_rows(matrix, start, valid, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows start..start+BLOCK of a contiguous [*, D] matrix, 0 where not valid (None: all are), in 64-bit addressing."""
+def load_rows(matrix, start, valid, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, channel=0):
+    """[BLOCK, BLOCK_D] of a contiguous [*, D] matrix from row ``start`` and channel ``channel`` on, in 64-bit addressing.
+
+    Rows that are not valid (None: all are) and channels past D are 0.
+    """
     base = matrix + start.to(tl.int64) * D
-    d = tl.arange(0, BLOCK_D)
+    d = channel + tl.arange(0, BLOCK_D)
     offsets = tl.arange(0, BLOCK)[:, None] * D + d[None, :]
     if valid is not None:
         mask = valid[:, None]
-        if BLOCK_D != D:
+        if D // BLOCK_D * BLOCK_D != D:
             mask = mask & (d < D)[None, :]
         result = tl.load(base + offsets, mask=mask, other=0.0)
-    elif BLOCK_D != D:
+    elif D // BLOCK_D * BLOCK_D != D:
         result = tl.load(base + offsets, mask=(d < D)[None, :], other=0.0)
     else:
         result = tl.load(base + offsets)
@@ -226,6 +230,33 @@ def product(a, b, accumulator, PRECISION: tl.constexpr):
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc=accumulator, input_precision=PRECISION, out_dtype=accumulator.dtype)
+
+
+@triton.jit
+def own_rows(matrix, start, valid, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """What ``logits`` takes of the rows of a program: a tile of them or, with D over BLOCK_D, where they lie."""
+    if D <= BLOCK_D:
+        return load_rows(matrix, start, valid, D, BLOCK, BLOCK_D)
+    else:
+        return matrix, start, valid
+
+
+@triton.jit
+def logits(own, other, start, valid, zero, D: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr):
+    """(q.k of a tile of pairs, added to ``zero`` [BLOCK_M, BLOCK_N]; the streamed rows, where D is at most BLOCK_D).
+
+    Beyond, no rows are kept: those of both sides are loaded CHUNK channels at a time.
+    """
+    if D <= BLOCK_D:
+        y = load_rows(other, start, valid, D, zero.shape[1], BLOCK_D)
+        return product(own, tl.trans(y), zero, PRECISION), y
+    else:
+        s = zero
+        for channel in tl.range(0, D, CHUNK):
+            x = load_rows(own[0], own[1], own[2], D, zero.shape[0], CHUNK, channel)
+            y = load_rows(other, start, valid, D, zero.shape[1], CHUNK, channel)
+            s = product(x, tl.trans(y), s, PRECISION)
+        return s, s
 
 
 @triton.jit

@@ -31,9 +31,9 @@ from .pairs import (
     LOG2_E,
     load_flow,
     load_own_group,
-    load_rows,
+    logits,
     other_frame_tile,
-    product,
+    own_rows,
     same_group,
     valid_rows,
 )
@@ -160,8 +160,8 @@ def forward_tile(
 ):  # fmt: skip
     """Row sums after one more tile of keys start..end."""
     k_valid = valid_rows(key_mask, start, end, BLOCK_N, RAGGED)
-    k = load_rows(key, start, k_valid, D, BLOCK_N, BLOCK_D)
-    s = product(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], dtype=den.dtype), PRECISION)
+    zero = tl.zeros([q_flow[0].shape[0], BLOCK_N], dtype=den.dtype)
+    s, _ = logits(q, key, start, k_valid, zero, D, BLOCK_D, PRECISION)
     z = s
     if k_valid is not None:
         bias = tl.where(k_valid, 0.0, float("-inf"))[None, :]
@@ -237,7 +237,7 @@ def forward_kernel(
     q_first = q_start + row_tile * BLOCK_M
     if q_first < q_end:
         q_valid = valid_rows(query_mask, q_first, q_end, BLOCK_M, True)
-        q = load_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
+        q = own_rows(query, q_first, q_valid, D, BLOCK_M, BLOCK_D)
         q_group = load_own_group(query_group, q_first, q_valid, BLOCK_M)
         q_flow_at = query_flow + q_first.to(tl.int64) * F
         q_flow = load_flow(q_flow_at, tl.arange(0, BLOCK_M), q_valid, float("-inf"), F)

@@ -10,8 +10,10 @@ from problems import OPERATORS, assert_right, by_reference, by_triton, in_float6
 
 from laparoflow_kernels.backends.triton import tiles
 from laparoflow_kernels.backends.triton.tiles import Tile
+from laparoflow_kernels.problem import PairProblem
 
 BOOL = (False, True)
+WIDE = {"forward": Tile(32, 16, 4, 1), "backward": Tile(32, 32, 4, 1)}
 SMALL = {kind: Tile(64, 32, 4, 1) for kind in ("forward", "backward")}
 
 
@@ -265,6 +267,38 @@ def test_only_needed_gradients_come_back() -> None:
                 assert value.shape == (0,)
 
 
+def wide_problem(dim: int, dtype: torch.dtype, case: int) -> PairProblem:
+    symmetric, bounded, inside = bool(case & 1), bool(case & 2), bool(case & 4)
+    return problem(
+        (37, 6), (20, 9), dim, dtype, masked=symmetric, grouped=bounded and inside, symmetric=symmetric, bounded=bounded,
+        positives="inside" if inside else "outside", negatives="dissimilar" if symmetric != inside else "all",
+        scope="batch" if inside else "frame",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [257, 384, 768, 1000, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_too_wide_to_be_held(dim: int, dtype: torch.dtype) -> None:
+    """Their logits are summed in chunks of channels and their gradients are made in blocks; all options, all dtypes."""
+    with tiles.forced(**WIDE):
+        for case in range(8):
+            if dim == 384 or case % 4 == dim // 128 % 4:
+                assert_right(wide_problem(dim, dtype, case))
+
+
+def test_gradients_of_wide_rows_that_are_asked_for_alone() -> None:
+    """dtemperature comes from one block of channels, whichever side makes it, and without any gradient of rows."""
+    p = wide_problem(600, torch.float32, 1)
+    rows, columns = OPERATORS.flow_infonce_forward(*p.op_args())
+    upstream = [torch.stack([torch.ones(n), -torch.ones(n)]) for n in (len(p.query), len(p.key))]
+    every = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, *upstream, True, True, True)
+    for needs in ((True, False, False), (False, True, True), (False, False, True)):
+        found = OPERATORS.flow_infonce_backward(*p.op_args(), rows, columns, *upstream, *needs)
+        for value, need, full in zip(found, needs, every, strict=True):
+            if need:
+                torch.testing.assert_close(value, full, rtol=1e-4, atol=1e-4)
+
+
 def test_too_wide_inputs_are_refused() -> None:
-    with pytest.raises(ValueError, match="D from 1 to 256, got 257"):
-        by_triton(problem((3,), (3,), 257))
+    with pytest.raises(ValueError, match="D from 1 to 1024, got 1025"):
+        by_triton(problem((3,), (3,), 1025))
