@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,13 @@ def convert_cache(old: Path, new: Path) -> list[ClipRecord]:
         raise CacheError(f"old: expected a cache of version 1, got version {header.get('version')} in {old}")
     if new.exists():
         raise CacheError(f"new: expected a folder that does not exist, got {new}")
-    known = {item.name for item in fields(PrepareSettings)}
-    recorded = {name: value for name, value in header["settings"].items() if name in known}
-    ours = {"flow_weights": None, "flow_folder": None, "flow_method": "dis", "gap_choice": "first_moving"}  # already done
-    settings = replace(PrepareSettings(), **{**recorded, **ours})
+    settings = PrepareSettings(dis_preset=header["settings"].get("dis_preset", "medium"))  # the flow's grid follows from it
     records = [
         _convert_clip(folder, new / "clips" / folder.name, settings)
         for folder in sorted((old / "clips").iterdir())
         if (folder / "clip.json").is_file()
     ]
-    missing = {name: value for name, value in plain(settings).items() if name not in recorded}
+    missing = {name: value for name, value in plain(settings).items() if name not in header["settings"]}
     write_json(new / "cache.json", {"format": FORMAT, "version": VERSION, "settings": {**header["settings"], **missing}})
     return records
 
