@@ -18,11 +18,6 @@ from laparoflow.methods.settings import CoordinateSettings
 from laparoflow.models.encoder import PixelEncoder
 
 
-def same_place(first: PixelView, near: NearView | None) -> tuple[Tensor, Tensor] | None:
-    """What ``contrast_views`` takes as ``here`` where nothing is known of motion: cells stay where they are."""
-    return None if near is None else (first.grid[near.row], first.inside[near.row])
-
-
 class ContrastMethod(Method):
     """A method whose loss is :class:`PixelContrast` of two views under some guide; see the module."""
 
@@ -41,8 +36,8 @@ class ContrastMethod(Method):
     ) -> MethodOutput:  # fmt: skip
         """Loss of two views with a guide [B, F, h, w] and a mask [B, h, w] each, and of ``near``, views of neighbours.
 
-        ``here`` is where the first view's cells lie in the neighbours, [n, h, w, 2], and which of them count, [n, h, w].
-        With a teacher it encodes the keys, and each view is the query once.
+        ``here`` is where the first view's cells lie in the neighbours, [n, h, w, 2], and which of them count, [n, h, w];
+        without it they stay where they are. With a teacher it encodes the keys, and each view is the query once.
         """
         queries = [self.encoder(first.image), self.encoder(second.image)]
         if self.teacher is None:
@@ -52,9 +47,10 @@ class ContrastMethod(Method):
             if self.contrast.settings.symmetric:
                 two = self.contrast(queries[1], self.teach(first.image), *guides[::-1], *masks[::-1])
                 output = mean_output(output, two)
-        if near is None or here is None:
+        if near is None:
             return output
-        places = place_guides(here[0], near.grid)
-        found = self.near_contrast(queries[0][near.row], self.encoder(near.image), *places, here[1], near.inside)
+        place, counted = here or (first.grid[near.row], first.inside[near.row])
+        places = place_guides(place, near.grid)
+        found = self.near_contrast(queries[0][near.row], self.encoder(near.image), *places, counted, near.inside)
         logs = output.logs | {"neighbour_loss": found.loss.detach(), "neighbour_valid": found.logs["valid"]}
         return MethodOutput(output.loss + self.contrast.settings.neighbour_weight * found.loss, logs)

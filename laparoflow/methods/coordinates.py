@@ -9,7 +9,7 @@ keeps its meaning under any crop and scale.
 from __future__ import annotations
 
 from laparoflow.methods.base import MethodOutput, NearView, PixelView, place_guides
-from laparoflow.methods.contrast_method import ContrastMethod, same_place
+from laparoflow.methods.contrast_method import ContrastMethod
 
 
 class CoordinateMethod(ContrastMethod):
@@ -18,4 +18,4 @@ class CoordinateMethod(ContrastMethod):
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, and of the same places in neighbours."""
         guides = place_guides(first.grid, second.grid)
-        return self.contrast_views(first, second, guides, [first.inside, second.inside], near, same_place(first, near))
+        return self.contrast_views(first, second, guides, [first.inside, second.inside], near)

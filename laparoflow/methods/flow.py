@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from laparoflow.methods.base import MethodOutput, NearView, PixelView
-from laparoflow.methods.contrast_method import ContrastMethod, same_place
+from laparoflow.methods.contrast_method import ContrastMethod
 from laparoflow.methods.settings import FlowSettings
 from laparoflow.models.encoder import PixelEncoder
 
@@ -49,9 +49,8 @@ class FlowMethod(ContrastMethod):
     def forward(self, first: PixelView, second: PixelView, near: NearView | None = None) -> MethodOutput:
         """Loss of two views, and of the places that the flow leads to in neighbours; the controls know the place alone."""
         guides, masks = [self.guide(v) for v in (first, second)], [self.mask(v) for v in (first, second)]
-        here = same_place(first, near)
-        if near is not None and self.settings.guide in ("flow", "flow_and_place"):
-            here = (near.moved, near.trusted)
+        told = self.settings.guide in ("flow", "flow_and_place")
+        here = (near.moved, near.trusted) if near is not None and told else None
         output = self.contrast_views(first, second, guides, masks, near, here)
         output.logs["motion"] = first.spread.float().mean()
         return output
