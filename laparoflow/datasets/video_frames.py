@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,7 +24,7 @@ class VideoFrames:
         self.path, self.pixels = path, pixels
         self._frames: Iterator[av.VideoFrame] | None = None
         self._number = -1
-        self._last: NDArray[np.uint8] | None = None
+        self._frame: Any = None
 
     def __len__(self) -> int:
         """Number of frames that the file announces, or of its packets where it announces none."""
@@ -37,19 +38,16 @@ class VideoFrames:
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         """Pixels of one frame; a DatasetError where the file cannot be decoded up to it."""
         if self._frames is None or number < self._number:
-            self._frames, self._number, self._last = self._decode(), -1, None
+            self._frames, self._number = self._decode(), -1
         try:
             while self._number < number:
-                frame = next(self._frames)
-                self._number, self._last = self._number + 1, None
-            if self._last is None:
-                self._last = np.asarray(frame.to_ndarray(format=self.pixels), np.uint8)
+                self._frame = next(self._frames)
+                self._number += 1
+            return np.asarray(self._frame.to_ndarray(format=self.pixels), np.uint8)
         except (av.error.FFmpegError, OSError, IndexError, StopIteration) as error:
             self._frames = None
             reason = f"it ends after {self._number + 1} frames" if isinstance(error, StopIteration) else error
             raise DatasetError(f"cannot read frame {number} of {self.path}: {reason}") from error
-        assert self._last is not None
-        return self._last
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         with av.open(str(self.path)) as container:
