@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +43,26 @@ class ImageMasks(SegmentationDataset):
         root = self.folder(root)
         description = _description(root / "classes.json")
         self.classes = tuple(str(name) for name in description["classes"])
+        self._ignored: list[Any] = description["ignore"]
         self._table: ColourTable | None = None
-        self._ignored_ids: list[int] = []
         if "colours" in description:
-            self._table = ColourTable([tuple(colour) for colour in (*description["colours"], *description["ignore"])])
-        else:
-            self._ignored_ids = description["ignore"]
-        self._unknown: Counter[int] = Counter()
-        self._met: set[int] = set()
+            self._table = ColourTable([tuple(colour) for colour in (*description["colours"], *self._ignored)])
+        self._met: Counter[int] = Counter()  # ids of masks
         frames: list[Frame] = []
-        counters: Counter[str] = Counter()
         for part in ("", "train", "val", "test"):
             folder = root / part / "images"
             for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS):
-                frame = _frame(path, folder, root / part / "masks", part, video_pattern)
-                counters[frame.video] += 1
-                frames.append(replace(frame, order=counters[frame.video]))
+                frames.append(_frame(path, folder, root / part / "masks", part, len(frames), video_pattern))
         super().__init__(frames, f"no picture in {root / 'images'} or in train, val, test below it")
 
     def findings(self) -> list[str]:
         if self._table is not None:
             return self._table.findings("are ignored")
-        found = ", ".join(f"{value} ({count} px)" for value, count in self._unknown.most_common(5))
+        named = {*range(len(self.classes)), *self._ignored}
+        unknown = Counter({value: count for value, count in self._met.items() if value not in named})
+        found = ", ".join(f"{value} ({count} px)" for value, count in unknown.most_common(5))
         notes = [f"mask ids that classes.json does not name are ignored: {found}"] if found else []
-        return notes + ([BINARY_HINT] if 255 in self._met and self._met <= {0, 255} else [])
+        return notes + ([BINARY_HINT] if 255 in self._met and set(self._met) <= {0, 255} else [])
 
     def mask(self, frame: Frame) -> NDArray[np.int64]:
         if self._table is None:
@@ -77,12 +72,9 @@ class ImageMasks(SegmentationDataset):
 
     def _decode_ids(self, path: Path) -> NDArray[np.int64]:
         ids = read_ids(path)
-        self._met.update(np.unique(ids).tolist())
-        ignored = np.isin(ids, self._ignored_ids)
-        unknown = (ids >= len(self.classes)) & ~ignored
-        for value, count in zip(*np.unique(ids[unknown], return_counts=True), strict=True):
-            self._unknown[int(value)] += int(count)
-        return np.where(unknown | ignored, IGNORE_INDEX, ids)
+        values, counts = np.unique(ids, return_counts=True)
+        self._met.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return np.where((ids >= len(self.classes)) | np.isin(ids, self._ignored), IGNORE_INDEX, ids)
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -112,7 +104,7 @@ def _is_colour(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
 
 
-def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None) -> Frame:
+def _frame(path: Path, images: Path, masks: Path, part: str, order: int, pattern: str | None) -> Frame:
     inside = path.relative_to(images)
     mask = masks / inside.with_suffix(".png")
     if not mask.is_file():
@@ -124,4 +116,4 @@ def _frame(path: Path, images: Path, masks: Path, part: str, pattern: str | None
         if match is None or not match.groups():
             raise DatasetError(f"image_masks: video_pattern {pattern!r} finds no group in {path.stem!r}")
         video = match.group(1)
-    return Frame(path, mask, video, name, 0, part)
+    return Frame(path, mask, video, name, order, part)
