@@ -39,11 +39,6 @@ def overlap_warnings(dataset: str, videos: Sequence[str], pretraining: Iterable[
     return warnings
 
 
-def _canonical(name: str) -> str:
-    """One name for sets that hold the same videos under the same numbers."""
-    return next((second for first, second in _tables()["same"] if first == name), name)
-
-
 def _of_labelled(dataset: str, video: str) -> frozenset[Video]:
     """The public videos that a test video is known to be from."""
     entry = _tables()["labelled"].get(dataset)
@@ -51,17 +46,17 @@ def _of_labelled(dataset: str, video: str) -> frozenset[Video]:
         return frozenset()
     if "numbers" in entry:
         return frozenset((entry["set"], number) for number in entry["numbers"])
-    match = re.search(entry["pattern"], video)
-    return frozenset({(entry["set"], int(match.group(1)))}) if match else frozenset()
+    return _named(entry, video)
 
 
 def _of_path(path: str) -> frozenset[Video]:
     """The public video that a pretraining path names."""
-    for source in _tables()["sources"]:
-        match = re.search(source["pattern"], path)
-        if match:
-            return frozenset({(_canonical(source["set"]), int(match.group(1)))})
-    return frozenset()
+    return next(filter(None, (_named(source, path) for source in _tables()["sources"])), frozenset())
+
+
+def _named(entry: dict[str, Any], text: str) -> frozenset[Video]:
+    match = re.search(entry["pattern"], text)
+    return frozenset({(entry["set"], int(match.group(1)))}) if match else frozenset()
 
 
 def _may_be_same(first: frozenset[Video], second: frozenset[Video]) -> bool:
