@@ -12,7 +12,7 @@ may be numbers or texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -86,15 +86,13 @@ def called(annotation: Any, number: int | None = None) -> str:
     return f"annotation {number} of the list" if number is not None else "an annotation without id"
 
 
-def coco_frames(
-    content: Mapping[str, Any], root: Path, path: Path, several: bool, chosen: Callable[[dict[str, Any]], bool]
-) -> list[Frame]:
-    """The pictures of one annotation file, each with a CocoLabel of the chosen annotations.
+def coco_frames(content: Mapping[str, Any], root: Path, path: Path, several: bool) -> list[Frame]:
+    """The pictures of one annotation file, each with a CocoLabel of its annotations.
 
     ``several`` says whether the data set has other annotation files, so that this one is a part.
     """
     by_image: dict[str, list[dict[str, Any]]] = {str(image["id"]): [] for image in content["images"]}
-    for annotation in filter(chosen, content["annotations"]):
+    for annotation in content["annotations"]:
         by_image[str(annotation["image_id"])].append(annotation)
     named = path.parent.name if path.name == ROBOFLOW else path.stem
     part = next((part for part in ("train", "val", "test") if several and part in named.lower()), "")

@@ -41,18 +41,17 @@ class CocoKeypoints(KeypointDataset):
             if self.joints not in ((), joints):
                 raise DatasetError(f"{path} has joints {joints}, the other files have {self.joints}")
             self.joints = joints
-            wanted = str(chosen["id"])
-
-            def counts(annotation: dict[str, Any], wanted: str = wanted, path: Path = path) -> bool:
-                if str(annotation["category_id"]) != wanted or annotation.get("iscrowd"):
-                    return False
+            labelled = []
+            for annotation in content["annotations"]:
+                if str(annotation["category_id"]) != str(chosen["id"]) or annotation.get("iscrowd"):
+                    continue
                 what = f"{path}: {called(annotation)}"
                 values = numbers(field(annotation, "keypoints", what), f"{what}: keypoints")
-                if values.size != 3 * len(self.joints):
-                    raise DatasetError(f"{what} has {values.size} numbers, not {3 * len(self.joints)}")
-                return bool(annotation.get("num_keypoints", 1))
-
-            frames += coco_frames(content, root, path, len(files) > 1, counts)
+                if values.size != 3 * len(joints):
+                    raise DatasetError(f"{what} has {values.size} numbers, not {3 * len(joints)}")
+                if annotation.get("num_keypoints", 1):
+                    labelled.append(annotation)
+            frames += coco_frames(content | {"annotations": labelled}, root, path, len(files) > 1)
         super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
 
     def findings(self) -> list[str]:

@@ -58,7 +58,7 @@ class CocoSegmentation(SegmentationDataset):
                 what = f"{path}: {called(annotation)}"
                 if not isinstance(field(annotation, "segmentation", what), list | dict) or not annotation["segmentation"]:
                     raise DatasetError(f"{what} has neither polygons nor run lengths, perhaps a box alone")
-            frames += coco_frames(content, root, path, len(files) > 1, lambda _: True)
+            frames += coco_frames(content, root, path, len(files) > 1)
         super().__init__(sorted(frames, key=lambda frame: (frame.video, frame.order, frame.name)))
         if empty := [name for number, name in named.items() if number not in used]:
             self.warn(f"categories without an annotation are no classes: {', '.join(empty)}")

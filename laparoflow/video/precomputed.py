@@ -13,7 +13,9 @@ size of the source frame, and is then cropped and scaled as the frame is, or tha
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,39 +26,33 @@ from laparoflow.video.flow import Flow, FlowPair, Image, Mask
 SUFFIXES = (".flo", ".npz", ".png")
 
 
-def read_kitti(path: Path) -> tuple[Flow, Mask]:
-    """KITTI 16 bit flow PNG: flow float32 [2, H, W] and valid bool [H, W]."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"{path} is not a KITTI flow image: expected 16 bit with 3 channels")
-    valid = pixels[..., 0] > 0  # OpenCV reads blue first: valid, dy, dx
-    flow = (pixels[..., 2:0:-1].astype(np.float32) - 2**15) / 64.0
-    return np.ascontiguousarray(np.where(valid, flow.transpose(2, 0, 1), 0), np.float32), valid
-
-
 def read_flow(path: Path) -> tuple[Flow, Mask]:
     """Flow float32 [2, H, W] and valid bool [H, W] of .flo, .npz or KITTI's .png; a ValueError names a damaged file."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as content:
+            flow: NDArray[np.floating] = content.get("flow", np.empty(0))
+            if flow.ndim == 3 and flow.shape[0] != 2 and flow.shape[2] == 2:
+                flow = flow.transpose(2, 0, 1)
+            if flow.ndim != 3 or flow.shape[0] != 2:
+                raise ValueError(f"{path} must hold an array 'flow' [2, H, W] or [H, W, 2], got {list(flow.shape)}")
+            valid = np.isfinite(flow).all(0) & np.asarray(content.get("valid", True), bool)
+            return np.ascontiguousarray(flow, np.float32), valid
+    stored: Any = None  # [H, W, 2]
     if path.suffix == ".png":
-        return read_kitti(path)
-    if path.suffix == ".flo":
-        try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"{path} is not a KITTI flow image: expected 16 bit with 3 channels")
+        valid = pixels[..., 0] > 0  # OpenCV reads blue first: valid, dy, dx
+        stored = (pixels[..., 2:0:-1].astype(np.float32) - 2**15) / 64.0
+    elif path.suffix == ".flo":
+        with suppress(cv2.error):  # the header has a size that memory does not hold
             stored = cv2.readOpticalFlow(str(path))
-        except cv2.error:  # the header has a size that memory does not hold
-            stored = None
         if stored is None or path.stat().st_size != 12 + stored.nbytes:
             raise ValueError(f"{path} is not a .flo file, or is damaged")
         valid = np.asarray((np.abs(stored) < 1e9).all(-1), bool)
-        return np.ascontiguousarray(np.where(valid, stored.transpose(2, 0, 1), 0), np.float32), valid
-    if path.suffix != ".npz":
+    else:
         raise ValueError(f"{path} has no known flow format, expected one of {SUFFIXES}")
-    with np.load(path, allow_pickle=False) as content:
-        flow: NDArray[np.floating] = content.get("flow", np.empty(0))
-        if flow.ndim == 3 and flow.shape[0] != 2 and flow.shape[2] == 2:
-            flow = flow.transpose(2, 0, 1)
-        if flow.ndim != 3 or flow.shape[0] != 2:
-            raise ValueError(f"{path} must hold an array 'flow' [2, H, W] or [H, W, 2], got {list(flow.shape)}")
-        valid = np.isfinite(flow).all(0) & np.asarray(content.get("valid", True), bool)
-        return np.ascontiguousarray(flow, np.float32), valid
+    return np.ascontiguousarray(np.where(valid, stored.transpose(2, 0, 1), 0), np.float32), valid
 
 
 class PrecomputedFlow:

@@ -13,7 +13,7 @@ import pytest
 from laparoflow.video.cache import FrameCache
 from laparoflow.video.decode import Source
 from laparoflow.video.flow import DISFlow, consistency_mask
-from laparoflow.video.precomputed import read_kitti
+from laparoflow.video.precomputed import read_flow
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
 
@@ -31,8 +31,8 @@ def test_flow_against_measured_flow():
     """KITTI has large motion (median 20 px and more); DIS's own measure of trust must find its errors."""
     folder = sample("kitti2015_flow")
     source, target = (cv2.imread(str(folder / f"kitti_000010_{k}.png"))[..., ::-1] for k in (10, 11))
-    true, known = read_kitti(folder / "kitti_occ_000010_10.png")
-    unoccluded, seen = read_kitti(folder / "kitti_noc_000010_10.png")
+    true, known = read_flow(folder / "kitti_occ_000010_10.png")
+    unoccluded, seen = read_flow(folder / "kitti_noc_000010_10.png")
     assert known.mean() > 0.1
     assert np.allclose(true[:, seen], unoccluded[:, seen])
     pair = DISFlow()(np.ascontiguousarray(source), np.ascontiguousarray(target))
