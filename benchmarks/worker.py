@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Work:
     def __init__(self, peer: Peer, case: Case) -> None:
         self.case = case
         self.inputs: Inputs = make_inputs(case)
-        self.losses = {part: peer.make(case, part) for part in PARTS}
+        self.losses = {part: partial(peer.loss, case, part) for part in PARTS}
 
     def part(self, name: str) -> float:
         """Seconds of one run; clearing gradients and the forward of "backward" are not timed."""

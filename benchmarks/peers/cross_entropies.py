@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.case import Case
 from benchmarks.inputs import Inputs
-from benchmarks.peers.peer import LossFunction, Peer, not_installed
+from benchmarks.peers.peer import Peer, not_installed
 
 
 def _why_not(case: Case) -> str | None:
@@ -30,27 +30,23 @@ def _triton_why_not(case: Case, module: str, package: str) -> str | None:
     return "no float64" if case.dtype == "float64" else _why_not(case) or not_installed(module, package)
 
 
-def _torch(case: Case, part: str) -> LossFunction:
+def _torch(case: Case, part: str, x: Inputs) -> Tensor:
     # with options it works in chunks and, like ours, forms the gradients in the forward
     options = torch.nn.LinearCrossEntropyOptions() if hasattr(torch.nn, "LinearCrossEntropyOptions") else None
-
-    def loss(inputs: Inputs) -> Tensor:
-        query = inputs.query[0] / case.temperature
-        return torch.nn.functional.linear_cross_entropy(query, inputs.key[0], inputs.target[0], options=options)
-
-    return loss
+    query = x.query[0] / case.temperature
+    return torch.nn.functional.linear_cross_entropy(query, x.key[0], x.target[0], options=options)
 
 
-def _cut(case: Case, part: str) -> LossFunction:
+def _cut(case: Case, part: str, x: Inputs) -> Tensor:
     from cut_cross_entropy import linear_cross_entropy
 
-    return lambda x: linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0], impl="cce")
+    return linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0], impl="cce")
 
 
-def _liger(case: Case, part: str) -> LossFunction:
+def _liger(case: Case, part: str, x: Inputs) -> Tensor:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-    return lambda x: liger_fused_linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0])
+    return liger_fused_linear_cross_entropy(x.query[0] / case.temperature, x.key[0], x.target[0])
 
 
 PEERS = (

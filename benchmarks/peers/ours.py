@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from benchmarks.case import DTYPES, Case
 from benchmarks.inputs import Inputs
-from benchmarks.peers.peer import LossFunction, Peer
-from laparoflow_kernels import backends, flow_infonce
+from benchmarks.peers.peer import Peer
+from laparoflow_kernels import flow_infonce
 from laparoflow_kernels.backends import NAMES, why_not
 
 
@@ -29,29 +31,21 @@ def _loss(backend: str, case: Case, part: str, inputs: Inputs) -> Tensor:
 
 
 def _reason(backend: str, case: Case) -> str | None:
-    if case.device == "cuda" and (state := backends()[backend]["cuda"]) != "available":
-        return state
     return why_not(backend, torch.device(case.device), DTYPES[case.dtype], case.dim)
 
 
 def _peer(backend: str) -> Peer:
-    def make(case: Case, part: str) -> LossFunction:
-        return lambda inputs: _loss(backend, case, part, inputs)
-
     return Peer(
-        f"ours: {backend}", lambda case: _reason(backend, case), make,
+        f"ours: {backend}", partial(_reason, backend), partial(_loss, backend),
         # matrices of pairs at once; the fused backends hold none
         predicted_bytes=lambda case: (14 if case.symmetric else 10) * 4 * case.pairs if backend == "reference" else 0.0,
         generates_code=backend == "triton",
     )  # fmt: skip
 
 
-def _loop(case: Case, part: str) -> LossFunction:
-    def loss(inputs: Inputs) -> Tensor:
-        frames = zip(*(x.split(1) for x in vars(inputs).values()), strict=True)
-        return torch.stack([_loss("native", case, part, Inputs(*frame)) for frame in frames]).mean()
-
-    return loss
+def _loop(case: Case, part: str, inputs: Inputs) -> Tensor:
+    frames = zip(*(x.split(1) for x in vars(inputs).values()), strict=True)
+    return torch.stack([_loss("native", case, part, Inputs(*frame)) for frame in frames]).mean()
 
 
 LOOP = Peer(

@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 
 from benchmarks.case import Case
 from benchmarks.inputs import Inputs
-
-LossFunction: TypeAlias = Callable[[Inputs], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,8 @@ class Peer:
     Attributes:
         name: as it stands in tables and plots.
         why_not: the reason why it cannot do a case, or None. Must not import what may be missing.
-        make: for a case and a part, a function of the inputs that gives the mean loss (0-d, differentiable in query and
-            key). The part is told so that "backward" can be one of its own where "both" forms gradients in the forward.
+        loss: of a case, a part and the inputs: the mean loss (0-d, differentiable in query and key). The part is told so
+            that "backward" can be one of its own where "both" forms gradients in the forward.
         predicted_bytes: extra memory that it is known to need for forward + backward, 0 where it grows with N only.
         gradients_in_forward: it has no backward of its own to time, "both" is where its gradients show.
         generates_code: it compiles for the size at hand on its first call; its memory is then measured on the second.
@@ -31,7 +28,7 @@ class Peer:
 
     name: str
     why_not: Callable[[Case], str | None]
-    make: Callable[[Case, str], LossFunction]
+    loss: Callable[[Case, str, Inputs], Tensor]
     predicted_bytes: Callable[[Case], float] = lambda case: 0.0
     gradients_in_forward: bool = False
     generates_code: bool = False

@@ -49,7 +49,7 @@ def test_a_worker_process_measures_every_part() -> None:
 
 def test_a_wrong_peer_shows_no_speed() -> None:
     right = BY_NAME["dense PyTorch"]
-    off = dataclasses.replace(right, make=lambda case, part: lambda x: right.make(case, part)(x) * 1.001)
+    off = dataclasses.replace(right, loss=lambda case, part, x: right.loss(case, part, x) * 1.001)
     parts = worker.measure(off, Case(256, dim=8), EFFORT)["parts"]
     for part in PARTS:
         assert parts[part]["status"] == "wrong"
@@ -58,10 +58,10 @@ def test_a_wrong_peer_shows_no_speed() -> None:
 
 
 def test_a_peer_that_raises_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(case: Case, part: str) -> object:
+    def loss(case: Case, part: str, inputs: object) -> object:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setitem(worker.BY_NAME, "broken", Peer("broken", lambda case: None, make))  # type: ignore[arg-type]
+    monkeypatch.setitem(worker.BY_NAME, "broken", Peer("broken", lambda case: None, loss))  # type: ignore[arg-type]
     request = {"peer": "broken", "case": {"pixels": 64}, "effort": {}}
     assert worker.run(request)["status"] == "out of memory"
 

@@ -45,7 +45,7 @@ def test_peers_are_right(name: str, options: dict) -> None:
         pytest.skip(reason)
     for part in ("both", "backward"):
         drawn = inputs.make_inputs(case)
-        loss = peer.make(case, part)(drawn)
+        loss = peer.loss(case, part, drawn)
         loss.backward()
         assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
 
@@ -57,7 +57,7 @@ def test_one_hot_peers_are_right(name: str) -> None:
     if reason:
         pytest.skip(reason)
     drawn = inputs.make_inputs(case)
-    loss = peer.make(case, "both")(drawn)
+    loss = peer.loss(case, "both", drawn)
     loss.backward()
     assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
 
