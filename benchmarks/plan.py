@@ -87,5 +87,6 @@ def _gpu() -> list[Entry]:
     frames = ((35_000, 1), (FRAME_PIXELS, 64), (12_544, 8), (FRAME_PIXELS, 8), (784, 8))
     plan += [(replace(base, pixels=n, frames=b), (*ours, *_named(LOOP))) for n, b in frames]
     plan += [(replace(base, pixels=n), peers) for n in (1024, 4096, 16384, 65536, 1_000_000)]
+    plan += [(replace(base, dim=dim, pixels=8192), _named("ours: triton", *CORE[1:])) for dim in (384, 768)]
     plan += [(replace(base, dtype=dtype, pixels=16384), (*ours, *_named("KeOps"))) for dtype in ("float32", "float16")]
     return plan + [(replace(base, one_hot=True, pixels=n), _named(*_ONE_HOT)) for n in (8192, 65536)]

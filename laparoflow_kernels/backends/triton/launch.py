@@ -51,6 +51,7 @@ class Side(NamedTuple):
     operands: Tensor | None = None  # [T, 16], where tensor cores form the exponents of the weights
     near: Tensor | None = None  # [B, chunks, 32], with the operands
     chunks: int = 0
+    coefficients: Tensor | None = None  # [7, T] of a backward: those of the queries where the loss is not symmetric
 
     @property
     def frames(self) -> int:
@@ -87,6 +88,14 @@ def with_operands(side: Side, query: Side, inv_bandwidth: Tensor) -> Side:
                 chunks, F=side.flow.shape[1],
             )  # fmt: skip
     return side._replace(operands=operands, near=near, chunks=chunks)
+
+
+def pair_arguments(p: PairArguments, own: Side, other: Side) -> tuple[Tensor | None, ...]:
+    """The arguments with which both pair kernels begin."""
+    return (
+        own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
+        own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
+    )  # fmt: skip
 
 
 def left_out(own: Side, other: Side) -> dict[str, bool]:
@@ -129,9 +138,7 @@ def one_direction(p: PairArguments, own: Side, other: Side) -> Tensor:
         splits = splits_of_keys(tile, own.frames * row_tiles, reach, own.rows.device)
         partial = own.flow.new_empty((splits, constants["QUANTITIES"], total))
         kernel = forward_kernel[(own.frames * row_tiles, splits)](
-            own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
-            own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
-            partial, total, other.rows.shape[0], row_tiles, splits, own.chunks, other.chunks,
+            *pair_arguments(p, own, other), partial, total, other.rows.shape[0], row_tiles, splits, own.chunks, other.chunks,
             STAGES=tile.stages, LANES=tiles.lanes(tile, capability, own.operands is not None), **meta(tile), **constants,
         )  # fmt: skip
         return kernel, partial
@@ -160,14 +167,6 @@ def splits_of_keys(tile: Tile, programs: int, reach: int, device: torch.device) 
     return max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
 
 
-class Upstream(NamedTuple):
-    """What the backward needs of the statistics and of the gradients that come in."""
-
-    query: Tensor  # [7, Tq] coefficients
-    key: Tensor  # [7, Tk], those of the queries where the loss is not symmetric
-    scale: Tensor  # [] power of two
-
-
 def backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Tensor, Tensor, Tensor]:
     """dquery [Tq, D], dkey [Tk, D], dtemperature []; what is not needed is empty ([0]) and not computed."""
     query, key = sides_of(p)
@@ -177,14 +176,13 @@ def backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Ten
         scale = gradient_scale(p.query, stats.row_grad, stats.column_grad)
         given = ((stats.row_stats, stats.row_grad), (stats.column_stats, stats.column_grad))[: 1 + p.symmetric]
         found = [coefficients(*pair, p.temperature, scale, constants, p.query.dtype) for pair in given]
-        upstream = Upstream(found[0], found[-1], scale)
+        query, key = query._replace(coefficients=found[0]), key._replace(coefficients=found[-1])
         dquery, dkey, dtemperature = p.query.new_empty(0), p.query.new_empty(0), stats.row_stats.new_empty(0)
         by_row = dtemperature
         if needs.need_query or (needs.need_temperature and not needs.need_key):
-            dquery, by_row = gradient_of_side(p, query, key, upstream, needs.need_query, needs.need_temperature)
+            dquery, by_row = gradient_of_side(p, query, key, scale, needs.need_query, needs.need_temperature)
         if needs.need_key:
-            swapped = Upstream(upstream.key, upstream.query, scale)
-            dkey, by_key = gradient_of_side(p, key, query, swapped, True, temperature_by_key, False)
+            dkey, by_key = gradient_of_side(p, key, query, scale, True, temperature_by_key, False)
             by_row = by_key if temperature_by_key else by_row
         if needs.need_temperature:
             dtemperature = by_row.sum() - sum(side[5].sum() for side in found) / p.temperature.square()
@@ -192,13 +190,9 @@ def backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Ten
 
 
 def gradient_of_side(
-    p: PairArguments, own: Side, other: Side, upstream: Upstream, gradient: bool, temperature: bool, is_query: bool = True
+    p: PairArguments, own: Side, other: Side, scale: Tensor, gradient: bool, temperature: bool, is_query: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of one side's rows and its parts of dtemperature by row; what is not asked for is empty.
-
-    Args:
-        upstream: ``query`` belongs to the rows of ``own``, ``key`` to those of ``other``.
-    """
+    """The gradient of one side's rows and its parts of dtemperature by row; what is not asked for is empty."""
     own_gradient = torch.empty_like(own.rows) if gradient else own.rows.new_empty(0)
     by_row = own.flow.new_empty(own.rows.shape[0] if temperature else 0)
     if own.frames == 0 or own.largest == 0:
@@ -211,10 +205,8 @@ def gradient_of_side(
         own_tiles = triton.cdiv(own.largest, tile.block_m)
         channel_blocks = triton.cdiv(options["D"], options["BLOCK_D"]) if gradient else 1
         kernel = backward_kernel[(own.frames * own_tiles, channel_blocks)](
-            own.rows, other.rows, own.flow, other.flow, p.temperature, p.inv_bandwidth, own.offsets, other.offsets,
-            own.mask, other.mask, own.group, other.group, own.operands, other.operands, own.near, other.near,
-            upstream.query, upstream.key, upstream.scale, own_gradient, by_row, own.rows.shape[0], other.rows.shape[0],
-            own_tiles, own.chunks, other.chunks, **meta(tile), **options,
+            *pair_arguments(p, own, other), own.coefficients, other.coefficients, scale, own_gradient, by_row,
+            own.rows.shape[0], other.rows.shape[0], own_tiles, own.chunks, other.chunks, **meta(tile), **options,
         )  # fmt: skip
         return kernel, None
 
