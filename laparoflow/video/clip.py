@@ -40,13 +40,8 @@ def build_estimator(settings: PrepareSettings, plan: ClipPlan) -> FlowEstimator:
     return DISFlow(settings.dis_preset)
 
 
-@dataclass
-class ClipResult:
-    """A worker's part of a clip: the record is None while others still have shards to finish; ``rebuilt`` were damaged."""
-
-    name: str
-    record: ClipRecord | None
-    rebuilt: list[str]
+ClipResult = tuple[ClipRecord | None, list[str]]
+"""A worker's part of a clip: its record, None while others have shards to finish, and what was damaged and built again."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class ClipWriter:
             count = self._write_shards(report, done)
         if not report.frames:
             raise VideoError(f"no frames in {self.plan.source}: {report.problem or 'not one frame can be decoded'}")
-        return ClipResult(self.plan.name, self._finish(report, count), rebuilt)
+        return self._finish(report, count), rebuilt
 
     def _mine(self, number: int) -> bool:
         return number % self.part[1] == self.part[0]

@@ -268,11 +268,11 @@ def prepare(
             done += frames
 
         results, errors = run_tasks(tasks, workers, step)
-    for result in results:
-        report.rebuilt.extend(result.rebuilt)
-        if result.record is not None and result.name not in report.prepared:
-            report.prepared.append(result.name)
-            report.clips.append(result.record)
+    for record, rebuilt in results:
+        report.rebuilt.extend(rebuilt)
+        if record is not None and record.name not in report.prepared:
+            report.prepared.append(record.name)
+            report.clips.append(record)
     report.clips.sort(key=lambda clip: clip.name)
     report.prepared.sort()
     _write_report(out, report, inputs)
