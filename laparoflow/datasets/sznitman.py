@@ -45,27 +45,26 @@ class Sznitman(KeypointDataset):
             if not image.is_file():
                 missing.append(image.name)
                 continue
-            tools = tuple(_parse_tool(line, annotations, number) for line in _TOOL.findall(block))
-            frames.append(Frame(image, tools, "sznitman", f"{number:06d}", number))
+            tools = [[_parse_tool(line, annotations, number)] for line in _TOOL.findall(block)]
+            points = np.array(tools, dtype=np.float32).reshape(-1, 1, 3)
+            frames.append(Frame(image, points, "sznitman", f"{number:06d}", number))
         frames.sort(key=lambda frame: frame.order)
         super().__init__(frames, f"{annotations} names no frame whose picture is in {root / 'trainData'}", missing)
 
     def read(self, frame: Frame) -> KeypointSample:
-        image = self.image(frame)
-        points = np.array([[[x, y, VISIBLE]] for x, y in frame.label], dtype=np.float32).reshape(-1, 1, 3)
-        height, width = image.shape[:2]
-        outside = (points[..., 0] >= width) | (points[..., 1] >= height)
-        if outside.any():
+        sample = super().read(frame)
+        height, width = sample.image.shape[:2]
+        if (sample.keypoints[..., :2] >= [width, height]).any():
             raise DatasetError(f"{frame.name}: a point lies outside the picture ({height} rows, {width} columns)")
-        return KeypointSample(image, points, frame.video, frame.name)
+        return sample
 
 
-def _parse_tool(line: str, path: Path, frame: int) -> tuple[float, float]:
-    """(x, y) of one `row column scale angle` line."""
+def _parse_tool(line: str, path: Path, frame: int) -> tuple[float, float, float]:
+    """(x, y, visibility) of one `row column scale angle` line."""
     try:
         row, column, *_ = (float(value) for value in line.split())
     except ValueError as error:
         raise DatasetError(f"{path}: frame {frame}: expected 'row column scale angle', got {line!r}") from error
     if row < 0 or column < 0:
         raise DatasetError(f"{path}: frame {frame}: row and column must not be negative, got {line!r}")
-    return column, row
+    return column, row, VISIBLE

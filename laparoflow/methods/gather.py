@@ -9,14 +9,9 @@ from torch import Tensor
 from laparoflow_kernels.distributed import joint_value
 
 
-def world_size() -> int:
-    """Number of training processes, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's number."""
-    return dist.get_rank() if world_size() > 1 else 0
+def rank_and_world_size() -> tuple[int, int]:
+    """This process's number and how many train; (0, 1) without a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def gather_batch(local: Tensor) -> Tensor:
@@ -25,7 +20,7 @@ def gather_batch(local: Tensor) -> Tensor:
     The backward pass sums the gradients that every process has for this one's part.  As each process then computes the whole
     loss and DDP averages over processes, the result is the joint batch's gradient. Every process must hold the same shape.
     """
-    if world_size() == 1:
+    if rank_and_world_size()[1] == 1:
         return local
     from torch.distributed.nn.functional import all_gather
 

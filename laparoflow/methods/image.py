@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from laparoflow.methods.base import Method, MethodOutput, NearView, PixelView, mean_output
-from laparoflow.methods.gather import gather_batch, joint_mean, rank
+from laparoflow.methods.gather import gather_batch, joint_mean, rank_and_world_size
 from laparoflow.methods.settings import ImageSettings
 from laparoflow.models.encoder import PixelEncoder
 
@@ -62,7 +62,8 @@ def frame_logits(query: Tensor, key: Tensor, queue: KeyQueue, temperature: float
     keys = gather_batch(key)
     logits = query @ torch.cat([keys, queue.keys.to(keys.dtype).clone()]).T / temperature
     empty = torch.cat([torch.zeros(len(keys), dtype=torch.bool, device=keys.device), ~queue.filled()])
-    return logits.masked_fill(empty, -torch.inf), rank() * len(key) + torch.arange(len(key), device=key.device)
+    own = rank_and_world_size()[0] * len(key) + torch.arange(len(key), device=key.device)
+    return logits.masked_fill(empty, -torch.inf), own
 
 
 def frame_contrast(query: Tensor, key: Tensor, queue: KeyQueue, temperature: float) -> MethodOutput:
