@@ -46,14 +46,13 @@ class Endovis15Pose(KeypointDataset):
         if not files:
             raise DatasetError(f"{self.name}: no *_labels.json in {root / 'train_labels'} or {root / 'test_labels'}")
         index = _picture_index(root)
-        frames, missing, unlabelled = [], [], 0
+        frames, missing = [], []
         for part, path in files:
             match = _LABELS.fullmatch(path.name)
             video = f"{part}{match.group(1)}" if match else path.stem
             for number, entry in enumerate(entries(path)):
                 points = instruments(entry["annotations"], self.joints, path, number)
                 if not len(points):
-                    unlabelled += 1
                     continue
                 image = _find_picture(entry["filename"], index, part)
                 if image is None:
@@ -61,7 +60,6 @@ class Endovis15Pose(KeypointDataset):
                     continue
                 frames.append(Frame(image, points, video, f"{video}_{number:06d}", number, part))
         super().__init__(frames, missing=missing)
-        self.unlabelled = unlabelled
 
 
 def entries(path: Path) -> list[dict[str, Any]]:

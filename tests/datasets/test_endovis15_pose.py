@@ -27,7 +27,6 @@ def test_empty_annotations_mean_unlabelled(tmp_path: Path) -> None:
     miniatures.endovis15_pose(tmp_path)
     dataset = build_dataset("endovis15_pose", tmp_path)
     assert [frame.name for frame in dataset.frames] == ["train1_000001", "test5_000000"]
-    assert dataset.unlabelled == 1
 
 
 def test_a_frame_with_the_tracked_point_only_is_unlabelled(tmp_path: Path) -> None:
@@ -38,7 +37,6 @@ def test_a_frame_with_the_tracked_point_only_is_unlabelled(tmp_path: Path) -> No
     path.write_text(json.dumps(entries))
     dataset = build_dataset("endovis15_pose", tmp_path)
     assert [frame.name for frame in dataset.frames] == ["train1_000001", "test5_000000"]
-    assert dataset.unlabelled == 1
     asked = build_dataset("endovis15_pose", tmp_path, tracked_point=True)
     assert asked.frames[0].name == "train1_000000"
     assert asked.frames[0].label[0, 5].tolist() == [3, 4, 2]
