@@ -104,7 +104,7 @@ def _find_picture(filename: str, index: dict[str, list[Path]], part: str) -> Pat
 def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path: Path, number: int) -> np.ndarray:
     """float32 [I, K, 3] of one frame; instruments in the order of their ids."""
     known = {name.lower().removesuffix("point"): k for k, name in enumerate(joints)}
-    tools: dict[str, dict[int, tuple[float, float, float]]] = defaultdict(dict)
+    tools: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((len(joints), 3), dtype=np.float32))
     nameless: list[tuple[int, tuple[float, float, float]]] = []
     for annotation in annotations:
         try:
@@ -122,14 +122,7 @@ def instruments(annotations: list[dict[str, Any]], joints: tuple[str, ...], path
         else:
             nameless.append((known[joint], point))
     for joint_index, point in nameless:
-
-        def gap(tool: str, here: tuple[float, float, float] = point) -> float:
-            return min(math.dist(here[:2], other[:2]) for other in tools[tool].values())
-
-        lacking = [name for name, points in tools.items() if joint_index not in points]
-        tools[min(lacking, key=gap, default=f"unnamed{len(tools)}")][joint_index] = point
-    result = np.zeros((len(tools), len(joints), 3), dtype=np.float32)
-    for row, name in enumerate(sorted(tools)):
-        for joint_index, point in tools[name].items():
-            result[row, joint_index] = point
-    return result
+        lacking = {name: points[points[:, 2] > 0, :2] for name, points in tools.items() if not points[joint_index, 2]}
+        gaps = {name: min(math.dist(point[:2], other) for other in others) for name, others in lacking.items()}
+        tools[min(gaps, key=gaps.__getitem__, default=f"unnamed{len(tools)}")][joint_index] = point
+    return np.stack([tools[name] for name in sorted(tools)]) if tools else np.zeros((0, len(joints), 3), dtype=np.float32)
