@@ -59,8 +59,8 @@ class CocoKeypoints(KeypointDataset):
 
     def read(self, frame: Frame) -> KeypointSample:
         image = coco.read_picture(frame)
-        rows = [np.asarray(annotation["keypoints"], np.float32) for annotation in frame.label.annotations]
-        points = np.stack(rows).reshape(len(rows), -1, 3) if rows else np.zeros((0, len(self.joints), 3), np.float32)
+        rows = [annotation["keypoints"] for annotation in frame.label.annotations]
+        points = np.array(rows, np.float32).reshape(-1, len(self.joints), 3)
         astray = outside(points[..., :2], image.shape) & (points[..., 2] > 0)
         for row, joint in zip(*np.nonzero(astray), strict=True):
             x, y = points[row, joint, :2].tolist()

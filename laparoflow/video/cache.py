@@ -65,10 +65,7 @@ class CachedFrame:
 
     def padded(self, height: int, width: int) -> CachedFrame:
         """Enlarged to height x width at right and bottom, black, without motion and invalid, to be batched."""
-        below, right = height - self.image.shape[0], width - self.image.shape[1]
-        if below < 0 or right < 0:
-            raise ValueError(f"expected a size of at least the frame's {self.image.shape[:2]}, got {(height, width)}")
-        sides = ((0, below), (0, right))
+        sides = ((0, height - self.image.shape[0]), (0, width - self.image.shape[1]))
         image, flow = np.pad(self.image, (*sides, (0, 0))), np.pad(self.flow, ((0, 0), *sides))
         return replace(self, image=image, flow=flow, valid=np.pad(self.valid, sides))
 

@@ -244,5 +244,3 @@ def test_padding_keeps_what_is_there_and_masks_the_rest(made):
     assert np.array_equal(padded.image[:96, :128], frame.image)
     assert np.array_equal(padded.flow[:, :96, :128], frame.flow)
     assert padded.valid.sum() == frame.valid.sum()
-    with pytest.raises(ValueError, match="at least"):
-        frame.padded(90, 200)
