@@ -39,14 +39,6 @@ class Case:
     bandwidth: float = 1.0
     deterministic: bool = False
 
-    def __post_init__(self) -> None:
-        for name, known in (("dtype", tuple(DTYPES)), ("needs", NEEDS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("pixels", "dim", "frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-
     @property
     def pairs(self) -> int:
         """Query-key pairs of the whole case."""

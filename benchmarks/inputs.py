@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,17 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     )
 
 
+def flow_loss(
+    case: Case, query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, **more: Any
+) -> Tensor | tuple[Tensor, ...]:
+    """The loss of a case by this package; one-hot cases have numbers of pixels in place of the flows."""
+    return flow_infonce(
+        query, key, query_flow, key_flow, temperature=case.temperature, bandwidth=0.5 if case.one_hot else case.bandwidth,
+        flow_kernel="tophat" if case.one_hot else "gaussian", positives=case.positives, negatives=case.negatives,
+        symmetric=case.symmetric, **more,
+    )  # fmt: skip
+
+
 @functools.lru_cache(maxsize=1)
 def truth(case: Case, seed: int = 0) -> tuple[float, Tensor, Tensor]:
     """(loss, dq [B, N, D], dk [B, N, D]) in float64 on the CPU, of the inputs as rounded to the dtype of the case."""
@@ -111,11 +123,7 @@ def truth(case: Case, seed: int = 0) -> tuple[float, Tensor, Tensor]:
         if case.one_hot:  # the pixel's number as its guide: weight 1 for the same number, 0 for all others
             number = torch.arange(size, dtype=torch.float64)[None, :, None]
             flows = number, number
-        loss = flow_infonce(
-            query, key, *flows, temperature=case.temperature, bandwidth=0.5 if case.one_hot else case.bandwidth,
-            flow_kernel="tophat" if case.one_hot else "gaussian", positives=case.positives, negatives=case.negatives,
-            symmetric=case.symmetric, backend="reference",
-        )  # fmt: skip
+        loss = flow_loss(case, query, key, *flows, backend="reference")
         assert isinstance(loss, Tensor)
         (loss / (case.frames * copies)).backward()
         losses.append(loss.item())

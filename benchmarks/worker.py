@@ -91,15 +91,12 @@ def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
     torch.use_deterministic_algorithms(case.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would count as time
     parts = tuple(part for part in PARTS if part != "backward" or not peer.gradients_in_forward)
-    if not peer.generates_code:  # libraries loaded, threads started
-        small = Work(peer, replace(case, pixels=min(case.pixels, WARM_UP_PIXELS)))
-        for part in ("forward", "both"):
-            small.part(part)
     work = Work(peer, case)
-    if peer.generates_code:
-        for part in ("forward", "both"):
-            work.part(part)
-        work.forget()
+    # libraries loaded, threads started, code generated
+    warm = work if peer.generates_code else Work(peer, replace(case, pixels=min(case.pixels, WARM_UP_PIXELS)))
+    for part in ("forward", "both"):
+        warm.part(part)
+    warm.forget()
     memory = PeakMemory(case.device)
     first, extra, result = {"forward": work.part("forward")}, {"forward": memory.extra()}, {"forward": work.result()}
     first["both"] = work.part("both")

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import DTYPES, Case
-from benchmarks.inputs import Inputs
+from benchmarks.inputs import Inputs, flow_loss
 from benchmarks.peers.peer import Peer
-from laparoflow_kernels import flow_infonce
 from laparoflow_kernels.backends import NAMES, why_not
 
 
@@ -19,13 +18,9 @@ def _loss(backend: str, case: Case, part: str, inputs: Inputs) -> Tensor:
     if case.one_hot:  # the number of each pixel's own key as its guide: weight 1 for that key, 0 for all others
         own = torch.arange(case.pixels, device=inputs.target.device).expand_as(inputs.target)
         flows = inputs.target.float()[..., None], own.float()[..., None]
-    result = flow_infonce(
-        inputs.query, inputs.key, *flows, temperature=case.temperature, bandwidth=0.5 if case.one_hot else case.bandwidth,
-        flow_kernel="tophat" if case.one_hot else "gaussian", positives=case.positives, negatives=case.negatives,
-        symmetric=case.symmetric, normalized=True, backend=backend,
-        # a mean lets the CPU backend form the gradients in the forward: the backward alone is that of a loss per pixel
-        reduction="none" if part == "backward" else "mean",
-    )  # fmt: skip
+    # a mean lets the CPU backend form the gradients in the forward: the backward alone is that of a loss per pixel
+    reduction = "none" if part == "backward" else "mean"
+    result = flow_loss(case, inputs.query, inputs.key, *flows, normalized=True, backend=backend, reduction=reduction)
     losses = result if isinstance(result, tuple) else (result,)
     return sum(loss.mean() for loss in losses) / len(losses)  # type: ignore[union-attr, return-value]
 
