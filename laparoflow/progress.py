@@ -24,21 +24,13 @@ def counted(count: int, noun: str) -> str:
 
 
 @contextmanager
-def progress(
-    what: str,
-    total: int | None,
-    show: bool = True,
-    note: Callable[[], str] = str,
-    every: float = EVERY,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Advance]:
+def progress(what: str, total: int | None, show: bool = True, note: Callable[[], str] = str) -> Iterator[Advance]:
     """Shows progress on standard error (the count, the rate, the time left) as it is told how many more are done.
 
     Args:
         what, total: name of the work and its count, None where that is not known.
         show: False shows nothing.
         note: further words, asked for whenever something is shown.
-        every, clock: seconds between lines without a terminal, and what tells them.
     """
     if not show:
         yield lambda count=1, what=None: None
@@ -46,7 +38,7 @@ def progress(
         with _bar(what, total, note) as advance:
             yield advance
     else:
-        yield _lines(what, total, note, every, clock)
+        yield _lines(what, total, note)
 
 
 @contextmanager
@@ -72,14 +64,14 @@ def _bar(what: str, total: int | None, note: Callable[[], str]) -> Iterator[Adva
         yield advance
 
 
-def _lines(what: str, total: int | None, note: Callable[[], str], every: float, clock: Callable[[], float]) -> Advance:
-    begun = shown = clock()
+def _lines(what: str, total: int | None, note: Callable[[], str]) -> Advance:
+    begun = shown = time.monotonic()
     done, name = 0, what
 
     def advance(count: int = 1, what: str | None = None) -> None:
         nonlocal shown, done, name
         done, name = done + count, what or name
-        if (now := clock()) - shown < every:
+        if (now := time.monotonic()) - shown < EVERY:
             return
         shown, rate = now, done / (now - begun)
         words = [f"{done} of {total}" if total else str(done), _rate(rate)]

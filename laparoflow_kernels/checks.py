@@ -111,26 +111,27 @@ def values_readable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and has_values(tensor)
 
 
-def check_positive(name: str, value: float | Tensor) -> None:
-    """A number, or a tensor whose every entry, is finite and > 0 (tensors: only where ``values_readable``)."""
+def check_positive(name: str, value: float | Tensor, least: float = 0.0) -> None:
+    """A number, or a tensor whose every entry, is finite, > 0 and at least ``least`` (where ``values_readable``)."""
     if isinstance(value, Tensor):
         check_tensor(name, value)
-        if values_readable(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
+        if not values_readable(value) or value.numel() == 0:
+            return
+        if not bool(((value > 0) & torch.isfinite(value)).all()):
             raise ValueError(f"{name}: expected finite values > 0, got {value.detach().flatten()[:8].tolist()}")
+        value = value.min().item()
     elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
     elif not 0 < value < float("inf"):
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")
-
-
-def check_at_least(name: str, least: float, value: float | Tensor) -> None:
-    """A positive number, or a tensor of them (only where ``values_readable``), that is not below ``least``."""
-    if isinstance(value, Tensor):
-        if not values_readable(value) or value.numel() == 0:
-            return
-        value = value.min().item()
     if value < least:
         raise ValueError(f"{name}: expected at least {least:.2g}, got {value:.2g}")
+
+
+def check_temperature(value: float | Tensor, least: float = 0.0) -> None:
+    check_positive("temperature", value, least)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(value.shape)}")
 
 
 def check_no_gradient(**given: object) -> None:

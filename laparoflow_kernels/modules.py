@@ -98,9 +98,7 @@ class FlowInfoNCELoss(nn.Module):
         if not isinstance(bandwidth, str):
             checks.check_positive("bandwidth", bandwidth)
             checks.check_no_gradient(bandwidth=bandwidth)
-        checks.check_positive("temperature", temperature)
-        if isinstance(temperature, Tensor) and temperature.numel() != 1:
-            raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
+        checks.check_temperature(temperature)
         checks.check_positive("auto_scale", auto_scale)
         checks.check_positive("auto_floor", auto_floor)
         self.temperature = temperature

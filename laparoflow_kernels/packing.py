@@ -219,22 +219,18 @@ def _autocast(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _temperature(temperature: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    checks.check_positive("temperature", temperature)
     # below it float32 knows a logit of unit vectors to a whole number only, and exp of it to no digit
-    checks.check_at_least("temperature", torch.finfo(dtype).eps, temperature)
+    checks.check_temperature(temperature, torch.finfo(dtype).eps)
     if isinstance(temperature, Tensor):
-        if temperature.numel() != 1:
-            raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(temperature.shape)}")
         checks.check_on(device, "query", temperature=temperature)
         return _recordable(temperature).reshape(()).to(dtype)
     return torch.full((), min(temperature, torch.finfo(dtype).max), dtype=dtype, device=device)
 
 
 def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    checks.check_positive("bandwidth", bandwidth)
-    checks.check_no_gradient(bandwidth=bandwidth)
     least = 2.0 * torch.finfo(dtype).tiny ** 0.5  # the square of its inverse must be a number
-    checks.check_at_least("bandwidth", least, bandwidth)
+    checks.check_positive("bandwidth", bandwidth, least)
+    checks.check_no_gradient(bandwidth=bandwidth)
     if isinstance(bandwidth, Tensor):
         if bandwidth.ndim > 1 or (bandwidth.ndim == 1 and bandwidth.shape[0] != frames):
             raise ValueError(

@@ -1,11 +1,14 @@
 """Progress without a terminal: a line a minute with the rate and the time left."""
 
+import time
+
 from laparoflow.progress import progress
 
 
-def test_a_line_a_minute_with_rate_and_time_left(capsys):
+def test_a_line_a_minute_with_rate_and_time_left(monkeypatch, capsys):
     now = [0.0]
-    with progress("steps", 1000, note=lambda: "loss 3.2", clock=lambda: now[0]) as advance:
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress("steps", 1000, note=lambda: "loss 3.2") as advance:
         for _ in range(250):
             now[0] += 0.5
             advance()
@@ -16,16 +19,18 @@ def test_a_line_a_minute_with_rate_and_time_left(capsys):
     ]
 
 
-def test_the_line_names_what_is_worked_on_and_does_without_a_total(capsys):
+def test_the_line_names_what_is_worked_on_and_does_without_a_total(monkeypatch, capsys):
     now = [0.0]
-    with progress("frames", None, clock=lambda: now[0]) as advance:
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress("frames", None) as advance:
         now[0] = 7200.0
         advance(3600, "clip_001 (2 of 3 clips)")
     assert capsys.readouterr().err == "clip_001 (2 of 3 clips): 3600, 30.0 a minute\n"
 
 
-def test_nothing_is_shown_where_it_is_not_wanted(capsys):
-    with progress("frames", 1, show=False, every=0.0) as advance:
+def test_nothing_is_shown_where_it_is_not_wanted(monkeypatch, capsys):
+    monkeypatch.setattr("laparoflow.progress.EVERY", 0.0)
+    with progress("frames", 1, show=False) as advance:
         advance(1)
     assert capsys.readouterr() == ("", "")
 

@@ -1,6 +1,6 @@
 """From peaks per joint to whole instruments.
 
-The joint with the most sure peaks anchors the instruments, one each; the peaks of every other joint go to the anchors
+The joint with the most peaks anchors the instruments, one each; the peaks of every other joint go to the anchors
 one to one at least total distance. An instrument's score is the mean score of its joints; a joint that it lacks is put
 at the mean of those it has.
 """
@@ -19,20 +19,14 @@ SMALLEST_SIDE = 0.1
 """Least side of an instrument for the key-point similarity, as a fraction of the picture's diagonal."""
 
 
-def group_instruments(
-    peaks: Sequence[NDArray[np.floating]], threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Joints [I, K, 2] and scores [I] of the instruments of a picture, from peaks per joint [P, 3] (x, y, score).
-
-    Peaks below the threshold are not used.
-    """
+def group_instruments(peaks: Sequence[NDArray[np.floating]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Joints [I, K, 2] and scores [I] of the instruments of a picture, from peaks per joint [P, 3] (x, y, score)."""
     joints = len(peaks)
-    sure = [found[found[:, 2] >= threshold].astype(np.float64) for found in peaks]
-    anchor = max(range(joints), key=lambda k: (len(sure[k]), sure[k][:, 2].sum() if len(sure[k]) else 0.0))
-    count = len(sure[anchor])
+    anchor = max(range(joints), key=lambda k: (len(peaks[k]), peaks[k][:, 2].sum()))
+    count = len(peaks[anchor])
     members = np.full((count, joints, 3), np.nan)
-    members[:, anchor] = sure[anchor]
-    for joint, found in enumerate(sure):
+    members[:, anchor] = peaks[anchor]
+    for joint, found in enumerate(peaks):
         if joint == anchor or not len(found) or not count:
             continue
         distance = np.linalg.norm(members[:, None, anchor, :2] - found[None, :, :2], axis=-1)

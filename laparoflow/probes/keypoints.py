@@ -107,7 +107,7 @@ class KeypointScore:
     def update(self, prediction: Detections, sample: KeypointSample, frame: Frame) -> None:
         self._points.update(prediction, sample.keypoints, _size(sample))
         areas = instrument_areas(sample.keypoints, _size(sample))
-        self._similarity.update(*group_instruments(prediction, 0.0), sample.keypoints, areas)
+        self._similarity.update(*group_instruments(prediction), sample.keypoints, areas)
 
     def compute(self) -> dict[str, Any]:
         return self._points.compute() | self._similarity.compute()

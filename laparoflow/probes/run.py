@@ -36,11 +36,22 @@ from laparoflow.video.cache import FrameCache
 
 FORMAT = "laparoflow-probe-1"
 RESULT_FILE = "metrics.json"
-HEADLINES = {
-    "segmentation": ("mean_iou", "mean_dice", "pixel_accuracy", "mean_iou_over_videos"),
-    "keypoints": ("pck/0.05", "pck/0.1", "rmse_px", "precision/20", "recall/20", "f1/20", "oks_ap"),
+SCORE_NAMES = {
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou_over_videos": "mean IoU, mean over videos",
+    "pck/0.05": "PCK at 5 % of the diagonal",
+    "pck/0.1": "PCK at 10 % of the diagonal",
+    "rmse_px": "RMSE, pixels",
+    "precision/20": "precision at 20 px",
+    "recall/20": "recall at 20 px",
+    "f1/20": "F1 at 20 px",
+    "oks_ap": "OKS mAP",
+    "mean_nsd": "mean NSD",
+    "sar_rarp50/score": "SAR-RARP50 score",
 }
-OPTIONAL = ("mean_nsd", "sar_rarp50/score")
+"""The scores of a summary, by their place among all scores of a run, as pages name them."""
 WITHOUT_SCRATCH = "scratch_labels: the network trained from scratch is not in these scores, it had not been trained yet"
 logger = logging.getLogger(__name__)
 
@@ -67,14 +78,12 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         logger.warning(text)
     probe: Callable[..., ProbeResult] = probe_segmentation if settings.task == "segmentation" else probe_keypoints
     result = probe(encoders, train, test, settings)
-    if not settings.scratch_labels:
-        return _write(settings, split, warnings, result)
-    _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
-    start = initial_encoder(settings.checkpoint).at(settings.level).to(settings.device)
-    options = replace(settings, finetune=True, labels=settings.scratch_labels)
-    scratch = probe({SCRATCH: start}, train, test, options)
-    result.runs += scratch.runs
-    result.pictures |= scratch.pictures
+    if settings.scratch_labels:
+        _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
+        start = initial_encoder(settings.checkpoint).at(settings.level).to(settings.device)
+        scratch = probe({SCRATCH: start}, train, test, replace(settings, finetune=True, labels=settings.scratch_labels))
+        result.runs += scratch.runs
+        result.pictures |= scratch.pictures
     return _write(settings, split, warnings, result)
 
 
@@ -161,20 +170,20 @@ def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, 
         **({"mean_rule": MEAN_RULE} if result.task == "segmentation" else {}),
         "settings": settings,
         "warnings": list(result.warnings),
-        "summary": summarise(result.task, result.runs),
+        "summary": summarise(result.runs),
         "runs": runs,
     }
 
 
-def summarise(task: str, runs: Sequence[ProbeRun]) -> list[dict[str, Any]]:
-    """Mean and sample deviation over seeds of the headline scores, per backbone and budget."""
+def summarise(runs: Sequence[ProbeRun]) -> list[dict[str, Any]]:
+    """Mean and sample deviation over seeds of the scores that have a name, per backbone and budget."""
     summary = []
     for backbone, labels in dict.fromkeys((run.backbone, run.labels) for run in runs):
         chosen = [run for run in runs if (run.backbone, run.labels) == (backbone, labels)]
         entry: dict[str, Any] = {"backbone": backbone, "labels": labels, "seeds": [run.seed for run in chosen]}
-        for headline in (*HEADLINES[task], *(path for path in OPTIONAL if path.split("/")[0] in chosen[0].metrics)):
-            values: list[Any] = [reduce(getitem, headline.split("/"), run.metrics) for run in chosen]
-            entry[headline] = spread([value for value in values if value is not None])
+        for path in (path for path in SCORE_NAMES if path.split("/")[0] in chosen[0].metrics):
+            values: list[Any] = [reduce(getitem, path.split("/"), run.metrics) for run in chosen]
+            entry[path] = spread([value for value in values if value is not None])
         summary.append(entry)
     return summary
 

@@ -32,7 +32,7 @@ from laparoflow.models.encoder import PixelEncoder
 from laparoflow.probes.features import FeatureEncoder, to_input
 from laparoflow.probes.heads import Head
 from laparoflow.probes.heatmaps import detect, heatmap_size, upsample
-from laparoflow.probes.settings import device_of
+from laparoflow.probes.settings import TRAINED, device_of
 
 FORMAT = "laparoflow-head-1"
 FOLDER = "heads"
@@ -135,24 +135,17 @@ def save_head(saved: SavedHead, out: Path) -> Path:
     return write_json(path, {"format": FORMAT, "channels": saved.head.mean.shape[1]} | facts)
 
 
-def load_head(
-    probe: Path | str,
-    backbone: str = "trained",
-    labels: int | None = None,
-    seed: int | None = None,
-    encoder: Any = None,
-) -> SavedHead:
-    """A head that `laparoflow probe` trained, in eval mode on the CPU.
+def load_head(probe: Path | str, labels: int | None = None, seed: int | None = None, encoder: Any = None) -> SavedHead:
+    """A head of the pretrained backbone that `laparoflow probe` trained, in eval mode on the CPU.
 
     Args:
-        probe: folder of a probe, or the JSON file of one head.
-        backbone: which backbone's head, as the runs of `metrics.json` name it.
+        probe: folder of a probe, or the JSON file of one head, of any backbone.
         labels: the label budget; None takes the largest.
         seed: None takes the first.
         encoder: the backbone that it will be used with; its weights are compared with those that it was trained on.
 
     Raises:
-        FileNotFoundError: no probe there, or no head of that backbone, budget and seed.
+        FileNotFoundError: no probe there, or no head of that budget and seed.
         ValueError: the file is damaged or no head of ours, or the backbone has other weights.
 
     Example:
@@ -162,7 +155,7 @@ def load_head(
         >>> head.names[mask[0, 0]]                                                  # doctest: +SKIP
         'background'
     """
-    path = _choose(Path(probe), backbone, labels, seed) if Path(probe).is_dir() else Path(probe)
+    path = _choose(Path(probe), labels, seed) if Path(probe).is_dir() else Path(probe)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         state = load(path.with_suffix(".safetensors").read_bytes())
@@ -181,7 +174,7 @@ def load_head(
     return saved
 
 
-def _choose(probe: Path, backbone: str, labels: int | None, seed: int | None) -> Path:
+def _choose(probe: Path, labels: int | None, seed: int | None) -> Path:
     """The JSON file of the head that the arguments name, by the runs of metrics.json."""
     try:
         runs = json.loads((probe / "metrics.json").read_text(encoding="utf-8"))["runs"]
@@ -190,12 +183,12 @@ def _choose(probe: Path, backbone: str, labels: int | None, seed: int | None) ->
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"probe: cannot read {probe / 'metrics.json'}: {error}") from error
     kept = [run for run in runs if run.get("head_file")]
-    named = [run for run in kept if run["backbone"] == backbone and labels in (None, run["labels"])]
+    named = [run for run in kept if run["backbone"] == TRAINED and labels in (None, run["labels"])]
     fitting = [run for run in named if seed in (None, run["seed"])]
     if not fitting:
         there = ", ".join(f"{run['backbone']} {run['labels']} {run['seed']}" for run in kept) or "none"
         raise FileNotFoundError(
-            f"probe: {probe} has no head of backbone {backbone!r} with labels {labels or 'any'} and seed "
+            f"probe: {probe} has no head of backbone {TRAINED!r} with labels {labels or 'any'} and seed "
             f"{'any' if seed is None else seed}; its heads (backbone, labels, seed): {there}"
         )
     return probe / max(fitting, key=lambda run: run["labels"])["head_file"]

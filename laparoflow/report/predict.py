@@ -98,7 +98,7 @@ def _sources(path: Path) -> list[Path]:
 
 def coco_instruments(found: Sequence[NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
     """COCO annotations of the instruments in a picture, from the points per joint [P, 3]; joints not found have v = 0."""
-    places, scores = group_instruments(found, 0.0)
+    places, scores = group_instruments(found)
     for joints, score in zip(places, scores, strict=True):
         there = [bool((np.abs(f[:, :2] - p) < 1e-6).all(1).any()) for f, p in zip(found, joints, strict=True)]
         points = [[float(x), float(y), 2] if seen else [0, 0, 0] for (x, y), seen in zip(joints, there, strict=True)]

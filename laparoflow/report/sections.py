@@ -12,28 +12,13 @@ import numpy as np
 from PIL import Image
 
 from laparoflow.files import png_bytes
-from laparoflow.probes.run import spread
+from laparoflow.probes.run import SCORE_NAMES, spread
 from laparoflow.report.charts import bar_chart, confusion_chart, curve_chart, score_chart
 from laparoflow.report.pictures import PCK_RADIUS, Picture, palette, panels
 from laparoflow.report.sources import Source
 from laparoflow.video.cache import CachedFrame
 from laparoflow.video.pictures import flow_picture, flow_wheel, full_length
 
-SCORE_NAMES = {
-    "mean_iou": "mean IoU",
-    "mean_dice": "mean Dice",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_iou_over_videos": "mean IoU, mean over videos",
-    "pck/0.05": "PCK at 5 % of the diagonal",
-    "pck/0.1": "PCK at 10 % of the diagonal",
-    "rmse_px": "RMSE, pixels",
-    "precision/20": "precision at 20 px",
-    "recall/20": "recall at 20 px",
-    "f1/20": "F1 at 20 px",
-    "oks_ap": "OKS mAP",
-    "mean_nsd": "mean NSD",
-    "sar_rarp50/score": "SAR-RARP50 score",
-}
 CHARTED = {"segmentation": "mean_iou", "keypoints": f"pck/{PCK_RADIUS:g}"}
 CURVES = {
     "excess": "loss above its floor (nats)",

@@ -48,6 +48,10 @@ class FrameBatch(NamedTuple):
     number: Tensor
     near: Neighbours | None = None
 
+    def ends_step(self, accumulate: int) -> bool:
+        """Whether the optimiser steps after this batch, one of so many to a step."""
+        return (int(self.number[0]) + 1) % accumulate == 0
+
 
 def collate(items: list[FrameBatch]) -> FrameBatch:
     """Single frames as a batch, with the neighbours of those that have one."""

@@ -64,15 +64,12 @@ class PretrainModule(pl.LightningModule):
         output = self.method(first, second, near)
         if not torch.isfinite(output.loss):
             raise NonFiniteLossError(self._save_bad_batch(batch, output.loss.detach(), seed))
-        joint = self._is_logged(number)
+        # other processes are asked for their values only where they get a row of the logs
+        joint = self._stepped(batch) and (self.global_step + 1) % self.settings.trainer.log_every == 0
         self.log("loss", output.loss.detach(), prog_bar=True, sync_dist=joint)
         for name, value in output.logs.items():
             self.log(name, value, prog_bar=name == "excess", sync_dist=joint)
         return output.loss
-
-    def _is_logged(self, number: int) -> bool:
-        """Whether this batch's values get a row of the logs, which is worth asking the other processes for theirs."""
-        return self._stepped(number) and (self.global_step + 1) % self.settings.trainer.log_every == 0
 
     @staticmethod
     def of(module: pl.LightningModule) -> PretrainModule:
@@ -87,7 +84,7 @@ class PretrainModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: FrameBatch, batch_index: int) -> None:
         """Log speed and waiting."""
-        if self._stepped(int(batch.number[0])) and self.global_step % self.settings.trainer.log_every == 0:
+        if self._stepped(batch) and self.global_step % self.settings.trainer.log_every == 0:
             seconds, share = self.watch.read()
             frames = len(batch.image) * self.settings.trainer.log_every * self.settings.trainer.accumulate
             self.log("frames_per_second", frames * self.trainer.world_size / seconds)
@@ -98,8 +95,8 @@ class PretrainModule(pl.LightningModule):
                 self.log("memory_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
         self.watch.batch_done()
 
-    def _stepped(self, number: int) -> bool:
-        return (number + 1) % self.trainer.accumulate_grad_batches == 0
+    def _stepped(self, batch: FrameBatch) -> bool:
+        return batch.ends_step(self.trainer.accumulate_grad_batches)
 
     def _save_bad_batch(self, batch: FrameBatch, loss: Tensor, seed: tuple[int, ...]) -> str:
         """Save what led to a loss that is not finite, and say so."""

@@ -1,28 +1,31 @@
-"""Watching the features during training, on a few labelled frames: linear probe, k-NN, collapse, pictures."""
+"""Watching the features during training, on a few labelled frames: linear probe, k-NN, collapse, pictures.
+
+What is measured needs no training: spread and effective rank, votes of the nearest cells, a ridge classifier.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional as F
 
 from laparoflow.datasets import build_dataset
+from laparoflow.datasets.samples import IGNORE_INDEX
 from laparoflow.files import write_png
-from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.pictures import draw_features
 from laparoflow.training.settings import OnlineSettings
 
-IGNORE_INDEX = 255
 MAX_CELLS = 4000
 MAX_SIDE = 256
+NEIGHBOURS, PENALTY = 10, 1e-2
 
 
 class OnlineProbe(Callback):
@@ -35,7 +38,7 @@ class OnlineProbe(Callback):
         self.masks: Tensor | None = None
         self.classes = 0
 
-    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Read the labelled frames, evenly spread over the set."""
         if self.images is not None or self.settings.root is None:
             return
@@ -56,12 +59,9 @@ class OnlineProbe(Callback):
         self.masks = torch.stack([F.interpolate(m[None], cells, mode="nearest-exact")[0, 0] for m in masks]).long()
         self.classes = len(dataset.classes)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int) -> None:
         """Look at the features after every ``every``-th optimiser step."""
-        done = (int(batch.number[0]) + 1) % trainer.accumulate_grad_batches == 0
-        if not done or trainer.global_step % self.settings.every:
+        if not batch.ends_step(trainer.accumulate_grad_batches) or trainer.global_step % self.settings.every:
             return
         encoder = PretrainModule.of(module).method.encoder
         training = encoder.training
@@ -102,7 +102,7 @@ class OnlineProbe(Callback):
             "knn": nearest_accuracy(train, labels, test, truth),
         }
 
-    def draw(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+    def draw(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Write the picture of the batch's first frame, also to TensorBoard where that is on."""
         picture = draw_features(PretrainModule.of(module).method, batch, self.settings.pixels)
         path = self.out / "pictures" / f"features_{trainer.global_step:07d}.png"
@@ -115,3 +115,40 @@ class OnlineProbe(Callback):
 def _cells(features: Tensor) -> Tensor:
     """[1, C, h, w] -> [h * w, C]."""
     return features[0].flatten(1).T.float()
+
+
+def feature_spread(features: Tensor) -> Tensor:
+    """Mean standard deviation per channel of unit features [N, C], times sqrt(C): 1 for isotropic, 0 for collapsed."""
+    unit = F.normalize(features.float(), dim=1)
+    return unit.std(0, correction=0).mean() * features.shape[1] ** 0.5
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """exp of the entropy of the normalised spectrum of centred features [N, C]: between 1 and min(N, C).
+
+    Source: Roy and Vetterli, The effective rank, 2007.
+    """
+    centred = features.double() - features.double().mean(0)
+    values = torch.linalg.svdvals(centred)
+    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.special.entr(share).sum().exp().float()
+
+
+def nearest_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> Tensor:
+    """Share of test cells [M, C] whose class is the one most frequent among the nearest train cells [N, C]."""
+    similarity = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
+    nearest = similarity.topk(min(NEIGHBOURS, len(train)), dim=1).indices
+    return (labels[nearest].mode(dim=1).values == truth).float().mean()
+
+
+def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Mean recall over the classes in ``truth`` of a ridge classifier on standardised features, in closed form."""
+    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+    x, y = ((part - mean) / std for part in (train, test))
+    x, y = (torch.cat([part, torch.ones_like(part[:, :1])], 1).double() for part in (x, y))
+    targets = F.one_hot(labels, classes).double()
+    weight = targets.sum(0).clamp(min=1).reciprocal()[labels]  # every class counts the same
+    gram = (x * weight[:, None]).T @ x + PENALTY * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    solved = torch.linalg.solve(gram, (x * weight[:, None]).T @ targets)
+    right = (y @ solved).argmax(1) == truth
+    return torch.stack([right[truth == c].float().mean() for c in truth.unique()]).mean()

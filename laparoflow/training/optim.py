@@ -56,21 +56,13 @@ def parameter_groups(method: nn.Module, blocks: int, settings: OptimiserSettings
             continue
         depth = depth_of(name, blocks)
         decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token", "reg_token"))
-        group = groups.setdefault(
-            (depth, decayed),
-            {
-                "params": [],
-                "lr": settings.rate * settings.layer_decay ** (blocks + 1 - depth),
-                "weight_decay": settings.weight_decay if decayed else 0.0,
-            },
-        )
-        group["params"].append(parameter)
+        rate = settings.rate * settings.layer_decay ** (blocks + 1 - depth)
+        options = {"params": [], "lr": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
+        groups.setdefault((depth, decayed), options)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimiser(
-    method: nn.Module, blocks: int, total: int, settings: OptimiserSettings
-) -> tuple[AdamW, LambdaLR]:
+def build_optimiser(method: nn.Module, blocks: int, total: int, settings: OptimiserSettings) -> tuple[AdamW, LambdaLR]:
     """Optimiser and per-step schedule over ``total`` optimiser steps."""
     optimiser = AdamW(parameter_groups(method, blocks, settings), lr=settings.rate, betas=settings.betas)
     return optimiser, LambdaLR(optimiser, lambda step: rate_at(step, total, settings))

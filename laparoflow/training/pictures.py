@@ -69,18 +69,15 @@ def pair_weights(method: Method, view: PixelView, pixels: Sequence[tuple[float, 
 @torch.no_grad()
 def draw_features(method: Method, batch: FrameBatch, pixels: Sequence[tuple[float, float]]) -> Tensor:
     """The picture of the module's description for the first frame of a batch, uint8 [3, H, W * (2 + P)]."""
-    stride = method.encoder.feature_stride
-    view = whole_frame(batch, 0, stride)
+    view = whole_frame(batch, 0, method.encoder.feature_stride)
     image = view.image[0].clone()
     height, width = image.shape[-2:]
     for x, y in pixels:
         column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-        image[:, max(row - MARK, 0) : row + MARK + 1, max(column - MARK, 0) : column + MARK + 1] = image.new_tensor(
-            [1.0, 1.0, 0.0]
-        ).view(3, 1, 1)
+        marked = image[:, max(row - MARK, 0) : row + MARK + 1, max(column - MARK, 0) : column + MARK + 1]
+        marked.copy_(image.new_tensor([1.0, 1.0, 0.0]).view(3, 1, 1).expand_as(marked))
     features = method.encoder.features(view.image)[0].cpu()
-    colours = Components(features.flatten(1).T).picture(features)
-    maps = [torch.from_numpy(colours).movedim(-1, 0).to(image) / 255]
-    maps += [weights.expand(3, -1, -1) for weights in pair_weights(method, view, pixels)]
+    colours = torch.from_numpy(Components(features.flatten(1).T).picture(features)).movedim(-1, 0).to(image) / 255
+    maps = [colours, *(weights.expand(3, -1, -1) for weights in pair_weights(method, view, pixels))]
     tiles = [image, *(F.interpolate(tile[None].float(), (height, width))[0] for tile in maps)]
     return (torch.cat(tiles, dim=-1).clamp(0, 1) * 255).byte().cpu()

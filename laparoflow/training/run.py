@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +33,7 @@ from laparoflow.files import write_json, write_text
 from laparoflow.machine import threads_of, told
 from laparoflow.models.loading import find_checkpoint
 from laparoflow.models.weights import read_state
-from laparoflow.progress import progress
-from laparoflow.training.average import AveragedEncoder
-from laparoflow.training.checkpoints import AtomicCheckpoints, SaveOnSignal
+from laparoflow.training.callbacks import AtomicCheckpoints, AveragedEncoder, SaveOnSignal, StepProgress
 from laparoflow.training.frames import CachedFrames, StepSampler, frame_loader, groups_of, shared_memory_named
 from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
@@ -43,36 +41,6 @@ from laparoflow.training.places import DATA_FILE, data_places
 from laparoflow.training.resume import check_same_run
 from laparoflow.training.settings import PretrainSettings, TrainerSettings, check_batch, plain
 from laparoflow.video.cache import FrameCache
-
-
-class StepProgress(Callback):
-    """Progress in steps with the loss."""
-
-    def __init__(self) -> None:
-        self._open = ExitStack()
-        self._seen = 0
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Show the steps that are left."""
-        self._seen = trainer.global_step
-
-        def note() -> str:
-            loss = trainer.callback_metrics.get("loss")
-            return "" if loss is None else f"loss {float(loss):.4f}"
-
-        total = trainer.max_steps - trainer.global_step
-        self._advance = self._open.enter_context(progress("steps", total, trainer.is_global_zero, note))
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the optimiser's steps."""
-        self._advance(trainer.global_step - self._seen)
-        self._seen = trainer.global_step
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Close the bar, also after an exception."""
-        self._open.close()
 
 
 class Interrupted(SystemExit):

@@ -9,9 +9,9 @@ Memory: several N x M matrices per frame (scope "batch": B N x B M).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from torch import Tensor
 from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype, autocast_exists
 
 TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
-
-
 MAX_DIM: dict[str, int] = {}
+
+Cut: TypeAlias = Callable[..., Any]
+"""Some frames of one side: [T, ...] -> [frames, pixels of each, ...], None -> None."""
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -75,11 +76,13 @@ def _stats(s: Tensor, w: Tensor, n: Tensor, keep: Tensor, positives: str) -> Ten
     return torch.stack([lse, weight_sum, positive, torch.special.xlogy(w, w).sum(-1)])
 
 
-def _batch_stats(
-    problem: PairProblem, q: Tensor, k: Tensor, f: Tensor, g: Tensor, inv_bandwidth: Tensor,
-    q_mask: Tensor | None, k_mask: Tensor | None, q_group: Tensor | None, k_group: Tensor | None, same_frame: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Row and column statistics [4, B, N], [4, B, M] of a batch of equal frames."""
+def _pair_stats(
+    problem: PairProblem, inv_bandwidth: Tensor, of_query: Cut, of_key: Cut, same_frame: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Row and column statistics [4, T] of a batch of equal frames, which are cut out of either side."""
+    rows, columns = problem.query_frames, problem.key_frames
+    q, f, q_mask, q_group = (of_query(x) for x in (problem.query, rows.flow, rows.mask, rows.group))
+    k, g, k_mask, k_group = (of_key(x) for x in (problem.key, columns.flow, columns.mask, columns.group))
     q_keep, k_keep = _keep(q_mask, q), _keep(k_mask, k)
     q, k = (x.masked_fill(~keep[..., None], 0) for x, keep in ((q, q_keep), (k, k_keep)))
     f, g = (x.masked_fill(~keep[..., None], 0) for x, keep in ((f, q_keep), (g, k_keep)))
@@ -88,15 +91,15 @@ def _batch_stats(
     if same_frame is not None:
         w = w * same_frame
     keep_pair = q_keep[:, :, None] & k_keep[:, None, :]
-    if q_group is not None and k_group is not None:
+    if q_group is not None:
         keep_pair = keep_pair & (q_group[:, :, None] != k_group[:, None, :])
     w = w * keep_pair
     n = (1 - w if problem.negatives == "dissimilar" else torch.ones_like(w)) * keep_pair
-    rows = _stats(s, w, n, q_keep, problem.positives)
+    stats = _stats(s, w, n, q_keep, problem.positives).flatten(1)
     if not problem.symmetric:
-        return rows, rows.new_empty((4, 0))
-    columns = _stats(s.transpose(1, 2), w.transpose(1, 2), n.transpose(1, 2), k_keep, problem.positives)
-    return rows, columns
+        return stats, stats.new_empty((4, 0))
+    s, w, n = (x.transpose(1, 2) for x in (s, w, n))
+    return stats, _stats(s, w, n, k_keep, problem.positives).flatten(1)
 
 
 def _frame_ids(side: PackedFrames) -> Tensor:
@@ -111,57 +114,33 @@ def _frame_ids(side: PackedFrames) -> Tensor:
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Row statistics [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
     kind = problem.query.device.type
+    query, key = problem.query_frames, problem.key_frames
+    same_frame: Tensor | None = None
     with torch.autocast(kind, enabled=False) if autocast_exists(kind) else nullcontext():
+        runs: Iterable[tuple[Any, Cut, Cut]] = _equal_frames(query.sizes, key.sizes)
         if problem.scope == "batch":
-            return _batch_scope(problem)
-        return _frame_scope(problem)
+            # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, its key's too
+            q_ids, k_ids = _frame_ids(query), _frame_ids(key)
+            same_frame = (q_ids[:, None] == k_ids)[None]
+            runs = [(q_ids[None], _cut(0, 1, q_ids.shape[0]), _cut(0, 1, k_ids.shape[0]))]
+        parts = [_pair_stats(problem, problem.inv_bandwidth[at], rows, columns, same_frame) for at, rows, columns in runs]
+        return torch.cat([rows for rows, _ in parts], 1), torch.cat([columns for _, columns in parts], 1)
 
 
-def _lead(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x[None]
+def _cut(start: int, frames: int, size: int) -> Cut:
+    """So many frames of one size, from a row on."""
+    return lambda x: None if x is None else x[start : start + frames * size].reshape(frames, size, *x.shape[1:])
 
 
-def _batch_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    q, k = problem.query_frames, problem.key_frames
-    q_ids, k_ids = _frame_ids(q), _frame_ids(k)
-    # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, which is its key's too
-    rows, columns = _batch_stats(
-        problem, problem.query[None], problem.key[None], q.flow[None], k.flow[None], problem.inv_bandwidth[q_ids][None],
-        _lead(q.mask), _lead(k.mask), _lead(q.group), _lead(k.group),
-        (q_ids[:, None] == k_ids[None, :])[None],
-    )  # fmt: skip
-    return rows.flatten(1), columns.flatten(1)
-
-
-def _frame_scope(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    rows, columns = [], []
-    q, k = problem.query_frames, problem.key_frames
-    for frames, cut_query, cut_key in _equal_frames(q.sizes, k.sizes):
-        r, c = _batch_stats(
-            problem, cut_query(problem.query), cut_key(problem.key), cut_query(q.flow), cut_key(k.flow),
-            problem.inv_bandwidth[frames], cut_query(q.mask), cut_key(k.mask), cut_query(q.group), cut_key(k.group), None,
-        )  # fmt: skip
-        rows.append(r.flatten(1))
-        columns.append(c.flatten(1))
-    return torch.cat(rows, 1), torch.cat(columns, 1)
-
-
-def _equal_frames(query: FrameSizes, key: FrameSizes) -> Iterator[tuple[slice, Callable[..., Any], Callable[..., Any]]]:
-    """Runs of frames that are equal on both sides: their indices, and for either side the cut [T, ...] -> [frames, N, ...].
-
-    That is all frames at once, or each alone.
-    """
-
-    def cut(start: int, frames: int, size: int) -> Callable[..., Any]:
-        return lambda x: None if x is None else x[start : start + frames * size].reshape(frames, size, *x.shape[1:])
-
+def _equal_frames(query: FrameSizes, key: FrameSizes) -> Iterator[tuple[slice, Cut, Cut]]:
+    """Runs of frames that are equal on both sides, with the cut of either: all frames at once, or each alone."""
     if query.each is None and key.each is None:
-        yield slice(None), cut(0, query.frames, query.largest), cut(0, key.frames, key.largest)
+        yield slice(None), _cut(0, query.frames, query.largest), _cut(0, key.frames, key.largest)
         return
     q_start = k_start = 0
     for b in range(query.frames):
         n, m = (sizes.largest if sizes.each is None else sizes.each[b] for sizes in (query, key))
-        yield slice(b, b + 1), cut(q_start, 1, n), cut(k_start, 1, m)
+        yield slice(b, b + 1), _cut(q_start, 1, n), _cut(k_start, 1, m)
         q_start, k_start = q_start + n, k_start + m
 
 

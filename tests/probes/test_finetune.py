@@ -90,13 +90,13 @@ def test_pictures_and_targets_are_cropped_and_mirrored_alike(scale: int) -> None
 
 
 def test_instruments_are_put_together_by_nearness() -> None:
-    tips = np.array([[10.0, 10, 0.9], [50, 10, 0.8], [90, 90, 0.1]])
+    tips = np.array([[10.0, 10, 0.9], [50, 10, 0.8]])
     wrists = np.array([[52.0, 14, 0.7], [11, 15, 0.6]])
-    places, scores = group_instruments([tips, wrists, np.zeros((0, 3))], 0.5)
+    places, scores = group_instruments([tips, wrists, np.zeros((0, 3))])
     assert places[:, :2].tolist() == [[[10, 10], [11, 15]], [[50, 10], [52, 14]]]
     assert places[0, 2].tolist() == [10.5, 12.5]
     assert scores.tolist() == pytest.approx([0.5, 0.5])
-    places, scores = group_instruments([np.zeros((0, 3))] * 2, 0.5)
+    places, scores = group_instruments([np.zeros((0, 3))] * 2)
     assert places.shape == (0, 2, 2)
     assert len(scores) == 0
 

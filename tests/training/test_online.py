@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from laparoflow.models import load_encoder
 from laparoflow.synthetic import SceneParameters, write_dataset
-from laparoflow.training.collapse import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
+from laparoflow.training.online import effective_rank, feature_spread, linear_accuracy, nearest_accuracy
 from laparoflow.training.run import pretrain
 from laparoflow.training.settings import OnlineSettings
 

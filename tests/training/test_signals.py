@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from laparoflow.cli import main
 from laparoflow.methods.settings import FlowSettings, MethodSettings
 from laparoflow.models import load_encoder
 from laparoflow.models.loading import AVERAGED_KEY
-from laparoflow.progress import progress
 from laparoflow.training import module as module_file
 from laparoflow.training.run import Interrupted, pretrain
 from laparoflow.training.settings import plain
@@ -129,7 +127,7 @@ def test_full_shared_memory_names_the_way_out(make_settings, monkeypatch):
 
 
 def test_a_run_says_its_threads_and_its_rate_without_a_terminal(make_settings, monkeypatch, capsys):
-    monkeypatch.setattr("laparoflow.training.run.progress", partial(progress, every=0.0))
+    monkeypatch.setattr("laparoflow.progress.EVERY", 0.0)
     pretrain(make_settings(trainer={"progress": True}, max_steps=3))
     lines = capsys.readouterr().err.splitlines()
     assert any("cores: 1 process of " in line for line in lines)
