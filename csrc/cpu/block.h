@@ -6,9 +6,6 @@
 //     gradient:  per chunk  S, dS in place, dq, dk                            (3 products, nothing stored)
 #pragma once
 
-#include <algorithm>
-#include <cstring>
-
 #include "products.h"
 #include "sweep.h"
 
@@ -29,28 +26,24 @@ struct Scratch {
   T *a, *b;     // [stored + kChunk, kRows] each, fused form
   T* products;  // of Products
 
-  static int64_t size(int64_t dim, int64_t stored) {
-    return kRows * padded(dim) + kChunk * kRows + Products<T>::scratch_size(dim) +
-           (stored ? 2 * (stored + kChunk) * kRows : 0);
+  static int64_t size(const Pairs<T>& pairs) {
+    return kRows * padded(pairs.dim) + kChunk * kRows + Products<T>::scratch_size(pairs.dim) +
+           (pairs.stored ? 2 * (pairs.stored + kChunk) * kRows : 0);
   }
-  Scratch(T* base, int64_t dim, int64_t stored) {
+  Scratch(T* base, const Pairs<T>& pairs) {
     dquery = base;
-    chunk = dquery + kRows * padded(dim);
+    chunk = dquery + kRows * padded(pairs.dim);
     products = chunk + kChunk * kRows;
-    a = products + Products<T>::scratch_size(dim);
-    b = a + (stored + kChunk) * kRows;
+    a = products + Products<T>::scratch_size(pairs.dim);
+    b = a + (pairs.stored + kChunk) * kRows;
   }
 };
 
 template <class T>
 class Block {
  public:
-  Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, int64_t stored = 0)
-      : pairs_(pairs),
-        task_(task),
-        stored_(stored),
-        scratch_(scratch, pairs.dim, stored),
-        products_(pairs, scratch_.products) {
+  Block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch)
+      : pairs_(pairs), task_(task), scratch_(scratch, pairs), products_(pairs, scratch_.products) {
     rows_ = {};
     rows_.rows = task.rows;
     for (int64_t i = 0; i < kRows; ++i) {
@@ -61,13 +54,15 @@ class Block {
     }
   }
 
-  KeyChunk<T> chunk(const KeyRun& run) const {
+  KeyChunk<T> chunk(const KeyRun& run, const Maxima<T>* maxima = nullptr) const {
     KeyChunk<T> c = {};
     c.keys = run.count;
     c.flow = pairs_.key_flow + run.begin * pairs_.channels;
     c.channels = pairs_.channels;
     c.inv_bandwidth2 = task_.inv_bandwidth2;
     c.excludes = pairs_.query_group != nullptr;
+    if (maxima && maxima->column)
+      c.column_max = maxima->column + run.begin, c.column_max_positive = maxima->column_positive + run.begin;
     return c;
   }
 
@@ -90,59 +85,59 @@ class Block {
       sweep(Plain{});
   }
 
+  template <class FORM, class Sweep>
+  void with_guard(const KeyRun& run, const Sweep& sweep) {
+    with_weights<FORM>(run, [&](auto form) {
+      if (pairs_.guarded)
+        sweep(form, std::true_type{});
+      else
+        sweep(form, std::false_type{});
+    });
+  }
+
   template <class FORM>
-  void maxima(T* row_max, T* row_max_positive, T* column_max, T* column_max_positive) {
+  bool run(const Maxima<T>& maxima) {
     products_.load_queries(task_.row, task_.rows);
     for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
     for_each_run(task_, [&](const KeyRun& run) {
-      KeyChunk<T> c = chunk(run);
-      if (column_max) c.column_max = column_max + run.begin, c.column_max_positive = column_max_positive + run.begin;
+      const KeyChunk<T> c = chunk(run, &maxima);
       logits(run, scratch_.chunk);
-      in_turn(run, column_max, [&] {
+      in_turn(run, maxima.column, [&] {
         with_weights<FORM>(run, [&](auto form) { maxima_sweep<T, decltype(form)>(rows_, c, scratch_.chunk, scale()); });
       });
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
-      row_max[task_.row + i] = rows_.max_logit[i];
-      row_max_positive[task_.row + i] = rows_.max_positive[i];
+      maxima.row[task_.row + i] = rows_.max_logit[i];
+      maxima.row_positive[task_.row + i] = rows_.max_positive[i];
     }
+    return true;
   }
 
   template <class FORM>
-  bool statistics(const T* row_max, const T* row_max_positive, const T* column_max, const T* column_max_positive,
-                  const Stats<T>& stats, const ColumnSums* columns) {
+  bool run(const Statistics<T>& job) {
     products_.load_queries(task_.row, task_.rows);
     if (pairs_.guarded)
-      for (int64_t i = 0; i < task_.rows; ++i) set_maxima(i, row_max[task_.row + i], row_max_positive[task_.row + i]);
+      for (int64_t i = 0; i < task_.rows; ++i)
+        set_maxima(i, job.maxima.row[task_.row + i], job.maxima.row_positive[task_.row + i]);
     for_each_run(task_, [&](const KeyRun& run) {
-      KeyChunk<T> c = chunk(run);
-      if (columns) {
-        double* sums[kSums] = {columns->a, columns->weight_sum, columns->positive, columns->weight_log_sum};
-        for (int k = 0; k < kSums; ++k) c.column_sums[k] = sums[k] + run.begin;
-        c.column_max = const_cast<T*>(column_max) + run.begin;
-        c.column_max_positive = const_cast<T*>(column_max_positive) + run.begin;
-      }
+      KeyChunk<T> c = chunk(run, &job.maxima);
+      for (int k = 0; job.column_sums && k < kSums; ++k) c.column_sums[k] = job.column_sums + k * job.columns + run.begin;
       T* s = scratch_.chunk;
       logits(run, s);
-      in_turn(run, columns, [&] {
-        with_weights<FORM>(run, [&](auto form) {
-          using F = decltype(form);
-          if (pairs_.guarded) {
-            row_sweep<T, F, false, true>(rows_, c, s, scale(), nullptr, nullptr);
-            if (columns) guarded_column_sweep<T, F>(rows_, c, s, scale());
-          } else if (columns) {
-            row_column_sweep<T, F>(rows_, c, s, scale());
-          } else {
-            row_sweep<T, F, false, false>(rows_, c, s, scale(), nullptr, nullptr);
-          }
+      in_turn(run, job.column_sums, [&] {
+        with_guard<FORM>(run, [&](auto form, auto guarded) {
+          if (job.column_sums)
+            row_column_sweep<T, decltype(form), decltype(guarded)::value>(rows_, c, s, scale());
+          else
+            row_sweep<T, decltype(form), false, decltype(guarded)::value>(rows_, c, s, scale(), nullptr, nullptr);
         });
       });
     });
-    return finish<FORM>(stats);
+    return finish<FORM>(job.stats);
   }
 
   template <class FORM>
-  bool fused(const Stats<T>& stats, const Gradients<T>& gradients) {
+  bool run(const Fused<T>& job) {
     products_.load_queries(task_.row, task_.rows);
     if (pairs_.guarded) {
       for (int64_t i = 0; i < kRows; ++i) rows_.max_logit[i] = rows_.max_positive[i] = -INFINITY;
@@ -154,75 +149,69 @@ class Block {
       for (int64_t i = 0; i < kRows; ++i) set_maxima(i, rows_.max_logit[i], rows_.max_positive[i]);
     }
     for_each_run(task_, [&](const KeyRun& run) { make_pair_terms<FORM>(run); });
-    if (!finish<FORM>(stats)) return false;
-    begin_gradients(gradients);
+    if (!finish<FORM>(job.stats)) return false;
+    begin_gradients(job.gradients);
     for_each_run(task_, [&](const KeyRun& run) {
       if (!is_stored(run)) make_pair_terms<FORM>(run);
       const T *a = pair_terms(run, scratch_.a), *b = pair_terms(run, scratch_.b);
-      with_weights<FORM>(run, [&](auto form) {
-        using F = decltype(form);
-        if (pairs_.guarded)
-          combine_sweep<T, F, true>(rows_, run.count, a, b, scratch_.chunk);
-        else
-          combine_sweep<T, F, false>(rows_, run.count, a, b, scratch_.chunk);
+      with_guard<FORM>(run, [&](auto form, auto guarded) {
+        combine_sweep<T, decltype(form), decltype(guarded)::value>(rows_, run.count, a, b, scratch_.chunk);
       });
-      add_gradients(run, gradients);
+      add_gradients(run, job.gradients);
     });
-    end_gradients(gradients);
+    end_gradients(job.gradients);
     return true;
   }
 
   template <class FORM>
-  void gradient(const StatsGrad<T>& rows, const StatsGrad<T>* columns, const Gradients<T>& gradients) {
+  bool run(const Gradient<T>& job) {
     products_.load_queries(task_.row, task_.rows);
     for (int64_t i = 0; i < task_.rows; ++i) {
-      const Coefficients c = coefficients(rows, task_.row + i, task_.key_end - task_.key_begin);
+      const Coefficients c = coefficients(job.rows, task_.row + i, task_.key_end - task_.key_begin);
       rows_.alpha[i] = c.alpha, rows_.beta[i] = c.beta, rows_.lse[i] = c.lse, rows_.positive[i] = c.positive;
     }
-    begin_gradients(gradients);
+    begin_gradients(job.gradients);
     for_each_run(task_, [&](const KeyRun& run) {
       T column[4][kChunk];
       KeyChunk<T> c = chunk(run);
-      if (columns) {
+      if (job.columns) {
         for (int64_t j = 0; j < run.count; ++j) {
-          const Coefficients k = coefficients(*columns, run.begin + j, task_.queries);
+          const Coefficients k = coefficients(*job.columns, run.begin + j, task_.queries);
           column[0][j] = k.alpha, column[1][j] = k.beta, column[2][j] = k.lse, column[3][j] = k.positive;
         }
         c.alpha = column[0], c.beta = column[1], c.lse = column[2], c.positive = column[3];
       }
       logits(run, scratch_.chunk);
-      with_weights<FORM>(run, [&](auto form) {
-        using F = decltype(form);
-        if (pairs_.guarded)
-          gradient_sweep<T, F, true>(rows_, c, scratch_.chunk, scale());
-        else
-          gradient_sweep<T, F, false>(rows_, c, scratch_.chunk, scale());
+      with_guard<FORM>(run, [&](auto form, auto guarded) {
+        gradient_sweep<T, decltype(form), decltype(guarded)::value>(rows_, c, scratch_.chunk, scale());
       });
-      add_gradients(run, gradients);
+      add_gradients(run, job.gradients);
     });
-    end_gradients(gradients);
+    end_gradients(job.gradients);
+    return true;
   }
 
-  template <FlowKernel KERNEL>
-  void weighted_sum(T* sums, T* weight_sum) {
+  template <class FORM>
+  bool run(const WeightedSum<T>& job) {
     const int64_t ld = padded(pairs_.dim);
     std::memset(scratch_.dquery, 0, sizeof(T) * kRows * ld);
     for_each_run(task_, [&](const KeyRun& run) {
-      weight_sweep<T, KERNEL>(rows_, chunk(run), scratch_.chunk);
+      weight_sweep<T, FORM::KERNEL>(rows_, chunk(run), scratch_.chunk);
       products_.weighted_keys(run, scratch_.chunk, scratch_.dquery);
     });
     for (int64_t i = 0; i < task_.rows; ++i) {
-      std::memcpy(sums + (task_.row + i) * pairs_.dim, scratch_.dquery + i * ld, sizeof(T) * pairs_.dim);
-      weight_sum[task_.row + i] = rows_.sums[kSumW][i];
+      std::memcpy(job.sums + (task_.row + i) * pairs_.dim, scratch_.dquery + i * ld, sizeof(T) * pairs_.dim);
+      job.weight_sum[task_.row + i] = rows_.sums[kSumW][i];
     }
+    return true;
   }
 
  private:
   Scale<T> scale() const { return Scale<T>(pairs_.inv_temperature * (pairs_.guarded ? 1.0 : kLog2e)); }
-  bool is_stored(const KeyRun& run) const { return run.begin + run.count - task_.key_begin <= stored_; }
+  bool is_stored(const KeyRun& run) const { return run.begin + run.count - task_.key_begin <= pairs_.stored; }
   // where a run's terms a or b are; all runs that are not stored have one place behind those that are
   T* pair_terms(const KeyRun& run, T* base) const {
-    return base + (is_stored(run) ? run.begin - task_.key_begin : stored_) * kRows;
+    return base + (is_stored(run) ? run.begin - task_.key_begin : pairs_.stored) * kRows;
   }
 
   // a and b of a run, and what they add to the row sums, which nothing reads after `finish`
@@ -233,12 +222,9 @@ class Block {
       logits(run, scratch_.chunk);
     else if (!is_stored(run))
       logits(run, a);
-    with_weights<FORM>(run, [&](auto form) {
-      using F = decltype(form);
-      if (pairs_.guarded)
-        row_sweep<T, F, true, true>(rows_, chunk(run), a, scale(), a, b);
-      else
-        row_sweep<T, F, true, false>(rows_, chunk(run), scratch_.chunk, scale(), a, b);
+    with_guard<FORM>(run, [&](auto form, auto guarded) {
+      constexpr bool kGuarded = decltype(guarded)::value;
+      row_sweep<T, decltype(form), true, kGuarded>(rows_, chunk(run), kGuarded ? a : scratch_.chunk, scale(), a, b);
     });
   }
 
@@ -263,19 +249,11 @@ class Block {
   bool finish(const Stats<T>& stats) {
     for (int64_t i = 0; i < task_.rows; ++i) {
       const T a = rows_.sums[kSumA][i], w = rows_.sums[kSumW][i], p = rows_.sums[kSumPositive][i];
-      if (FORM::INSIDE && !pairs_.guarded && w > T(0) && p < kLeastPositive<T>) return false;
-      const int64_t row = task_.row + i;
-      stats.lse[row] = a > T(0) ? static_cast<T>(double(rows_.max_logit[i]) + std::log(double(a))) : T(-INFINITY);
-      stats.weight_sum[row] = w;
-      stats.weight_log_sum[row] = T(kLn2) * rows_.sums[kSumWLogW][i];
-      if (FORM::INSIDE)
-        stats.positive[row] = p > T(0) ? static_cast<T>(double(rows_.max_positive[i]) + std::log(double(p))) : T(-INFINITY);
-      else
-        stats.positive[row] = w > T(0) ? static_cast<T>((pairs_.guarded ? 1.0 : kLn2) * double(p) / double(w)) : T(0);
-      if (!FORM::INSIDE && !FORM::DISSIMILAR && w > T(0) && task_.key_end - task_.key_begin == 1)
-        stats.lse[row] = stats.positive[row];  // both are the one logit
+      const int64_t keys = task_.key_end - task_.key_begin;
+      const double sums[kSums] = {a, w, p, rows_.sums[kSumWLogW][i]};
+      if (!finish_pixel(pairs_, sums, rows_.max_logit[i], rows_.max_positive[i], keys, stats, task_.row + i)) return false;
       // with one key p = w / W = 1: the gradient is 0, not the rounding error of a / a
-      const bool valid = a > T(0) && w > T(0) && task_.key_end - task_.key_begin > 1;
+      const bool valid = a > T(0) && w > T(0) && keys > 1;
       rows_.alpha[i] = valid ? T(1) / a : T(0);
       rows_.beta[i] = valid ? T(-1) / (FORM::INSIDE ? p : w) : T(0);
     }
@@ -289,16 +267,17 @@ class Block {
   Coefficients coefficients(const StatsGrad<T>& g, int64_t i, int64_t partners) const {
     Coefficients c = {0, 0, 0, 0};
     if (partners == 1 && g.dlse[i] == -g.dpositive[i]) return c;  // p = w / W = 1
+    const T dlse = static_cast<T>(g.dlse[i] * pairs_.upstream), dpositive = static_cast<T>(g.dpositive[i] * pairs_.upstream);
     if (g.lse[i] > T(-INFINITY)) {
       c.lse = g.lse[i];
-      c.alpha = pairs_.guarded ? g.dlse[i] : g.dlse[i] * std::exp(-g.lse[i]);
+      c.alpha = pairs_.guarded ? dlse : dlse * std::exp(-g.lse[i]);
     }
     if (g.weight_sum[i] > T(0)) {
       if (!pairs_.inside) {
-        c.beta = g.dpositive[i] / g.weight_sum[i];
+        c.beta = dpositive / g.weight_sum[i];
       } else if (g.positive[i] > T(-INFINITY)) {
         c.positive = g.positive[i];
-        c.beta = pairs_.guarded ? g.dpositive[i] : g.dpositive[i] * std::exp(-g.positive[i]);
+        c.beta = pairs_.guarded ? dpositive : dpositive * std::exp(-g.positive[i]);
       }
     }
     return c;
@@ -330,7 +309,6 @@ class Block {
 
   const Pairs<T>& pairs_;
   const BlockTask<T>& task_;
-  const int64_t stored_;
   Scratch<T> scratch_;
   Products<T> products_;
   RowBlock<T> rows_;
@@ -359,42 +337,21 @@ auto with_form(const Pairs<T>& pairs, const Run& run) {
   }
 }
 
-template <class T>
-Engine<T> make_engine() {
-  Engine<T> e;
-  e.scratch_size = [](int64_t dim, int64_t stored) { return Scratch<T>::size(dim, stored); };
-  e.maxima = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, T* row_max, T* row_max_positive, T* column_max,
-                T* column_max_positive) {
-    with_form(pairs, [&](auto form) {
-      Block<T>(pairs, task, scratch)
-          .template maxima<decltype(form)>(row_max, row_max_positive, column_max, column_max_positive);
-    });
-  };
-  e.statistics = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const T* row_max, const T* row_max_positive,
-                    const T* column_max, const T* column_max_positive, const Stats<T>& stats, const ColumnSums* columns) {
-    return with_form(pairs, [&](auto form) {
-      return Block<T>(pairs, task, scratch)
-          .template statistics<decltype(form)>(row_max, row_max_positive, column_max, column_max_positive, stats, columns);
-    });
-  };
-  e.fused = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, int64_t stored, const Stats<T>& stats,
-               const Gradients<T>& gradients) {
-    return with_form(pairs, [&](auto form) {
-      return Block<T>(pairs, task, scratch, stored).template fused<decltype(form)>(stats, gradients);
-    });
-  };
-  e.gradient = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const StatsGrad<T>& rows,
-                  const StatsGrad<T>* columns, const Gradients<T>& gradients) {
-    with_form(pairs, [&](auto form) {
-      Block<T>(pairs, task, scratch).template gradient<decltype(form)>(rows, columns, gradients);
-    });
-  };
-  e.weighted_sum = [](const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, T* sums, T* weight_sum) {
-    with_form(pairs, [&](auto form) {
-      Block<T>(pairs, task, scratch).template weighted_sum<decltype(form)::KERNEL>(sums, weight_sum);
-    });
-  };
-  return e;
+template <class T, class Job>
+bool run_block(const Pairs<T>& pairs, const BlockTask<T>& task, T* scratch, const Job& job) {
+  return with_form(pairs, [&](auto form) { return Block<T>(pairs, task, scratch).template run<decltype(form)>(job); });
 }
 
 }  // namespace
+
+namespace laparoflow::cpu {
+
+template <class T>
+const Engine<T>* LF_ENGINE() {
+  static const Engine<T> engine = {Scratch<T>::size, run_block<T>, run_block<T>, run_block<T>, run_block<T>, run_block<T>};
+  return &engine;
+}
+template const Engine<float>* LF_ENGINE<float>();
+template const Engine<double>* LF_ENGINE<double>();
+
+}  // namespace laparoflow::cpu

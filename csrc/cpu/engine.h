@@ -3,8 +3,12 @@
 // Plain data and function pointers only, so that code compiled for a newer instruction set stays in its own unit.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "../pair_math.h"
 
@@ -39,6 +43,8 @@ struct Pairs {
   bool inside, dissimilar;
   bool native_bf16;  // the processor has AVX512_BF16
   bool guarded;      // logits may be large: subtract maxima
+  int64_t stored;    // for how many keys the fused form keeps both pair terms of a block
+  double upstream;   // gradient of given statistics: what upstream gradients are multiplied by
   double centre;     // gradient of given statistics: what dtemperature takes from every q . k, whose errors weigh less then
 };
 
@@ -68,11 +74,6 @@ struct Stats {
   T *lse, *weight_sum, *positive, *weight_log_sum;
 };
 
-// A share of the sums over the queries, [Tk] each; the host adds the shares up.
-struct ColumnSums {
-  double *a, *weight_sum, *positive, *weight_log_sum;
-};
-
 // Gradient of given statistics of one direction: dL/dlse and dL/dpositive, per pixel.
 template <class T>
 struct StatsGrad {
@@ -87,27 +88,57 @@ struct Gradients {
   double* dtemperature;  // this block's part of sum_ij dS_ij (q_i . k_j - centre); null when not needed
 };
 
+// What a block is asked for. Largest logits and positive exponents, of rows and, where not null, a share of the columns'.
 template <class T>
-struct Engine {
-  // scratch of one thread, in T; `stored`: for how many keys the fused form keeps both pair terms of a block
-  int64_t (*scratch_size)(int64_t dim, int64_t stored);
-  // guarded form, first pass: row maxima, and a share of the column maxima where not null
-  void (*maxima)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* row_max, T* row_max_positive, T* column_max,
-                 T* column_max_positive);
-  // statistics of the rows, and a share of the column sums where not null.
-  // Returns false when the inside form needs the guarded path (its positive sums underflow).
-  bool (*statistics)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const T* row_max, const T* row_max_positive,
-                     const T* column_max, const T* column_max_positive, const Stats<T>&, const ColumnSums*);
-  // statistics and the gradient of the summed loss, in one sweep. False as above.
-  bool (*fused)(const Pairs<T>&, const BlockTask<T>&, T* scratch, int64_t stored, const Stats<T>&, const Gradients<T>&);
-  // gradient of given statistics; columns null for one direction
-  void (*gradient)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const StatsGrad<T>& rows, const StatsGrad<T>* columns,
-                   const Gradients<T>&);
-  // sums[row, :] = sum_j w_ij v_j for values [Tk, dim] in `key`, and the weight sums
-  void (*weighted_sum)(const Pairs<T>&, const BlockTask<T>&, T* scratch, T* sums, T* weight_sum);
+struct Maxima {
+  T *row, *row_positive, *column, *column_positive;
 };
 
-// Defined by the unit of each instruction set; null where it was not compiled.
+// Statistics of the rows and, where not null, a share of the columns' sums [4, columns]; guarded: with the maxima.
+template <class T>
+struct Statistics {
+  Maxima<T> maxima;
+  Stats<T> stats;
+  double* column_sums;
+  int64_t columns;
+};
+
+// Statistics and the gradient of the summed loss, in one sweep.
+template <class T>
+struct Fused {
+  Stats<T> stats;
+  Gradients<T> gradients;
+};
+
+// The gradient of given statistics; columns null for one direction.
+template <class T>
+struct Gradient {
+  StatsGrad<T> rows;
+  const StatsGrad<T>* columns;
+  Gradients<T> gradients;
+};
+
+// sums[row, :] = sum_j w_ij v_j for values [Tk, dim] in `key`, and the weight sums.
+template <class T>
+struct WeightedSum {
+  T *sums, *weight_sum;
+};
+
+template <class T>
+struct Engine {
+  // False where the inside form needs the guarded path, as its positive sums underflow.
+  template <class Job>
+  using Run = bool (*)(const Pairs<T>&, const BlockTask<T>&, T* scratch, const Job&);
+
+  int64_t (*scratch_size)(const Pairs<T>&);  // of one thread, in T
+  Run<Maxima<T>> maxima;                     // guarded form, first pass
+  Run<Statistics<T>> statistics;
+  Run<Fused<T>> fused;
+  Run<Gradient<T>> gradient;
+  Run<WeightedSum<T>> weighted_sum;
+};
+
+// Defined by the unit of each instruction set, those other than the portable one on x86 alone.
 template <class T>
 const Engine<T>* avx512_engine();
 template <class T>

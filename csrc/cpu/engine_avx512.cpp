@@ -1,49 +1,21 @@
 // The row-block engine compiled for AVX-512.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "engine.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
 
-#if defined(__x86_64__)
+#include "engine.h"
+
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
 #else
-#pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #endif
+#define LF_ENGINE avx512_engine
 #define LF_HAS_BF16
 #define LF_VECTOR_BYTES 64
 #define LF_TILE_ROWS 6
 #define LF_TILE_VECTORS 4
 #include "block.h"
-
-namespace laparoflow::cpu {
-template <class T>
-const Engine<T>* avx512_engine() {
-  static const Engine<T> engine = make_engine<T>();
-  return &engine;
-}
-}  // namespace laparoflow::cpu
 #ifdef __clang__
 #pragma clang attribute pop
-#else
-#pragma GCC pop_options
 #endif
-#else
-namespace laparoflow::cpu {
-template <class T>
-const Engine<T>* avx512_engine() {
-  return nullptr;
-}
-}  // namespace laparoflow::cpu
 #endif
-
-template const laparoflow::cpu::Engine<float>* laparoflow::cpu::avx512_engine<float>();
-template const laparoflow::cpu::Engine<double>* laparoflow::cpu::avx512_engine<double>();

@@ -4,60 +4,50 @@
 // its block alone; dkey and column sums are added up from shares.
 
 #include "pair_problem.h"
+#include "statistics.h"
 
 namespace laparoflow::cpu {
 namespace {
 
-// Column statistics from the sums over all query rows [4, columns], in double.
+// Column statistics from the sums over all query rows [4, columns]; false: needs the guard.
 template <class T>
-void finish_columns(const PairProblem<T>& problem, const double* s, const T* maxima, const Stats<T>& out) {
-  const bool plain = !problem.pairs.inside && !problem.pairs.dissimilar;
+bool finish_columns(const PairProblem<T>& problem, const double* s, const T* maxima, const Stats<T>& out) {
+  const std::vector<int64_t>& queries = problem.query.offsets;
   const int64_t n = problem.columns();
-  const double ln2 = std::log(2.0);
   size_t frame = 0;
   for (int64_t j = 0; j < n; ++j) {
     while (j >= problem.key.offsets[frame + 1]) ++frame;
-    const bool one_query = plain && problem.queries_of(frame) == 1;
-    const double a = s[j], w = s[n + j], p = s[2 * n + j];
-    out.lse[j] = static_cast<T>(a > 0 ? (maxima ? maxima[j] : 0) + std::log(a) : -INFINITY);
-    out.weight_sum[j] = static_cast<T>(w);
-    out.weight_log_sum[j] = static_cast<T>(ln2 * s[3 * n + j]);
-    if (problem.pairs.inside)
-      out.positive[j] = static_cast<T>(p > 0 && w > 0 ? (maxima ? maxima[n + j] : 0) + std::log(p) : -INFINITY);
-    else
-      out.positive[j] = static_cast<T>(w > 0 ? (maxima ? 1.0 : ln2) * p / w : 0);
-    if (one_query && w > 0) out.lse[j] = out.positive[j];  // both are the one logit
+    const bool batch = problem.args_.scope == Scope::kBatch;
+    const int64_t partners = batch ? queries.back() : queries[frame + 1] - queries[frame];
+    const double sums[kSums] = {s[j], s[n + j], s[2 * n + j], s[3 * n + j]};
+    const double max = maxima ? maxima[j] : 0, max_positive = maxima ? maxima[n + j] : 0;
+    if (!finish_pixel(problem.pairs, sums, max, max_positive, partners, out, j)) return false;
   }
+  return true;
 }
 
-// The inside form without the guard lost positive sums of a column.
+// [2, rows] and [2, columns] (none unless asked for): largest logits and positive exponents.
 template <class T>
-bool columns_underflow(const PairProblem<T>& problem, const double* s) {
-  if (!problem.pairs.inside || problem.pairs.guarded) return false;
-  const int64_t n = problem.columns();
-  for (int64_t j = 0; j < n; ++j)
-    if (s[n + j] > 0 && s[2 * n + j] < kLeastPositive<T>) return true;
-  return false;
-}
-
-// [2, rows] and [2, columns] (null unless asked for): largest logits and positive exponents.
-template <class T>
-struct Maxima {
+struct AllMaxima {
   std::vector<T> rows, columns;
 
-  Maxima(PairProblem<T>& problem, const Shares<T>& shares, ScratchPool<T>& scratch, bool with_columns)
+  AllMaxima(PairProblem<T>& problem, const Shares<T>& shares, ScratchPool<T>& scratch, bool with_columns)
       : rows(2 * problem.rows()), columns(with_columns ? 2 * problem.columns() : 0, -INFINITY) {
-    const int64_t n = problem.columns();
-    std::vector<T> of_shares(with_columns ? shares.count * 2 * n : 0, -INFINITY);
+    const int64_t n = columns.size();
+    std::vector<T> of_shares(shares.count * n, -INFINITY);
     shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
-      T* m = with_columns ? of_shares.data() + share * 2 * n : nullptr;
-      engine<T>().maxima(problem.pairs, task, scratch.of(thread), rows.data(), rows.data() + problem.rows(), m,
-                         m ? m + n : m);
+      engine<T>().maxima(problem.pairs, task, scratch.of(thread),
+                         parts(with_columns ? of_shares.data() + share * n : nullptr));
     });
-    for (size_t j = 0; j < columns.size(); ++j) {
-      for (int64_t share = 0; share < shares.count; ++share) columns[j] = std::max(columns[j], of_shares[share * 2 * n + j]);
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t share = 0; share < shares.count; ++share) columns[j] = std::max(columns[j], of_shares[share * n + j]);
       if (columns[j] == T(-INFINITY)) columns[j] = 0;  // a column without pairs has nothing to subtract from
     }
+  }
+  // with the columns' at a place of their own, or null
+  Maxima<T> parts(T* of_columns) {
+    T* r = rows.data();
+    return {r, r + rows.size() / 2, of_columns, of_columns ? of_columns + columns.size() / 2 : nullptr};
   }
 };
 
@@ -65,29 +55,23 @@ struct Maxima {
 template <class T>
 bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor& column_stats) {
   const bool with_columns = problem.args_.symmetric;
-  const int64_t n = problem.columns();
-  const Shares<T> shares(problem, with_columns ? 4 * n * sizeof(double) : 0);
-  ScratchPool<T> scratch(row_stats, shares.threads, engine<T>().scratch_size(problem.pairs.dim, 0));
-  std::optional<Maxima<T>> maxima;
-  if (problem.pairs.guarded) maxima.emplace(problem, shares, scratch, with_columns);
-  const T* r = maxima ? maxima->rows.data() : nullptr;
-  const T* m = maxima && with_columns ? maxima->columns.data() : nullptr;
-  std::vector<double> sums(with_columns ? shares.count * 4 * n : 0);
+  const int64_t n = with_columns ? problem.columns() : 0;
+  const Shares<T> shares(problem, 4 * n * sizeof(double));
+  ScratchPool<T> scratch(row_stats, shares.threads, engine<T>().scratch_size(problem.pairs));
+  std::optional<AllMaxima<T>> found;
+  if (problem.pairs.guarded) found.emplace(problem, shares, scratch, with_columns);
+  const Maxima<T> maxima = found ? found->parts(with_columns ? found->columns.data() : nullptr) : Maxima<T>{};
+  std::vector<double> sums(shares.count * 4 * n);
   std::atomic<bool> ok{true};
   const Stats<T> out = PairProblem<T>::rows_of(row_stats);
   shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
-    double* base = sums.data() + share * 4 * n;
-    const ColumnSums column_sums{base, base + n, base + 2 * n, base + 3 * n};
-    if (!engine<T>().statistics(problem.pairs, task, scratch.of(thread), r, r ? r + problem.rows() : r, m, m ? m + n : m,
-                                out, with_columns ? &column_sums : nullptr))
-      ok = false;
+    double* column_sums = with_columns ? sums.data() + share * 4 * n : nullptr;
+    if (!engine<T>().statistics(problem.pairs, task, scratch.of(thread), {maxima, out, column_sums, n})) ok = false;
   });
   if (!with_columns) return ok;
   for (int64_t share = 1; share < shares.count; ++share)
     for (int64_t i = 0; i < 4 * n; ++i) sums[i] += sums[share * 4 * n + i];
-  if (!ok || columns_underflow(problem, sums.data())) return false;
-  finish_columns(problem, sums.data(), m, PairProblem<T>::rows_of(column_stats));
-  return true;
+  return ok && finish_columns(problem, sums.data(), maxima.column, PairProblem<T>::rows_of(column_stats));
 }
 
 template <class T>
@@ -137,14 +121,6 @@ double gradient_scale(const Tensor& rows, const Tensor& columns) {
   return largest > 0 && std::isfinite(largest) ? std::exp2(std::clamp(-13.0 - std::ilogb(largest), -100.0, 100.0)) : 1.0;
 }
 
-template <class T>
-Tensor scaled(const Tensor& x, double factor) {
-  const Tensor out = empty_on(x, {x.size(0), x.size(1)}, kAccumulator<T>);
-  const T* from = x.const_data_ptr<T>();
-  std::transform(from, from + x.numel(), out.mutable_data_ptr<T>(), [&](T v) { return static_cast<T>(v * factor); });
-  return out;
-}
-
 // The sums of dS over rows and columns are known: the gradients of the statistics that exist. Hence dtemperature can be
 // summed around any centre: among large logits, around the mean lse, an error common to a row's softmax, as lse's rounding
 // is, weighs least.
@@ -167,17 +143,15 @@ template <class T>
 std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const StatsArguments& given, const Needs& need) {
   PairProblem<T> problem(args);
   const Tensor rows = problem.query.template gather<T>(given.row_stats);
-  Tensor drows = problem.query.template gather<T>(given.row_grad);
+  const Tensor drows = problem.query.template gather<T>(given.row_grad);
   const Tensor columns = args.symmetric ? problem.key.template gather<T>(given.column_stats) : rows;
-  Tensor dcolumns = args.symmetric ? problem.key.template gather<T>(given.column_grad) : drows;
-  const double scale = gradient_scale<T>(drows, dcolumns);
-  drows = scaled<T>(drows, scale);
-  dcolumns = scaled<T>(dcolumns, scale);
+  const Tensor dcolumns = args.symmetric ? problem.key.template gather<T>(given.column_grad) : drows;
+  const double scale = problem.pairs.upstream = gradient_scale<T>(drows, dcolumns);
   const bool large = problem.pairs.guarded;
   if (problem.pairs.inside && !problem.pairs.guarded)
     problem.pairs.guarded = has_small_positive<T>(rows) || has_small_positive<T>(columns);
   const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
-  ScratchPool<T> scratch(rows, shares.threads, engine<T>().scratch_size(problem.pairs.dim, 0));
+  ScratchPool<T> scratch(rows, shares.threads, engine<T>().scratch_size(problem.pairs));
   GradientSums<T> sums(problem, shares, need);
   const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
   Centre<T> centre;
@@ -186,11 +160,11 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   problem.pairs.centre = large && centre.weight > 0 ? centre.lse / centre.weight / problem.pairs.inv_temperature : 0;
   if (problem.finite) {
     shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
-      engine<T>().gradient(problem.pairs, task, scratch.of(thread), row_side, args.symmetric ? &column_side : nullptr,
-                           sums.of(block, share));
+      engine<T>().gradient(problem.pairs, task, scratch.of(thread),
+                           {row_side, args.symmetric ? &column_side : nullptr, sums.of(block, share)});
     });
   }
-  return sums.sum(1.0 / scale, args.query.scalar_type(), problem.pairs.centre * centre.total);
+  return sums.sum(1.0 / scale, args.query.scalar_type(), problem.pairs.centre * centre.total * scale);
 }
 
 template <class T>
@@ -201,16 +175,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArguments& ar
   const Tensor stats = problem.make_stats(problem.rows());
   const Stats<T> out = PairProblem<T>::rows_of(stats);
   const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
-  const int64_t stored = problem.stored(shares.threads);
-  ScratchPool<T> scratch(stats, shares.threads, engine<T>().scratch_size(problem.pairs.dim, stored));
+  problem.pairs.stored = problem.stored(shares.threads);
+  ScratchPool<T> scratch(stats, shares.threads, engine<T>().scratch_size(problem.pairs));
   std::optional<GradientSums<T>> sums;
   bool ok = false;
   while (!ok && problem.finite) {
     sums.emplace(problem, shares, need);
     std::atomic<bool> good{true};
     shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
-      if (good && !engine<T>().fused(problem.pairs, task, scratch.of(thread), stored, out, sums->of(block, share)))
-        good = false;
+      if (good && !engine<T>().fused(problem.pairs, task, scratch.of(thread), {out, sums->of(block, share)})) good = false;
     });
     ok = good;
     if (!ok) problem.pairs.guarded = true;

@@ -24,50 +24,57 @@ struct Upcoming {
   }
 };
 
-template <class T, int ROWS, int VECTORS>
-LF_INLINE void gemm_tile(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
-                         int64_t ldc, Into into, Upcoming& next) {
-  Vec<T> acc[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) {
-      acc[i][v] = Vec<T>{};
-      if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * kLanes<T>, 1);
-    }
-  for (int64_t p = 0; p < depth; ++p) {
-    next.ask();
-    Vec<T> row[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) row[v] = load<T>(b + p * ldb + v * kLanes<T>);
-    for (int i = 0; i < ROWS; ++i) {
-      Vec<T> x = splat<T>(a[i * a_row + p * a_depth]);
-      for (int v = 0; v < VECTORS; ++v) acc[i][v] += x * row[v];
-    }
-  }
-  for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) {
-      T* out = c + i * ldc + v * kLanes<T>;
-      store<T>(out, into == Into::kSet ? acc[i][v] : load<T>(out) + acc[i][v]);
-    }
-}
+// Products and sums in vectors of T.
+template <class T>
+struct VectorTile {
+  static constexpr int lanes = kLanes<T>;
 
-template <class T, int VECTORS>
-void gemm_panel(int64_t rows, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
+  template <int ROWS, int VECTORS>
+  LF_INLINE static void run(int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb, T* c,
+                            int64_t ldc, Into into, Upcoming& next) {
+    Vec<T> acc[ROWS][VECTORS];
+    for (int i = 0; i < ROWS; ++i)
+      for (int v = 0; v < VECTORS; ++v) {
+        acc[i][v] = Vec<T>{};
+        if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * lanes, 1);
+      }
+    for (int64_t p = 0; p < depth; ++p) {
+      next.ask();
+      Vec<T> row[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) row[v] = load<T>(b + p * ldb + v * lanes);
+      for (int i = 0; i < ROWS; ++i) {
+        Vec<T> x = splat<T>(a[i * a_row + p * a_depth]);
+        for (int v = 0; v < VECTORS; ++v) acc[i][v] += x * row[v];
+      }
+    }
+    for (int i = 0; i < ROWS; ++i)
+      for (int v = 0; v < VECTORS; ++v) {
+        T* out = c + i * ldc + v * lanes;
+        store<T>(out, into == Into::kSet ? acc[i][v] : load<T>(out) + acc[i][v]);
+      }
+  }
+};
+
+template <class Tile, int VECTORS, class A, class B, class C>
+void gemm_panel(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const B* b, int64_t ldb, C* c,
                 int64_t ldc, Into into, Upcoming& next) {
   int64_t i = 0;
   for (; i + LF_TILE_ROWS <= rows; i += LF_TILE_ROWS)
-    gemm_tile<T, LF_TILE_ROWS, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+    Tile::template run<LF_TILE_ROWS, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
   for (; i + 2 <= rows; i += 2)
-    gemm_tile<T, 2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
-  if (i < rows) gemm_tile<T, 1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+    Tile::template run<2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
+  if (i < rows) Tile::template run<1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
 }
 
 // columns: a multiple of the vector length
-template <class T>
-void gemm(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t ldb,
-          T* c, int64_t ldc, Into into, Upcoming next) {
+template <class Tile, class A, class B, class C>
+void gemm(int64_t rows, int64_t columns, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const B* b, int64_t ldb,
+          C* c, int64_t ldc, Into into, Upcoming next) {
+  constexpr int64_t lanes = Tile::lanes;
   int64_t j = 0;
-  for (; j + LF_TILE_VECTORS * kLanes<T> <= columns; j += LF_TILE_VECTORS * kLanes<T>)
-    gemm_panel<T, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
-  for (; j < columns; j += kLanes<T>) gemm_panel<T, 1>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
+  for (; j + LF_TILE_VECTORS * lanes <= columns; j += LF_TILE_VECTORS * lanes)
+    gemm_panel<Tile, LF_TILE_VECTORS>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
+  for (; j < columns; j += lanes) gemm_panel<Tile, 1>(rows, depth, a, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
 }
 
 }  // namespace

@@ -18,59 +18,44 @@ namespace {
 
 #define LF_BF16_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")))
 
-template <int ROWS, int VECTORS>
-LF_BF16_TARGET void bf16_tile(int64_t depth, const char* a, int64_t a_row, int64_t a_depth, const int32_t* b, int64_t ldb,
-                              float* c, int64_t ldc, Into into, Upcoming& next) {
-  __m512 acc[ROWS][VECTORS];
+// A in numbers or in pairs of them, B in pairs; B and C in vectors of 16.
+struct PairTile {
+  static constexpr int lanes = 16;
+
+  template <int ROWS, int VECTORS, class A>
+  LF_BF16_TARGET static void run(int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const int32_t* b, int64_t ldb,
+                                 float* c, int64_t ldc, Into into, Upcoming& next) {
+    __m512 acc[ROWS][VECTORS];
 #pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i)
+    for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) {
-      acc[i][v] = _mm512_setzero_ps();
-      if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * 16, 1);
-    }
-  for (int64_t p = 0; p < depth; ++p) {
-    next.ask();
-    __m512i row[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) {
+        acc[i][v] = _mm512_setzero_ps();
+        if (into == Into::kAddFar) __builtin_prefetch(c + i * ldc + v * 16, 1);
+      }
+    for (int64_t p = 0; p < depth; ++p) {
+      next.ask();
+      __m512i row[VECTORS];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) row[v] = _mm512_loadu_si512(b + p * ldb + v * 16);
+      for (int v = 0; v < VECTORS; ++v) row[v] = _mm512_loadu_si512(b + p * ldb + v * 16);
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) {
-      int32_t pair;
-      std::memcpy(&pair, a + i * a_row + p * a_depth, sizeof(pair));
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      for (int i = 0; i < ROWS; ++i) {
+        int32_t pair;
+        std::memcpy(&pair, a + i * a_row + p * a_depth, sizeof(pair));
+        const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) acc[i][v] = _mm512_dpbf16_ps(acc[i][v], x, (__m512bh)row[v]);
+        for (int v = 0; v < VECTORS; ++v) acc[i][v] = _mm512_dpbf16_ps(acc[i][v], x, (__m512bh)row[v]);
+      }
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) {
+        float* out = c + i * ldc + v * 16;
+        _mm512_storeu_ps(out, into == Into::kSet ? acc[i][v] : _mm512_add_ps(_mm512_loadu_ps(out), acc[i][v]));
+      }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) {
-      float* out = c + i * ldc + v * 16;
-      _mm512_storeu_ps(out, into == Into::kSet ? acc[i][v] : _mm512_add_ps(_mm512_loadu_ps(out), acc[i][v]));
-    }
-}
-
-template <int VECTORS>
-LF_BF16_TARGET void bf16_panel(int64_t rows, int64_t depth, const char* a, int64_t a_row, int64_t a_depth, const int32_t* b,
-                               int64_t ldb, float* c, int64_t ldc, Into into, Upcoming& next) {
-  int64_t i = 0;
-  for (; i + 6 <= rows; i += 6)
-    bf16_tile<6, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
-  for (; i + 2 <= rows; i += 2)
-    bf16_tile<2, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
-  if (i < rows) bf16_tile<1, VECTORS>(depth, a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, into, next);
-}
-
-// C[i, :] (+)= sum_p A(i, p) B[p, :]; strides of A in bytes, columns a multiple of 16
-LF_BF16_TARGET void bf16_gemm(int64_t rows, int64_t columns, int64_t depth, const void* a, int64_t a_row, int64_t a_depth,
-                              const int32_t* b, int64_t ldb, float* c, int64_t ldc, Into into, Upcoming next) {
-  const char* base = static_cast<const char*>(a);
-  int64_t j = 0;
-  for (; j + 64 <= columns; j += 64) bf16_panel<4>(rows, depth, base, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
-  for (; j < columns; j += 16) bf16_panel<1>(rows, depth, base, a_row, a_depth, b + j, ldb, c + j, ldc, into, next);
-}
+};
 
 // Two rows of n bfloat16 numbers as pairs (low, high); n a multiple of 16, `high` null for a row of zeros.
 LF_BF16_TARGET void bf16_interleave(const uint16_t* low, const uint16_t* high, int64_t n, int32_t* out) {

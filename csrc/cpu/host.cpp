@@ -151,6 +151,8 @@ namespace {
 
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+
 // LAPAROFLOW_CPU_ISA=portable|avx2|avx512 forces a lower level than the processor offers
 Isa chosen_isa() {
   static const Isa isa = [] {
@@ -163,10 +165,9 @@ Isa chosen_isa() {
       best = Isa::kAvx512;
 #endif
     if (const char* wanted = std::getenv("LAPAROFLOW_CPU_ISA")) {
-      const std::string name = wanted;
-      check(name == "portable" || name == "avx2" || name == "avx512",
-            "LAPAROFLOW_CPU_ISA: expected portable, avx2 or avx512, got ", name);
-      best = std::min(best, name == "portable" ? Isa::kPortable : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512);
+      const auto found = std::find(std::begin(kIsaNames), std::end(kIsaNames), std::string(wanted));
+      check(found != std::end(kIsaNames), "LAPAROFLOW_CPU_ISA: expected portable, avx2 or avx512, got ", wanted);
+      best = std::min(best, static_cast<Isa>(found - kIsaNames));
     }
     return best;
   }();
@@ -178,10 +179,12 @@ Isa chosen_isa() {
 template <class T>
 const Engine<T>& engine() {
   switch (chosen_isa()) {
+#if defined(__x86_64__)
     case Isa::kAvx512:
       return *avx512_engine<T>();
     case Isa::kAvx2:
       return *avx2_engine<T>();
+#endif
     default:
       return *portable_engine<T>();
   }
@@ -203,15 +206,6 @@ bool has_native_bf16() {
 #endif
 }
 
-const char* engine_name() {
-  switch (chosen_isa()) {
-    case Isa::kAvx512:
-      return "avx512";
-    case Isa::kAvx2:
-      return "avx2";
-    default:
-      return "portable";
-  }
-}
+const char* engine_name() { return kIsaNames[static_cast<int>(chosen_isa())]; }
 
 }  // namespace laparoflow::cpu

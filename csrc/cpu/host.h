@@ -59,6 +59,43 @@ Side make_side(const char* name, const Tensor& data, const Tensor& flow, const T
                const OptionalTensor& group, ScalarType accumulator, int64_t longest);
 void check_frames(const Side& query, const Side& key, const Tensor& inv_bandwidth);
 Element element_of(ScalarType type);
+
+// Both sides as the engine takes them.
+template <class T>
+Pairs<T> pairs_of(const Side& query, const Side& key) {
+  Pairs<T> pairs = {};
+  pairs.query = query.data.const_data_ptr();
+  pairs.key = key.data.const_data_ptr();
+  pairs.element = element_of(key.data.scalar_type());
+  pairs.dim = key.data.size(1);
+  pairs.query_flow = query.flow.template const_data_ptr<T>();
+  pairs.key_flow = key.flow.template const_data_ptr<T>();
+  pairs.channels = static_cast<int>(query.flow.size(1));
+  return pairs;
+}
+
+// Blocks of query rows against the keys of their frame or, with `batch`, of all frames.
+template <class T>
+std::vector<BlockTask<T>> blocks_of(const Side& query, const Side& key, const Tensor& inv_bandwidth, bool batch) {
+  const Tensor bandwidth = row_major(inv_bandwidth);
+  std::vector<BlockTask<T>> blocks;
+  for (size_t b = 0; b + 1 < query.offsets.size(); ++b)
+    for (int64_t row = query.offsets[b]; row < query.offsets[b + 1]; row += kRows) {
+      BlockTask<T> task;
+      task.row = row;
+      task.rows = std::min<int64_t>(kRows, query.offsets[b + 1] - row);
+      task.positive_begin = key.offsets[b];
+      task.positive_end = key.offsets[b + 1];
+      task.key_begin = batch ? 0 : task.positive_begin;
+      task.key_end = batch ? key.offsets.back() : task.positive_end;
+      const T inverse = bandwidth.template const_data_ptr<T>()[b];
+      task.inv_bandwidth2 = inverse * inverse;
+      task.queries = batch ? query.offsets.back() : query.offsets[b + 1] - query.offsets[b];
+      blocks.push_back(task);
+    }
+  return blocks;
+}
+
 double largest_norm(const Tensor& x);  // of the rows of [T, D], contiguous; infinite or NaN when an entry is
 
 template <class T>

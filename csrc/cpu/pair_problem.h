@@ -35,25 +35,18 @@ class PairProblem {
     check(args.temperature.numel() == 1, "temperature: expected one number, got ", shape_of(args.temperature));
     const double temperature = *args.temperature.const_data_ptr<T>();
     check(temperature > 0 && std::isfinite(temperature), "temperature: expected a finite number > 0, got ", temperature);
-    pairs.query = query.data.const_data_ptr();
-    pairs.key = key.data.const_data_ptr();
-    pairs.element = element_of(type);
-    pairs.dim = args.query.size(1);
-    pairs.query_flow = query.flow.template const_data_ptr<T>();
-    pairs.key_flow = key.flow.template const_data_ptr<T>();
+    pairs = pairs_of<T>(query, key);
     pairs.query_group = args.query_group ? query.group.data() : nullptr;
     pairs.key_group = args.key_group ? key.group.data() : nullptr;
-    pairs.channels = static_cast<int>(query.flow.size(1));
     pairs.inv_temperature = 1 / temperature;
     pairs.flow_kernel = args.flow_kernel;
     pairs.native_bf16 = has_native_bf16();
-    pairs.centre = 0;
     pairs.inside = args.positives == Positives::kInside;
     pairs.dissimilar = args.negatives == Negatives::kDissimilar;
     const double bound = largest_norm(query.data) * largest_norm(key.data) / temperature;
     finite = std::isfinite(bound);
     pairs.guarded = !(bound <= (sizeof(T) == 4 ? kSmallLogit : kSmallLogitDouble));
-    plan_blocks();
+    blocks = blocks_of<T>(query, key, args.inv_bandwidth, args.scope == Scope::kBatch);
   }
 
   Tensor make_stats(int64_t pixels) const {
@@ -78,15 +71,13 @@ class PairProblem {
     return {base, base + n, base + 2 * n, base + 3 * n};
   }
 
-  // queries that a key of the frame meets
-  int64_t queries_of(size_t frame) const {
-    return args_.scope == Scope::kBatch ? query.offsets.back() : query.offsets[frame + 1] - query.offsets[frame];
-  }
   int64_t rows() const { return query.offsets.back(); }
   int64_t columns() const { return key.offsets.back(); }
   // keys whose pair terms each thread stores
   int64_t stored(int64_t threads) const {
-    return std::min<int64_t>(longest_keys_, kStoredBytes / threads / (2 * kRows * sizeof(T)));
+    int64_t longest = 0;
+    for (const BlockTask<T>& task : blocks) longest = std::max(longest, task.key_end - task.key_begin);
+    return std::min<int64_t>(longest, kStoredBytes / threads / (2 * kRows * sizeof(T)));
   }
 
   const PairArguments& args_;
@@ -94,29 +85,6 @@ class PairProblem {
   Pairs<T> pairs;
   std::vector<BlockTask<T>> blocks;
   bool finite;
-
- private:
-  void plan_blocks() {
-    const Tensor bandwidth = row_major(args_.inv_bandwidth);
-    const T* inv_bandwidth = bandwidth.template const_data_ptr<T>();
-    const bool batch = args_.scope == Scope::kBatch;
-    for (size_t b = 0; b + 1 < query.offsets.size(); ++b)
-      for (int64_t row = query.offsets[b]; row < query.offsets[b + 1]; row += kRows) {
-        BlockTask<T> task;
-        task.row = row;
-        task.rows = std::min<int64_t>(kRows, query.offsets[b + 1] - row);
-        task.positive_begin = key.offsets[b];
-        task.positive_end = key.offsets[b + 1];
-        task.key_begin = batch ? 0 : task.positive_begin;
-        task.key_end = batch ? key.offsets.back() : task.positive_end;
-        task.inv_bandwidth2 = inv_bandwidth[b] * inv_bandwidth[b];
-        task.queries = queries_of(b);
-        longest_keys_ = std::max(longest_keys_, task.key_end - task.key_begin);
-        blocks.push_back(task);
-      }
-  }
-
-  int64_t longest_keys_ = 0;
 };
 
 // The sums over blocks are made of shares: groups of consecutive blocks of about equal work, which add to their share in

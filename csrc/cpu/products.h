@@ -56,12 +56,12 @@ class Products {
 #ifdef LF_HAS_BF16
     if constexpr (sizeof(T) == 4)
       if (in_pairs_)
-        return bf16_gemm(run.count, kRows, pairs_.dim / 2, bf16_key(run.begin), 2 * pairs_.dim, 4, query_pairs_of_d(), kRows,
-                         out, kRows, Into::kSet, keys_after(run));
+        return gemm<PairTile>(run.count, kRows, pairs_.dim / 2, bf16_key(run.begin), pairs_.dim, 2, query_pairs_of_d(),
+                              kRows, out, kRows, Into::kSet, keys_after(run));
 #endif
     const Keys keys = key_rows(run);
-    gemm<T>(run.count, kRows, pairs_.dim, keys.rows, keys.ld, 1, query_columns_, kRows, out, kRows, Into::kSet,
-            keys_after(run));
+    gemm<VectorTile<T>>(run.count, kRows, pairs_.dim, keys.rows, keys.ld, 1, query_columns_, kRows, out, kRows, Into::kSet,
+                        keys_after(run));
   }
 
   // dquery [kRows, padded dim] += dS^T K and dkey [keys, padded dim] += dS q, each where not null; ds [keys, kRows]
@@ -71,13 +71,14 @@ class Products {
       if (in_pairs_) return paired_gradients(run, ds, dquery, dkey);
 #endif
     if (dquery) weighted_keys(run, ds, dquery);
-    if (dkey) gemm<T>(run.count, ld_, kRows, ds, kRows, 1, query_rows_, ld_, dkey, ld_, Into::kAddFar, keys_after(run));
+    if (dkey)
+      gemm<VectorTile<T>>(run.count, ld_, kRows, ds, kRows, 1, query_rows_, ld_, dkey, ld_, Into::kAddFar, keys_after(run));
   }
 
   // dquery += w^T K in T, for any weights
   void weighted_keys(const KeyRun& run, const T* weights, T* out) {
     const Keys keys = key_rows(run);
-    gemm<T>(kRows, ld_, run.count, weights, 1, kRows, keys.rows, keys.ld, out, ld_, Into::kAdd, {});
+    gemm<VectorTile<T>>(kRows, ld_, run.count, weights, 1, kRows, keys.rows, keys.ld, out, ld_, Into::kAdd, {});
   }
 
  private:
@@ -128,8 +129,8 @@ class Products {
     uint16_t* rows = reinterpret_cast<uint16_t*>(rounded_);
     for (int64_t j = 0; j < run.count; ++j) bf16_round(ds + j * kRows, kRows, rows + j * kRows);
     if (dkey)
-      bf16_gemm(run.count, dim, kRows / 2, rows, 2 * kRows, 4, query_pairs_of_i(), dim, dkey, ld_, Into::kAddFar,
-                keys_after(run));
+      gemm<PairTile>(run.count, dim, kRows / 2, rows, kRows, 2, query_pairs_of_i(), dim, dkey, ld_, Into::kAddFar,
+                     keys_after(run));
     if (!dquery) return;
     int32_t* ds_pairs = reinterpret_cast<int32_t*>(rounded_) + kChunk * kRows / 2;
     int32_t* key_pairs = reinterpret_cast<int32_t*>(keys_);
@@ -138,7 +139,7 @@ class Products {
       bf16_interleave(rows + j * kRows, both ? rows + (j + 1) * kRows : nullptr, kRows, ds_pairs + j / 2 * kRows);
       bf16_interleave(bf16_key(run.begin + j), both ? bf16_key(run.begin + j + 1) : nullptr, dim, key_pairs + j / 2 * dim);
     }
-    bf16_gemm(kRows, dim, (run.count + 1) / 2, ds_pairs, 4, 4 * kRows, key_pairs, dim, dquery, ld_, Into::kAdd, {});
+    gemm<PairTile>(kRows, dim, (run.count + 1) / 2, ds_pairs, 1, kRows, key_pairs, dim, dquery, ld_, Into::kAdd, {});
   }
 #endif
 

@@ -13,18 +13,13 @@
 #pragma once
 
 #include "../pair_formulas.h"
-#include "engine.h"
+#include "statistics.h"
 #include "vec.h"
 
 namespace {
 
 using laparoflow::FlowKernel;
 using laparoflow::cpu::kRows;
-
-constexpr double kLog2e = 1.44269504088896340736;
-constexpr double kLn2 = 0.69314718055994530942;
-
-enum Sum { kSumA, kSumW, kSumPositive, kSumWLogW, kSums };
 
 // What turns a product into a logit, log2(e) / t or (guarded) 1 / t, in two parts: its rounding would be the same for every
 // pair, and add up in the gradient of the temperature.
@@ -182,74 +177,73 @@ void maxima_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scal
   }
 }
 
+// The summands of a pair; `a` and `b` are what its gradient is made of.
+template <class T>
+struct PairTerms {
+  Vec<T> sums[kSums];
+  Vec<T> a, b;
+};
+
+// The terms of a pair from its logit, natural where guarded, else in base 2; guarded, with the maxima that are subtracted.
+template <class T, class FORM, bool GUARDED>
+LF_INLINE PairTerms<T> terms_of(Vec<T> logit, laparoflow::PairWeight<Vec<T>> pair, Vec<T> max, Vec<T> max_positive) {
+  PairTerms<T> t = {};
+  const Vec<T> w = pair.value;
+  const Vec<T> e = GUARDED ? exp_above<T>(counted_logit<T, FORM>(logit, w, T(kNoPair)), max) : exp2_vec(logit);
+  t.a = t.sums[kSumA] = e;
+  if constexpr (FORM::WEIGHTED) {
+    t.b = FORM::INSIDE && GUARDED ? exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), max_positive) : w;
+    if (FORM::DISSIMILAR && !GUARDED) t.sums[kSumA] = e * (T(1) - w);
+    t.sums[kSumW] = w;
+    t.sums[kSumPositive] = !FORM::INSIDE ? w * logit : GUARDED ? t.b : w * e;
+    if (FORM::KERNEL != FlowKernel::kTophat) t.sums[kSumWLogW] = w > T(0) ? w * pair.log2 : splat<T>(T(0));
+  }
+  return t;
+}
+
+template <class FORM>
+constexpr int kUsedSums = FORM::WEIGHTED ? kSums : 1;
+
 // Row sums of the pair terms; STORE keeps a and b for the gradient. GUARDED subtracts the maxima.
 template <class T, class FORM, bool STORE, bool GUARDED>
 void row_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale, T* a_out, T* b_out) {
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
-    Vec<T> sum_a{}, sum_w{}, sum_p{}, sum_wlog{};
+    Vec<T> sums[kSums] = {};
     for (int64_t j = 0; j < chunk.keys; ++j) {
       const int64_t at = j * kRows + lane;
       const Vec<T> product = load<T>(s + at);
-      Vec<T> logit = scale * product;  // natural where guarded, else in base 2
-      Vec<T> e = GUARDED ? exp_above<T>(logit, m) : exp2_vec(logit);
-      Vec<T> counted = e;
-      if constexpr (FORM::WEIGHTED) {
-        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-        Vec<T> b = pair.value;
-        if (FORM::INSIDE) {
-          if (GUARDED) b = exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), mp);
-          sum_p += GUARDED ? b : b * e;
-        } else {
-          sum_p += pair.value * logit;
-        }
-        sum_w += pair.value;
-        if (FORM::KERNEL != FlowKernel::kTophat) sum_wlog += pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
-        if (FORM::DISSIMILAR)
-          counted =
-              GUARDED ? exp_above<T>(counted_logit<T, FORM>(logit, pair.value, T(kNoPair)), m) : e * (T(1) - pair.value);
-        if (STORE) store<T>(b_out + at, b);
-      }
-      sum_a += counted;
-      if (STORE) store<T>(a_out + at, GUARDED ? counted : e);
+      laparoflow::PairWeight<Vec<T>> pair{};
+      if constexpr (FORM::WEIGHTED) pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
+      const PairTerms<T> terms = terms_of<T, FORM, GUARDED>(scale * product, pair, m, mp);
+      for (int k = 0; k < kUsedSums<FORM>; ++k) sums[k] += terms.sums[k];
+      if (STORE) store<T>(a_out + at, terms.a);
+      if (STORE && FORM::WEIGHTED) store<T>(b_out + at, terms.b);
     }
-    kahan_add<T>(block.sums[kSumA] + lane, block.lost[kSumA] + lane, sum_a);
-    if constexpr (FORM::WEIGHTED) {
-      kahan_add<T>(block.sums[kSumW] + lane, block.lost[kSumW] + lane, sum_w);
-      kahan_add<T>(block.sums[kSumPositive] + lane, block.lost[kSumPositive] + lane, sum_p);
-      kahan_add<T>(block.sums[kSumWLogW] + lane, block.lost[kSumWLogW] + lane, sum_wlog);
-    }
+    for (int k = 0; k < kUsedSums<FORM>; ++k) kahan_add<T>(block.sums[k] + lane, block.lost[k] + lane, sums[k]);
   }
 }
 
-// Row and column sums of the pair terms, one exp for both (only where no maximum is needed).
-template <class T, class FORM>
-void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale2) {
+// Row and column sums of the pair terms; one exp serves both where no maxima are subtracted.
+template <class T, class FORM, bool GUARDED>
+void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale) {
   constexpr int groups = kRows / kLanes<T>;
-  constexpr int used = FORM::WEIGHTED ? kSums : 1;
   const bool full = block.rows == kRows;
   Vec<T> rows[kSums][groups] = {};
   for (int64_t j = 0; j < chunk.keys; ++j) {
     Vec<T> column[kSums] = {};
     for (int g = 0; g < groups; ++g) {
       const int lane = g * kLanes<T>;
-      const Vec<T> product = load<T>(s + j * kRows + lane);
-      Vec<T> s2 = scale2 * product;
-      Vec<T> terms[kSums];
-      Vec<T> e = exp2_vec(s2);
-      if constexpr (FORM::WEIGHTED) {
-        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-        terms[kSumW] = pair.value;
-        terms[kSumPositive] = pair.value * (FORM::INSIDE ? e : s2);
-        terms[kSumWLogW] = pair.value > T(0) ? pair.value * pair.log2 : splat<T>(T(0));
-        if (FORM::DISSIMILAR) e *= T(1) - pair.value;
-      }
-      terms[kSumA] = e;
+      const Vec<T> product = load<T>(s + j * kRows + lane), logit = scale * product;
+      laparoflow::PairWeight<Vec<T>> pair{};
+      if constexpr (FORM::WEIGHTED) pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
+      const Vec<T> m = load<T>(block.max_logit + lane), mp = load<T>(block.max_positive + lane);
+      PairTerms<T> terms = terms_of<T, FORM, GUARDED>(logit, pair, m, mp);
+      for (int k = 0; k < kUsedSums<FORM>; ++k) rows[k][g] += terms.sums[k];
+      if constexpr (GUARDED)
+        terms = terms_of<T, FORM, true>(logit, pair, splat<T>(chunk.column_max[j]), splat<T>(chunk.column_max_positive[j]));
       const Vec<T> live = load<T>(block.live + lane);
-      for (int k = 0; k < used; ++k) {
-        rows[k][g] += terms[k];
-        column[k] += full ? terms[k] : terms[k] * live;
-      }
+      for (int k = 0; k < kUsedSums<FORM>; ++k) column[k] += full ? terms.sums[k] : terms.sums[k] * live;
     }
     if constexpr (FORM::WEIGHTED) {
       T sums[kSums];
@@ -259,33 +253,23 @@ void row_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, 
       chunk.column_sums[kSumA][j] += horizontal_sum<T>(column[kSumA]);
     }
   }
-  for (int k = 0; k < used; ++k)
+  for (int k = 0; k < kUsedSums<FORM>; ++k)
     for (int g = 0; g < groups; ++g) kahan_add<T>(block.sums[k] + g * kLanes<T>, block.lost[k] + g * kLanes<T>, rows[k][g]);
 }
 
-// Column sums against known column maxima: the second pass of the guarded form.
+// dS of a pair without maxima, from e^s and its weight.
 template <class T, class FORM>
-void guarded_column_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, const T* s, Scale<T> scale) {
-  for (int64_t j = 0; j < chunk.keys; ++j) {
-    Vec<T> total[kSums] = {};
-    for (int lane = 0; lane < kRows; lane += kLanes<T>) {
-      const Vec<T> live = load<T>(block.live + lane);
-      const Vec<T> product = load<T>(s + j * kRows + lane), logit = scale * product;
-      Vec<T> w{};
-      if constexpr (FORM::WEIGHTED) {
-        const auto pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-        const Vec<T> b =
-            FORM::INSIDE ? exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), splat<T>(chunk.column_max_positive[j]))
-                         : pair.value * logit;
-        total[kSumW] += pair.value * live;
-        total[kSumPositive] += b * live;
-        total[kSumWLogW] += pair.value > T(0) ? pair.value * pair.log2 * live : splat<T>(T(0));
-        w = pair.value;
-      }
-      total[kSumA] += exp_above<T>(counted_logit<T, FORM>(logit, w, T(kNoPair)), splat<T>(chunk.column_max[j])) * live;
-    }
-    for (int k = 0; k < (FORM::WEIGHTED ? kSums : 1); ++k) chunk.column_sums[k][j] += horizontal_sum<T>(total[k]);
-  }
+LF_INLINE Vec<T> small_gradient(Vec<T> e, Vec<T> w, Vec<T> alpha, Vec<T> beta) {
+  if constexpr (!FORM::WEIGHTED) return e * alpha;
+  if (FORM::DISSIMILAR) alpha *= T(1) - w;
+  return FORM::INSIDE ? e * (alpha + w * beta) : laparoflow::pair_gradient(e, w, alpha, beta);
+}
+
+// The same with maxima, from the counted term a and the positive term b (outside: the weight).
+template <class T, class FORM>
+LF_INLINE Vec<T> guarded_gradient(Vec<T> a, Vec<T> b, Vec<T> alpha, Vec<T> beta) {
+  if constexpr (!FORM::WEIGHTED) return a * alpha;
+  return FORM::INSIDE ? inside_gradient<T>(a, b, alpha, beta) : laparoflow::pair_gradient(a, b, alpha, beta);
 }
 
 // dS from the stored terms.
@@ -294,21 +278,9 @@ void combine_sweep(const RowBlock<T>& block, int64_t keys, const T* a, const T* 
   for (int lane = 0; lane < kRows; lane += kLanes<T>) {
     const Vec<T> alpha = load<T>(block.alpha + lane), beta = load<T>(block.beta + lane);
     for (int64_t at = lane; at < keys * kRows; at += kRows) {
-      Vec<T> term = load<T>(a + at), d;
-      if constexpr (!FORM::WEIGHTED) {
-        d = term * alpha;
-      } else {
-        const Vec<T> w = load<T>(b + at);
-        if (GUARDED && FORM::INSIDE)
-          d = inside_gradient<T>(term, w, alpha, beta);
-        else if (GUARDED || !(FORM::INSIDE || FORM::DISSIMILAR))
-          d = laparoflow::pair_gradient(term, w, alpha, beta);
-        else if (FORM::INSIDE)
-          d = term * ((FORM::DISSIMILAR ? (T(1) - w) * alpha : alpha) + w * beta);
-        else
-          d = laparoflow::pair_gradient(term, w, (T(1) - w) * alpha, beta);
-      }
-      store<T>(ds + at, d);
+      const Vec<T> term = load<T>(a + at), other = FORM::WEIGHTED ? load<T>(b + at) : Vec<T>{};
+      store<T>(ds + at, GUARDED ? guarded_gradient<T, FORM>(term, other, alpha, beta)
+                                : small_gradient<T, FORM>(term, other, alpha, beta));
     }
   }
 }
@@ -329,37 +301,19 @@ void gradient_sweep(RowBlock<T>& block, const KeyChunk<T>& chunk, T* s, Scale<T>
       Vec<T> d;
       laparoflow::PairWeight<Vec<T>> pair{};
       if constexpr (FORM::WEIGHTED) pair = chunk_weight<T, FORM::KERNEL>(block, lane, chunk, j, product);
-      const Vec<T> w = pair.value;
-      if (!GUARDED) {
-        Vec<T> e = exp2_vec(logit);
-        Vec<T> row_a = alpha, row_b = beta;
-        if (chunk.alpha) {
-          row_a += chunk.alpha[j];
-          row_b += chunk.beta[j];
-        }
-        if (FORM::DISSIMILAR && FORM::WEIGHTED) row_a *= T(1) - w;
-        if (!FORM::WEIGHTED)
-          d = e * row_a;
-        else
-          d = FORM::INSIDE ? e * (row_a + w * row_b) : laparoflow::pair_gradient(e, w, row_a, row_b);
+      if (GUARDED) {
+        const Vec<T> counted = counted_logit<T, FORM>(logit, pair.value, T(kNoPair));
+        const auto side = [&](Vec<T> from, Vec<T> from_positive, Vec<T> a, Vec<T> b) {
+          Vec<T> positive_term = pair.value;
+          if (FORM::INSIDE) positive_term = exp_above<T>(positive_logit<T>(logit, pair, T(kNoPair)), from_positive);
+          return guarded_gradient<T, FORM>(exp_above<T>(counted, from), positive_term, a, b);
+        };
+        d = side(lse, positive, alpha, beta);
+        if (chunk.alpha)
+          d += side(splat<T>(chunk.lse[j]), splat<T>(chunk.positive[j]), splat<T>(chunk.alpha[j]), splat<T>(chunk.beta[j]));
       } else {
-        const Vec<T> counted = counted_logit<T, FORM>(logit, w, T(kNoPair));
-        d = exp_above<T>(counted, lse) * alpha;
-        if (chunk.alpha) d += exp_above<T>(counted, splat<T>(chunk.lse[j])) * chunk.alpha[j];
-        if constexpr (FORM::WEIGHTED) {
-          const Vec<T> weighted = positive_logit<T>(logit, pair, T(kNoPair));
-          const auto side = [&](Vec<T> from_lse, Vec<T> from_positive, Vec<T> a, Vec<T> b) {
-            return inside_gradient<T>(exp_above<T>(counted, from_lse), exp_above<T>(weighted, from_positive), a, b);
-          };
-          if (FORM::INSIDE) {
-            d = side(lse, positive, alpha, beta);
-            if (chunk.alpha)
-              d += side(splat<T>(chunk.lse[j]), splat<T>(chunk.positive[j]), splat<T>(chunk.alpha[j]),
-                        splat<T>(chunk.beta[j]));
-          } else {
-            d += w * (chunk.alpha ? beta + chunk.beta[j] : beta);
-          }
-        }
+        const Vec<T> a = chunk.alpha ? alpha + chunk.alpha[j] : alpha, b = chunk.alpha ? beta + chunk.beta[j] : beta;
+        d = small_gradient<T, FORM>(exp2_vec(logit), pair.value, a, b);
       }
       total += d;
       store<T>(at, d);

@@ -12,30 +12,17 @@ std::tuple<Tensor, Tensor> weighted_sum(const SumArguments& args) {
   const Side key = make_side("key", args.values, args.key_flow, args.key_offsets, args.key_mask, std::nullopt,
                              kAccumulator<T>, args.max_key);
   check_frames(query, key, args.inv_bandwidth);
-  Pairs<T> pairs = {};
-  pairs.key = key.data.const_data_ptr();
-  pairs.element = element_of(args.values.scalar_type());
-  pairs.dim = args.values.size(1);
-  pairs.query_flow = query.flow.template const_data_ptr<T>();
-  pairs.key_flow = key.flow.template const_data_ptr<T>();
-  pairs.channels = static_cast<int>(query.flow.size(1));
+  Pairs<T> pairs = pairs_of<T>(query, key);
   pairs.flow_kernel = args.flow_kernel;
-  std::vector<BlockTask<T>> blocks;
-  const Tensor bandwidth = row_major(args.inv_bandwidth);
-  for (size_t b = 0; b + 1 < query.offsets.size(); ++b)
-    for (int64_t row = query.offsets[b]; row < query.offsets[b + 1]; row += kRows) {
-      const T inv = bandwidth.template const_data_ptr<T>()[b];
-      blocks.push_back({row, std::min<int64_t>(kRows, query.offsets[b + 1] - row), key.offsets[b], key.offsets[b + 1],
-                        key.offsets[b], key.offsets[b + 1], inv * inv, query.offsets[b + 1] - query.offsets[b]});
-    }
+  const std::vector<BlockTask<T>> blocks = blocks_of<T>(query, key, args.inv_bandwidth, false);
   const int64_t rows = query.offsets.back(), width = args.values.size(1);
   const Tensor sums = empty_on(args.values, {rows, width}, kAccumulator<T>);
   const Tensor totals = empty_on(args.values, {rows, 1}, kAccumulator<T>);
   const int64_t threads = thread_count(blocks.size());
-  ScratchPool<T> scratch(sums, threads, engine<T>().scratch_size(pairs.dim, 0));
+  ScratchPool<T> scratch(sums, threads, engine<T>().scratch_size(pairs));
   parallel_items(blocks.size(), threads, [&](int64_t block, int64_t thread, Interrupt&) {
-    engine<T>().weighted_sum(pairs, blocks[block], scratch.of(thread), sums.template mutable_data_ptr<T>(),
-                             totals.template mutable_data_ptr<T>());
+    engine<T>().weighted_sum(pairs, blocks[block], scratch.of(thread),
+                             {sums.template mutable_data_ptr<T>(), totals.template mutable_data_ptr<T>()});
   });
   return {query.scattered(sums), torch::stable::squeeze(query.scattered(totals), 1)};
 }
