@@ -94,7 +94,7 @@ def copy_rate(device: str) -> float:
     return 2 * x.numel() * 4 / best_seconds(lambda: out.copy_(x), device, 5)
 
 
-def measure_rates(device: str, dtypes: set[str], size: int = 0) -> dict[str, float]:
+def measure_rates(device: str, dtypes: set[str]) -> dict[str, float]:
     """The rates of this machine now."""
-    rates = {f"product_{dtype}": product_rate(dtype, device, size) for dtype in sorted(dtypes)}
+    rates = {f"product_{dtype}": product_rate(dtype, device) for dtype in sorted(dtypes)}
     return {**rates, "exp": exp_rate(device), "copy": copy_rate(device)}

@@ -77,12 +77,8 @@ class Run:
             raise ValueError("uncommitted_changes: expected a tree that its commit describes")
         self.rates = dict(earlier["rates"])
         self.started -= earlier["seconds"]
-        of_case: dict[tuple[str, str], list[Row]] = {}
-        for row in earlier["rows"]:
-            of_case.setdefault((row["peer"], row["label"]), []).append(row)
-        for rows in of_case.values():
-            if all(row["status"] in FINISHED for row in rows):
-                self.rows += rows
+        again = {(row["peer"], row["label"]) for row in earlier["rows"] if row["status"] not in FINISHED}
+        self.rows += [row for row in earlier["rows"] if (row["peer"], row["label"]) not in again]
 
     def measure_rates(self, dtypes: set[str]) -> None:
         """Measure the machine's rates; the best of this and every earlier time counts."""
