@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels.arguments import split
-from laparoflow_kernels.backends.triton.availability import unavailable
+from laparoflow_kernels.backends.triton.availability import MAX_DIMENSIONS, unavailable
 from laparoflow_kernels.checks import check_loss_options
 from laparoflow_kernels.ops import define_ops
 from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 __all__ = ["MAX_DIM", "statistics", "unavailable", "weighted_sum"]
 
-MAX_DIM = {"cuda": 1024, "cpu": 1024}
+MAX_DIM = {"cuda": MAX_DIMENSIONS, "cpu": MAX_DIMENSIONS}
 
 _OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
 # the function of launch.py that runs an operator

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 OLDEST_TRITON = (3, 6)
+MAX_DIMENSIONS = 1024  # channels D of the embeddings
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -20,6 +20,7 @@ from triton.runtime.errors import OutOfResources
 from laparoflow_kernels.arguments import Needs, PairArguments, StatsArguments, SumArguments
 
 from . import tiles
+from .availability import MAX_DIMENSIONS
 from .coefficients_kernel import coefficients_kernel
 from .finish_kernel import finish_kernel
 from .gradient_kernels import backward_kernel
@@ -28,7 +29,6 @@ from .tiles import Tile
 from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
 
-MAX_DIMENSIONS = 1024
 WIDEST_BLOCK = 256  # channels of a row that a program holds; wider rows are read again for each tile of pairs
 MAX_FLOW = 8
 MAX_SPLITS = 16
