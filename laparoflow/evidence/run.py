@@ -203,7 +203,7 @@ def _probe(
     train, test = arena.tasks[task]
 
     def score() -> list[dict[str, Any]]:
-        labels = [count for count in options.labels if count <= len(train)]
+        labels = [count for count in options.labels if int(count) <= len(train)]  # counts all, as the settings have them
         if not labels:
             return []
         chosen = dataclasses.replace(options, labels=labels, seeds=[seed]).resolved()
