@@ -41,7 +41,8 @@ def pack_pairs(
     return PairProblem(
         *_autocast(packed_query, packed_key), query_frames, key_frames, _temperature(temperature, dtype, device),
         inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device), flow_kernel, positives, negatives, scope, symmetric,
-        _bounded(normalized, temperature), weight_stats,
+        # the promise bounds every |s|, as far as can be told without a synchronisation
+        normalized and not isinstance(temperature, Tensor) and 1 / temperature <= FIXED_MAXIMUM_LIMIT, weight_stats,
     )  # fmt: skip
 
 
@@ -239,8 +240,3 @@ def inverse_bandwidth(bandwidth: float | Tensor, frames: int, dtype: torch.dtype
         checks.check_on(device, "query", bandwidth=bandwidth)
         return bandwidth.detach().to(dtype).reciprocal().expand(frames).contiguous()
     return torch.full((frames,), 1.0 / bandwidth, dtype=dtype, device=device)
-
-
-def _bounded(normalized: bool, temperature: float | Tensor) -> bool:
-    """True when the caller's promise bounds every |s_ij| by FIXED_MAXIMUM_LIMIT, as far as can be told without a sync."""
-    return normalized and not isinstance(temperature, Tensor) and 1 / temperature <= FIXED_MAXIMUM_LIMIT

@@ -15,6 +15,7 @@ from typing import Any
 
 from timm.models import save_for_hf
 
+from laparoflow.bounds import plain
 from laparoflow.export.card import model_card
 from laparoflow.export.run import ExportSettings
 from laparoflow.export.timm_weights import compare_with_timm, create_arguments, safetensors_bytes
@@ -37,7 +38,7 @@ def write_hub(encoder: PixelEncoder, settings: ExportSettings) -> None:
         arguments = create_arguments(encoder) | {"dynamic_img_size": True}
         about = {"license": settings.licence or "other", "input_size": (3, size, size)}
         about |= {"mean": encoder.image_mean.flatten().tolist(), "std": encoder.image_std.flatten().tolist()}
-        config = {"pretrained_cfg": about, HUB_KEY: {"encoder": encoder.settings.plain()}}
+        config = {"pretrained_cfg": about, HUB_KEY: {"encoder": plain(encoder.settings)}}
         save_for_hf(model, str(partial), model_config=config, model_args=arguments, safe_serialization=True)
         write_bytes(partial / "model.safetensors", safetensors_bytes(model))  # timm's is readable by its owner alone
         write_bytes(partial / HEAD_FILE, safetensors_bytes(encoder.head))

@@ -21,7 +21,7 @@ from laparoflow.metrics.oks import OksAveragePrecision
 from laparoflow.probes.features import FeatureEncoder
 from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, upsample
 from laparoflow.probes.instruments import group_instruments, instrument_areas
-from laparoflow.probes.probe import Maps, Probe, named
+from laparoflow.probes.probe import Maps, Probe
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
 from laparoflow.report.pictures import keypoint_picture
 
@@ -38,12 +38,12 @@ def probe_keypoints(
     options: ProbeOptions | None = None,
 ) -> ProbeResult:
     """Scores frozen features on key points; see :func:`laparoflow.probes.segmentation.probe_segmentation`."""
-    options = (options or ProbeOptions()).resolved()
+    options = options or ProbeOptions()
     if options.head not in ("linear", "conv"):
         raise ValueError(f"head must be linear or conv for key points, got {options.head!r}")
     if train.joints != test.joints:
         raise ValueError(f"train and test must have the same joints, got {train.joints} and {test.joints}")
-    return KeypointProbe(test.joints, train, test, options).run(named(encoder))
+    return KeypointProbe(test.joints, train, test, options).run(encoder)
 
 
 class KeypointProbe(Probe):

@@ -49,7 +49,7 @@ class Probe(ABC):
     def __init__(
         self, names: Sequence[str], train: FrameDataset[Any], test: FrameDataset[Any], options: ProbeOptions
     ) -> None:
-        self.train, self.test, self.options = train, test, options
+        self.train, self.test, self.options = train, test, options.resolved()
         self.result = ProbeResult(self.task, tuple(names), (0, 0), [])
         self.subsets: dict[Key, Sequence[int]] = {
             (budget_count(len(train), budget), seed): label_subset(len(train), budget, seed)
@@ -87,15 +87,11 @@ class Probe(ABC):
         """What a detection's score must reach, chosen on the labelled frames; None where there is none."""
         return None
 
-    def source(self) -> tuple[int, int]:
-        """(height, width) of a picture."""
-        height, width = self.train[min(min(subset) for subset in self.subsets.values())].image.shape[:2]
-        return height, width
-
-    def run(self, encoders: Mapping[str, FeatureEncoder]) -> ProbeResult:
-        """Probes backbones by name, all in eval mode."""
-        result, source = self.result, self.source()
-        for name, backbone in encoders.items():
+    def run(self, encoder: FeatureEncoder | Mapping[str, FeatureEncoder]) -> ProbeResult:
+        """Probes a backbone, or several by name, all in eval mode."""
+        result = self.result
+        source = self.train[min(min(subset) for subset in self.subsets.values())].image.shape[:2]
+        for name, backbone in (encoder if isinstance(encoder, Mapping) else {TRAINED: encoder}).items():
             self.stride = backbone.feature_stride
             self.size = result.image_size = probe_size(source, self.stride, self.options.image_size)
             runs = self._finetuned(name, backbone) if self.options.finetune else self._frozen(name, backbone)
@@ -187,11 +183,6 @@ class Probe(ABC):
         lacking = name_lacking(self.lacking(runs[0].metrics), result.names, test, which)
         result.warnings += [f"{text}{self.lacking_rule}" for text in lacking]
         return runs
-
-
-def named(encoder: FeatureEncoder | Mapping[str, FeatureEncoder]) -> dict[str, FeatureEncoder]:
-    """Backbones by name, from one or several."""
-    return dict(encoder) if isinstance(encoder, Mapping) else {TRAINED: encoder}
 
 
 def name_lacking(lacking: Sequence[str], names: Sequence[str], dataset: FrameDataset[Any], which: str) -> list[str]:

@@ -18,6 +18,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+from laparoflow.bounds import plain
 from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
 from laparoflow.datasets.overlap import overlap_warnings
 from laparoflow.datasets.registry import build_dataset
@@ -89,7 +90,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
 
 def _write(settings: ProbeSettings, split: Split, warnings: Sequence[str], result: ProbeResult) -> dict[str, Any]:
     """Writes what there is so far and returns the content of metrics.json."""
-    metrics = result_document(result, settings.plain())
+    metrics = result_document(result, plain(settings))
     metrics["split"] = split.record
     metrics["label_budgets"] = {
         name: {str(budget): budget_count(len(split.train), budget) for budget in budgets}

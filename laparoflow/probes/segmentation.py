@@ -24,7 +24,7 @@ from laparoflow.metrics.surface import SurfaceScores
 from laparoflow.probes.clusters import fit_kmeans, fit_knn
 from laparoflow.probes.features import FeatureEncoder, grid_size
 from laparoflow.probes.heads import Head, train_head
-from laparoflow.probes.probe import Maps, Probe, named
+from laparoflow.probes.probe import Maps, Probe
 from laparoflow.probes.saved import class_ids
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
 from laparoflow.report.pictures import mask_picture
@@ -78,7 +78,7 @@ def probe_segmentation(
     """
     if train.classes != test.classes:
         raise ValueError(f"train and test must have the same classes, got {train.classes} and {test.classes}")
-    return SegmentationProbe(test.classes, train, test, (options or ProbeOptions()).resolved()).run(named(encoder))
+    return SegmentationProbe(test.classes, train, test, options or ProbeOptions()).run(encoder)
 
 
 class SegmentationProbe(Probe):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from typing_extensions import Self
 
-from laparoflow.bounds import check_choices, check_numbers, plain
+from laparoflow.bounds import check_choices, check_numbers
 from laparoflow.datasets.settings import Budget, SplitBy, SplitSettings
 
 Task = Literal["segmentation", "keypoints"]
@@ -155,9 +155,6 @@ class ProbeSettings(ProbeOptions):
     def split_settings(self) -> SplitSettings:
         videos = tuple(self.test_videos), tuple(self.train_videos)
         return SplitSettings(self.split, self.test_fraction, self.gap_fraction, *videos, self.split_seed)
-
-    def plain(self) -> dict[str, Any]:
-        return plain(self)
 
 
 @dataclass

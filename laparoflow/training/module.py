@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from laparoflow.bounds import plain
 from laparoflow.methods.build import build_method
 from laparoflow.models.encoder import build_encoder
 from laparoflow.models.loading import SETTINGS_KEY
@@ -21,7 +22,7 @@ from laparoflow.training.frames import FrameBatch, mixed_seed
 from laparoflow.training.optim import build_optimiser, freeze
 from laparoflow.training.pairs import near_view, two_views
 from laparoflow.training.resume import DATA_KEY, RUN_KEY
-from laparoflow.training.settings import PretrainSettings, plain
+from laparoflow.training.settings import PretrainSettings
 from laparoflow.views.two_views import TwoViews
 
 
@@ -127,6 +128,6 @@ class PretrainModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again and to go on with the run."""
-        checkpoint[SETTINGS_KEY] = self.settings.encoder.plain()
+        checkpoint[SETTINGS_KEY] = plain(self.settings.encoder)
         checkpoint[RUN_KEY] = plain(self.settings)
         checkpoint[DATA_KEY] = self.data_hash

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from laparoflow.training.settings import PretrainSettings, plain
+from laparoflow.bounds import plain
+from laparoflow.training.settings import PretrainSettings
 
 RUN_KEY = "laparoflow_settings"
 DATA_KEY = "laparoflow_data_hash"

@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import laparoflow
+from laparoflow.bounds import plain
 from laparoflow.files import write_json, write_text
 from laparoflow.machine import threads_of, told
 from laparoflow.models.loading import find_checkpoint
@@ -39,7 +40,7 @@ from laparoflow.training.launch import Launch, find_launch
 from laparoflow.training.module import PretrainModule
 from laparoflow.training.places import DATA_FILE, data_places
 from laparoflow.training.resume import check_same_run
-from laparoflow.training.settings import PretrainSettings, TrainerSettings, check_batch, plain
+from laparoflow.training.settings import PretrainSettings, TrainerSettings, check_batch
 from laparoflow.video.cache import FrameCache
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from laparoflow.bounds import check_numbers, plain
+from laparoflow.bounds import check_numbers
 from laparoflow.methods.settings import MethodSettings
 from laparoflow.views.settings import ViewSettings
 
@@ -43,10 +43,6 @@ class EncoderSettings:
     projection_layers: int = 2
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The settings as plain values, for checkpoints and YAML."""
-        return plain(self)
 
 
 @dataclass

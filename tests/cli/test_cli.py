@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from laparoflow import cli
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.commands import COMMANDS, find_command
 from laparoflow.options import CONFIGS, find_config, load_recipe, options_of
-from laparoflow.training.settings import plain
 
 HEAVY = ("torch", "lightning", "timm", "cv2", "numpy")
 

@@ -6,6 +6,7 @@ import timm
 import torch
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
 from laparoflow.models.loading import SETTINGS_KEY
@@ -25,7 +26,7 @@ def run(request, tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": state, SETTINGS_KEY: request.param.plain()}, folder / "checkpoints" / "last.ckpt")
+    torch.save({"state_dict": state, SETTINGS_KEY: plain(request.param)}, folder / "checkpoints" / "last.ckpt")
     (folder / "run.json").write_text(json.dumps({"method": "flow", "steps": 4, "data_hash": "abc123", "commit": "f00"}))
     (folder / "config.yaml").write_text(
         "data: /secret/place\nmax_steps: 4\nencoder: {weights: /secret/start.pth}\nonline: {root: /secret/labels}\n"

@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from laparoflow.bounds import plain
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
 from laparoflow.models.loading import AVERAGED_KEY, SETTINGS_KEY, find_checkpoint, initial_encoder
 
@@ -177,7 +178,7 @@ def test_checkpoint_round_trip_prefers_the_average(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
-    content = {"state_dict": state | {"method.other": torch.zeros(1)}, SETTINGS_KEY: MINI.plain()}
+    content = {"state_dict": state | {"method.other": torch.zeros(1)}, SETTINGS_KEY: plain(MINI)}
     torch.save(content, folder / "last.ckpt")
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(load_encoder(tmp_path / "run").features(images), encoder.features(images))
@@ -203,16 +204,16 @@ def test_a_checkpoint_of_another_network_is_refused_with_what_differs(tmp_path):
     changed = dict(state)
     changed["method.encoder.old_part.weight"] = changed.pop("method.encoder.head.projection.0.bias")
     changed["method.encoder.head.projection.0.weight"] = torch.zeros(3, 3, 1, 1)
-    torch.save({"state_dict": changed, SETTINGS_KEY: MINI.plain()}, path)
+    torch.save({"state_dict": changed, SETTINGS_KEY: plain(MINI)}, path)
     with pytest.raises(ValueError, match=r"x\.ckpt does not fit") as refused:
         load_encoder(path)
     for part in ("projection.0.bias: expected (16,), found none", "old_part.weight: expected none, found (16,)"):
         assert part in str(refused.value)
     assert "found (3, 3, 1, 1)" in str(refused.value)
-    torch.save({"state_dict": state, SETTINGS_KEY: MINI.plain() | {"older_name": 1}}, path)
+    torch.save({"state_dict": state, SETTINGS_KEY: plain(MINI) | {"older_name": 1}}, path)
     with pytest.raises(ValueError, match="older_name"):
         load_encoder(path)
-    torch.save({SETTINGS_KEY: MINI.plain()}, path)
+    torch.save({SETTINGS_KEY: plain(MINI)}, path)
     with pytest.raises(ValueError, match="more"):
         load_encoder(path)
 

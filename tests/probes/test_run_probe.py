@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from laparoflow.bounds import plain
 from laparoflow.models import EncoderSettings, build_encoder
 from laparoflow.probes import ProbeSettings, run, run_probe
 from laparoflow.synthetic import SceneParameters, write_dataset
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
     encoder = build_encoder(EncoderSettings("laparoflow_convvit_mini", 32, backbone_options=options), seed=3)
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"laparoflow_encoder": encoder.settings.plain(), "state_dict": state}, root / "run.ckpt")
+    torch.save({"laparoflow_encoder": plain(encoder.settings), "state_dict": state}, root / "run.ckpt")
     return root
 
 
@@ -163,7 +164,7 @@ def test_weights_control_by_a_tagged_name_keeps_the_options(folder: Path, tmp_pa
     options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
     own = build_encoder(EncoderSettings("vit_small_patch16_224", 32, backbone_options=options), seed=3)
     state = {f"method.encoder.{name}": value for name, value in own.state_dict().items()}
-    torch.save({"laparoflow_encoder": own.settings.plain(), "state_dict": state}, tmp_path / "vit.ckpt")
+    torch.save({"laparoflow_encoder": plain(own.settings), "state_dict": state}, tmp_path / "vit.ckpt")
     torch.save(own.backbone.model.state_dict(), tmp_path / "dino.pth")
     control = {"weights_control": tmp_path / "dino.pth", "weights_backbone": "vit_small_patch16_224.dino"}
     encoders = run.probe_encoders(settings(folder, tmp_path, checkpoint=tmp_path / "vit.ckpt", **control))

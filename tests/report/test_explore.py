@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from laparoflow.bounds import plain
 from laparoflow.files import write_json
 from laparoflow.methods.flow import FlowSettings
 from laparoflow.methods.settings import MethodSettings
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = EncoderSettings("laparoflow_convvit_mini", 32, backbone_options=options, dim=8, hidden=8)
     encoder = build_encoder(settings, seed=0)
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"laparoflow_encoder": settings.plain(), "state_dict": state}, folder / "checkpoints" / "last.ckpt")
+    torch.save({"laparoflow_encoder": plain(settings), "state_dict": state}, folder / "checkpoints" / "last.ckpt")
     write_json(folder / "run.json", {"kind": "pretrain", "steps": 1})
     method = {"name": "flow", "flow": {"guide": "flow", "bandwidth": 0.7, "contrast": {"standardise": False}}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": str(root / "cache"), "method": method}))

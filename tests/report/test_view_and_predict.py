@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.files import write_json
 from laparoflow.models import EncoderSettings, build_encoder, load_encoder
@@ -33,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = build_encoder(settings, seed=0)
     state = {f"method.encoder.{name}": value for name, value in encoder.state_dict().items()}
     (root / "run" / "checkpoints").mkdir(parents=True)
-    torch.save({"laparoflow_encoder": settings.plain(), "state_dict": state}, root / "run" / "checkpoints" / "last.ckpt")
+    torch.save({"laparoflow_encoder": plain(settings), "state_dict": state}, root / "run" / "checkpoints" / "last.ckpt")
     frames = np.full((10, *SIZE, 3), 20, np.uint8)
     frames[:, :, 24:] = 230
     write_video(root / "video.mp4", frames, 10)

@@ -8,11 +8,12 @@ import torch
 import yaml
 from run_logs import logged
 
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.methods.settings import CoordinateSettings, MethodSettings
 from laparoflow.models import EncoderSettings
 from laparoflow.training.run import pretrain
-from laparoflow.training.settings import OnlineSettings, OptimiserSettings, plain
+from laparoflow.training.settings import OnlineSettings, OptimiserSettings
 
 NETWORK = {"backbone": "laparoflow_convvit_mini", "image_size": 32, "hidden": 16}
 

@@ -12,13 +12,13 @@ import torch
 import yaml
 from run_logs import logged
 
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.methods.settings import FlowSettings, MethodSettings
 from laparoflow.models import load_encoder
 from laparoflow.models.loading import AVERAGED_KEY
 from laparoflow.training import module as module_file
 from laparoflow.training.run import Interrupted, pretrain
-from laparoflow.training.settings import plain
 
 LIMIT = 180
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
+from laparoflow.bounds import plain
 from laparoflow.cli import main
 from laparoflow.training.clock import RateMeter, Stopwatch
-from laparoflow.training.settings import plain
 
 
 def test_a_rate_is_frames_over_the_time_inside(monkeypatch):
