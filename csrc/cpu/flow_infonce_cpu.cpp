@@ -31,14 +31,12 @@ template <class T>
 struct AllMaxima {
   std::vector<T> rows, columns;
 
-  AllMaxima(PairProblem<T>& problem, const Shares<T>& shares, ScratchPool<T>& scratch, bool with_columns)
+  AllMaxima(const PairProblem<T>& problem, Shares<T>& shares, bool with_columns)
       : rows(2 * problem.rows()), columns(with_columns ? 2 * problem.columns() : 0, -INFINITY) {
     const int64_t n = columns.size();
     std::vector<T> of_shares(shares.count * n, -INFINITY);
-    shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
-      engine<T>().maxima(problem.pairs, task, scratch.of(thread),
-                         parts(with_columns ? of_shares.data() + share * n : nullptr));
-    });
+    shares.run(engine<T>().maxima,
+               [&](int64_t, int64_t share) { return parts(with_columns ? of_shares.data() + share * n : nullptr); });
     for (int64_t j = 0; j < n; ++j) {
       for (int64_t share = 0; share < shares.count; ++share) columns[j] = std::max(columns[j], of_shares[share * n + j]);
       if (columns[j] == T(-INFINITY)) columns[j] = 0;  // a column without pairs has nothing to subtract from
@@ -56,17 +54,14 @@ template <class T>
 bool forward_pass(PairProblem<T>& problem, const Tensor& row_stats, const Tensor& column_stats) {
   const bool with_columns = problem.args_.symmetric;
   const int64_t n = with_columns ? problem.columns() : 0;
-  const Shares<T> shares(problem, 4 * n * sizeof(double));
-  ScratchPool<T> scratch(row_stats, shares.threads, engine<T>().scratch_size(problem.pairs));
+  Shares<T> shares(problem, 4 * n * sizeof(double));
   std::optional<AllMaxima<T>> found;
-  if (problem.pairs.guarded) found.emplace(problem, shares, scratch, with_columns);
+  if (problem.pairs.guarded) found.emplace(problem, shares, with_columns);
   const Maxima<T> maxima = found ? found->parts(with_columns ? found->columns.data() : nullptr) : Maxima<T>{};
   std::vector<double> sums(shares.count * 4 * n);
-  std::atomic<bool> ok{true};
   const Stats<T> out = PairProblem<T>::rows_of(row_stats);
-  shares.run([&](const BlockTask<T>& task, int64_t, int64_t share, int64_t thread) {
-    double* column_sums = with_columns ? sums.data() + share * 4 * n : nullptr;
-    if (!engine<T>().statistics(problem.pairs, task, scratch.of(thread), {maxima, out, column_sums, n})) ok = false;
+  const bool ok = shares.run(engine<T>().statistics, [&](int64_t, int64_t share) {
+    return Statistics<T>{maxima, out, with_columns ? sums.data() + share * 4 * n : nullptr, n};
   });
   if (!with_columns) return ok;
   for (int64_t share = 1; share < shares.count; ++share)
@@ -150,8 +145,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   const bool large = problem.pairs.guarded;
   if (problem.pairs.inside && !problem.pairs.guarded)
     problem.pairs.guarded = has_small_positive<T>(rows) || has_small_positive<T>(columns);
-  const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
-  ScratchPool<T> scratch(rows, shares.threads, engine<T>().scratch_size(problem.pairs));
+  Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
   GradientSums<T> sums(problem, shares, need);
   const StatsGrad<T> row_side = stats_grad<T>(rows, drows), column_side = stats_grad<T>(columns, dcolumns);
   Centre<T> centre;
@@ -159,9 +153,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const PairArguments& args, const Sta
   if (args.symmetric) centre.add(column_side, problem.columns());
   problem.pairs.centre = large && centre.weight > 0 ? centre.lse / centre.weight / problem.pairs.inv_temperature : 0;
   if (problem.finite) {
-    shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
-      engine<T>().gradient(problem.pairs, task, scratch.of(thread),
-                           {row_side, args.symmetric ? &column_side : nullptr, sums.of(block, share)});
+    shares.run(engine<T>().gradient, [&](int64_t block, int64_t share) {
+      return Gradient<T>{row_side, args.symmetric ? &column_side : nullptr, sums.of(block, share)};
     });
   }
   return sums.sum(1.0 / scale, args.query.scalar_type(), problem.pairs.centre * centre.total * scale);
@@ -174,18 +167,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused(const PairArguments& ar
   PairProblem<T> problem(args);
   const Tensor stats = problem.make_stats(problem.rows());
   const Stats<T> out = PairProblem<T>::rows_of(stats);
-  const Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
-  problem.pairs.stored = problem.stored(shares.threads);
-  ScratchPool<T> scratch(stats, shares.threads, engine<T>().scratch_size(problem.pairs));
+  problem.pairs.stored = problem.stored();
+  Shares<T> shares(problem, GradientSums<T>::bytes(problem, need));
   std::optional<GradientSums<T>> sums;
   bool ok = false;
   while (!ok && problem.finite) {
     sums.emplace(problem, shares, need);
-    std::atomic<bool> good{true};
-    shares.run([&](const BlockTask<T>& task, int64_t block, int64_t share, int64_t thread) {
-      if (good && !engine<T>().fused(problem.pairs, task, scratch.of(thread), {out, sums->of(block, share)})) good = false;
-    });
-    ok = good;
+    ok = shares.run(engine<T>().fused, [&](int64_t block, int64_t share) { return Fused<T>{out, sums->of(block, share)}; });
     if (!ok) problem.pairs.guarded = true;
   }
   if (!problem.finite) {

@@ -74,10 +74,10 @@ class PairProblem {
   int64_t rows() const { return query.offsets.back(); }
   int64_t columns() const { return key.offsets.back(); }
   // keys whose pair terms each thread stores
-  int64_t stored(int64_t threads) const {
+  int64_t stored() const {
     int64_t longest = 0;
     for (const BlockTask<T>& task : blocks) longest = std::max(longest, task.key_end - task.key_begin);
-    return std::min<int64_t>(longest, kStoredBytes / threads / (2 * kRows * sizeof(T)));
+    return std::min<int64_t>(longest, kStoredBytes / thread_count(blocks.size()) / (2 * kRows * sizeof(T)));
   }
 
   const PairArguments& args_;
@@ -93,13 +93,15 @@ class PairProblem {
 // each would take more than kShareBytes: then threads go through one group together, block behind block.
 template <class T>
 struct Shares {
-  const std::vector<BlockTask<T>>& blocks;
+  const PairProblem<T>& problem;
+  const std::vector<BlockTask<T>>& blocks = problem.blocks;
+  const int64_t threads = thread_count(blocks.size());
+  ScratchPool<T> scratch{problem.args_.query, threads, engine<T>().scratch_size(problem.pairs)};
   std::vector<int64_t> edges;  // [count + 1] first block of each group
-  int64_t count, threads;
+  int64_t count;
 
-  Shares(const PairProblem<T>& problem, int64_t bytes) : blocks(problem.blocks) {
+  Shares(const PairProblem<T>& of, int64_t bytes) : problem(of) {
     const int64_t n = blocks.size();
-    threads = thread_count(n);
     count = problem.args_.deterministic ? std::max<int64_t>(1, std::min(kDeterministicGroups, n)) : threads;
     if (bytes > 0) count = std::min(count, 1 + kShareBytes / bytes);
     std::vector<double> work(n + 1, 0.0);  // before each block
@@ -109,9 +111,11 @@ struct Shares {
     edges.back() = n;
   }
 
-  // work(task, block, share, thread); a thread goes on with the group behind its own when that is done
-  template <class Work>
-  void run(const Work& work) const {
+  // Runs an entry of the engine with job(block, share) on every block, until it says false: then that is returned. A thread
+  // goes on with the group behind its own when that is done.
+  template <class Entry, class Job>
+  bool run(const Entry& entry, const Job& job) {
+    std::atomic<bool> ok{true};
     std::vector<std::atomic<int64_t>> next(count);
     for (int64_t group = 0; group < count; ++group) next[group] = edges[group];
     std::vector<int64_t> reached(blocks.size(), -1);
@@ -122,11 +126,12 @@ struct Shares {
           BlockTask<T> task = blocks[b];
           const bool follows = b > edges[group] && blocks[b - 1].key_begin == task.key_begin;
           task.turn = {follows ? &reached[b - 1] : nullptr, &reached[b], &interrupt};
-          work(task, b, group, thread);
+          if (ok && !entry(problem.pairs, task, scratch.of(thread), job(b, group))) ok = false;
           __atomic_store_n(&reached[b], std::numeric_limits<int64_t>::max(), __ATOMIC_RELEASE);
         }
       }
     });
+    return ok;
   }
 };
 
