@@ -59,7 +59,8 @@ def pool_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         lead = row["lead"]
         text = (
             f"{row['pool']}, mean over tasks and budgets: {OURS} {lead['ours']:.3f}, {row['method']} {lead['other']:.3f}, "
-            f"{'a clear lead' if lead['clear'] else 'no clear lead'} of {lead['mean']:+.3f} (95 % interval over test frames "
+            f"{'a clear lead of' if lead['clear'] else 'no clear lead, a difference of'} {lead['mean']:+.3f} "
+            "(95 % interval over test frames "
             f"{lead['low']:+.3f} to {lead['high']:+.3f}; ahead with {lead['ahead']} of {lead['paired']} seeds)"
         )
         found.append({
