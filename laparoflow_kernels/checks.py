@@ -129,6 +129,7 @@ def check_positive(name: str, value: float | Tensor, least: float = 0.0) -> None
 
 
 def check_temperature(value: float | Tensor, least: float = 0.0) -> None:
+    """``check_positive`` of a number or of a tensor of one element, whatever its shape."""
     check_positive("temperature", value, least)
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(value.shape)}")

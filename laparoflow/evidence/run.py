@@ -99,16 +99,17 @@ def run_evidence(settings: EvidenceSettings) -> dict[str, Any]:
                 console.print(f"{arena.name}, seed {seed}: pretraining {method}")
                 runs[method] = _pretrain(arena, method, seed, settings)
             firsts[arena.name, seed] = next(iter(runs.values()))
+            encoders = {method: load_encoder(run) for method, run in runs.items()}
+            encoders[RANDOM_INIT] = initial_encoder(firsts[arena.name, seed], seed)
+            encoders = {name: encoder.eval().requires_grad_(False) for name, encoder in encoders.items()}
             if arena.pool is not None:
-                for name, levels in _networks(runs, seed).items():
+                networks: dict[str, Levels] = {name: encoder.levels for name, encoder in encoders.items()}
+                for name, levels in (networks | {COLOUR: colour_and_place}).items():
                     console.print(f"{arena.name}, seed {seed}: scoring {name}")
                     entries += _transfer(arena, name, levels, seed, chosen)
                     save()
             for task in arena.tasks:
                 console.print(f"{arena.name}, seed {seed}: probing {task}")
-                encoders = {method: load_encoder(run) for method, run in runs.items()}
-                encoders[RANDOM_INIT] = initial_encoder(firsts[arena.name, seed], seed)
-                encoders = {name: encoder.eval().requires_grad_(False) for name, encoder in encoders.items()}
                 options = ProbeOptions(labels=[*chosen.labels], steps=chosen.probe_steps, device=chosen.device)
                 options.pictures = 3 if seed == chosen.seeds[0] else 0
                 entries += _probe(arena, task, seed, encoders, options)
@@ -158,13 +159,6 @@ def _pretrain(arena: Arena, method: str, seed: int, settings: EvidenceSettings) 
         shutil.rmtree(run)
     pretrain(recipe)
     return run
-
-
-def _networks(runs: dict[str, Path], seed: int) -> dict[str, Levels]:
-    """What is scored beside the pretrained networks: none at all, and the one that they started from."""
-    start = initial_encoder(next(iter(runs.values())), seed)
-    found: dict[str, Levels] = {method: load_encoder(run).levels for method, run in runs.items()}
-    return {**found, RANDOM_INIT: start.levels, COLOUR: colour_and_place}
 
 
 def _transfer(
