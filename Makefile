@@ -34,7 +34,7 @@ format: $(TESTS)  ## rewrite the sources in the project's style
 
 bench: $(TESTS)  ## every backend and peer on this machine: table and JSON
 	$(VENV)/python -m pip install -q pykeops psutil
-	$(VENV)/python -m benchmarks && $(VENV)/python -m benchmarks.readme
+	$(VENV)/python -m benchmarks && $(VENV)/python -m scripts.readme_tables
 
 # A stage that passed leaves a file and its log in $(GPU), named after the sources, and is not run again; `make gpu-check -k`
 # goes on after a stage that fails.
@@ -59,7 +59,7 @@ $(GPU)/native: RUN = $(GPU_TESTS) -k native tests/kernels
 $(GPU)/sm80: RUN = LAPAROFLOW_CUDA_PATH=sm80 $(GPU_TESTS) -k native tests/kernels
 $(GPU)/triton: RUN = LAPAROFLOW_TEST_DRAWS=3 $(GPU_TESTS) -p tests.triton.thinned -k triton tests/kernels
 $(GPU)/memcheck $(GPU)/racecheck: RUN = $(SANITIZER)
-$(GPU)/bench: RUN = $(GPU_PYTHON) -m benchmarks --device cuda --resume && $(GPU_PYTHON) -m benchmarks.readme
+$(GPU)/bench: RUN = $(GPU_PYTHON) -m benchmarks --device cuda --resume && $(GPU_PYTHON) -m scripts.readme_tables
 $(filter-out $(GPU)/build $(GPU)/triton,$(GPU_STAGES)): $(GPU)/build
 $(GPU_STAGES): | gpu-device
 	@mkdir -p $(GPU)

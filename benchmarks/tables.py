@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.case import PARTS, Case
+from benchmarks.case import PARTS
 
 Row = dict[str, Any]
 SHORT = {"not applicable": "n/a"}
-DIM = 64
 
 
 def seconds_text(seconds: float) -> str:
@@ -52,21 +51,6 @@ def machine_line(results: Row) -> str:
     commit = (machine["commit"] or "unknown")[:10] + (" with changes" if machine["uncommitted_changes"] else "")
     return "; ".join([where, *(f"{name} {value}" for name, value in named if value), machine["date"][:10],
                       f"commit {commit}."])  # fmt: skip
-
-
-def plain_rows(results: Row) -> dict[tuple[str, int, str], Row]:
-    """{(peer, pixels, part): row} of the one-frame plain cases of width DIM, in the first dtype of the results."""
-    found = {}
-    for row in results["rows"]:
-        case = Case(**row["case"])
-        if case == Case(case.pixels, DIM, dtype=results["rows"][0]["case"]["dtype"], device=case.device):
-            found[row["peer"], case.pixels, row["part"]] = row
-    return found
-
-
-def sizes_of(plain: dict[tuple[str, int, str], Row]) -> list[int]:
-    """The sizes of ``plain_rows``, the smallest first."""
-    return sorted({pixels for _, pixels, _ in plain})
 
 
 def case_lines(results: Row) -> tuple[list[list[str]], list[str]]:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.tables import plain_rows, sizes_of
 from laparoflow.datasets.registry import build_dataset
 from laparoflow.datasets.samples import SegmentationSample
 from laparoflow.models.loading import initial_encoder, load_encoder
@@ -27,6 +26,7 @@ from laparoflow.probes.features import to_input
 from laparoflow.probes.segmentation import class_shares, fit_predictor
 from laparoflow.probes.settings import ProbeOptions
 from laparoflow.report.pictures import overlay, panels
+from scripts.readme_tables import plain_rows, sizes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"

@@ -1,6 +1,6 @@
 """What a cache of many hours costs: opening it, memory, and random frames per CPU second, beside a cache of one clip.
 
-    python -m benchmarks.reading CACHE [--videos 200 --hours 1 --frame_rate 5]
+    python -m scripts.reading_speed CACHE [--videos 200 --hours 1 --frame_rate 5]
 
 The large cache is made of the small one: the shards of a clip are hard links to one copy of a shard of it, so that the
 index, the number of files and their names are those of real hours, without their bytes. What is read is therefore in
