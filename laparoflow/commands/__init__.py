@@ -11,7 +11,6 @@ COMMANDS = {
     "prepare": "videos to a cache of frames and flow",
     "convert": "a cache of version 0.1 to the present format",
     "pretrain": "train a network on a cache",
-    "speed": "time reading, views and steps of a recipe",
     "probe": "score frozen features with few labels",
     "view": "what a network sees in a video of yours, as a video or a page",
     "predict": "masks or key points of videos and images, by a probe's head",

@@ -9,13 +9,6 @@ from laparoflow.training.settings import PretrainSettings
 
 OF_METHODS = ("guide", "bandwidth", "flow_kernel", "temperature", "queue", "contrast.temperature", "contrast.positives",
               "contrast.scope", "momentum")  # fmt: skip
-RECIPE = {
-    "the method": ("method.name", *(f"method.CHOSEN.{name}" for name in OF_METHODS)),
-    "the network": ("encoder.backbone", "encoder.image_size", "encoder.weights", "encoder.embed_stride", "encoder.dim"),
-    "the views": ("views.size", "views.geometry.scale", "views.geometry.rotation", "views.photometric.jitter"),
-    "the machine": ("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.workers"),
-}
-FOLDERS = {"data": "a cache written by `laparoflow prepare`"}
 
 
 def refuse(settings: PretrainSettings) -> None:
@@ -42,9 +35,12 @@ COMMAND = Command(
     {
         "what goes in and out": ("data", "out", "resume"),
         "length": ("max_steps", "batch_size", "optimiser.rate", "seed"),
-        **RECIPE,
+        "the method": ("method.name", *(f"method.CHOSEN.{name}" for name in OF_METHODS)),
+        "the network": ("encoder.backbone", "encoder.image_size", "encoder.weights", "encoder.embed_stride", "encoder.dim"),
+        "the views": ("views.size", "views.geometry.scale", "views.geometry.rotation", "views.photometric.jitter"),
+        "the machine": ("trainer.accelerator", "trainer.devices", "trainer.precision", "trainer.workers"),
         "watching": ("online.every", "online.dataset", "online.root", "trainer.log_every", "trainer.checkpoint_every"),
     },
-    folders=FOLDERS,
+    folders={"data": "a cache written by `laparoflow prepare`"},
     refuse=refuse,
 )

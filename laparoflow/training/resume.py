@@ -14,7 +14,9 @@ from laparoflow.training.settings import PretrainSettings
 RUN_KEY = "laparoflow_settings"
 DATA_KEY = "laparoflow_data_hash"
 
-TRAINER = "accelerator devices workers verify checkpoint_every keep log_every progress deterministic tensorboard wandb"
+TRAINER = (
+    "accelerator devices workers verify checkpoint_every keep log_every progress deterministic tensorboard wandb profiler"
+)
 FREE = frozenset({"data", "out", "resume", "max_steps", "online"} | {f"trainer.{name}" for name in TRAINER.split()})
 """Of ``data`` the content is compared."""
 

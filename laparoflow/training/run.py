@@ -4,6 +4,7 @@
     RUN/checkpoints/last.ckpt          and the newest step_*.ckpt
     RUN/logs/csv/from_step_N/metrics.csv, RUN/logs/tensorboard/
     RUN/run.json                       what came out: steps, last loss, speed, hash of the data, versions
+    RUN/fit-profile.txt                Lightning's table of where the time went, with ``trainer.profiler``
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import yaml
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 import laparoflow
 from laparoflow.bounds import plain
@@ -161,6 +163,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         callbacks.insert(0, OnlineProbe(settings.online, out))
     if options.progress:
         callbacks.append(StepProgress())
+    profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
     return pl.Trainer(
         default_root_dir=out,
         accelerator=options.accelerator,
@@ -178,6 +181,7 @@ def build_trainer(settings: PretrainSettings, launch: Launch, start: int, extra:
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=loggers,
+        profiler=None if options.profiler is None else profilers[options.profiler](out, "profile"),
         callbacks=callbacks,
         plugins=[AtomicCheckpoints(), launch.environment()],
     )

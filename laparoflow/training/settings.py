@@ -91,6 +91,8 @@ class TrainerSettings:
         average: decay of a moving average of the weights; null for none.
         tensorboard: write TensorBoard logs beside the CSV.
         wandb: name of a Weights & Biases project; null for none.
+        profiler: Lightning's table of where the time goes, ``simple`` by steps of its loop or ``advanced`` by functions;
+            null for none.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -107,6 +109,7 @@ class TrainerSettings:
     average: float | None = None
     tensorboard: bool = True
     wandb: str | None = None
+    profiler: Literal["simple", "advanced"] | None = None
 
 
 @dataclass
@@ -178,23 +181,6 @@ class PretrainSettings:
         check_numbers(self, "optimiser.rate", above=0)
         check_numbers(self, "optimiser.warmup", low=0, below=1)
         check_numbers(self, "optimiser.layer_decay", above=0, high=1)
-
-
-@dataclass
-class SpeedSettings(PretrainSettings):
-    """A pretraining recipe of which a few batches are timed; see ``PretrainSettings`` for the rest.
-
-    Attributes:
-        out: a JSON file to write; null for none.
-        batches: how many batches are timed.
-    """
-
-    out: Path | None = None  # type: ignore[assignment]  # a file that may be left out, where a run needs its folder
-    batches: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self, "batches", low=1)
 
 
 def check_batch(settings: PretrainSettings, processes: int) -> None:

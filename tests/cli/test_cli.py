@@ -48,7 +48,6 @@ def test_a_reader_that_closes_early_gets_no_traceback():
     [
         "prepare nowhere --out c",
         "pretrain --data nowhere --out r",
-        "speed --data nowhere",
         "probe --task segmentation --dataset synthetic --root nowhere --checkpoint r --out o",
         "export nowhere --out o.safetensors",
         "report nowhere --out o.html",

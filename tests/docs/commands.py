@@ -57,7 +57,6 @@ SMALL_OPTIONS = {
         --max-steps 1 --pretrain-clips 1 --test-clips 1 --frames 8 --device cpu --recipe evidence-small.yaml
     """,
 }
-SMALL_OPTIONS["speed"] = SMALL_OPTIONS["pretrain"] + "--batches 1"
 SMALL = {name: options.split() for name, options in SMALL_OPTIONS.items()}
 
 

@@ -44,6 +44,15 @@ def test_a_run_leaves_what_it_promises(make_settings):
     assert load_encoder(out).features(torch.rand(1, 3, 32, 32)).shape == (1, 96, 8, 8)
 
 
+@pytest.mark.parametrize(("profiler", "shown"), [("simple", "Mean duration (s)"), ("advanced", "two_views.py")])
+def test_a_profile_tells_waiting_and_steps_apart(make_settings, profiler, shown):
+    settings = make_settings(trainer={"profiler": profiler})
+    pretrain(settings)
+    table = (settings.out / "fit-profile.txt").read_text()
+    for name in ("train_dataloader_next", "run_training_batch", shown):
+        assert name in table
+
+
 def test_weights_move_and_the_run_repeats(make_settings):
     first, second = (make_settings(out) for out in ("a", "b"))
     pretrain(first)
