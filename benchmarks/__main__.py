@@ -14,21 +14,19 @@ from rich.markdown import Markdown
 from rich.progress import track
 
 from benchmarks import tables
-from benchmarks.harness import Limits, Run, default_memory
-from benchmarks.machine import ROOT, default_threads
+from benchmarks.harness import Run
+from benchmarks.machine import ROOT
 from benchmarks.plan import entries
-from benchmarks.worker import Effort
 from laparoflow.files import write_text
+from laparoflow.machine import cores
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, under 2 minutes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of every peer")
-    parser.add_argument("--max-pixels", type=int, help="leave out cases of more pixels per frame")
+    parser.add_argument("--threads", type=int, default=cores(), help="CPU threads of every peer")
     parser.add_argument("--peers", nargs="+", metavar="TEXT", help="only peers whose name contains one of these")
-    parser.add_argument("--memory-gb", type=float, help="memory one peer may need (60 %% of what is free)")
     parser.add_argument("--minutes", type=float, default=18.0, help="start nothing after this (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run of this commit here has measured")
     parser.add_argument("--out", type=Path, help="folder (benchmarks/results; build/benchmarks with --quick)")
@@ -45,23 +43,21 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch sees no GPU on this machine", file=sys.stderr)
         return 2
-    plan = entries(options.quick, options.device, options.max_pixels, options.peers)
+    plan = entries(options.quick, options.device, options.peers)
     if not plan:
-        print("nothing to run: --peers or --max-pixels leave no case", file=sys.stderr)
+        print("nothing to run: --peers leaves no case", file=sys.stderr)
         return 2
     out = options.out or (ROOT / ("build/benchmarks" if options.quick else "benchmarks/results"))
-    stem = out / name_of(options.device)
-    memory = options.memory_gb * 1e9 if options.memory_gb else default_memory(options.device)
-    limits = Limits(memory, run_seconds=options.minutes * 60)
-    run = Run(options.device, limits, Effort(0.2 if options.quick else 1.5, options.threads))
-    if options.resume and stem.with_suffix(".json").exists():
+    path = out / f"{name_of(options.device)}.json"
+    run = Run(options.device, options.threads, 0.2 if options.quick else 1.5, options.minutes * 60)
+    if options.resume and path.exists():
         try:
-            run.go_on_from(json.loads(stem.with_suffix(".json").read_text()))
+            run.go_on_from(json.loads(path.read_text()))
         except ValueError as error:
             print(f"--resume: nothing to go on from: {error}", file=sys.stderr)
 
     def save(results: dict[str, Any]) -> None:
-        write_text(stem.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n")
 
     dtypes = {case.dtype for case, _ in plan}
     run.measure_rates(dtypes)
@@ -75,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = run.results()
     save(results)
     console.print(Markdown(tables.page(results)))
-    console.print(str(stem.with_suffix(".json")))
+    console.print(str(path))
     return 0
 
 

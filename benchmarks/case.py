@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 PARTS = ("forward", "backward", "both")
-NEEDS = ("both", "query", "key")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -17,28 +17,25 @@ shares its products and exponentials between both directions and has the same fl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 
 from benchmarks.case import DTYPES, Case
+from benchmarks.machine import timed
 
-# sides of the square product; half precision on a CPU may be emulated and slow
-SIDES = {"cpu": 4096, "cuda": 8192}
-CPU_HALF_SIDES = {"bfloat16": 2048, "float16": 512}  # many CPUs multiply float16 at 1 GFLOP/s: minutes for a large product
+# sides of the square product; half precision on a CPU may be emulated and slow, at 1 GFLOP/s with float16 on many
+SIDES = {"cuda": 8192, "cpu": 4096, "cpu bfloat16": 2048, "cpu float16": 512}
 
 
 def work(case: Case, part: str) -> dict[str, float]:
-    """{"flop", "exp", "bytes"} of one part of a case, by the model above."""
-    rows = 2 * case.frames * case.pixels
-    reads = rows * (case.dim * case.element_size + 2 * 4)
-    writes = 0 if part == "forward" else case.gradient_bytes
-    products = 2 if part == "forward" else 2 + 2 * case.gradients
+    """{"products" (FLOP), "exp", "bytes"} of one part of a case, by the model above."""
+    reads = 2 * case.frames * case.pixels * (case.dim * case.element_size + 2 * 4)
+    backward = part != "forward"
     return {
-        "flop": products * case.pairs * case.dim,
+        "products": (2 + 2 * case.gradients * backward) * case.pairs * case.dim,
         "exp": (1 if case.one_hot else 2) * case.pairs,
-        "bytes": reads + writes,
+        "bytes": reads + case.gradient_bytes * backward,
     }
 
 
@@ -48,36 +45,20 @@ def floor_seconds(case: Case, part: str, rates: dict[str, float]) -> tuple[float
     Args:
         rates: as ``measure_rates`` gives them, FLOP/s per dtype under ``product_<dtype>``, ``exp`` per s, ``copy`` bytes/s.
     """
-    needed = work(case, part)
-    seconds = {
-        "products": needed["flop"] / rates[f"product_{case.dtype}"],
-        "exp": needed["exp"] / rates["exp"],
-        "bytes": needed["bytes"] / rates["copy"],
-    }
-    bound = max(seconds, key=lambda name: seconds[name])
-    return seconds[bound], bound
+    rate = {"products": rates[f"product_{case.dtype}"], "exp": rates["exp"], "bytes": rates["copy"]}
+    return max((needed / rate[name], name) for name, needed in work(case, part).items())
 
 
 def best_seconds(run: Callable[[], object], device: str, rounds: int) -> float:
     """The fastest of some rounds, after one that warms up."""
-    def once() -> float:
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    once()
-    return min(once() for _ in range(rounds))
+    return min([timed(run, device) for _ in range(1 + rounds)][1:])
 
 
-def product_rate(dtype: str, device: str, size: int = 0, rounds: int = 3) -> float:
-    """FLOP/s of one large square product [size, size] x [size, size]; size 0 = the usual one."""
-    if not size:
-        size = CPU_HALF_SIDES.get(dtype, SIDES[device]) if device == "cpu" else SIDES[device]
-    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+def product_rate(dtype: str, device: str, side: int) -> float:
+    """FLOP/s of one large product [side, side] x [side, side]."""
+    a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * size**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, rounds)
+    return 2 * side**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, 3)
 
 
 def exp_rate(device: str) -> float:
@@ -96,5 +77,6 @@ def copy_rate(device: str) -> float:
 
 def measure_rates(device: str, dtypes: set[str]) -> dict[str, float]:
     """The rates of this machine now."""
-    rates = {f"product_{dtype}": product_rate(dtype, device) for dtype in sorted(dtypes)}
+    sides = {dtype: SIDES.get(f"{device} {dtype}", SIDES[device]) for dtype in sorted(dtypes)}
+    rates = {f"product_{dtype}": product_rate(dtype, device, side) for dtype, side in sides.items()}
     return {**rates, "exp": exp_rate(device), "copy": copy_rate(device)}

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -17,52 +17,41 @@ from benchmarks import floors
 from benchmarks.case import PARTS, Case
 from benchmarks.machine import ROOT, describe
 from benchmarks.peers import Peer
-from benchmarks.worker import Effort
 
 Row = dict[str, Any]
 FORMAT = 1
+SLOW_SECONDS = 75.0  # a peer whose forward + backward is expected to take longer, by the growth of its pairs, is not started
+PROCESS_SECONDS = 240.0  # a peer's process is stopped after this
 FINISHED = ("ok", "not applicable", "out of memory", "wrong")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a run may use.
-
-    Attributes:
-        memory_bytes: extra memory for one peer; one that is known to need more is not started.
-        slow_seconds: a peer whose forward + backward is expected to take longer, by the growth of its pairs, is not started.
-        process_seconds: a peer's process is stopped after this.
-        run_seconds: nothing is started after this; what runs then has another minute.
-    """
-
-    memory_bytes: float
-    slow_seconds: float = 75.0
-    process_seconds: float = 240.0
-    run_seconds: float = 18 * 60.0
-
-
-def default_memory(device: str) -> float:
-    """60 % of what is free now."""
-    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
-    return 0.6 * free
 
 
 @dataclass
 class Run:
-    """One run of the benchmark. ``results()`` is complete up to the last finished peer at any time."""
+    """One run of the benchmark. ``results()`` is complete up to the last finished peer at any time.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: CPU threads of every peer.
+        effort: seconds aimed at for each part of a peer.
+        run_seconds: nothing is started after this; what runs then has another minute.
+        memory_bytes: extra memory for one peer, 60 % of what is free; one that is known to need more is not started.
+    """
 
     device: str
-    limits: Limits
-    effort: Effort
+    threads: int
+    effort: float = 1.5
+    run_seconds: float = 18 * 60.0
     started: float = field(default_factory=time.monotonic)
     rates: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    pace: dict[tuple[Any, ...], tuple[Case, float]] = field(default_factory=dict)
+    memory_bytes: float = field(init=False)
     machine: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         # at the start: what is measured is this commit, on a machine as busy as it is now
-        self.machine = describe(self.device, self.effort.threads)
+        self.machine = describe(self.device, self.threads)
+        free = psutil.virtual_memory().available if self.device == "cpu" else torch.cuda.mem_get_info()[0]
+        self.memory_bytes = 0.6 * free
 
     def go_on_from(self, earlier: Row) -> None:
         """Take over what an earlier run finished; what failed, was too slow or was not reached runs again.
@@ -82,22 +71,18 @@ class Run:
 
     def measure_rates(self, dtypes: set[str]) -> None:
         """Measure the machine's rates; the best of this and every earlier time counts."""
-        torch.set_num_threads(self.effort.threads)
+        torch.set_num_threads(self.threads)
         measured = floors.measure_rates(self.device, dtypes)
         self.rates = {name: max(rate, self.rates.get(name, 0.0)) for name, rate in measured.items()}
 
     def add(self, case: Case, peer: Peer) -> None:
         """Measure one peer on one case, or say why not; what is there already is not measured again."""
-        rows = [row for row in self.rows if (row["peer"], row["label"]) == (peer.name, case.label)]
-        if not rows:
-            answer = self._refusal(case, peer) or self._ask(case, peer)
-            common = {"peer": peer.name, "label": case.label, "case": asdict(case)}
-            parts = answer.get("parts") or {part: answer for part in PARTS}
-            rows = [{**common, "part": part, **parts[part]} for part in PARTS]
-            self.rows += rows
-        for row in rows:
-            if row["part"] == "both" and row.get("seconds"):
-                self.pace[self._pace_key(case, peer)] = (case, row["seconds"])
+        if any((row["peer"], row["label"]) == (peer.name, case.label) for row in self.rows):
+            return
+        answer = self._refusal(case, peer) or self._ask(case, peer)
+        parts = dict.fromkeys(PARTS, answer) if "status" in answer else answer
+        common = {"peer": peer.name, "label": case.label, "case": asdict(case)}
+        self.rows += [{**common, "part": part, **parts[part]} for part in PARTS]
 
     def results(self) -> dict[str, Any]:
         """Everything for a results file, with each row's floor at the rates known now."""
@@ -106,45 +91,46 @@ class Run:
             if f"product_{case.dtype}" in self.rates:
                 row["floor_seconds"], row["bound"] = floors.floor_seconds(case, row["part"], self.rates)
                 row["ratio"] = row["seconds"] / row["floor_seconds"] if row.get("seconds") else None
-        return {
-            "format": FORMAT, "machine": self.machine,
-            "limits": asdict(self.limits), "effort": asdict(self.effort), "rates": self.rates,
-            "seconds": time.monotonic() - self.started, "rows": self.rows,
-        }  # fmt: skip
+        seconds = time.monotonic() - self.started
+        return {"format": FORMAT, "machine": self.machine, "rates": self.rates, "seconds": seconds, "rows": self.rows}
 
     def _refusal(self, case: Case, peer: Peer) -> Row | None:
-        reason = peer.why_not(case)
-        if reason is not None:
-            return {"status": "not applicable", "reason": reason}
-        needed, allowed = peer.predicted_bytes(case), self.limits.memory_bytes
-        if needed > allowed:
-            reason = f"needs about {needed / 1e9:.1f} GB, more than the {allowed / 1e9:.1f} GB it may use"
-            return {"status": "out of memory", "reason": reason}
-        before, seconds = self.pace.get(self._pace_key(case, peer), (case, 0.0))
+        """The row of a peer that is not started."""
+        needed, allowed = peer.predicted_bytes(case), self.memory_bytes
+        before, seconds = self._last_of(case, peer) or (case, 0.0)
         expected = seconds * case.pairs * case.dim / (before.pairs * before.dim)
-        if expected > self.limits.slow_seconds:
-            reason = f"{expected:.0f} s expected from {seconds:.1f} s at N={before.pixels:,}, D={before.dim}; at most "
-            return {"status": "too slow", "reason": f"{reason}{self.limits.slow_seconds:.0f} s here"}
-        if time.monotonic() - self.started > self.limits.run_seconds:
-            return {"status": "not run", "reason": f"the {self.limits.run_seconds / 60:.0f} minutes of the run were used up"}
+        used_up = time.monotonic() - self.started > self.run_seconds
+        reasons = {
+            "not applicable": peer.why_not(case),
+            "out of memory": needed > allowed
+            and f"needs about {needed / 1e9:.1f} GB, more than the {allowed / 1e9:.1f} GB it may use",
+            "too slow": expected > SLOW_SECONDS
+            and f"{expected:.0f} s expected from {seconds:.1f} s at N={before.pixels:,}, D={before.dim}; at most "
+            f"{SLOW_SECONDS:.0f} s here",
+            "not run": used_up and f"the {self.run_seconds / 60:.0f} minutes of the run were used up",
+        }
+        return next(({"status": status, "reason": reason} for status, reason in reasons.items() if reason), None)
+
+    def _last_of(self, case: Case, peer: Peer) -> tuple[Case, float] | None:
+        """The last case of this form, of any size, that the peer has done, and the seconds of its forward + backward."""
+        form = {"pixels": 0, "dim": 0, "frames": 0}
+        for row in reversed(self.rows):
+            if (row["peer"], row["part"]) == (peer.name, "both") and row.get("seconds"):
+                done = Case(**row["case"])
+                if replace(done, **form) == replace(case, **form):
+                    return done, row["seconds"]
         return None
 
-    @staticmethod
-    def _pace_key(case: Case, peer: Peer) -> tuple[Any, ...]:
-        form = case.positives, case.negatives, case.symmetric, case.one_hot, case.needs, case.threads, case.deterministic
-        return peer.name, case.dtype, *form
-
     def _ask(self, case: Case, peer: Peer) -> Row:
-        effort = asdict(self.effort) | {"threads": case.threads or self.effort.threads}
-        request = json.dumps({"peer": peer.name, "case": asdict(case), "effort": effort})
-        threads = str(effort["threads"])
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"}
-        left = self.limits.run_seconds + 60 - (time.monotonic() - self.started)
-        limit = min(self.limits.process_seconds, left)
+        """The rows of a peer by part, from a process of its own; or the row of what became of it."""
+        threads = case.threads or self.threads
+        request = {"peer": peer.name, "case": asdict(case), "effort": self.effort, "threads": threads}
+        environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        limit = min(PROCESS_SECONDS, self.run_seconds + 60 - (time.monotonic() - self.started))
         try:
             process = subprocess.run(
-                [sys.executable, "-m", "benchmarks.worker", request], cwd=ROOT, capture_output=True, text=True, check=False,
-                timeout=limit, env=environment,
+                [sys.executable, "-m", "benchmarks.worker", json.dumps(request)], cwd=ROOT, capture_output=True, text=True,
+                check=False, timeout=limit, env=os.environ | environment,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"status": "too slow", "reason": f"stopped after {limit:.0f} s"}

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,28 +27,15 @@ GRADIENT_TOLERANCE = {"float64": 1e-10, "float32": 5e-5, "float16": 3e-3, "bfloa
 LOSS_TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 2e-5, "bfloat16": 1e-4}
 
 
-@dataclass
-class Inputs:
-    """Tensors of one case. query, key [B, N, D] leaves with gradients; flows [B, N, 2] float32 in pixels; target [B, N]
-    int64, the key of each query's one positive (used where the case is one-hot)."""
+class Inputs(NamedTuple):
+    """Tensors of one case: query, key [B, N, D] leaves with gradients; flows [B, N, 2] float32 in pixels, of a one-hot case
+    the number [B, N, 1] of each pixel's own key; target [B, N] int64, the key of each query's one positive there."""
 
     query: Tensor
     key: Tensor
     query_flow: Tensor
     key_flow: Tensor
     target: Tensor
-
-
-@dataclass
-class Drawn:
-    """The small frames and which small pixel stands at each place. query, key [B, P, D], flows [B, P, 2], places [B, N]."""
-
-    query: Tensor
-    key: Tensor
-    query_flow: Tensor
-    key_flow: Tensor
-    query_place: Tensor
-    key_place: Tensor
 
 
 def small_size(pixels: int) -> int:
@@ -64,45 +50,41 @@ def small_size(pixels: int) -> int:
     return size
 
 
-def draw(case: Case, seed: int = 0) -> Drawn:
-    """Random unit embeddings in the dtype of the case, flows with a spread of 3 pixels, an order of the repeated pixels."""
-    generator, size = torch.Generator().manual_seed(seed), small_size(case.pixels)
-
-    def unit() -> Tensor:
-        rows = torch.randn(case.frames, size, case.dim, generator=generator)
-        return torch.nn.functional.normalize(rows, dim=-1).to(DTYPES[case.dtype])
+def draw(case: Case) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The small frames: query, key [B, P, D], unit vectors in the dtype of the case, and their flows [B, P, 2] with a spread
+    of 3 pixels; and the small pixel that stands at each place [B, N] of the queries and of the keys, in random order."""
+    generator, size = torch.Generator().manual_seed(0), small_size(case.pixels)
+    rows = [torch.randn(case.frames, size, case.dim, generator=generator) for _ in range(2)]
+    units = [torch.nn.functional.normalize(x, dim=-1).to(DTYPES[case.dtype]) for x in rows]
+    flows = [3 * torch.randn(case.frames, size, 2, generator=generator) for _ in range(2)]
 
     def places() -> Tensor:
         order = [torch.randperm(case.pixels, generator=generator) % size for _ in range(case.frames)]
         return torch.stack(order)
 
-    def flow() -> Tensor:
-        return 3 * torch.randn(case.frames, size, 2, generator=generator)
-
-    return Drawn(unit(), unit(), flow(), flow(), places(), places())
+    return [*units, *flows], places(), places()
 
 
 def _gather(rows: Tensor, place: Tensor) -> Tensor:
     return torch.gather(rows, 1, place[..., None].expand(-1, -1, rows.shape[2]))
 
 
-def make_inputs(case: Case, seed: int = 0) -> Inputs:
+def make_inputs(case: Case) -> Inputs:
     """The tensors of a case on its device."""
-    drawn = draw(case, seed)
+    small, *places = draw(case)
     # the r-th query of a small pixel has the r-th key of the same small pixel as its one positive: a bijection
-    target = torch.empty_like(drawn.query_place)
-    target.scatter_(1, drawn.query_place.argsort(dim=1, stable=True), drawn.key_place.argsort(dim=1, stable=True))
-    query, key = _gather(drawn.query, drawn.query_place), _gather(drawn.key, drawn.key_place)
-    flows = _gather(drawn.query_flow, drawn.query_place), _gather(drawn.key_flow, drawn.key_place)
-    moved = [x.to(case.device) for x in (query, key, *flows, target)]
-    return Inputs(
-        moved[0].requires_grad_(case.needs != "key"), moved[1].requires_grad_(case.needs != "query"), *moved[2:]
-    )
+    target = torch.empty_like(places[0])
+    target.scatter_(1, *(place.argsort(dim=1, stable=True) for place in places))
+    query, key, *flows = (_gather(x, place) for x, place in zip(small, places * 2, strict=True))
+    if case.one_hot:  # weight 1 for the same number, 0 for all others
+        flows = [number.float()[..., None] for number in (target, torch.arange(case.pixels).expand_as(target))]
+    found = Inputs(*(x.to(case.device) for x in (query, key, *flows, target)))
+    found.query.requires_grad_(case.needs != "key")
+    found.key.requires_grad_(case.needs != "query")
+    return found
 
 
-def flow_loss(
-    case: Case, query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, **more: Any
-) -> Tensor | tuple[Tensor, ...]:
+def flow_loss(case: Case, query: Tensor, key: Tensor, query_flow: Tensor, key_flow: Tensor, **more: Any) -> Any:
     """The loss of a case by this package; one-hot cases have numbers of pixels in place of the flows."""
     return flow_infonce(
         query, key, query_flow, key_flow, temperature=case.temperature, bandwidth=0.5 if case.one_hot else case.bandwidth,
@@ -112,43 +94,44 @@ def flow_loss(
 
 
 @functools.lru_cache(maxsize=1)
-def truth(case: Case, seed: int = 0) -> tuple[float, Tensor, Tensor]:
+def truth(case: Case) -> tuple[float, Tensor, Tensor]:
     """(loss, dq [B, N, D], dk [B, N, D]) in float64 on the CPU, of the inputs as rounded to the dtype of the case."""
-    drawn, size = draw(case, seed), small_size(case.pixels)
+    small, *places = draw(case)
+    size = small[0].shape[1]
     copies = case.pixels // size
     losses, gradients = [], []
-    for b in range(case.frames):
-        query, key = (x[b : b + 1].double().requires_grad_() for x in (drawn.query, drawn.key))
-        flows = drawn.query_flow[b : b + 1].double(), drawn.key_flow[b : b + 1].double()
-        if case.one_hot:  # the pixel's number as its guide: weight 1 for the same number, 0 for all others
-            number = torch.arange(size, dtype=torch.float64)[None, :, None]
-            flows = number, number
-        loss = flow_loss(case, query, key, *flows, backend="reference")
-        assert isinstance(loss, Tensor)
+    for query, key, *flows in zip(*(x.double().split(1) for x in small), strict=True):
+        if case.one_hot:
+            flows = [torch.arange(size, dtype=torch.float64)[None, :, None]] * 2
+        loss = flow_loss(case, query.requires_grad_(), key.requires_grad_(), *flows, backend="reference")
         (loss / (case.frames * copies)).backward()
         losses.append(loss.item())
         gradients.append((query.grad, key.grad))
     offset = 0.0 if case.positives == "inside" else math.log(copies)
-    dq, dk = (torch.cat(parts) for parts in zip(*gradients, strict=True))
-    return sum(losses) / case.frames + offset, _gather(dq, drawn.query_place), _gather(dk, drawn.key_place)
+    dq, dk = (_gather(torch.cat(parts), place) for parts, place in zip(zip(*gradients, strict=True), places, strict=True))
+    return sum(losses) / case.frames + offset, dq, dk
 
 
-def errors(case: Case, loss: float | None, dq: Tensor | None, dk: Tensor | None, seed: int = 0) -> dict[str, float]:
-    """Relative errors of what is given against the truth: of the loss by its size, of a gradient by its largest element.
+def judge(
+    case: Case, part: str, loss: float | None, dq: Tensor | None, dk: Tensor | None
+) -> tuple[dict[str, float], str | None]:
+    """Relative errors of what a part made (None for what it did not make), and what is wrong in words, or None.
 
-    A NaN or a wrong shape counts as inf.
+    The error of the loss is relative to its size, that of a gradient to its largest element; a NaN or a wrong shape counts
+    as inf. It is wrong, too, that a gradient is missing which was asked for, or is there and was not.
     """
-    true_loss, true_dq, true_dk = truth(case, seed)
-    found = {} if loss is None else {"loss": abs(loss - true_loss) / abs(true_loss)}
-    for name, got, true in (("dq", dq, true_dq), ("dk", dk, true_dk)):
+    true_loss, *true_gradients = truth(case)
+    found, reasons = {} if loss is None else {"loss": abs(loss - true_loss) / abs(true_loss)}, []
+    for side, name, got, true in zip(("query", "key"), ("dq", "dk"), (dq, dk), true_gradients, strict=True):
+        asked = part != "forward" and case.needs in ("both", side)
+        if asked != (got is not None):
+            reasons.append(f"the gradient of {side} was {'asked for and not' if asked else 'not asked for and'} made")
         if got is not None:
             same_shape = got.shape == true.shape
             found[name] = ((got.cpu().double() - true).abs().max() / true.abs().max()).item() if same_shape else math.inf
-    return {name: math.inf if math.isnan(error) else error for name, error in found.items()}
-
-
-def wrong(case: Case, found: dict[str, float]) -> str | None:
-    """What is wrong in words, or None."""
-    limits = {name: (LOSS_TOLERANCE if name == "loss" else GRADIENT_TOLERANCE)[case.dtype] for name in found}
-    beyond = (name for name, error in found.items() if error > limits[name])
-    return ", ".join(f"{name} off by {found[name]:.1e} (at most {limits[name]:.0e})" for name in beyond) or None
+    found = {name: math.inf if math.isnan(error) else error for name, error in found.items()}
+    for name, error in found.items():
+        limit = (LOSS_TOLERANCE if name == "loss" else GRADIENT_TOLERANCE)[case.dtype]
+        if error > limit:
+            reasons.append(f"{name} off by {error:.1e} (at most {limit:.0e})")
+    return found, ", ".join(reasons) or None

@@ -1,25 +1,28 @@
-"""What a results file says about where it was measured; the peak memory and the clock of a process that measures."""
+"""What a results file says about where it was measured; the time, peak memory and clock of a process that measures."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib.metadata
 import os
 import platform
-import resource
+import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from laparoflow.machine import cores
 from laparoflow_kernels.backends.native import build_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy", "triton", "pykeops", "cut-cross-entropy", "liger-kernel")
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 GPU_FACTS = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
 
 
@@ -28,11 +31,6 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
-
-
-def default_threads() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def version(package: str) -> str | None:
@@ -73,9 +71,9 @@ def describe(device: str, threads: int) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device,
         "cpu": cpu_model(),
-        "cores": default_threads(),
+        "cores": cores(),
         "threads": threads,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": psutil.virtual_memory().total,
         "load_average": list(os.getloadavg()),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "gpu_facts": gpu_facts() if device == "cuda" else {},
@@ -89,41 +87,40 @@ def describe(device: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _status(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
+def timed(run: Callable[[], object], device: str) -> float:
+    """Seconds that a call takes: by the clock on a CPU, by the events of a GPU."""
+    if device == "cpu":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
-def peak_bytes() -> int:
-    """Highest resident memory of the process (VmHWM) since it started or since ``PeakMemory`` began."""
-    return _status("VmHWM") if STATUS.exists() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_bytes(device: str) -> int:
+    """The most memory that was held since ``forget_peak``: resident in this process (VmHWM), or by the GPU's allocator."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-class PeakMemory:
-    """Bytes above what the process held when this was made: the system's figure on a CPU, the allocator's on a GPU.
+def forget_peak(device: str) -> int:
+    """Set the high-water mark back to what is held now, and say how much that is.
 
-    On a CPU freed memory is handed back to the system first and the system's high-water mark is set back to what is
-    resident; where it cannot be set back, the mark of everything before counts as held (extra memory is then a lower bound).
+    On a CPU freed memory is handed back to the system first. Where the mark cannot be set back, that of everything before
+    counts as held (the memory above it is then a lower bound).
     """
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self.start = torch.cuda.memory_allocated()
-            return
-        try:
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-            CLEAR.write_text("5")
-            self.start = _status("VmRSS")
-        except (OSError, AttributeError):
-            self.start = peak_bytes()
-
-    def extra(self) -> int:
-        """Peak bytes above the start, from the start until now."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            return torch.cuda.max_memory_allocated() - self.start
-        return max(0, peak_bytes() - self.start)
+            Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes(device)

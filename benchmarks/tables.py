@@ -8,7 +8,6 @@ from typing import Any
 from benchmarks.case import PARTS
 
 Row = dict[str, Any]
-SHORT = {"not applicable": "n/a"}
 
 
 def seconds_text(seconds: float) -> str:
@@ -30,7 +29,7 @@ def cell(row: Row | None) -> str:
     if row is None:
         return "-"
     if row["status"] != "ok":
-        return str(SHORT.get(row["status"], row["status"]))
+        return "n/a" if row["status"] == "not applicable" else str(row["status"])
     return f"{seconds_text(row['seconds'])}, {bytes_text(row['extra_bytes'])}"
 
 
@@ -53,8 +52,8 @@ def machine_line(results: Row) -> str:
                       f"commit {commit}."])  # fmt: skip
 
 
-def case_lines(results: Row) -> tuple[list[list[str]], list[str]]:
-    """A line for each case and peer that ran (the header is ``CASE_HEADER``); and what did not run, with the reason."""
+def page(results: Row) -> str:
+    """Everything in a results file: a line for each case and peer that ran; and what did not run, with the reason."""
     grouped: dict[tuple[str, str], dict[str, Row]] = {}
     for row in results["rows"]:
         grouped.setdefault((row["label"], row["peer"]), {})[row["part"]] = row
@@ -71,10 +70,8 @@ def case_lines(results: Row) -> tuple[list[list[str]], list[str]]:
             *(bytes_text((parts.get(part) or {}).get("extra_bytes")) for part in ("forward", "both")),
             f"{both['ratio']:.2f} ({both['bound']})" if both else "-", clock,
         ])  # fmt: skip
-    return lines, refused
-
-
-CASE_HEADER = ("case", "peer", *PARTS, "memory forward", "memory both", "time / floor", "SM clock")
+    header = ("case", "peer", *PARTS, "memory forward", "memory both", "time / floor", "SM clock")
+    return "\n".join([f"# {machine_line(results)}", "", *markdown(header, lines), "", *refused, ""])
 
 
 def _spread(row: Row | None) -> str:
@@ -83,9 +80,3 @@ def _spread(row: Row | None) -> str:
     if row["rounds"] == 1:
         return seconds_text(row["seconds"]) + " (1 run)"
     return seconds_text(row["seconds"]) + (f" ± {50 * row['iqr'] / row['seconds']:.0f} %" if "iqr" in row else "")
-
-
-def page(results: Row) -> str:
-    """Everything in a results file: each case and peer, and what did not run."""
-    lines, refused = case_lines(results)
-    return "\n".join([f"# {machine_line(results)}", "", *markdown(CASE_HEADER, lines), "", *refused, ""])

@@ -11,18 +11,16 @@ import json
 import math
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.case import PARTS, Case
-from benchmarks.inputs import Inputs, errors, make_inputs, wrong
-from benchmarks.machine import PeakMemory, gpu_facts
+from benchmarks.case import Case
+from benchmarks.inputs import judge, make_inputs
+from benchmarks.machine import forget_peak, gpu_facts, peak_bytes, timed
 from benchmarks.peers import BY_NAME, Peer
 
 WARM_UP_PIXELS = 256
@@ -30,28 +28,25 @@ SINGLE_RUN_SECONDS, FIRST_RUN_COUNTS_SECONDS = 8.0, 1.0
 MOST_ROUNDS = 200
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure: seconds aimed at per part, CPU threads."""
-
-    seconds: float = 2.0
-    threads: int = 1
-
-
 class Work:
-    """The three parts of one peer on one case; each returns the seconds that it took."""
+    """The three parts of one peer on one case."""
 
     def __init__(self, peer: Peer, case: Case) -> None:
-        self.case = case
-        self.inputs: Inputs = make_inputs(case)
-        self.losses = {part: partial(peer.loss, case, part) for part in PARTS}
+        self.peer, self.case, self.inputs = peer, case, make_inputs(case)
 
     def part(self, name: str) -> float:
         """Seconds of one run; clearing gradients and the forward of "backward" are not timed."""
         self.forget()
-        if name == "forward":
-            return self._timed(self._no_gradient)
-        return self._timed(self._both if name == "both" else self.losses["backward"](self.inputs).backward)
+        if name == "backward":
+            return timed(self.peer.loss(self.case, name, self.inputs).backward, self.case.device)
+        return timed(partial(self._run, name), self.case.device)
+
+    def _run(self, name: str) -> None:
+        with torch.set_grad_enabled(name == "both"):
+            loss = self.peer.loss(self.case, name, self.inputs)
+        if name == "both":
+            loss.backward()
+        self.loss = loss.detach()
 
     def result(self) -> tuple[float | None, Tensor | None, Tensor | None]:
         """(loss, dq, dk) of the last part, None for what it did not make."""
@@ -62,68 +57,30 @@ class Work:
         self.inputs.query.grad = self.inputs.key.grad = None
         self.loss: Tensor | None = None
 
-    def _no_gradient(self) -> None:
-        with torch.no_grad():
-            self.loss = self.losses["forward"](self.inputs)
 
-    def _both(self) -> None:
-        loss = self.losses["both"](self.inputs)
-        loss.backward()
-        self.loss = loss.detach()
-
-    def _timed(self, run: Callable[[], object]) -> float:
-        if self.case.device == "cpu":
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-
-def measure(peer: Peer, case: Case, effort: Effort) -> dict[str, Any]:
-    """{"parts": {part: row}} of one peer; a row that is wrong holds no time."""
-    torch.set_num_threads(case.threads or effort.threads)
+def measure(peer: Peer, case: Case, effort: float, threads: int) -> dict[str, Any]:
+    """{part: row} of one peer; a row that is wrong holds no time. ``effort``: seconds aimed at per part."""
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(case.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would count as time
-    parts = tuple(part for part in PARTS if part != "backward" or not peer.gradients_in_forward)
     work = Work(peer, case)
     # libraries loaded, threads started, code generated
     warm = work if peer.generates_code else Work(peer, replace(case, pixels=min(case.pixels, WARM_UP_PIXELS)))
     for part in ("forward", "both"):
         warm.part(part)
     warm.forget()
-    memory = PeakMemory(case.device)
-    first, extra, result = {"forward": work.part("forward")}, {"forward": memory.extra()}, {"forward": work.result()}
-    first["both"] = work.part("both")
-    extra["both"] = max(0, memory.extra() - case.gradient_bytes)
-    result["both"] = work.result()
+    held, found = forget_peak(case.device), {}
+    for part in ("forward", "both", "backward")[: 2 if peer.gradients_in_forward else 3]:
+        first, peak = work.part(part), peak_bytes(case.device)
+        # the peak stands since the forward: of the backward alone nothing is known
+        extra = {"forward": peak - held, "both": peak - held - case.gradient_bytes}.get(part)
+        found[part] = first, None if extra is None else max(0, extra), work.result()
     rows: dict[str, Any] = {"backward": {"status": "not applicable", "reason": "it forms its gradients in the forward"}}
-    for part in parts:
-        if part == "backward":
-            first[part] = work.part(part)
-            result[part] = work.result()
-        loss, dq, dk = result.pop(part)
-        rows[part] = {"errors": errors(case, loss, dq, dk), "extra_bytes": extra.get(part)}
-        reason = wrong(case, rows[part]["errors"]) or wrong_set(case, part, {"query": dq, "key": dk})
-        if reason:
-            rows[part] |= {"status": "wrong", "reason": reason}
-        else:
-            rows[part] |= {"status": "ok", **timing(work, part, first[part], effort.seconds)}
-    return {"parts": {part: rows[part] for part in PARTS}}
-
-
-def wrong_set(case: Case, part: str, gradients: dict[str, Tensor | None]) -> str | None:
-    """What is wrong with which gradients a part made: one that was asked for is missing, or one that was not is there."""
-    for side, gradient in gradients.items():
-        asked = part != "forward" and case.needs in ("both", side)
-        if asked != (gradient is not None):
-            return f"the gradient of {side} was {'asked for and not' if asked else 'not asked for and'} made"
-    return None
+    for part, (first, extra, made) in found.items():
+        errors, reason = judge(case, part, *made)
+        state = {"status": "wrong", "reason": reason} if reason else {"status": "ok", **timing(work, part, first, effort)}
+        rows[part] = {"errors": errors, "extra_bytes": extra, **state}
+    return rows
 
 
 def timing(work: Work, part: str, first: float, seconds: float) -> dict[str, Any]:
@@ -144,25 +101,13 @@ def timing(work: Work, part: str, first: float, seconds: float) -> dict[str, Any
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request of the harness; what fails is told, not raised."""
-    case = Case(**request["case"])
     try:
-        return measure(BY_NAME[request["peer"]], case, Effort(**request["effort"]))
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        return {"status": "out of memory", "reason": first_line(error)}
+        return measure(BY_NAME[request["peer"]], Case(**request["case"]), request["effort"], request["threads"])
     except Exception as error:  # a peer may raise anything; its row shows it
-        text = first_line(error)
-        return {"status": "out of memory" if "allocate memory" in text else "failed", "reason": text}
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, on one short line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
-
-
-def main(arguments: list[str]) -> None:
-    print(json.dumps(run(json.loads(arguments[0]))), flush=True)
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        full = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "allocate memory" in first_line
+        return {"status": "out of memory" if full else "failed", "reason": f"{type(error).__name__}: {first_line[:200]}"}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(json.dumps(run(json.loads(sys.argv[1]))), flush=True)

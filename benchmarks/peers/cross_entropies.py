@@ -5,6 +5,8 @@ torch.nn.functional.linear_cross_entropy with chunking, and two in Triton (GPU):
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -24,10 +26,8 @@ def _torch_why_not(case: Case) -> str | None:
     return _why_not(case) or (None if here else f"torch {torch.__version__} does not have it")
 
 
-def _triton_why_not(case: Case, module: str, package: str) -> str | None:
-    if case.device != "cuda":
-        return "needs a GPU"
-    return "no float64" if case.dtype == "float64" else _why_not(case) or not_installed(module, package)
+def _triton_why_not(module: str, case: Case) -> str | None:
+    return "needs a GPU" if case.device != "cuda" else _why_not(case) or not_installed(module)
 
 
 def _torch(case: Case, part: str, x: Inputs) -> Tensor:
@@ -51,12 +51,6 @@ def _liger(case: Case, part: str, x: Inputs) -> Tensor:
 
 PEERS = (
     Peer("torch linear_cross_entropy", _torch_why_not, _torch, gradients_in_forward=True),
-    Peer(
-        "cut-cross-entropy", lambda case: _triton_why_not(case, "cut_cross_entropy", "cut-cross-entropy"), _cut,
-        generates_code=True,
-    ),
-    Peer(
-        "liger-kernel", lambda case: _triton_why_not(case, "liger_kernel", "liger-kernel"), _liger,
-        gradients_in_forward=True, generates_code=True,
-    ),
-)  # fmt: skip
+    Peer("cut-cross-entropy", partial(_triton_why_not, "cut_cross_entropy"), _cut, generates_code=True),
+    Peer("liger-kernel", partial(_triton_why_not, "liger_kernel"), _liger, gradients_in_forward=True, generates_code=True),
+)

@@ -16,7 +16,7 @@ def _why_not(case: Case) -> str | None:
         return f"no {case.dtype} here"
     if case.device == "cpu" and not shutil.which("g++"):
         return "needs g++ on the PATH"
-    return flow_loss_only(case) or not_installed("pykeops", "pykeops")
+    return flow_loss_only(case) or not_installed("pykeops")
 
 
 def _loss(case: Case, part: str, inputs: Inputs) -> Tensor:

@@ -34,9 +34,9 @@ class Peer:
     generates_code: bool = False
 
 
-def not_installed(module: str, package: str) -> str | None:
-    """Why a package cannot be used, or None."""
-    return None if importlib.util.find_spec(module) else f"{package} is not installed"
+def not_installed(module: str) -> str | None:
+    """Why the package of a module cannot be used, or None."""
+    return None if importlib.util.find_spec(module) else f"{module.replace('_', '-')} is not installed"
 
 
 def flow_loss_only(case: Case) -> str | None:

@@ -31,7 +31,7 @@ def test_truth_equals_the_reference_on_the_whole_case(options: dict, monkeypatch
         )  # fmt: skip
     loss.backward()
     assert inputs.small_size(768) == 256
-    found = inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)
+    found, _ = inputs.judge(case, "both", loss.item(), drawn.query.grad, drawn.key.grad)
     inputs.truth.cache_clear()
     assert max(found.values()) < 1e-12
 
@@ -47,7 +47,7 @@ def test_peers_are_right(name: str, options: dict) -> None:
         drawn = inputs.make_inputs(case)
         loss = peer.loss(case, part, drawn)
         loss.backward()
-        assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
+        assert inputs.judge(case, part, loss.item(), drawn.query.grad, drawn.key.grad)[1] is None
 
 
 @pytest.mark.parametrize("name", ["ours: native", "dense PyTorch", "torch linear_cross_entropy"])
@@ -59,21 +59,25 @@ def test_one_hot_peers_are_right(name: str) -> None:
     drawn = inputs.make_inputs(case)
     loss = peer.loss(case, "both", drawn)
     loss.backward()
-    assert inputs.wrong(case, inputs.errors(case, loss.item(), drawn.query.grad, drawn.key.grad)) is None
+    assert inputs.judge(case, "both", loss.item(), drawn.query.grad, drawn.key.grad)[1] is None
+
+
+def wrong(case: Case, part: str, *made: object) -> str:
+    return inputs.judge(case, part, *made)[1] or ""  # type: ignore[arg-type]
 
 
 def test_small_mistakes_are_wrong() -> None:
     case = Case(256, dim=8)
     loss, dq, dk = inputs.truth(case)
-    assert inputs.wrong(case, inputs.errors(case, loss, dq, dk)) is None
+    assert wrong(case, "both", loss, dq, dk) == ""
     shifted = dq.clone()
     shifted[0, 17] = dq[0, 18]
     nan = dk.clone()
     nan[0, 0, 0] = float("nan")
-    assert "dq" in (inputs.wrong(case, inputs.errors(case, loss, shifted, dk)) or "")
-    assert "dk" in (inputs.wrong(case, inputs.errors(case, loss, dq, nan)) or "")
-    assert "dk" in (inputs.wrong(case, inputs.errors(case, loss, dq, dk[:, :5])) or "")
-    assert "loss" in (inputs.wrong(case, inputs.errors(case, loss * (1 + 1e-5), dq, dk)) or "")
+    assert "dq off" in wrong(case, "both", loss, shifted, dk)
+    assert "dk off" in wrong(case, "both", loss, dq, nan)
+    assert "dk off" in wrong(case, "both", loss, dq, dk[:, :5])
+    assert "loss off" in wrong(case, "both", loss * (1 + 1e-5), dq, dk)
 
 
 def test_sizes_that_cannot_repeat_are_refused() -> None:
@@ -84,17 +88,18 @@ def test_sizes_that_cannot_repeat_are_refused() -> None:
 
 
 def test_a_missing_or_unasked_gradient_is_wrong() -> None:
-    given = torch.zeros(1)
-    assert worker.wrong_set(Case(8), "both", {"query": given, "key": given}) is None
-    assert "query was asked for and not made" in (worker.wrong_set(Case(8), "both", {"query": None, "key": given}) or "")
-    only = Case(8, needs="query")
-    assert worker.wrong_set(only, "backward", {"query": given, "key": None}) is None
-    assert "key was not asked for and made" in (worker.wrong_set(only, "both", {"query": given, "key": given}) or "")
-    assert worker.wrong_set(Case(8), "forward", {"query": None, "key": None}) is None
+    case = Case(256, dim=8)
+    loss, dq, dk = inputs.truth(case)
+    assert "query was asked for and not made" in wrong(case, "both", loss, None, dk)
+    assert "query was not asked for and made" in wrong(case, "forward", loss, dq, None)
+    assert wrong(case, "forward", loss, None, None) == ""
+    only = Case(256, dim=8, needs="query")
+    assert wrong(only, "backward", None, dq, None) == ""
+    assert "key was not asked for and made" in wrong(only, "both", loss, dq, dk)
 
 
 @pytest.mark.parametrize("needs", ["query", "key"])
 def test_one_gradient_alone_takes_fewer_products(needs: str) -> None:
-    answer = worker.measure(BY_NAME["ours: native"], Case(300, dim=16, needs=needs), worker.Effort(seconds=0.01))
-    assert {part: row["status"] for part, row in answer["parts"].items()} == dict.fromkeys(PARTS, "ok")
-    assert floors.work(Case(300, needs=needs), "both")["flop"] == 4 * 300**2 * 64
+    rows = worker.measure(BY_NAME["ours: native"], Case(300, dim=16, needs=needs), effort=0.01, threads=1)
+    assert {part: row["status"] for part, row in rows.items()} == dict.fromkeys(PARTS, "ok")
+    assert floors.work(Case(300, needs=needs), "both")["products"] == 4 * 300**2 * 64
