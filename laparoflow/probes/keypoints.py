@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,9 +18,10 @@ from laparoflow.datasets.samples import Frame, KeypointDataset, KeypointSample
 from laparoflow.metrics.keypoints import KeypointScores, matching_size
 from laparoflow.metrics.oks import OksAveragePrecision
 from laparoflow.probes.features import FeatureEncoder
-from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, upsample
+from laparoflow.probes.heatmaps import focal_loss, heatmap_size, heatmap_target
 from laparoflow.probes.instruments import group_instruments, instrument_areas
-from laparoflow.probes.probe import Maps, Probe
+from laparoflow.probes.probe import Probe
+from laparoflow.probes.saved import SavedHead
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
 from laparoflow.report.pictures import keypoint_picture
 
@@ -58,43 +58,29 @@ class KeypointProbe(Probe):
         super().__init__(names, train, test, options)
         self._truth: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
 
-    @property
-    def cells(self) -> tuple[int, int]:
-        return heatmap_size(self.size, self.stride)
-
     def target(self, sample: KeypointSample) -> tuple[Tensor, NDArray[np.int64]]:
         self._truth[sample.name] = sample.keypoints, _size(sample)
-        sigma = self.options.heatmap_sigma * math.hypot(*self.cells)
-        target = heatmap_target(sample.keypoints, _size(sample), self.cells, sigma)
+        cells = heatmap_size(self.size, self.stride)
+        target = heatmap_target(sample.keypoints, _size(sample), cells, self.options.heatmap_sigma * math.hypot(*cells))
         return target, (sample.keypoints[..., 2] > 0).sum(0)
 
-    def threshold(self, head: Maps, features: Callable[[], Tensor], frames: Sequence[str]) -> float:
+    def threshold(self, head: SavedHead, features: Callable[[], Tensor], frames: Sequence[str]) -> float:
         """The detection threshold of a head, from the pictures that it was trained on."""
         truth, sizes = zip(*(self._truth[name] for name in frames), strict=True)
         radius = CALIBRATION_RADIUS * math.hypot(*next(iter(self._truth.values()))[1])
-        return best_threshold(self._detections(head, features(), sizes), truth, radius)
-
-    def predict(self, head: Maps, features: Tensor, samples: Sequence[KeypointSample]) -> list[Detections]:
-        return self._detections(head, features, [_size(sample) for sample in samples])
+        found: list[Detections] = []
+        for batch in features().split(self.options.batch_size):
+            found += head.find(batch.float().to(self.options.device), sizes[len(found) : len(found) + len(batch)])
+        return best_threshold(found, truth, radius)
 
     def scores(self, threshold: float | None) -> KeypointScore:
         return KeypointScore(self.result.names, threshold or 0.0, self.options.oks_sigmas)
 
-    def picture(self, prediction: Detections, sample: KeypointSample, threshold: float | None) -> NDArray[np.uint8]:
-        sure = [joint[joint[:, 2] >= (threshold or 0.0)] for joint in prediction]
-        return keypoint_picture(sample.image, sample.keypoints, sure)
+    def picture(self, prediction: Detections, sample: KeypointSample, head: SavedHead) -> NDArray[np.uint8]:
+        return keypoint_picture(sample.image, sample.keypoints, head.sure(prediction))
 
     def lacking(self, metrics: Mapping[str, Any]) -> list[str]:
         return [joint for joint, found in metrics["per_joint"].items() if not found["points"]]
-
-    @torch.no_grad()
-    def _detections(self, head: Maps, features: Tensor, sources: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Per picture, per joint [P, 3]; features [B, C, h, w]."""
-        found: list[Detections] = []
-        for batch in features.split(self.options.batch_size):
-            maps = upsample(head(batch.to(self.options.device)), self.cells).cpu()
-            found += [detect(row, sources[len(found) + k], self.options.max_instances) for k, row in enumerate(maps)]
-        return found
 
 
 class KeypointScore:

@@ -1,12 +1,13 @@
 """What all probes share: labelled frames are drawn, a head is trained on each draw, and all are scored in one pass.
 
-`Probe` is the scaffold; `segmentation.py` and `keypoints.py` say what a target, a prediction and a score are.
+`Probe` is the scaffold; `segmentation.py` and `keypoints.py` say what a target and a score are.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -64,15 +65,11 @@ class Probe(ABC):
         """What `loss` compares the maps of a frame with, and the amount of label of each name."""
 
     @abstractmethod
-    def predict(self, head: Maps, features: Tensor, samples: Sequence[Any]) -> Iterable[Any]:
-        """A prediction for each sample, at the size of its picture."""
-
-    @abstractmethod
     def scores(self, threshold: float | None) -> Any:
         """Fresh scores of one head, with `update(prediction, sample, frame)` and `compute()`."""
 
     @abstractmethod
-    def picture(self, prediction: Any, sample: Any, threshold: float | None) -> Any:
+    def picture(self, prediction: Any, sample: Any, head: SavedHead) -> Any:
         """Picture, truth and prediction beside each other, RGB uint8 [H, W, 3]."""
 
     @abstractmethod
@@ -83,7 +80,7 @@ class Probe(ABC):
         """The head that the options name."""
         return train_head(features, targets, len(self.result.names), type(self).loss, self.options, seed, self.bias)
 
-    def threshold(self, head: Maps, features: Callable[[], Tensor], frames: Sequence[str]) -> float | None:
+    def threshold(self, head: SavedHead, features: Callable[[], Tensor], frames: Sequence[str]) -> float | None:
         """What a detection's score must reach, chosen on the labelled frames; None where there is none."""
         return None
 
@@ -124,18 +121,23 @@ class Probe(ABC):
                 backbone, self.train.select(pool), self.size, options.batch_size, options.device, self._target, advance
             )
         name_lacking(self._without(self.amounts), result.names, self.train, "the labelled frames")
-        heads: dict[Key, tuple[Maps, float | None]] = {}
+        heads: dict[Key, SavedHead] = {}
         digest = weights_hash(backbone)
         with progress(f"{name}: heads", len(self.subsets)) as advance:
             for key, subset in self.subsets.items():
                 rows = [pool.index(index) for index in subset]
                 head = self.fit(features[rows], targets[rows], key[1])
-                heads[key] = head, self.threshold(head, partial(features.__getitem__, rows), self._frames(subset))
-                if isinstance(head, Head):
-                    known = (self.task, result.names, name, *key, options.head, self.size, self.stride, digest)
-                    result.heads.append(SavedHead(head, *known, heads[key][1], options.max_instances, options.level))
+                heads[key] = self._usable(head, name, key, partial(features.__getitem__, rows), digest)
                 advance(1)
+        result.heads += [head for head in heads.values() if isinstance(head.head, Head)]
         return self._evaluate(name, backbone, heads)
+
+    def _usable(self, head: Any, name: str, key: Key, features: Callable[[], Tensor], digest: str = "") -> SavedHead:
+        """A fitted head with what its use needs."""
+        options, facts = self.options, (self.task, self.result.names, name, *key)
+        most: dict[str, Any] = {"max_instances": options.max_instances, "level": options.level}
+        found = SavedHead(head, *facts, options.head, self.size, self.stride, digest, **most)
+        return replace(found, threshold=self.threshold(found, features, self._frames(self.subsets[key])))
 
     def _finetuned(self, name: str, backbone: FeatureEncoder) -> list[ProbeRun]:
         """Backbone and head trained together, anew for each draw."""
@@ -151,28 +153,26 @@ class Probe(ABC):
                 batches = feature_batches(network, chosen, self.size, options.batch_size, options.device)
                 return torch.cat([batch.cpu() for _, batch in batches])
 
-            threshold = self.threshold(head, features, self._frames(subset))
-            runs += self._evaluate(name, network, {key: (head, threshold)})
+            runs += self._evaluate(name, network, {key: self._usable(head, name, key, features)})
         return runs
 
     @torch.no_grad()
-    def _evaluate(
-        self, name: str, encoder: FeatureEncoder, heads: Mapping[Key, tuple[Maps, float | None]]
-    ) -> list[ProbeRun]:
+    def _evaluate(self, name: str, encoder: FeatureEncoder, heads: Mapping[Key, SavedHead]) -> list[ProbeRun]:
         """One pass over the test frames for all heads; draws the pictures of the head `shown`."""
         options, result, test = self.options, self.result, self.test
-        scores = {key: self.scores(threshold) for key, (_, threshold) in heads.items()}
+        scores = {key: self.scores(head.threshold) for key, head in heads.items()}
         drawn = {int(i) for i in np.linspace(0, len(test) - 1, min(options.pictures, len(test)))}
         drawn_features: list[Tensor] = []
         position = 0
         with progress(f"{name}: test frames", len(test)) as advance:
             for samples, features in feature_batches(encoder, test, self.size, options.batch_size, options.device):
-                for key, (head, threshold) in heads.items():
-                    for row, prediction in enumerate(self.predict(head, features, samples)):
+                sizes = [sample.image.shape[:2] for sample in samples]
+                for key, head in heads.items():
+                    for row, prediction in enumerate(head.find(features, sizes)):
                         sample, frame = samples[row], test.frames[position + row]
                         scores[key].update(prediction, sample, frame)
                         if key == self.shown and position + row in drawn:
-                            result.pictures[f"{name}_{sample.name}"] = self.picture(prediction, sample, threshold)
+                            result.pictures[f"{name}_{sample.name}"] = self.picture(prediction, sample, head)
                             drawn_features.append(features[row].cpu())
                 position += len(samples)
                 advance(len(samples))

@@ -43,7 +43,8 @@ class SavedHead:
     """A trained head and all that its use needs beside the backbone.
 
     Attributes:
-        head: features [B, C, h, w] -> maps [B, K, h, w], in eval mode; the scaling of the features is inside.
+        head: features [B, C, h, w] -> maps [B, K, h, w], in eval mode; the scaling of the features is inside. While a probe
+            runs also a function of votes or clusters, which is not kept.
         task: "segmentation" or "keypoints".
         names: classes or joints, in the order of the maps.
         backbone: "trained", "random" or another name of the probe.
@@ -98,15 +99,23 @@ class SavedHead:
         source = encoder.at(self.level) if isinstance(encoder, PixelEncoder) else encoder
         return self.read(source.features(batch), [image.shape[:2] for image in images])
 
-    @torch.no_grad()
     def read(self, features: Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Any]:
         """What the head finds in features [B, C, h, w] of its `level`, of pictures of these (height, width)."""
-        maps = self.head(features.to(self.head.mean))
+        found = self.find(features.to(self.head.mean), sizes)
+        return found if self.task == "segmentation" else [self.sure(picture) for picture in found]
+
+    @torch.no_grad()
+    def find(self, features: Tensor, sizes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """As `read`, of features on the head's device, with key points of any score."""
+        maps = self.head(features)
         if self.task == "segmentation":
             return [class_ids(row, size).numpy() for row, size in zip(maps, sizes, strict=True)]
         maps = upsample(maps, heatmap_size(self.image_size, self.feature_stride)).cpu()
-        found = [detect(row, (size[0], size[1]), self.max_instances) for row, size in zip(maps, sizes, strict=True)]
-        return [[joint[joint[:, 2] >= (self.threshold or 0.0)] for joint in picture] for picture in found]
+        return [detect(row, (size[0], size[1]), self.max_instances) for row, size in zip(maps, sizes, strict=True)]
+
+    def sure(self, found: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """Of the points per joint [P, 3] those whose score reaches the threshold."""
+        return [joint[joint[:, 2] >= (self.threshold or 0.0)] for joint in found]
 
 
 def class_ids(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,12 +2,12 @@
 
 Training compares, per feature cell, the head's softmax with the shares of the classes among the cell's labelled
 pixels; ignored pixels have no share. A prediction is the arg max of the head's maps, upsampled bilinearly to the
-mask's own size, and is scored there.
+mask's own size (saved.py), and is scored there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from laparoflow.probes.clusters import fit_kmeans, fit_knn
 from laparoflow.probes.features import FeatureEncoder, grid_size
 from laparoflow.probes.heads import Head, train_head
 from laparoflow.probes.probe import Maps, Probe
-from laparoflow.probes.saved import class_ids
+from laparoflow.probes.saved import SavedHead
 from laparoflow.probes.settings import ProbeOptions, ProbeResult
 from laparoflow.report.pictures import mask_picture
 
@@ -96,14 +96,11 @@ class SegmentationProbe(Probe):
     def fit(self, features: Tensor, targets: Tensor, seed: int) -> Maps:
         return fit_predictor(features, targets, self.options, seed)
 
-    def predict(self, head: Maps, features: Tensor, samples: Sequence[SegmentationSample]) -> Iterable[Tensor]:
-        return (class_ids(maps, sample.mask.shape) for maps, sample in zip(head(features), samples, strict=True))
-
     def scores(self, threshold: float | None) -> SegmentationScore:
         return SegmentationScore(self.test, self.options.nsd_tolerance)
 
-    def picture(self, prediction: Tensor, sample: SegmentationSample, threshold: float | None) -> NDArray[np.uint8]:
-        return mask_picture(sample.image, sample.mask, prediction.numpy(), len(self.result.names))
+    def picture(self, prediction: NDArray[np.int64], sample: SegmentationSample, head: SavedHead) -> NDArray[np.uint8]:
+        return mask_picture(sample.image, sample.mask, prediction, len(self.result.names))
 
     def lacking(self, metrics: Mapping[str, Any]) -> list[str]:
         return metrics["classes_without_truth"]
@@ -117,12 +114,12 @@ class SegmentationScore:
         self._surface = None if tolerance is None else SurfaceScores(test.classes, tolerance)
         self._challenge = SarRarp50Score() if test.name == SarRarp50.name else None
 
-    def update(self, prediction: Tensor, sample: SegmentationSample, frame: Frame) -> None:
-        self._overlap.update(prediction, torch.from_numpy(sample.mask), sample.video)
+    def update(self, prediction: NDArray[np.int64], sample: SegmentationSample, frame: Frame) -> None:
+        self._overlap.update(torch.from_numpy(prediction), torch.from_numpy(sample.mask), sample.video)
         if self._surface is not None:
-            self._surface.update(prediction.numpy(), sample.mask, IGNORE_INDEX)
+            self._surface.update(prediction, sample.mask, IGNORE_INDEX)
         if self._challenge is not None:
-            self._challenge.update(prediction.numpy(), sample.mask, folder_of(frame))
+            self._challenge.update(prediction, sample.mask, folder_of(frame))
 
     def compute(self) -> dict[str, Any]:
         scores = self._overlap.compute()
