@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from laparoflow.methods import Method, MethodSettings, build_method
+from laparoflow.methods.base import Method
+from laparoflow.methods.build import build_method
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models.encoder import PixelEncoder
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes.features import to_input
@@ -30,7 +32,8 @@ from laparoflow.training.pairs import two_views
 from laparoflow.training.pictures import pair_guides, whole_frame
 from laparoflow.training.places import candidates, find_data, read_config
 from laparoflow.video.cache import CachedFrame, FrameCache
-from laparoflow.views import TwoViews, ViewSettings
+from laparoflow.views.settings import ViewSettings
+from laparoflow.views.two_views import TwoViews
 
 FRAMES = 3
 LONGEST_MAP, LARGEST_DIM = 64, 64

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from laparoflow.methods import PixelView
+from laparoflow.methods.base import PixelView
 from laparoflow.models import EncoderSettings, build_encoder
 
 

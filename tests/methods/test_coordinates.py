@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from laparoflow.methods import MethodSettings, build_method
 from laparoflow.methods.base import cell_diagonal, place_guides
+from laparoflow.methods.build import build_method
 from laparoflow.methods.coordinates import CoordinateMethod
-from laparoflow.methods.settings import CoordinateSettings
+from laparoflow.methods.settings import CoordinateSettings, MethodSettings
 
 
 def test_guides_are_in_cell_diagonals(make_view):

@@ -8,8 +8,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from laparoflow.methods import MethodSettings, PixelView, build_method
+from laparoflow.methods.base import PixelView
+from laparoflow.methods.build import build_method
 from laparoflow.methods.contrast import ContrastSettings
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import EncoderSettings, build_encoder
 from tests.distributed.live_tensors import OperatorCalls
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from laparoflow.methods import MethodSettings, build_method
+from laparoflow.methods.build import build_method
 from laparoflow.methods.densecl import DenseCLMethod, DenseCLSettings, match_pixels
 from laparoflow.methods.image import ImageMethod, ImageSettings, KeyQueue, frame_contrast
 from laparoflow.methods.pixpro import PixProMethod, PixProSettings
+from laparoflow.methods.settings import MethodSettings
 
 
 def test_pixpro_equals_the_dense_formula(encoder, make_view):

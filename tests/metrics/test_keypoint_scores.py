@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from laparoflow.metrics import KeypointScores
-from laparoflow.metrics.keypoints import matching_size
+from laparoflow.metrics.keypoints import KeypointScores, matching_size
 
 SIZE = (60, 80)  # diagonal 100
 

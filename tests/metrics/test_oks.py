@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from laparoflow.metrics import OksAveragePrecision
+from laparoflow.metrics.oks import OksAveragePrecision
 
 JOINTS = 4
 SIGMAS = np.array([0.03, 0.06, 0.09, 0.12])

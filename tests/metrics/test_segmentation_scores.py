@@ -7,7 +7,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from laparoflow.datasets import IGNORE_INDEX
-from laparoflow.metrics import SegmentationScores
+from laparoflow.metrics.segmentation import SegmentationScores
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from laparoflow.metrics import SarRarp50Score, SurfaceScores, surface_distance
-from laparoflow.metrics.sar_rarp50 import frame_scores
+from laparoflow.metrics.sar_rarp50 import SarRarp50Score, frame_scores
+from laparoflow.metrics.surface import SurfaceScores, surface_distance
 
 
 def edge_pixels(mask: np.ndarray) -> list[tuple[int, int]]:

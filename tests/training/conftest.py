@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from laparoflow.methods import MethodSettings
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import EncoderSettings
 from laparoflow.synthetic import SceneParameters, write_dataset
 from laparoflow.training.settings import PretrainSettings, TrainerSettings
 from laparoflow.video.prepare import prepare
 from laparoflow.video.settings import PrepareSettings
-from laparoflow.views import ViewSettings
+from laparoflow.views.settings import ViewSettings
 
 
 @pytest.fixture(scope="session")

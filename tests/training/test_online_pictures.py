@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from laparoflow.methods import MethodSettings, build_method
+from laparoflow.methods.build import build_method
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import EncoderSettings, build_encoder
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pictures import draw_features, pair_weights, whole_frame

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from laparoflow.methods import MethodSettings, build_method
+from laparoflow.methods.build import build_method
+from laparoflow.methods.settings import MethodSettings
 from laparoflow.models import EncoderSettings, build_encoder
 from laparoflow.training.optim import freeze, parameter_groups, rate_at
 from laparoflow.training.settings import OptimiserSettings, PretrainSettings

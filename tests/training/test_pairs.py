@@ -2,7 +2,8 @@ import torch
 
 from laparoflow.training.frames import FrameBatch
 from laparoflow.training.pairs import cell_inside, others, two_views
-from laparoflow.views import GeometrySettings, TwoViews, ViewSettings
+from laparoflow.views.settings import GeometrySettings, ViewSettings
+from laparoflow.views.two_views import TwoViews
 
 
 def batch(size=48):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laparoflow.views import GeometrySettings, draw_transform
+from laparoflow.views.geometry import draw_transform
+from laparoflow.views.settings import GeometrySettings
 from tests.views.generators import step_generator
 
 STILL = {

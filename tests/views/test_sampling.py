@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laparoflow.views import (
-    GeometrySettings,
-    cell_grid,
-    draw_transform,
-    sample_flow,
-    sample_image,
-    sample_mask,
-)
+from laparoflow.views.geometry import draw_transform
+from laparoflow.views.sampling import cell_grid, sample_flow, sample_image, sample_mask
+from laparoflow.views.settings import GeometrySettings
 from laparoflow_kernels import pairwise_flow_weights
 from tests.views.generators import step_generator
 

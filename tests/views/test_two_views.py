@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laparoflow.views import GeometrySettings, PhotometricSettings, TwoViews, ViewSettings
+from laparoflow.views.settings import GeometrySettings, PhotometricSettings, ViewSettings
+from laparoflow.views.two_views import TwoViews
 from tests.views.generators import step_generator
 
 PLAIN = PhotometricSettings(jitter=0.0, grey=0.0, blur=0.0)
