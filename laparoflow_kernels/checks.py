@@ -45,7 +45,13 @@ def check_tensor(name: str, value: object) -> None:
                         "x.full_tensor()")  # fmt: skip
 
 
+def check_list(name: str, value: object) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
+
+
 def check_float(name: str, value: Tensor) -> None:
+    check_tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name}: expected dtype float32, float64, bfloat16 or float16, got {value.dtype}")
 
@@ -63,12 +69,6 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int | str], sizes: 
             + (f" with {known}" if known else "")
             + f", got {list(value.shape)}"
         )
-
-
-def check_same_device(**tensors: Tensor | None) -> None:
-    present = {name: t for name, t in tensors.items() if t is not None}
-    first_name, first = next(iter(present.items()))
-    check_on(first.device, first_name, **present)
 
 
 def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
@@ -135,13 +135,11 @@ def check_temperature(value: float | Tensor, least: float = 0.0) -> None:
         raise ValueError(f"temperature: expected a float or a tensor of one element, got {list(value.shape)}")
 
 
-def check_no_gradient(**given: object) -> None:
+def check_no_gradient(name: str, value: object) -> None:
     """Nothing that would need a gradient which the loss does not have: it would stay None in silence."""
-    for name, value in given.items():
-        parts = value if isinstance(value, list | tuple) else [value]
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parts):
-            raise ValueError(f"{name}: expected no gradient to be needed, as the loss has none for it; got a tensor with "
-                             "requires_grad=True (pass its .detach())")  # fmt: skip
+    if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(f"{name}: expected no gradient to be needed, as the loss has none for it; got a tensor with "
+                         "requires_grad=True (pass its .detach())")  # fmt: skip
 
 
 def check_flow_values(name: str, flow: Tensor, mask: Tensor | None, offsets: Tensor) -> None:

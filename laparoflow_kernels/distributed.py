@@ -157,8 +157,7 @@ def _joint_statistics(
         return stats[STAT_LSE]
 
     query, key, temperature = problem.query, problem.key, problem.temperature
-    keep = torch.ones_like(key[:, 0], dtype=torch.bool) if columns.mask is None else columns.mask
-    tags = [keep] if row_group is None or columns.group is None else [keep, columns.group]
+    tags = [columns.keep()] if row_group is None or columns.group is None else [columns.keep(), columns.group]
     counts = _counts(key.shape[0], key.device, group)
     if method == "gathered":
         keys = _GatherOthers.apply(key, counts, group)

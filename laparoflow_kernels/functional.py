@@ -18,16 +18,15 @@ from laparoflow_kernels.backends import choose_backend, reference, warn_of_dense
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats, reduce_loss, weighted_loss
 from laparoflow_kernels.packing import (
     TensorOrList,
-    check_alike,
     inverse_bandwidth,
     pack,
-    pack_frames,
     pack_pairs,
+    pack_sides,
     pack_weight,
     unpack,
     unpack_stats,
 )
-from laparoflow_kernels.problem import FLOW_KERNELS, PairProblem, accumulator_dtype
+from laparoflow_kernels.problem import FLOW_KERNELS, PairProblem
 
 LossResult: TypeAlias = TensorOrList | tuple[TensorOrList, TensorOrList]
 
@@ -216,17 +215,12 @@ def flow_weighted_sum(
     checks.check_option("flow_kernel", flow_kernel, FLOW_KERNELS)
     packed, key_sizes = pack("values", values)
     checks.check_float("values", packed)
-    dtype, device = accumulator_dtype(packed.dtype), packed.device
-    _, query_sizes = pack("query_flow", query_flow)
-    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
-    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
-    check_alike(query_flow, key_flow)
-    chosen = choose_backend(backend, device, packed.dtype, packed.shape[1])
-    inv_bandwidth = inverse_bandwidth(bandwidth, query_sizes.frames, dtype, device)
-    sums, weight_sum = chosen.weighted_sum(query_frames, key_frames, packed, inv_bandwidth, flow_kernel)
+    sides = pack_sides(query_flow, key_flow, None, key_mask, None, key_sizes, packed)
+    chosen = choose_backend(backend, packed.device, packed.dtype, packed.shape[1])
+    sums, weight_sum = chosen.weighted_sum(*sides, packed, inverse_bandwidth(bandwidth, *sides), flow_kernel)
     if normalize:
         sums = sums / torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))[:, None]
-    return unpack(sums.to(packed.dtype), query_sizes, values)
+    return unpack(sums.to(packed.dtype), sides[0].sizes, values)
 
 
 def pairwise_flow_weights(
@@ -246,17 +240,11 @@ def pairwise_flow_weights(
         0.5
     """
     checks.check_option("flow_kernel", flow_kernel, FLOW_KERNELS)
-    packed, query_sizes = pack("query_flow", query_flow)
-    _, key_sizes = pack("key_flow", key_flow)
-    dtype, device = accumulator_dtype(packed.dtype), packed.device
-    query_frames = pack_frames("query", query_flow, None, query_sizes, dtype, device)
-    key_frames = pack_frames("key", key_flow, key_mask, key_sizes, dtype, device)
-    check_alike(query_flow, key_flow)
-    batch = query_sizes.frames
-    f, g = (frames.flow.reshape(batch, frames.sizes.largest, frames.flow.shape[1]) for frames in (query_frames, key_frames))
+    sides = pack_sides(query_flow, key_flow, None, key_mask, None, None, pack("query_flow", query_flow)[0])
+    f, g = (side.flow.unflatten(0, (side.sizes.frames, side.sizes.largest)) for side in sides)
     if key_mask is not None:
         g = g.masked_fill(~key_mask[..., None], 0)
-    w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, batch, dtype, device), flow_kernel)
+    w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, *sides), flow_kernel)
     return w if key_mask is None else w * key_mask[:, None, :]
 
 

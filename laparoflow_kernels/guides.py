@@ -46,12 +46,11 @@ def join_guides(*parts: tuple[Tensor, float]) -> Tensor:
     sizes: dict[str, int] = {}
     scaled = []
     for i, (value, bandwidth) in enumerate(parts):
-        checks.check_tensor(f"parts[{i}]", value)
-        checks.check_float(f"parts[{i}]", value)
+        wide = _measured(f"parts[{i}]", value)
         sizes.pop("C", None)
         checks.check_shape(f"parts[{i}]", value, ("B", "C", "H", "W"), sizes)
         checks.check_positive(f"bandwidth of parts[{i}]", bandwidth)
-        scaled.append(value.detach().to(torch.promote_types(value.dtype, torch.float32)) / bandwidth)
+        scaled.append(wide / bandwidth)
     return _limited(torch.cat(scaled, dim=1))
 
 
@@ -74,10 +73,8 @@ def stacked_flows(flows: Tensor) -> Tensor:
         >>> stacked_flows(torch.ones(1, 4, 2, 3, 3))[0, :, 0, 0].tolist()
         [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     """
-    checks.check_tensor("flows", flows)
-    checks.check_float("flows", flows)
+    flows = _measured("flows", flows)
     checks.check_shape("flows", flows, ("B", "T", 2, "H", "W"), {})
-    flows = flows.detach().to(torch.promote_types(flows.dtype, torch.float32))
     return _limited(flows.flatten(1, 2) / max(flows.shape[1], 1) ** 0.5)
 
 
@@ -99,7 +96,6 @@ def crop_coordinates(boxes: Tensor, size: tuple[int, int], flipped: Tensor | Non
         >>> crop_coordinates(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), (1, 2))[0, 0].tolist()  # cells of 2 pixels
         [[0.5, 2.5]]
     """
-    checks.check_tensor("boxes", boxes)
     checks.check_float("boxes", boxes)
     checks.check_shape("boxes", boxes, ("B", 4), {})
     if flipped is not None:
@@ -144,15 +140,13 @@ def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 
         >>> robust_flow_spread(torch.randn(2, 4, 8, 8)).shape
         torch.Size([2, 2])
     """
-    checks.check_tensor("flow", flow)
-    checks.check_float("flow", flow)
+    flow = _measured("flow", flow)
     is_map = flow.ndim == 4
     if flow.ndim not in (3, 4) or (is_map and flow.shape[1] % 2):
         raise ValueError(f"flow: expected [B, 2 G, H, W] or [B, N, F], got shape {list(flow.shape)}")
     pixels = tuple(flow.shape[2:]) if is_map else (flow.shape[1],)
     if mask is not None:
         checks.check_pixels("mask", "mask", mask, (flow.shape[0], *pixels), {})
-    flow = flow.detach().to(torch.promote_types(flow.dtype, torch.float32))
     flow = flow.unflatten(1, (-1, 2)).flatten(3) if is_map else flow.transpose(1, 2)[:, None]  # [B, G, 2, pixels]
     if mask is not None:
         flow = _share_of_kept(flow, mask.flatten(1))
@@ -183,6 +177,12 @@ def _share_of_kept(flow: Tensor, mask: Tensor) -> Tensor:
     place = torch.searchsorted(up_to, number + 1).clamp(max=mask.shape[1] - 1)
     chosen = flow.gather(3, place[:, None, None].expand(*flow.shape[:3], most))
     return chosen.masked_fill((number >= kept)[:, None, None], torch.nan)
+
+
+def _measured(name: str, value: Tensor) -> Tensor:
+    """A floating tensor, checked, in float32 or float64 and without gradient."""
+    checks.check_float(name, value)
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _limited(guide: Tensor) -> Tensor:

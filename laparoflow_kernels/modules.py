@@ -15,9 +15,8 @@ from laparoflow_kernels import checks
 from laparoflow_kernels.backends import load_backend
 from laparoflow_kernels.distributed import METHODS, check_scope, distributed_flow_infonce
 from laparoflow_kernels.functional import flow_infonce
-from laparoflow_kernels.guides import robust_flow_spread
 from laparoflow_kernels.loss_forms import FlowInfoNCEStats
-from laparoflow_kernels.packing import TensorOrList, check_alike, check_frames, frame_sizes
+from laparoflow_kernels.packing import AutoBandwidth, TensorOrList, joined
 from laparoflow_kernels.problem import accumulator_dtype
 
 
@@ -97,7 +96,7 @@ class FlowInfoNCELoss(nn.Module):
             raise ValueError(f"bandwidth: expected a number or 'auto', got {bandwidth!r}")
         if not isinstance(bandwidth, str):
             checks.check_positive("bandwidth", bandwidth)
-            checks.check_no_gradient(bandwidth=bandwidth)
+            checks.check_no_gradient("bandwidth", bandwidth)
         checks.check_temperature(temperature)
         checks.check_positive("auto_scale", auto_scale)
         checks.check_positive("auto_floor", auto_floor)
@@ -135,45 +134,36 @@ class FlowInfoNCELoss(nn.Module):
 
         ``temperature``, where given, stands in for the module's: a tensor of one element that may need a gradient.
         """
-        _check_maps("query", query, flow=query_flow, mask=query_mask, weight=query_weight, group=query_group)
-        _check_maps("key", key, flow=key_flow, mask=key_mask, weight=key_weight, group=key_group)
-        given = dict(query_weight=query_weight, key_weight=key_weight, query_group=query_group, key_group=key_group)
-        per_pixel = {name: _pixels(name, value) for name, value in given.items() if value is not None}
-        query, key = _tokens("query", query, self.skip_tokens), _tokens("key", key, self.skip_tokens)
-        query_flow, key_flow = _tokens("query_flow", query_flow), _tokens("key_flow", key_flow)
-        query_mask, key_mask = _pixels("query_mask", query_mask), _pixels("key_mask", key_mask)
-        query, key = _normalized_side(query, query_mask), _normalized_side(key, key_mask)
-        bandwidth: float | Tensor
-        if isinstance(self.bandwidth, str):
-            for side, embedding, flow, mask in (
-                ("query", query, query_flow, query_mask), ("key", key, key_flow, key_mask),
-            ):  # fmt: skip
-                check_frames(side, flow, mask, frame_sizes(side, embedding))
-            check_alike(query_flow, key_flow)
-            spread = _spread(0.0, query_flow, key_flow, query_mask, key_mask)
-            bandwidth = (self.auto_scale * spread).clamp(min=self.auto_floor)
-        else:
-            bandwidth = self.bandwidth
-        look = self._look_at(query)
+        inputs: dict[str, Any] = {}
+        for side, maps, flow, mask, weight, group in (
+            ("query", query, query_flow, query_mask, query_weight, query_group),
+            ("key", key, key_flow, key_mask, key_weight, key_group),
+        ):
+            rows = _rows(side, maps, True, skip=self.skip_tokens)
+            inputs[f"{side}_flow"] = _rows(f"{side}_flow", flow, True, maps)
+            for kind, value in (("mask", mask), ("weight", weight), ("group", group)):
+                inputs[f"{side}_{kind}"] = None if value is None else _rows(f"{side}_{kind}", value, False, maps)
+            inputs[side] = _normalized_side(rows, inputs[f"{side}_mask"])
+        bandwidth = AutoBandwidth(self.auto_scale, self.auto_floor) if isinstance(self.bandwidth, str) else self.bandwidth
+        look = self._look_at(inputs["query"])
         options = {**self.options, "return_stats": look or self.options["return_stats"]}
         function: Any = flow_infonce
         if self.over_processes is not None:
             function = distributed_flow_infonce
             options["method"] = self.over_processes
-        result = function(
-            query, key, query_flow, key_flow, temperature=self.temperature if temperature is None else temperature,
-            bandwidth=bandwidth, query_mask=query_mask, key_mask=key_mask, normalized=True, **per_pixel, **options,
-        )  # fmt: skip
+        if temperature is None:
+            temperature = self.temperature
+        result = function(**inputs, temperature=temperature, bandwidth=bandwidth, normalized=True, **options)
         if not look:
             return result
         loss, stats = result
-        self._warn_without_positives(stats, query_mask)
+        self._warn_without_positives(stats, inputs["query_mask"])
         return result if self.options["return_stats"] else loss
 
     def _look_at(self, query: TensorOrList) -> bool:
         """Whether this call looks for queries without a positive."""
-        first = query if isinstance(query, Tensor) else query[0]
-        if self._warned or not checks.has_values(first):
+        first = query if isinstance(query, Tensor) else next(iter(query), None)
+        if self._warned or first is None or not checks.has_values(first):
             return False
         self._calls += 1
         if first.device.type == "cpu":
@@ -182,8 +172,8 @@ class FlowInfoNCELoss(nn.Module):
         return not capturing and self._calls & (self._calls - 1) == 0
 
     def _warn_without_positives(self, stats: FlowInfoNCEStats, query_mask: TensorOrList | None) -> None:
-        weight_sum = _joined(stats.rows.weight_sum)
-        keep = torch.ones_like(weight_sum, dtype=torch.bool) if query_mask is None else _joined(query_mask)
+        weight_sum = joined(stats.rows.weight_sum)
+        keep = torch.ones_like(weight_sum, dtype=torch.bool) if query_mask is None else joined(query_mask)
         lonely, kept = torch.stack([(keep & (weight_sum == 0)).sum(), keep.sum()]).tolist()
         if kept and self.warn_share is not None and lonely > self.warn_share * kept:
             self._warned = True
@@ -193,27 +183,6 @@ class FlowInfoNCELoss(nn.Module):
                 RuntimeWarning,
                 stacklevel=5,
             )
-
-
-def _spread(floor: float, query_flow: Any, key_flow: Any, query_mask: Any = None, key_mask: Any = None) -> Tensor:
-    """``robust_flow_spread`` [B] of the flow of both views of each frame; tensors or lists, as in ``forward``."""
-    if isinstance(query_flow, Tensor):
-        flows, keep = torch.cat([query_flow, key_flow], 1), None
-        if query_mask is not None or key_mask is not None:
-            keep = torch.cat([_kept(query_mask, query_flow), _kept(key_mask, key_flow)], 1)
-        return robust_flow_spread(flows, keep, floor)
-    none = [None] * len(query_flow)
-    frames = zip(query_flow, key_flow, query_mask or none, key_mask or none, strict=True)
-    return torch.cat([_spread(floor, *(None if x is None else x[None] for x in frame)) for frame in frames])
-
-
-def _kept(mask: TensorOrList | None, flow: Tensor) -> Tensor:
-    return mask if isinstance(mask, Tensor) else torch.ones(flow.shape[:2], dtype=torch.bool, device=flow.device)
-
-
-def _joined(value: TensorOrList) -> Tensor:
-    """All entries in one dimension."""
-    return value.flatten() if isinstance(value, Tensor) else torch.cat([x.flatten() for x in value])
 
 
 def _normalized_side(value: TensorOrList, mask: TensorOrList | None) -> TensorOrList:
@@ -242,56 +211,29 @@ def _normalized(x: Tensor, mask: Any) -> Tensor:
     return (x / length.masked_fill(largest < torch.finfo(dtype).tiny, torch.inf)).to(x.dtype)
 
 
-def _check_maps(side: str, embedding: Any, **parts: Any) -> None:
-    """Maps have the height and width of the embedding map: their product alone would hide a transposed one."""
-    for kind, value in parts.items():
-        fewer = 0 if kind == "flow" else 1  # dimensions
-        if isinstance(embedding, Tensor):
-            _check_map(f"{side}_{kind}", embedding, value, 4, 4 - fewer)
-        elif isinstance(embedding, Sequence) and isinstance(value, Sequence):
-            for b, (x, item) in enumerate(zip(embedding, value, strict=False)):
-                _check_map(f"{side}_{kind}[{b}]", x, item, 3, 3 - fewer)
+def _rows(name: str, value: TensorOrList, channels: bool, like: Any = None, skip: int = 0) -> TensorOrList:
+    """Maps as rows of pixels: [B, C, H, W] -> [B, H W, C] (a view) with ``channels``, [B, H, W] -> [B, H W] without.
+
+    Rows stay, less the first ``skip`` tokens; of lists each frame. A map has height and width of the embedding map ``like``.
+    """
+    if isinstance(value, Tensor):
+        return _rows_of(name, value, "B, ", channels, like, skip)
+    checks.check_list(name, value)
+    likes = dict(enumerate(like)) if isinstance(like, Sequence) else {}
+    return [_rows_of(f"{name}[{b}]", item, "", channels, likes.get(b), skip) for b, item in enumerate(value)]
 
 
-def _check_map(name: str, embedding: Any, value: Any, dimensions: int, form: int) -> None:
-    if not all(isinstance(x, Tensor) for x in (embedding, value)) or (embedding.ndim, value.ndim) != (dimensions, form):
-        return
-    if value.shape[-2:] != embedding.shape[-2:]:
-        (h, w), (other_h, other_w) = embedding.shape[-2:], value.shape[-2:]
-        raise ValueError(f"{name}: expected H x W = {h} x {w} like its embeddings, got {other_h} x {other_w}")
-
-
-def _pixels(name: str, mask: TensorOrList | None) -> TensorOrList | None:
-    """[B, H, W] or [B, N] -> [B, N]; lists: [H, W] or [N] -> [N]."""
-    if mask is None:
-        return None
-    if isinstance(mask, Tensor):
-        checks.check_tensor(name, mask)
-        if mask.ndim not in (2, 3):
-            raise ValueError(f"{name}: expected [B, H, W] or [B, N], got shape {list(mask.shape)}")
-        return mask.flatten(1)
-    if not isinstance(mask, Sequence) or isinstance(mask, str):
-        raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(mask).__name__}")
-    for b, item in enumerate(mask):
-        checks.check_tensor(f"{name}[{b}]", item)
-        if item.ndim not in (1, 2):
-            raise ValueError(f"{name}[{b}]: expected [H, W] or [N], got shape {list(item.shape)}")
-    return [item.flatten() for item in mask]
-
-
-def _tokens(name: str, value: TensorOrList, skip: int = 0) -> TensorOrList:
-    """[B, C, H, W] -> [B, H W, C] (a view); [B, N, C] stays, less its first ``skip`` tokens; lists: the same per frame."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if not value:
-            raise ValueError(f"{name}: expected at least one frame, got an empty list")
-        for b, item in enumerate(value):
-            checks.check_tensor(f"{name}[{b}]", item)
-            if item.ndim not in (2, 3):
-                raise ValueError(f"{name}[{b}]: expected a map [C, H, W] or tokens [N, C], got shape {list(item.shape)}")
-        return [x.flatten(1).transpose(0, 1) if x.ndim == 3 else x[skip:] for x in value]
+def _rows_of(name: str, value: Tensor, batch: str, channels: bool, like: Any, skip: int) -> Tensor:
     checks.check_tensor(name, value)
-    if value.ndim == 4:
-        return value.flatten(2).transpose(1, 2)
-    if value.ndim == 3:
-        return value[:, skip:]
-    raise ValueError(f"{name}: expected a map [B, C, H, W] or tokens [B, N, C], got shape {list(value.shape)}")
+    form = value.ndim - bool(batch) - channels  # 2 of a map, 1 of rows
+    if form not in (1, 2):
+        forms = f"a map [{batch}C, H, W] or tokens [{batch}N, C]" if channels else f"[{batch}H, W] or [{batch}N]"
+        raise ValueError(f"{name}: expected {forms}, got shape {list(value.shape)}")
+    if form == 1:
+        return value[..., skip:, :] if channels else value
+    if isinstance(like, Tensor) and like.ndim == 3 + bool(batch) and value.shape[-2:] != like.shape[-2:]:
+        # their product alone would hide a transposed one
+        (h, w), (other_h, other_w) = like.shape[-2:], value.shape[-2:]
+        raise ValueError(f"{name}: expected H x W = {h} x {w} like its embeddings, got {other_h} x {other_w}")
+    flat = value.flatten(-2)
+    return flat.transpose(-1, -2) if channels else flat

@@ -30,7 +30,7 @@ from laparoflow_kernels.arguments import (
     tensor_fields,
 )
 from laparoflow_kernels.loss_forms import STAT_LSE, STAT_POSITIVE
-from laparoflow_kernels.problem import accumulator_dtype
+from laparoflow_kernels.problem import PackedFrames, PairProblem, accumulator_dtype
 
 _libraries: dict[str, torch.library.Library] = {}
 
@@ -47,6 +47,21 @@ def define_ops(namespace: str) -> torch.library.Library:
         _libraries[namespace] = library
         _register_autograd(namespace, library)
     return _libraries[namespace]
+
+
+def statistics(namespace: str, problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Row [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
+    return getattr(torch.ops, namespace).flow_infonce_forward(*problem.op_args())
+
+
+def weighted_sum(
+    namespace: str, query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
+) -> tuple[Tensor, Tensor]:
+    """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame; values [Tk, C]."""
+    return getattr(torch.ops, namespace).flow_weighted_sum(
+        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
+        query.sizes.largest, key.sizes.largest, flow_kernel,
+    )  # fmt: skip
 
 
 def _each_in_turn(namespace: str, name: str) -> Any:

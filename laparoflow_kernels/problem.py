@@ -7,14 +7,14 @@ of maps of different sizes packs without padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from laparoflow_kernels.arguments import PairArguments, SumArguments
+from laparoflow_kernels.arguments import PairArguments
 
 FLOW_KERNELS = ("gaussian", "laplace", "cauchy", "tophat")
 POSITIVES = ("outside", "inside")
@@ -79,6 +79,10 @@ class PackedFrames(NamedTuple):
     sizes: FrameSizes
     group: Tensor | None = None  # [T] int64: a pair of equal groups is neither positive nor negative
 
+    def keep(self) -> Tensor:
+        """The mask [T], of ones where there is none."""
+        return torch.ones_like(self.flow[:, 0], dtype=torch.bool) if self.mask is None else self.mask
+
 
 @dataclass(frozen=True)
 class PairProblem:
@@ -99,27 +103,32 @@ class PairProblem:
     weight_stats: bool = True  # the statistics that no loss needs are asked for, too (arguments.py)
 
     def op_args(self) -> PairArguments:
-        """The problem as the operators take it."""
+        """The problem as the operators take it: with row-major query and key (kernels address rows; flows are packed)."""
         q, k = self.query_frames, self.key_frames
         return PairArguments(
-            self.query, self.key, q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets, k.offsets,
-            q.mask, k.mask, q.group, k.group, q.sizes.largest, k.sizes.largest, self.flow_kernel, self.positives,
+            self.query.contiguous(), self.key.contiguous(), q.flow, k.flow, self.temperature, self.inv_bandwidth, q.offsets,
+            k.offsets, q.mask, k.mask, q.group, k.group, q.sizes.largest, k.sizes.largest, self.flow_kernel, self.positives,
             self.negatives, self.scope, self.symmetric, self.bounded, full_float(),
             torch.are_deterministic_algorithms_enabled(), self.weight_stats,
         )  # fmt: skip
 
-    def contiguous(self) -> PairProblem:
-        """The same problem with row-major query and key (kernels address rows; flows are packed already)."""
-        if self.query.is_contiguous() and self.key.is_contiguous():
-            return self
-        return replace(self, query=self.query.contiguous(), key=self.key.contiguous())
+
+Cut: TypeAlias = Callable[..., Any]
+"""Some frames of one side: [T, ...] -> [frames, pixels of each, ...], None -> None."""
 
 
-def sum_arguments(
-    query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
-) -> SumArguments:
-    """A weighted sum as the operator takes it; values [Tk, C]."""
-    return SumArguments(
-        query.flow, key.flow, values.contiguous(), inv_bandwidth, query.offsets, key.offsets, query.mask, key.mask,
-        query.sizes.largest, key.sizes.largest, flow_kernel,
-    )  # fmt: skip
+def cut(start: int, frames: int, size: int) -> Cut:
+    """So many frames of one size, from a row on."""
+    return lambda x: None if x is None else x[start : start + frames * size].reshape(frames, size, *x.shape[1:])
+
+
+def equal_frames(query: FrameSizes, key: FrameSizes) -> Iterator[tuple[slice, Cut, Cut]]:
+    """Runs of frames that are equal on both sides, with the cut of either: all frames at once, or each alone."""
+    if query.each is None and key.each is None:
+        yield slice(None), cut(0, query.frames, query.largest), cut(0, key.frames, key.largest)
+        return
+    q_start = k_start = 0
+    for b in range(query.frames):
+        n, m = (sizes.largest if sizes.each is None else sizes.each[b] for sizes in (query, key))
+        yield slice(b, b + 1), cut(q_start, 1, n), cut(k_start, 1, m)
+        q_start, k_start = q_start + n, k_start + m

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from laparoflow_kernels import ops
 from laparoflow_kernels.autograd import transforms_active
-from laparoflow_kernels.ops import define_ops
-from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
+from laparoflow_kernels.problem import PairProblem
 
 MAX_DIM = {"cuda": 256}
 
@@ -74,7 +74,7 @@ def _load(package: Path) -> tuple[dict[str, Any], str | None]:
     return {}, reason
 
 
-define_ops("laparoflow")
+ops.define_ops("laparoflow")
 _FACTS, LOAD_ERROR = _load(Path(__file__).parents[1])
 
 
@@ -129,9 +129,7 @@ def no_code_for(architectures: str, capability: tuple[int, int]) -> str | None:
     return f"it was built for {architectures} and this GPU is {here}: build again with TORCH_CUDA_ARCH_LIST={wanted}"
 
 
-def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    """Row [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
-    return torch.ops.laparoflow.flow_infonce_forward(*problem.contiguous().op_args())
+statistics, weighted_sum = partial(ops.statistics, "laparoflow"), partial(ops.weighted_sum, "laparoflow")
 
 
 def fused_loss(problem: PairProblem, reduction: str) -> tuple[Tensor, Tensor] | None:
@@ -141,12 +139,5 @@ def fused_loss(problem: PairProblem, reduction: str) -> tuple[Tensor, Tensor] | 
     needs = [t.requires_grad for t in (problem.query, problem.key, problem.temperature)]
     if not any(needs):
         return None
-    loss, row_stats, *_ = torch.ops.laparoflow.flow_infonce_fused(*problem.contiguous().op_args(), reduction, *needs)
+    loss, row_stats, *_ = torch.ops.laparoflow.flow_infonce_fused(*problem.op_args(), reduction, *needs)
     return loss, row_stats
-
-
-def weighted_sum(
-    query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
-) -> tuple[Tensor, Tensor]:
-    """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
-    return torch.ops.laparoflow.flow_weighted_sum(*sum_arguments(query, key, values, inv_bandwidth, flow_kernel))

@@ -9,20 +9,25 @@ Memory: several N x M matrices per frame (scope "batch": B N x B M).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from laparoflow_kernels.problem import FrameSizes, PackedFrames, PairProblem, accumulator_dtype, autocast_exists
+from laparoflow_kernels.problem import (
+    Cut,
+    PackedFrames,
+    PairProblem,
+    accumulator_dtype,
+    autocast_exists,
+    cut,
+    equal_frames,
+)
 
 TINY_WEIGHT = 2.0**-126  # weights below the smallest normal float32 are 0, in every dtype and backend
 MAX_DIM: dict[str, int] = {}
-
-Cut: TypeAlias = Callable[..., Any]
-"""Some frames of one side: [T, ...] -> [frames, pixels of each, ...], None -> None."""
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -47,10 +52,6 @@ def flow_weights(query_flow: Tensor, key_flow: Tensor, inv_bandwidth: Tensor, fl
     else:
         w = (r2 <= 1 + 4 * torch.finfo(r2.dtype).eps).to(r2.dtype)  # r = 1 itself counts, however r2 is rounded
     return torch.where(w < TINY_WEIGHT, torch.zeros_like(w), w)
-
-
-def _keep(mask: Tensor | None, like: Tensor) -> Tensor:
-    return torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if mask is None else mask
 
 
 def _log_sum(s: Tensor, log_factor: Tensor, keep: Tensor) -> Tensor:
@@ -81,9 +82,8 @@ def _pair_stats(
 ) -> tuple[Tensor, Tensor]:
     """Row and column statistics [4, T] of a batch of equal frames, which are cut out of either side."""
     rows, columns = problem.query_frames, problem.key_frames
-    q, f, q_mask, q_group = (of_query(x) for x in (problem.query, rows.flow, rows.mask, rows.group))
-    k, g, k_mask, k_group = (of_key(x) for x in (problem.key, columns.flow, columns.mask, columns.group))
-    q_keep, k_keep = _keep(q_mask, q), _keep(k_mask, k)
+    q, f, q_keep, q_group = (of_query(x) for x in (problem.query, rows.flow, rows.keep(), rows.group))
+    k, g, k_keep, k_group = (of_key(x) for x in (problem.key, columns.flow, columns.keep(), columns.group))
     q, k = (x.masked_fill(~keep[..., None], 0) for x, keep in ((q, q_keep), (k, k_keep)))
     f, g = (x.masked_fill(~keep[..., None], 0) for x, keep in ((f, q_keep), (g, k_keep)))
     s = torch.matmul(q, k.transpose(1, 2)).to(accumulator_dtype(q.dtype)) / problem.temperature
@@ -117,31 +117,14 @@ def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
     query, key = problem.query_frames, problem.key_frames
     same_frame: Tensor | None = None
     with torch.autocast(kind, enabled=False) if autocast_exists(kind) else nullcontext():
-        runs: Iterable[tuple[Any, Cut, Cut]] = _equal_frames(query.sizes, key.sizes)
+        runs: Iterable[tuple[Any, Cut, Cut]] = equal_frames(query.sizes, key.sizes)
         if problem.scope == "batch":
             # one [1, Tq, Tk] problem serves all frames: a weight needs the bandwidth of its query's frame, its key's too
             q_ids, k_ids = _frame_ids(query), _frame_ids(key)
             same_frame = (q_ids[:, None] == k_ids)[None]
-            runs = [(q_ids[None], _cut(0, 1, q_ids.shape[0]), _cut(0, 1, k_ids.shape[0]))]
+            runs = [(q_ids[None], cut(0, 1, q_ids.shape[0]), cut(0, 1, k_ids.shape[0]))]
         parts = [_pair_stats(problem, problem.inv_bandwidth[at], rows, columns, same_frame) for at, rows, columns in runs]
         return torch.cat([rows for rows, _ in parts], 1), torch.cat([columns for _, columns in parts], 1)
-
-
-def _cut(start: int, frames: int, size: int) -> Cut:
-    """So many frames of one size, from a row on."""
-    return lambda x: None if x is None else x[start : start + frames * size].reshape(frames, size, *x.shape[1:])
-
-
-def _equal_frames(query: FrameSizes, key: FrameSizes) -> Iterator[tuple[slice, Cut, Cut]]:
-    """Runs of frames that are equal on both sides, with the cut of either: all frames at once, or each alone."""
-    if query.each is None and key.each is None:
-        yield slice(None), _cut(0, query.frames, query.largest), _cut(0, key.frames, key.largest)
-        return
-    q_start = k_start = 0
-    for b in range(query.frames):
-        n, m = (sizes.largest if sizes.each is None else sizes.each[b] for sizes in (query, key))
-        yield slice(b, b + 1), _cut(q_start, 1, n), _cut(k_start, 1, m)
-        q_start, k_start = q_start + n, k_start + m
 
 
 def weighted_sum(query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
@@ -149,9 +132,9 @@ def weighted_sum(query: PackedFrames, key: PackedFrames, values: Tensor, inv_ban
     """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame; values [Tk, C]."""
     dtype = accumulator_dtype(values.dtype)
     sums, totals = [], []
-    for frames, cut_query, cut_key in _equal_frames(query.sizes, key.sizes):
+    for frames, cut_query, cut_key in equal_frames(query.sizes, key.sizes):
         f, g, v = cut_query(query.flow), cut_key(key.flow), cut_key(values)
-        q_keep, k_keep = _keep(cut_query(query.mask), f), _keep(cut_key(key.mask), g)
+        q_keep, k_keep = cut_query(query.keep()), cut_key(key.keep())
         f, g, v = (x.masked_fill(~keep[..., None], 0) for x, keep in ((f, q_keep), (g, k_keep), (v, k_keep)))
         w = flow_weights(f, g, inv_bandwidth[frames], flow_kernel) * (q_keep[:, :, None] & k_keep[:, None, :])
         sums.append((w @ v.to(dtype)).flatten(0, 1))

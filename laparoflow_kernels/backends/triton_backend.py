@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from laparoflow_kernels import ops
 from laparoflow_kernels.arguments import split
 from laparoflow_kernels.backends.triton.availability import MAX_DIMENSIONS, unavailable
 from laparoflow_kernels.checks import check_loss_options
-from laparoflow_kernels.ops import define_ops
-from laparoflow_kernels.problem import PackedFrames, PairProblem, sum_arguments
 
 __all__ = ["MAX_DIM", "statistics", "unavailable", "weighted_sum"]
 
@@ -36,19 +33,8 @@ def _checked(name: str) -> Callable[..., Any]:
     return kernel
 
 
-_library = define_ops("laparoflow_triton")
+_library = ops.define_ops("laparoflow_triton")
 for _name in _KERNELS:
     for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
         _library.impl(_name, _checked(_name), _key)
-
-
-def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    """Row [4, Tq] and column statistics [4, Tk] ([4, 0] when not symmetric), differentiable."""
-    return torch.ops.laparoflow_triton.flow_infonce_forward(*problem.contiguous().op_args())
-
-
-def weighted_sum(
-    query: PackedFrames, key: PackedFrames, values: Tensor, inv_bandwidth: Tensor, flow_kernel: str
-) -> tuple[Tensor, Tensor]:
-    """sum_j w_ij v_j [Tq, C] and sum_j w_ij [Tq], frame by frame."""
-    return torch.ops.laparoflow_triton.flow_weighted_sum(*sum_arguments(query, key, values, inv_bandwidth, flow_kernel))
+statistics, weighted_sum = partial(ops.statistics, "laparoflow_triton"), partial(ops.weighted_sum, "laparoflow_triton")

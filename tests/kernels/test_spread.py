@@ -99,3 +99,13 @@ def test_automatic_bandwidth_sees_a_small_object_before_a_still_background():
     flow[:, :80, 0] = 3.0
     automatic = FlowInfoNCELoss(bandwidth="auto")(q, k, flow, flow)
     torch.testing.assert_close(automatic, flow_infonce(q, k, flow, flow, bandwidth=3 * 0.2**0.5))
+
+
+@pytest.mark.parametrize("sizes", [((30, 30), (20, 50)), ((10, 40), (25, 25)), ((12, 12), (20, 20))])
+def test_automatic_bandwidth_of_a_list_is_that_of_each_frame_alone(sizes):
+    generator = torch.Generator().manual_seed(0)
+    sides = [[torch.randn(n, width, generator=generator) for n in side] for width in (8, 2) for side in sizes]
+    masks = [[torch.rand(n, generator=generator) > 0.3 for n in side] for side in sizes]
+    loss = FlowInfoNCELoss(bandwidth="auto", reduction="none", warn_share=None)
+    for found, *frame in zip(loss(*sides, *masks), *sides, *masks, strict=True):
+        torch.testing.assert_close(found, loss(*(x[None] for x in frame))[0])
