@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laparoflow.datasets import IGNORE_INDEX, DatasetError, build_dataset, split_dataset
+from laparoflow.datasets import build_dataset
 from laparoflow.datasets.cholecseg8k import PUBLISHED_VIDEOS
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import IGNORE_INDEX
+from laparoflow.datasets.splits import split_dataset
 
 
 def test_every_grey_value_becomes_its_class(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import miniatures
 import numpy as np
 import pytest
 
-from laparoflow.datasets import IGNORE_INDEX, DatasetError, MappedSegmentation, build_dataset, load_class_map
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.class_map import MappedSegmentation, load_class_map
 from laparoflow.datasets.m2caiseg import CLASSES_19
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import IGNORE_INDEX
 
 
 def test_both_sets_land_on_the_same_classes(tmp_path: Path) -> None:

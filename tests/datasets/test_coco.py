@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laparoflow.datasets import DatasetError, SplitSettings, build_dataset, split_dataset
+from laparoflow.datasets import build_dataset
 from laparoflow.datasets.coco_segmentation import polygon_mask, run_length_mask
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.settings import SplitSettings
+from laparoflow.datasets.splits import split_dataset
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:

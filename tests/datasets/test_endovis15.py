@@ -8,7 +8,11 @@ import miniatures
 import numpy as np
 import pytest
 
-from laparoflow.datasets import DatasetError, SplitSettings, build_dataset, overlap_warnings, split_dataset
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.overlap import overlap_warnings
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.settings import SplitSettings
+from laparoflow.datasets.splits import split_dataset
 
 
 @pytest.mark.parametrize("order", [range(11), (7, 2, 2, 10, 0, 5)])

@@ -9,7 +9,8 @@ import miniatures
 import numpy as np
 import pytest
 
-from laparoflow.datasets import DatasetError, build_dataset
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.reading import DatasetError
 
 
 def test_joints_instruments_and_visibility(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laparoflow.datasets import IGNORE_INDEX, DatasetError, SplitSettings, build_dataset, split_dataset
-from laparoflow.datasets.reading import read_ids, read_rgb
-from laparoflow.datasets.settings import SplitBy
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.reading import DatasetError, read_ids, read_rgb
+from laparoflow.datasets.samples import IGNORE_INDEX
+from laparoflow.datasets.settings import SplitBy, SplitSettings
+from laparoflow.datasets.splits import split_dataset
 
 
 def test_coco_instruments_crowds_and_empty_pictures(tmp_path: Path) -> None:

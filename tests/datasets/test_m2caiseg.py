@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laparoflow.datasets import DatasetError, build_dataset, split_dataset
+from laparoflow.datasets import build_dataset
 from laparoflow.datasets.m2caiseg import CLASSES_9, CLASSES_19, COLOURS_19, commonest
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.splits import split_dataset
 
 BLOCKS = np.array([*range(19), 18]).reshape(4, 5).repeat(8, axis=0).repeat(8, axis=1)
 

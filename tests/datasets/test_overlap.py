@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laparoflow.datasets import overlap_warnings
+from laparoflow.datasets.overlap import overlap_warnings
 
 
 @pytest.mark.parametrize(

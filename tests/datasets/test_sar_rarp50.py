@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laparoflow.datasets import DatasetError, build_dataset, split_dataset
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.reading import DatasetError
 from laparoflow.datasets.sar_rarp50 import folder_of
+from laparoflow.datasets.splits import split_dataset
 
 
 def test_masks_meet_the_pictures_of_their_number(tmp_path: Path) -> None:

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from laparoflow.datasets import (
-    Frame,
-    SegmentationDataset,
-    SplitSettings,
-    build_dataset,
-    label_subset,
-    split_dataset,
-)
-from laparoflow.datasets.settings import SplitBy
-from laparoflow.datasets.splits import budget_count
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.samples import Frame, SegmentationDataset
+from laparoflow.datasets.settings import SplitBy, SplitSettings
+from laparoflow.datasets.splits import budget_count, label_subset, split_dataset
 
 
 def frames(videos: int, each: int, parts: tuple[str, ...] = ("",)) -> SegmentationDataset:

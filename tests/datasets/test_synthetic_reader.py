@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laparoflow.datasets import DatasetError, build_dataset
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.reading import DatasetError
 from laparoflow.synthetic import SceneParameters, render_clip, write_dataset
 
 PARAMETERS = SceneParameters(height=48, width=64)

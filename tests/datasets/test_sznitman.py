@@ -8,7 +8,8 @@ import miniatures
 import numpy as np
 import pytest
 
-from laparoflow.datasets import DatasetError, build_dataset
+from laparoflow.datasets import build_dataset
+from laparoflow.datasets.reading import DatasetError
 
 
 def test_row_comes_first(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import laparoflow_kernels
 from laparoflow.commands import COMMANDS, find_command
-from laparoflow.datasets import dataset_names
+from laparoflow.datasets.registry import dataset_names
 from laparoflow.options import options_of
 from laparoflow_kernels import FlowInfoNCELoss, flow_infonce
 from laparoflow_kernels.problem import FLOW_KERNELS

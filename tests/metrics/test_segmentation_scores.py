@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
-from laparoflow.datasets import IGNORE_INDEX
+from laparoflow.datasets.samples import IGNORE_INDEX
 from laparoflow.metrics.segmentation import SegmentationScores
 
 CLASSES = ("a", "b", "c", "d")

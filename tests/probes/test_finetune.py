@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from toys import HEIGHT, WIDTH, Blocks, ColourEncoder, Dots
 
-from laparoflow.probes import ProbeOptions, probe_keypoints, probe_segmentation
 from laparoflow.probes.finetune import augment
 from laparoflow.probes.instruments import group_instruments, instrument_areas
+from laparoflow.probes.keypoints import probe_keypoints
+from laparoflow.probes.segmentation import probe_segmentation
+from laparoflow.probes.settings import ProbeOptions
 
 
 class DeadEncoder(nn.Module):

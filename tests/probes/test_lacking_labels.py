@@ -13,10 +13,14 @@ from PIL import Image
 from test_finetune import ColourEncoderWithWeight
 from toys import ColourEncoder, Dots
 
-from laparoflow.datasets import DatasetError, KeypointSample, build_dataset
+from laparoflow.datasets import build_dataset
 from laparoflow.datasets.image_masks import ImageMasks
+from laparoflow.datasets.reading import DatasetError
+from laparoflow.datasets.samples import KeypointSample
 from laparoflow.metrics.segmentation import MEAN_RULE
-from laparoflow.probes import ProbeOptions, probe_keypoints, probe_segmentation
+from laparoflow.probes.keypoints import probe_keypoints
+from laparoflow.probes.segmentation import probe_segmentation
+from laparoflow.probes.settings import ProbeOptions
 
 
 def binary_masks(root: Path, description: str, value: int = 255) -> ImageMasks:

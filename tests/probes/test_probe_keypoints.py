@@ -7,9 +7,9 @@ import pytest
 import torch
 from toys import BlindEncoder, ColourEncoder, Dots
 
-from laparoflow.probes import ProbeOptions, probe_keypoints
 from laparoflow.probes.heatmaps import detect, focal_loss, heatmap_size, heatmap_target, rescaled
-from laparoflow.probes.keypoints import best_threshold
+from laparoflow.probes.keypoints import best_threshold, probe_keypoints
+from laparoflow.probes.settings import ProbeOptions
 
 TRAIN, TEST = Dots().select(range(8)), Dots().select(range(8, 16))
 

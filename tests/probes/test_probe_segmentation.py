@@ -7,11 +7,11 @@ import pytest
 import torch
 from toys import BlindEncoder, Blocks, ColourEncoder
 
-from laparoflow.datasets import IGNORE_INDEX
-from laparoflow.probes import ProbeOptions, probe_segmentation
+from laparoflow.datasets.samples import IGNORE_INDEX
 from laparoflow.probes.clusters import fit_knn
 from laparoflow.probes.heads import moments
-from laparoflow.probes.segmentation import class_shares, share_loss
+from laparoflow.probes.segmentation import class_shares, probe_segmentation, share_loss
+from laparoflow.probes.settings import ProbeOptions
 
 TRAIN, TEST = Blocks().select(range(6)), Blocks().select(range(6, 12))
 

@@ -14,9 +14,12 @@ from toys import Blocks, ColourEncoder, Dots
 
 from laparoflow.metrics.segmentation import SegmentationScores
 from laparoflow.models.loading import load_encoder
-from laparoflow.probes import ProbeOptions, probe_keypoints, probe_segmentation, run_probe
+from laparoflow.probes import run_probe
+from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.run import probe_data, result_document, write_result
 from laparoflow.probes.saved import load_head
+from laparoflow.probes.segmentation import probe_segmentation
+from laparoflow.probes.settings import ProbeOptions
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])

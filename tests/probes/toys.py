@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from laparoflow.datasets import (
+from laparoflow.datasets.samples import (
     IGNORE_INDEX,
     Frame,
     KeypointDataset,

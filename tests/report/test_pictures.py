@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.utils import flow_to_image
 
-from laparoflow.datasets import IGNORE_INDEX
+from laparoflow.datasets.samples import IGNORE_INDEX
 from laparoflow.report.pictures import beside, keypoint_picture, overlay, palette, pca_pictures, shrink
 from laparoflow.video.pictures import flow_picture, flow_wheel, full_length
 
