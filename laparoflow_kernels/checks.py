@@ -16,7 +16,13 @@ from torch import Tensor
 from laparoflow_kernels.autograd import transforms_active
 from laparoflow_kernels.problem import FLOW_KERNELS, MAX_FLOW_CHANNELS, NEGATIVES, POSITIVES, REDUCTIONS, SCOPES
 
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# kind of a tensor -> its dtypes, in words too
+DTYPES = {
+    "float": ((torch.float32, torch.float64, torch.bfloat16, torch.float16), "float32, float64, bfloat16 or float16"),
+    "mask": ((torch.bool,), "torch.bool (True = keep)"),
+    "group": ((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "int64 or a shorter one"),
+}
+DTYPES["weight"] = DTYPES["float"]
 
 
 def check_option(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -50,10 +56,12 @@ def check_list(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor or a list of them, got {type(value).__name__}")
 
 
-def check_float(name: str, value: Tensor) -> None:
+def check_dtype(name: str, value: Tensor, kind: str = "float") -> None:
+    """A tensor of one of the dtypes of its kind."""
     check_tensor(name, value)
-    if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name}: expected dtype float32, float64, bfloat16 or float16, got {value.dtype}")
+    dtypes, wanted = DTYPES[kind]
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name}: expected dtype {wanted}, got {value.dtype}")
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
@@ -75,23 +83,6 @@ def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tensor.device != device:
             raise ValueError(f"{name}: expected device {device} like {of}, got {tensor.device}")
-
-
-PIXEL_DTYPES = {
-    "mask": ((torch.bool,), "expected dtype torch.bool (True = keep)"),
-    "group": ((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "expected dtype int64 or a shorter one"),
-    "weight": (FLOAT_DTYPES, "expected dtype float32, float64, bfloat16 or float16"),
-}
-
-
-def check_pixels(name: str, kind: str, value: object, expected: Sequence[int | str], sizes: dict[str, int]) -> None:
-    """One number for each pixel; ``kind`` is a key of PIXEL_DTYPES."""
-    check_tensor(name, value)
-    assert isinstance(value, Tensor)
-    dtypes, wanted = PIXEL_DTYPES[kind]
-    if value.dtype not in dtypes:
-        raise TypeError(f"{name}: {wanted}, got {value.dtype}")
-    check_shape(name, value, expected, sizes)
 
 
 def check_flow_channels(name: str, flow: Tensor) -> None:

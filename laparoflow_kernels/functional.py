@@ -15,7 +15,7 @@ from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.backends import choose_backend, reference, warn_of_dense_pairs
-from laparoflow_kernels.loss_forms import FlowInfoNCEStats, reduce_loss, weighted_loss
+from laparoflow_kernels.loss_forms import FlowInfoNCEStats, RowStats, detached_row_stats, reduce_loss, weighted_loss
 from laparoflow_kernels.packing import (
     TensorOrList,
     inverse_bandwidth,
@@ -24,7 +24,6 @@ from laparoflow_kernels.packing import (
     pack_sides,
     pack_weight,
     unpack,
-    unpack_stats,
 )
 from laparoflow_kernels.problem import FLOW_KERNELS, PairProblem
 
@@ -177,8 +176,9 @@ def loss_maps(losses: list[tuple[Tensor, Tensor]], problem: PairProblem, like: T
 
 def unpacked_stats(stats: list[Tensor], problem: PairProblem, like: TensorOrList) -> FlowInfoNCEStats:
     """What ``return_stats=True`` returns, from statistics [4, T] of each direction."""
-    rows = unpack_stats(stats[0], problem.query_frames.sizes, like)
-    return FlowInfoNCEStats(rows, unpack_stats(stats[1], problem.key_frames.sizes, like) if problem.symmetric else None)
+    sides = zip(stats, (problem.query_frames, problem.key_frames), strict=False)
+    found: Any = [[unpack(part, side.sizes, like) for part in detached_row_stats(packed)] for packed, side in sides]
+    return FlowInfoNCEStats(RowStats(*found[0]), RowStats(*found[1]) if problem.symmetric else None)
 
 
 def flow_weighted_sum(
@@ -214,7 +214,7 @@ def flow_weighted_sum(
     """
     checks.check_option("flow_kernel", flow_kernel, FLOW_KERNELS)
     packed, key_sizes = pack("values", values)
-    checks.check_float("values", packed)
+    checks.check_dtype("values", packed)
     sides = pack_sides(query_flow, key_flow, None, key_mask, None, key_sizes, packed)
     chosen = choose_backend(backend, packed.device, packed.dtype, packed.shape[1])
     sums, weight_sum = chosen.weighted_sum(*sides, packed, inverse_bandwidth(bandwidth, *sides), flow_kernel)

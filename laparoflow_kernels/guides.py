@@ -96,10 +96,11 @@ def crop_coordinates(boxes: Tensor, size: tuple[int, int], flipped: Tensor | Non
         >>> crop_coordinates(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), (1, 2))[0, 0].tolist()  # cells of 2 pixels
         [[0.5, 2.5]]
     """
-    checks.check_float("boxes", boxes)
+    checks.check_dtype("boxes", boxes)
     checks.check_shape("boxes", boxes, ("B", 4), {})
     if flipped is not None:
-        checks.check_pixels("flipped", "mask", flipped, ("B",), {"B": boxes.shape[0]})
+        checks.check_dtype("flipped", flipped, "mask")
+        checks.check_shape("flipped", flipped, ("B",), {"B": boxes.shape[0]})
     height, width = size
     x, y = ((torch.arange(n, device=boxes.device, dtype=boxes.dtype) + 0.5) / n for n in (width, height))
     left, top, right, bottom = boxes[:, :, None].unbind(1)
@@ -146,7 +147,8 @@ def robust_flow_spread(flow: Tensor, mask: Tensor | None = None, floor: float = 
         raise ValueError(f"flow: expected [B, 2 G, H, W] or [B, N, F], got shape {list(flow.shape)}")
     pixels = tuple(flow.shape[2:]) if is_map else (flow.shape[1],)
     if mask is not None:
-        checks.check_pixels("mask", "mask", mask, (flow.shape[0], *pixels), {})
+        checks.check_dtype("mask", mask, "mask")
+        checks.check_shape("mask", mask, (flow.shape[0], *pixels), {})
     flow = flow.unflatten(1, (-1, 2)).flatten(3) if is_map else flow.transpose(1, 2)[:, None]  # [B, G, 2, pixels]
     if mask is not None:
         flow = _share_of_kept(flow, mask.flatten(1))
@@ -181,7 +183,7 @@ def _share_of_kept(flow: Tensor, mask: Tensor) -> Tensor:
 
 def _measured(name: str, value: Tensor) -> Tensor:
     """A floating tensor, checked, in float32 or float64 and without gradient."""
-    checks.check_float(name, value)
+    checks.check_dtype(name, value)
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 

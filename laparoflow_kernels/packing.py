@@ -13,7 +13,6 @@ from torch import Tensor
 
 from laparoflow_kernels import checks
 from laparoflow_kernels.guides import robust_flow_spread
-from laparoflow_kernels.loss_forms import RowStats, detached_row_stats
 from laparoflow_kernels.problem import (
     FrameSizes,
     PackedFrames,
@@ -91,13 +90,9 @@ def unpack(packed: Tensor, sizes: FrameSizes, like: TensorOrList) -> TensorOrLis
     return frames if isinstance(like, Tensor) else list(frames)
 
 
-def unpack_stats(stats: Tensor, sizes: FrameSizes, like: TensorOrList) -> RowStats:
-    return RowStats(*(unpack(part, sizes, like) for part in detached_row_stats(stats)))  # type: ignore[arg-type]
-
-
 def _check_embeddings(query: Tensor, key: Tensor, query_sizes: FrameSizes, key_sizes: FrameSizes) -> None:
-    checks.check_float("query", query)
-    checks.check_float("key", key)
+    checks.check_dtype("query", query)
+    checks.check_dtype("key", key)
     checks.check_on(query.device, "query", key=key)
     double = torch.float64 in (query.dtype, key.dtype)
     if query.dtype != key.dtype and (double or not autocasts(query.device)):
@@ -116,14 +111,15 @@ def _pack_pixels(side: str, kind: str, value: TensorOrList, sizes: FrameSizes, d
     if isinstance(value, Tensor):
         if sizes.each is not None:
             raise TypeError(f"{name}: expected a list of {kind}s, one for each of its {sizes}, got a tensor")
-        checks.check_pixels(name, kind, value, ("B", "N"), {"B": sizes.frames, "N": sizes.largest})
+        checks.check_dtype(name, value, kind)
+        checks.check_shape(name, value, ("B", "N"), {"B": sizes.frames, "N": sizes.largest})
     else:
         checks.check_list(name, value)
         if len(value) != sizes.frames:
             raise ValueError(f"{name}: expected {sizes.frames} {kind}s, got {len(value)}")
         for b, item in enumerate(value):
-            each = {"N": sizes.each[b] if sizes.each else sizes.largest}
-            checks.check_pixels(f"{name}[{b}]", kind, item, ("N",), each)
+            checks.check_dtype(f"{name}[{b}]", item, kind)
+            checks.check_shape(f"{name}[{b}]", item, ("N",), {"N": sizes.each[b] if sizes.each else sizes.largest})
     packed = joined(value)
     checks.check_on(device, "embeddings", **{name: packed})
     return packed
@@ -186,7 +182,7 @@ def _pack_frames(
     """Flow and mask of one side, checked, packed, on the device and in the accumulator dtype of ``like``."""
     name, device = f"{side}_flow", like.device
     packed, sizes = pack(name, flow)
-    checks.check_float(name, packed)
+    checks.check_dtype(name, packed)
     checks.check_flow_channels(name, packed)
     if expected is not None and not sizes.same(expected):
         raise ValueError(f"{name}: expected {expected} like its embeddings, got {sizes}")

@@ -120,14 +120,6 @@ def test_a_tile_without_room_in_shared_memory_gives_way() -> None:
     assert ragged.launched, "rows of another D are loaded otherwise: what fits one need not fit the other"
 
 
-@pytest.mark.usefixtures("fake_gpu")
-def test_forced_tiles_hold_inside_the_block_alone() -> None:
-    tile, fits = Tile(16, 16, 4, 1), Spilling(128 * 64)
-    with tiles.forced(forward=tile):
-        assert choose(fits) == tile
-    assert choose(fits) == DEFAULT
-
-
 def test_reasons_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")

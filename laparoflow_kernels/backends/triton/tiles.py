@@ -8,8 +8,7 @@ the compiled kernel at the first call of a variant, the tests from the cubin. No
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,20 +55,7 @@ TF32_TILES = {
 }
 
 
-_forced: dict[str, Tile] = {}
 _settled: dict[tuple[Any, ...], Tile] = {}
-
-
-@contextlib.contextmanager
-def forced(**tiles: Tile) -> Iterator[None]:
-    """Use these tiles (forward=, backward=, weighted_sum=) inside the block, whether they fit or not."""
-    before = dict(_forced)
-    _forced.update(tiles)
-    try:
-        yield
-    finally:
-        _forced.clear()
-        _forced.update(before)
 
 
 def is_heavy(constants: Mapping[str, Any]) -> bool:
@@ -173,8 +159,8 @@ def choose(kind: str, key: tuple[Any, ...], default: Tile, device: torch.device,
         device: where the call runs.
         misfit: registers that a kernel of this tile spills, infinite where it cannot be launched for want of shared memory.
     """
-    if kind in _forced or device.type != "cuda":
-        return _forced.get(kind, default)
+    if device.type != "cuda":
+        return default
     variant = (kind, default, torch.cuda.get_device_name(device), *key)
     if variant not in _settled and not torch.cuda.is_current_stream_capturing():
         _settled[variant] = fitting(default, capability_of(device), misfit)

@@ -14,7 +14,7 @@ from laparoflow_kernels.problem import PairProblem
 
 BOOL = (False, True)
 WIDE = {"forward": Tile(32, 16, 4, 1), "backward": Tile(32, 32, 4, 1)}
-SMALL = {kind: Tile(64, 32, 4, 1) for kind in ("forward", "backward")}
+SMALL = Tile(64, 32, 4, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -125,10 +125,10 @@ def test_a_single_key_has_no_loss_and_no_gradient(bounded: bool, positives: str)
     assert (129 * got.dquery).abs().max() <= roundings / float(p.temperature)
 
 
-def test_a_thousand_rows_with_small_tiles_and_splits() -> None:
-    with tiles.forced(**SMALL):
-        assert_right(problem((1000,), (65,), 8, symmetric=True))
-        assert_right(problem((130, 40), (100, 31), 8, symmetric=True, scope="batch", positives="inside"))
+def test_a_thousand_rows_with_small_tiles_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "default_tile", lambda kind, *form: SMALL)
+    assert_right(problem((1000,), (65,), 8, symmetric=True))
+    assert_right(problem((130, 40), (100, 31), 8, symmetric=True, scope="batch", positives="inside"))
 
 
 @pytest.mark.parametrize("flow_dim", range(1, 9))
@@ -278,11 +278,11 @@ def wide_problem(dim: int, dtype: torch.dtype, case: int) -> PairProblem:
 
 @pytest.mark.parametrize(("dim", "form"), [(257, 0), (384, 1), (768, 2), (1000, 3), (1024, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_rows_too_wide_to_be_held(dim: int, form: int, dtype: torch.dtype) -> None:
+def test_rows_too_wide_to_be_held(dim: int, form: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their logits are summed in chunks of channels and their gradients are made in blocks; all options, all dtypes."""
-    with tiles.forced(**WIDE):
-        for case in (form, form + 4):
-            assert_right(wide_problem(dim, dtype, case))
+    monkeypatch.setattr(tiles, "default_tile", lambda kind, *form: WIDE[kind])
+    for case in (form, form + 4):
+        assert_right(wide_problem(dim, dtype, case))
 
 
 def test_gradients_of_wide_rows_that_are_asked_for_alone() -> None:

@@ -101,9 +101,9 @@ def test_flows_out_of_reach(change: Callable[[Tensor], None], positives: str) ->
 
 
 @pytest.mark.parametrize("tile", [Tile(128, 32, 4, 1), Tile(32, 128, 4, 1), Tile(64, 16, 4, 1)], ids=str)
-def test_tiles_of_other_sizes(tile: Tile) -> None:
-    with tiles.forced(forward=tile, backward=tile):
-        assert_right(moved(second_tiles, masked=True))
+def test_tiles_of_other_sizes(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "default_tile", lambda kind, *form: tile)
+    assert_right(moved(second_tiles, masked=True))
 
 
 def test_other_frames_do_not_move_the_origin() -> None:
