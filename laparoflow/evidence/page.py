@@ -25,14 +25,13 @@ def tables(document: Mapping[str, Any]) -> str:
         rows = [row for row in pools if row["pool"] == pool]
         names = [name for name in FURTHER if any(row[name] is not None for row in rows)]
         lines += [f"**Pool {pool}: mean IoU over tasks and label budgets**", ""]
-        lines += _head(["pretraining", "mean", "by seed", "flow's lead (95 %)", "propagation", *names])
+        lines += _head(["pretraining", "mean", "by seed", "flow's lead (95 %)", "propagation", "key points", *names])
         for row in rows:
             lead = row.get("lead")
             text = f"{lead['mean']:+.3f} ({lead['low']:+.3f} to {lead['high']:+.3f})" if lead else ""
-            seeds = ", ".join(f"{value:.3f}" for value in row["seeds"].values())
-            tracked = ", ".join(f"{value:.3f}" for value in row["propagation"].values())
+            seeds, tracked, points = map(_by_seed, (row["seeds"], row["propagation"], row["keypoints"]))
             further = ("" if row[name] is None else f"{row[name]:.3f}" for name in names)
-            lines.append(_row([row["method"], f"{row['mean']:.3f}", seeds, text, tracked, *further]))
+            lines.append(_row([row["method"], f"{row['mean']:.3f}", seeds, text, tracked, points, *further]))
         lines.append("")
     for table in evidence_tables(document["summary"]).values():
         lines += [f"**{table.caption}**", "", *_head(table.header), *map(_row, table.rows), ""]
@@ -46,6 +45,10 @@ def tables(document: Mapping[str, Any]) -> str:
         f"{machine['threads']} threads), torch {machine['torch']}, commit {(machine['commit'] or 'unknown')[:12]}.{state}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _by_seed(scores: Mapping[Any, float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in scores.values())
 
 
 def _head(cells: list[str]) -> list[str]:

@@ -26,13 +26,14 @@ def pool_rows(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         pool, method, seeds (score by seed, mean over tasks and budgets), mean, propagation (mean over recordings by seed),
-        stem to recoloured (means), per_class (most labels), and lead: ours less this row's mean with its 95 % interval over
-        test frames, and whether it is clear.
+        keypoints (mean over tasks and budgets by seed), stem to recoloured (means), per_class (most labels), and lead: ours
+        less this row's mean with its 95 % interval over test frames, and whether it is clear.
     """
     rows = []
     for pool in dict.fromkeys(entry["pool"] for entry in entries if "pool" in entry):
         mine = [entry for entry in entries if entry.get("pool") == pool]
-        probes = [entry for entry in mine if not entry["where"].startswith(PROPAGATION)]
+        points = [entry for entry in mine if entry["task"] == "keypoints"]
+        probes = [entry for entry in mine if entry not in points and not entry["where"].startswith(PROPAGATION)]
         tracks = [entry for entry in mine if entry["where"].startswith(PROPAGATION)]
         every = {(entry["where"], entry["labels"]) for entry in probes if entry["method"] == OURS}
         ours = [entry for entry in probes if entry["method"] == OURS]
@@ -41,7 +42,8 @@ def pool_rows(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             budgets = {(entry["where"], entry["labels"]) for entry in own}
             row: dict[str, Any] = {"pool": pool, "method": method, "seeds": _by_seed(own)}
             row["mean"] = float(np.mean(list(row["seeds"].values())))
-            row["propagation"] = _by_seed([entry for entry in tracks if entry["method"] == method])
+            for name, part in (("propagation", tracks), ("keypoints", points)):
+                row[name] = _by_seed([entry for entry in part if entry["method"] == method])
             row |= {name: _mean(e["metrics"].get(name) for e in own) for name in FURTHER}
             most = max(entry["labels"] for entry in own)
             classes = [entry["metrics"]["per_class_iou"] for entry in own if entry["labels"] == most]

@@ -3,7 +3,8 @@
     root/endovis15_robotic, endovis15_rigid     recordings with masks of background, shaft and head
     root/*                                      every other folder: unlabelled videos, or folders of frames
 
-A task takes labels from one recording and scores on another of its set, both ways. Three pools to pretrain on:
+A task takes labels from one recording and scores on another of its set, both ways; recordings that have a *_labels.json
+beside their video are scored on key points, too. Three pools to pretrain on:
 
     unseen           the unlabelled folders, none of the labelled recordings
     same procedure   the labelled recording of the task alone
@@ -15,7 +16,7 @@ The rigid set has no video, so its tasks are scored with the pool "unseen" alone
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -23,10 +24,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic
-from laparoflow.datasets.samples import SegmentationDataset
+from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic, Endovis15RoboticPose
+from laparoflow.datasets.samples import Frame, KeypointDataset, SegmentationDataset
 from laparoflow.probes.features import to_input
 from laparoflow.video.settings import PrepareSettings
 
@@ -55,6 +57,7 @@ class Recording:
         masks: class ids int64 [n, H, W].
         classes: their names.
         labelled, tested, tracked: positions of the frames for each use; no `tracked` for stills.
+        points: frames with key points to draw labels from, and to score on; None where there are none.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Recording:
     labelled: Sequence[int]
     tested: Sequence[int]
     tracked: Sequence[int]
+    points: tuple[KeypointDataset, KeypointDataset] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,46 @@ def read_recordings(root: Path) -> dict[str, list[Recording]]:
         for video in dataset.videos:
             positions = [i for i, frame in enumerate(dataset.frames) if frame.video == video]
             found.setdefault(name, []).append(_read(name, dataset.select(positions), video))
+    robotic = root / SETS["robotic"][0]
+    if any(robotic.rglob("*_labels.json")):
+        points = Endovis15RoboticPose(robotic)
+        found["robotic"] = [replace(recording, points=_points(points, recording)) for recording in found["robotic"]]
     return found
+
+
+class HeldKeypoints(KeypointDataset):
+    """Key points of pictures at `SIZE` that are held in memory."""
+
+    name = "endovis15_robotic"
+
+    def __init__(self, source: KeypointDataset) -> None:
+        self.joints = source.joints
+        self.images: dict[str, NDArray[np.uint8]] = {}
+        frames = []
+        for sample, frame in zip(source, source.frames, strict=True):
+            height, width = sample.image.shape[:2]
+            picture = to_input(sample.image, SIZE).permute(1, 2, 0).numpy()
+            self.images[frame.name] = (picture * 255).round().astype(np.uint8)
+            label = sample.keypoints.copy()
+            label[..., :2] = (label[..., :2] + 0.5) * (SIZE[1] / width, SIZE[0] / height) - 0.5
+            frames.append(replace(frame, label=label))
+        super().__init__(frames)
+
+    def image(self, frame: Frame) -> NDArray[np.uint8]:
+        return self.images[frame.name]
+
+
+def _points(dataset: KeypointDataset, recording: Recording) -> tuple[KeypointDataset, KeypointDataset] | None:
+    """Frames to draw labels from and to score on; None for a recording without key points."""
+    positions = [i for i, frame in enumerate(dataset.frames) if f"robotic {frame.video}" == recording.name]
+    if not positions:
+        return None
+    used = sorted({*_evenly(len(positions), MOST_LABELLED), *_evenly(len(positions), MOST_TESTED)})
+    held = HeldKeypoints(dataset.select([positions[i] for i in used]))
+    labelled, tested = (
+        held.select([used.index(i) for i in _evenly(len(positions), most)]) for most in (MOST_LABELLED, MOST_TESTED)
+    )
+    return labelled, tested
 
 
 def _read(name: str, dataset: SegmentationDataset, video: str) -> Recording:
@@ -111,8 +154,9 @@ def _read(name: str, dataset: SegmentationDataset, video: str) -> Recording:
         masks.append(torch.from_numpy(cv2.resize(sample.mask.astype(np.uint8), SIZE[::-1], interpolation=cv2.INTER_NEAREST)))
     place = {position: i for i, position in enumerate(used)}
     file = dataset.frames[0].image if moving else None
-    uses = ([place[i] for i in part] for part in (labelled, tested, tracked))
-    return Recording(f"{name} {video}", file, torch.stack(images), torch.stack(masks).long(), dataset.classes, *uses)
+    labelled, tested, tracked = ([place[i] for i in part] for part in (labelled, tested, tracked))
+    maps = torch.stack(masks).long()
+    return Recording(f"{name} {video}", file, torch.stack(images), maps, dataset.classes, labelled, tested, tracked)
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -7,8 +7,9 @@ Per task and label budget, mean over two draws of labels, of which the first fra
     retrieval    dense nearest neighbours among the labelled cells, with the first draw
     mirrored, cropped, recoloured    the first probe on altered test frames
 
-and per moving recording the label propagation from its first frame, mean IoU without the background. Every row gets the same
-features, scaled per channel over the labelled frames.
+per task with key points the share of them that a linear probe finds within 5 % of the diagonal, and per moving recording the
+label propagation from its first frame, mean IoU without the background. Every row gets the same features, scaled per channel
+over the labelled frames.
 
 Pictures show a few frames of each task and recording, in rows of picture, truth and what retrieval or propagation found.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from laparoflow.datasets.samples import SegmentationSample
 from laparoflow.datasets.splits import label_subset
+from laparoflow.evidence import recordings
 from laparoflow.evidence.recordings import Pool, Recording, altered
 from laparoflow.metrics.segmentation import frame_confusions, scores_from_confusion
 from laparoflow.models.encoder import PixelEncoder
@@ -34,12 +37,15 @@ from laparoflow.probes.clusters import propagate
 from laparoflow.probes.features import FeatureEncoder, grid_size
 from laparoflow.probes.finetune import finetune
 from laparoflow.probes.heads import Head
+from laparoflow.probes.keypoints import probe_keypoints
 from laparoflow.probes.segmentation import class_shares, fit_predictor, share_loss
 from laparoflow.probes.settings import ProbeOptions
 from laparoflow.report.pictures import Picture, mask_picture
 
 DRAWS = (0, 1)
 BATCH = 8
+KEYPOINTS = "key points, "
+"""What the names of the tasks with key points begin with."""
 SHOWN = 3
 """Frames in a picture, evenly spread; the last one is always there."""
 Levels = Callable[[Tensor], dict[Any, Tensor]]
@@ -93,6 +99,9 @@ def network_entries(
                     each = [confusions(run(tested["plain"][level]), views["plain"][1], shares.shape[1]) for run in runs]
                     metrics[level] = _metrics([{"plain": counts} for counts in each], first.classes)["mean_iou"]
             entries.append(_entry(pool, task, labels, metrics))
+    height, width = recordings.SIZE
+    joined = levels(torch.zeros(1, 3, height, width))["both"]
+    entries += keypoint_entries(BothLevels(levels, joined.shape[1], height // joined.shape[2]), pool, options)
     for recording in {second.name: second for _, second in pool.tasks.values() if second.tracked}.values():
         maps = features(recording)["both"][recording.tracked]
         masks = recording.masks[recording.tracked]
@@ -104,6 +113,39 @@ def network_entries(
         metrics["mean_iou"] = sum(kept) / len(kept) if kept else None
         entries.append(_entry(pool, f"propagation, {recording.name}", 1, metrics))
     return entries, pictures
+
+
+@dataclass
+class BothLevels:
+    """The stem and the last block together, as a probe wants its features."""
+
+    levels: Levels
+    feature_dim: int
+    feature_stride: int
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.levels(images)["both"]
+
+
+def keypoint_entries(network: FeatureEncoder, pool: Pool, options: ProbeOptions) -> list[dict[str, Any]]:
+    """Scores on key points of a linear probe with the budgets of the options, means over the draws.
+
+    A budget above the frames with key points takes all of them.
+    """
+    entries = []
+    for task, (first, second) in pool.tasks.items():
+        if first.points is None or second.points is None:
+            continue
+        train, test = first.points[0], second.points[1]
+        labels: list[Any] = [*dict.fromkeys(min(int(budget), len(train)) for budget in options.labels)]
+        chosen = dataclasses.replace(options, labels=labels, seeds=[*DRAWS], image_size=recordings.SIZE, pictures=0)
+        runs = probe_keypoints(network, train, test, chosen).runs
+        for count in labels:
+            metrics = [run.metrics for run in runs if run.labels == count]
+            found = [draw["pck"]["0.05"] for draw in metrics if draw["pck"]["0.05"] is not None]
+            score = float(np.mean(found)) if found else None
+            entries.append(_entry(pool, KEYPOINTS + task, count, {"draws": metrics}, "keypoints", score))
+    return entries
 
 
 def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, seed: int) -> list[dict[str, Any]]:
@@ -128,7 +170,7 @@ def supervised_entries(start: PixelEncoder, pool: Pool, options: ProbeOptions, s
                 maps = collect(partial(_whole, network, head), images)
                 counts[name] = confusions(maps["both"], masks, len(first.classes))
             entries.append(_entry(pool, task, labels, _metrics([counts], first.classes)))
-    return entries
+    return entries + keypoint_entries(start, pool, dataclasses.replace(options, finetune=True))
 
 
 def confusions(maps: Tensor, masks: Tensor, classes: int) -> Tensor:
@@ -188,7 +230,9 @@ def _metrics(draws: list[dict[str, Tensor]], classes: Sequence[str]) -> dict[str
     return metrics
 
 
-def _entry(pool: Pool, task: str, labels: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    scene = f"{pool.name}: {task}"
-    values = {"labels": labels, "score": metrics["mean_iou"], "metrics": metrics}
-    return {"scene": scene, "task": "segmentation", "pool": pool.name, "where": task, **values}
+def _entry(
+    pool: Pool, where: str, labels: int, metrics: dict[str, Any], task: str = "segmentation", score: float | None = None
+) -> dict[str, Any]:
+    score = metrics["mean_iou"] if task == "segmentation" else score
+    facts = {"scene": f"{pool.name}: {where}", "task": task, "pool": pool.name, "where": where}
+    return facts | {"labels": labels, "score": score, "metrics": metrics}

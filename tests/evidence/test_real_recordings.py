@@ -39,6 +39,15 @@ def scene(number: int, time: int) -> tuple[np.ndarray, np.ndarray]:
     return image, grey
 
 
+def tip(number: int, time: int) -> list[dict[str, object]]:
+    """Key points of every other frame: where the shaft meets the head, and the end of the head."""
+    if time % 2:
+        return []
+    top, left = 14 + number % 5, (2 * time) % 24
+    places = {"Shaft": left + 11, "Head": left + 22, "LeftClasper": left + 34, "RightClasper": left + 34, "End": left}
+    return [{"class": f"{name}Point", "id": "tool1", "x": x, "y": top + 6} for name, x in places.items()]
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two robotic and two rigid recordings, and two folders of unlabelled clips; all work is done at their own size."""
@@ -52,6 +61,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_video(folder / "Video.avi", np.stack([image for image, _ in frames]), 25)
         masks = np.stack([grey for _, grey in frames])[..., None].repeat(3, -1)
         write_video(folder / "Segmentation.avi", masks, 25, quality=1)
+        labels = [{"filename": f"{time}.png", "annotations": tip(number, time)} for time in range(16)]
+        (folder / f"test{number}_labels.json").write_text(json.dumps(labels))
         stills = root / "endovis15_rigid" / f"OP{number}"
         for name in ("Raw", "Masks"):
             (stills / name).mkdir(parents=True)
@@ -123,20 +134,42 @@ def test_masks_and_pictures_stay_together(root: Path) -> None:
     assert not torch.equal(views["plain"][0], views["mirrored"][0])
 
 
+def test_key_points_lie_where_the_small_pictures_show_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "SIZE", (24, 16))  # half the height, a quarter of the width
+    for number, recording in zip((1, 2), read_recordings(root)["robotic"], strict=True):
+        assert recording.points is not None
+        for part in recording.points:
+            for sample, frame in zip(part, part.frames, strict=True):
+                assert sample.image.shape == (24, 16, 3)
+                joints = dict(zip(part.joints, sample.keypoints[0], strict=True))
+                shaft, top = (2 * frame.order) % 24 + 11, 14 + number % 5 + 6
+                assert joints["Shaft"][:2] == pytest.approx([(shaft + 0.5) / 4 - 0.5, (top + 0.5) / 2 - 0.5])
+                x, y = (round(float(value)) for value in joints["Shaft"][:2])
+                assert sample.image[y, x].min() > 190  # the shaft is bright
+    (root / "endovis15_robotic" / "Dataset1" / "test1_labels.json").unlink()
+    assert [recording.points is None for recording in read_recordings(root)["robotic"]] == [True, False]
+
+
 def test_every_row_is_scored_on_every_task(tmp_path: Path, root: Path) -> None:
     document = run_evidence(tiny(tmp_path, root))
     methods = {"flow", "shuffled flow", "random init", "colour and place"}
     tasks = {f"{a} to {b}" for a, b in (("robotic Dataset1", "Dataset2"), ("robotic Dataset2", "Dataset1"))}
     tasks |= {"rigid OP1 to OP2", "rigid OP2 to OP1"}
-    probes = [e for e in document["entries"] if not e["where"].startswith("propagation")]
+    points = [e for e in document["entries"] if e["task"] == "keypoints"]
+    probes = [e for e in document["entries"] if e not in points and not e["where"].startswith("propagation")]
     found = {(e["method"], e["where"], e["labels"]) for e in probes}
     expected = {(method, task, labels) for method in methods for task in tasks for labels in (1, 2)}
     expected |= {("from scratch", task, 16 if "robotic" in task else 3) for task in tasks}  # 220 asks for all
     assert found == expected
     tracked = {(e["method"], e["where"]) for e in document["entries"] if e["where"].startswith("propagation")}
     assert tracked == {(method, f"propagation, robotic Dataset{number}") for method in methods for number in (1, 2)}
+    robotic = {f"key points, {task}" for task in tasks if "robotic" in task}
+    expected = {(method, where, labels) for method in methods for where in robotic for labels in (1, 2)}
+    expected |= {("from scratch", where, 8) for where in robotic}
+    assert {(e["method"], e["where"], e["labels"]) for e in points} == expected
     rows = {row["method"]: row for row in document["pools"]}
     assert set(rows) == methods | {"from scratch"}
+    assert rows["flow"]["keypoints"] == {0: pytest.approx(np.mean([e["score"] for e in points if e["method"] == "flow"]))}
     for method in ("flow", "random init"):
         assert all(rows[method][name] is not None for name in ("stem", "last", "retrieval", "mirrored", "cropped"))
     assert rows["flow"]["mean"] == pytest.approx(np.mean([e["score"] for e in probes if e["method"] == "flow"]))
@@ -178,6 +211,8 @@ def test_one_recording_alone_has_no_shuffled_control(tmp_path: Path, root: Path)
     assert {entry["where"] for entry in document["entries"] if entry["method"] == "flow"} == {
         "robotic Dataset1 to Dataset2",
         "robotic Dataset2 to Dataset1",
+        "key points, robotic Dataset1 to Dataset2",
+        "key points, robotic Dataset2 to Dataset1",
         "propagation, robotic Dataset1",
         "propagation, robotic Dataset2",
     }
