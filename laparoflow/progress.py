@@ -10,6 +10,8 @@ from typing import Protocol
 
 EVERY = 60.0
 """Seconds between two lines where there is no terminal."""
+_inside: list[str] = []
+"""The pieces of work that go on now; what is a part of one shows nothing of its own."""
 
 
 class Advance(Protocol):
@@ -29,16 +31,21 @@ def progress(what: str, total: int | None, show: bool = True, note: Callable[[],
 
     Args:
         what, total: name of the work and its count, None where that is not known.
-        show: False shows nothing.
+        show: False shows nothing, also of the work inside.
         note: further words, asked for whenever something is shown.
     """
-    if not show:
-        yield lambda count=1, what=None: None
-    elif sys.stderr.isatty():
-        with _bar(what, total, note) as advance:
-            yield advance
-    else:
-        yield _lines(what, total, note)
+    shown = show and not _inside
+    _inside.append(what)
+    try:
+        if not shown:
+            yield lambda count=1, what=None: None
+        elif sys.stderr.isatty():
+            with _bar(what, total, note) as advance:
+                yield advance
+        else:
+            yield _lines(what, total, note)
+    finally:
+        _inside.pop()
 
 
 @contextmanager

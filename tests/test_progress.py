@@ -42,3 +42,15 @@ def test_a_terminal_gets_one_bar_that_names_what_is_worked_on(monkeypatch, capsy
     with progress("frames", 2) as advance:
         advance(1, "clip_001")
     assert "clip_001" in capsys.readouterr().err
+
+
+def test_work_inside_other_work_shows_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("laparoflow.progress.EVERY", 0.0)
+    for show, shown in ((True, 2), (False, 0)):
+        with progress("steps", 2, show=show) as advance:
+            advance(1)
+            with progress("online probe", 1) as inner:
+                inner(1)
+            advance(1)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == shown and all(line.startswith("steps") for line in lines)

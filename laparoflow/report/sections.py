@@ -25,8 +25,8 @@ CURVES = {
     "valid": "pixels that count (share)",
     "online/feature_spread": "feature spread (1: even, 0: collapsed)",
     "online/effective_rank": "effective rank (dimensions)",
-    "online/linear": "linear probe (mean recall)",
-    "online/knn": "nearest neighbours (accuracy)",
+    "online/linear": "linear probe (mean IoU)",
+    "online/knn": "nearest neighbours (mean IoU)",
     "lr": "learning rate (of the first group)",
 }
 """Logged values that the page shows, with their names and units; all of them are in PAGE.json."""
