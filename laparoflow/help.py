@@ -26,7 +26,7 @@ def usage(name: str, command: Command) -> str:
 
 
 def help_text(name: str, command: Command, words: Sequence[str] = (), everything: bool = False) -> str:
-    """The help of a command: its basic options, or everything, grouped by place in the settings.
+    """The help of a command: its basic options by what they do, or everything by its place in the settings.
 
     The method that the other ``words`` of the line choose is the one whose options are shown.
     """
@@ -34,6 +34,7 @@ def help_text(name: str, command: Command, words: Sequence[str] = (), everything
     chosen = _chosen(command, words) if "method.name" in options else ""
     shown = {option: action for option, action in options.items()
              if not option.startswith("method.") or option.split(".")[1] in ("name", chosen)}
+    everything |= not command.basic
     if everything:
         groups: dict[str, list[str]] = {}
         for option in shown:

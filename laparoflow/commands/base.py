@@ -18,7 +18,8 @@ class Command:
     Attributes:
         settings: dataclass of its options.
         run: does the work; imports what it needs.
-        basic: heading -> the options under it that ``--help`` shows; ``method.CHOSEN`` stands for the chosen method's.
+        basic: heading -> the options under it that ``--help`` shows, of a command with many; ``method.CHOSEN`` stands for
+            the chosen method's. Without headings it shows all.
         positional: field that is given without an option name, if any.
         files: option -> what must be there, a file or a folder, wherever the option is given.
         folders: option -> the folder that must be there.
@@ -27,7 +28,7 @@ class Command:
 
     settings: type
     run: Callable[[Any], Any]
-    basic: Mapping[str, tuple[str, ...]]
+    basic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     positional: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)

@@ -31,9 +31,5 @@ def run(settings: ConvertSettings) -> None:
 
 
 COMMAND = Command(
-    ConvertSettings,
-    run,
-    {"what goes in and out": ("cache", "out")},
-    positional="cache",
-    files={"cache": "a cache that `laparoflow prepare` of version 0.1 wrote"},
+    ConvertSettings, run, positional="cache", files={"cache": "a cache that `laparoflow prepare` of version 0.1 wrote"}
 )

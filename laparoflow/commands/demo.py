@@ -142,12 +142,4 @@ def scores(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return shown
 
 
-COMMAND = Command(
-    DemoSettings,
-    run_demo,
-    {
-        "what goes in and out": ("out", "scene", "pretrain_clips", "test_clips", "frames"),
-        "learning": ("recipe", "max_steps", "labels", "seeds", "seed"),
-    },
-    refuse=refuse,
-)
+COMMAND = Command(DemoSettings, run_demo, refuse=refuse)

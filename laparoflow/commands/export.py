@@ -14,10 +14,5 @@ def run(settings: ExportSettings) -> None:
 
 
 COMMAND = Command(
-    ExportSettings,
-    run,
-    {"what goes in and out": ("run", "out", "format", "image_size", "probes", "licence", "overwrite")},
-    positional="run",
-    files={"run": RUN},
-    folders={"probes": "a folder of `laparoflow probe`"},
+    ExportSettings, run, positional="run", files={"run": RUN}, folders={"probes": "a folder of `laparoflow probe`"}
 )

@@ -18,11 +18,6 @@ def run(settings: PredictSettings) -> None:
 COMMAND = Command(
     PredictSettings,
     run,
-    {
-        "what goes in and out": ("inputs", "out", "every"),
-        "the head": ("labels", "seed"),
-        "the machine": ("batch_size", "device"),
-    },
     positional="inputs",
     files={"inputs": "a run, a folder of `laparoflow probe`, then videos, images or folders of them"},
     refuse=lambda settings: refuse_full(Path(settings.out)),

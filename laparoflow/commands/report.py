@@ -37,7 +37,6 @@ def run(command: ReportCommand) -> None:
 COMMAND = Command(
     ReportCommand,
     run,
-    {"what goes in and out": ("runs", "out", "overwrite")},
     positional="runs",
     folders={"runs": "a folder written by `laparoflow pretrain`, `probe` or `evidence`"},
     refuse=refuse,

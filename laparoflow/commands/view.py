@@ -17,11 +17,6 @@ def run(settings: ViewSettings) -> None:
 COMMAND = Command(
     ViewSettings,
     run,
-    {
-        "what goes in and out": ("video", "checkpoint", "probe", "out", "overwrite"),
-        "what is shown": ("pixel", "frame_rate", "speed", "frames", "width"),
-        "the machine": ("batch_size", "device"),
-    },
     positional="video",
     files={"video": "a video or a folder of images", "checkpoint": RUN, "probe": "a folder of `laparoflow probe`"},
 )

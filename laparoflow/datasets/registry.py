@@ -19,7 +19,7 @@ from laparoflow.datasets.image_masks import ImageMasks
 from laparoflow.datasets.m2caiseg import M2caiSeg
 from laparoflow.datasets.samples import FrameDataset, SegmentationDataset
 from laparoflow.datasets.sar_rarp50 import SarRarp50
-from laparoflow.datasets.splits import SplitSettings, split_dataset
+from laparoflow.datasets.splits import split_dataset
 from laparoflow.datasets.synthetic import SyntheticKeypoints, SyntheticSegmentation
 from laparoflow.datasets.sznitman import Sznitman
 
@@ -40,22 +40,14 @@ def dataset_names(task: str | None = None) -> tuple[str, ...]:
     return tuple(sorted({name for name, served in READERS if task in (None, served)}))
 
 
-def build_dataset(
-    name: str,
-    root: str | Path,
-    split: Part = "all",
-    *,
-    task: Task | None = None,
-    split_settings: SplitSettings | None = None,
-    **options: Any,
-) -> Any:
+def build_dataset(name: str, root: str | Path, split: Part = "all", *, task: Task | None = None, **options: Any) -> Any:
     """Opens a data set by name.
 
     Args:
         name, root: one of `dataset_names()`, and its folder.
-        split: "all" frames, or one part; of published train and val parts alone, "test" and "val" are the same.
+        split: "all" frames, or one part of the split "auto" (see `splits.py`); of published train and val parts alone,
+            "test" and "val" are the same.
         task: "segmentation" or "keypoints"; needed only for a data set that has both.
-        split_settings: how the parts are made; see `splits.py`.
         **options: the reader's own options (for instance `classes=8`).
 
     Returns:
@@ -83,7 +75,7 @@ def build_dataset(
     dataset = reader(Path(root), **options)
     if split == "all":
         return dataset
-    parts = split_dataset(dataset, split_settings or SplitSettings())
+    parts = split_dataset(dataset)
     indices = parts.test if split == parts.record.get("test_part") else getattr(parts, split)
     if not indices:
         raise ValueError(f"{name}: the split by {parts.by} has no {split} part")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from laparoflow.datasets.samples import FrameDataset
-from laparoflow.probes.features import FeatureEncoder, to_input
+from laparoflow.probes.features import FeatureEncoder, collect_features, to_input
 from laparoflow.probes.heads import Head, initial_head, minimise
 from laparoflow.probes.settings import ProbeOptions
 
@@ -48,14 +48,10 @@ def finetune(
     network = copy.deepcopy(encoder)
     if not isinstance(network, nn.Module):
         raise TypeError(f"encoder must be a torch.nn.Module to be trained, got {type(encoder).__name__}")
-    samples = [train[index] for index in range(len(train))]
-    images = torch.stack([to_input(sample.image, size) for sample in samples])
-    targets = torch.stack([target(sample) for sample in samples])
     options = options.resolved()
     network.to(options.device).eval()
-    with torch.no_grad():
-        parts = images.split(options.batch_size)
-        initial = torch.cat([network.features(part.to(options.device)).float().cpu() for part in parts])
+    initial, targets = collect_features(network, train, size, options.batch_size, options.device, target)
+    images = torch.stack([to_input(sample.image, size) for sample in train])
     generator = torch.Generator().manual_seed(seed)
     head = initial_head(initial, outputs, options.head, bias, seed).to(options.device).train()
     network.requires_grad_(True).train()
