@@ -56,8 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         except ValueError as error:
             print(f"--resume: nothing to go on from: {error}", file=sys.stderr)
 
-    def save(results: dict[str, Any]) -> None:
+    def saved() -> dict[str, Any]:
+        results = run.results()
         write_text(path, json.dumps(results, indent=1) + "\n")
+        return results
 
     dtypes = {case.dtype for case, _ in plan}
     run.measure_rates(dtypes)
@@ -66,11 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     for case, peer in track(work, console=console, description=f"{len(work)} peers and cases"):
         console.print(f"{case.label}: {peer.name}", highlight=False)
         run.add(case, peer)
-        save(run.results())
+        saved()
     run.measure_rates(dtypes)
-    results = run.results()
-    save(results)
-    console.print(Markdown(tables.page(results)))
+    console.print(Markdown(tables.page(saved())))
     console.print(str(path))
     return 0
 

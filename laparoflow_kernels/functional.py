@@ -136,7 +136,9 @@ def flow_infonce(
             reduced = [reduce_loss(loss, weight, reduction) for loss, weight in losses]
             result = sum(reduced[1:], reduced[0]) / len(reduced)
     if checks.values_readable(stats[0]) and (symmetric or not isinstance(result, Tensor) or not result.any()):
-        _warn_if_nothing_counts(stats, weights)
+        counts = (weighted_loss(side.detach(), weight)[1] for side, weight in zip(stats, weights, strict=False))
+        if any(not count.any() for count in counts):
+            warn_that_nothing_counts(stacklevel=3)
     return (result, unpacked_stats(stats, problem, query)) if return_stats else result
 
 
@@ -246,11 +248,6 @@ def pairwise_flow_weights(
         g = g.masked_fill(~key_mask[..., None], 0)
     w = reference.flow_weights(f, g, inverse_bandwidth(bandwidth, *sides), flow_kernel)
     return w if key_mask is None else w * key_mask[:, None, :]
-
-
-def _warn_if_nothing_counts(sides: list[Tensor], weights: list[Tensor | None]) -> None:
-    if any(not weighted_loss(stats.detach(), weight)[1].any() for stats, weight in zip(sides, weights, strict=False)):
-        warn_that_nothing_counts(stacklevel=4)
 
 
 def warn_that_nothing_counts(stacklevel: int) -> None:

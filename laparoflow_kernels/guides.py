@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from laparoflow_kernels import checks
-from laparoflow_kernels.problem import MAX_FLOW_CHANNELS
 
 TRIM_PERCENT = 98
 MAX_PIXELS = 4096
@@ -51,7 +50,8 @@ def join_guides(*parts: tuple[Tensor, float]) -> Tensor:
         checks.check_shape(f"parts[{i}]", value, ("B", "C", "H", "W"), sizes)
         checks.check_positive(f"bandwidth of parts[{i}]", bandwidth)
         scaled.append(wide / bandwidth)
-    return _limited(torch.cat(scaled, dim=1))
+    checks.check_flow_channels("guide", sum(value.shape[1] for value in scaled), "together")
+    return torch.cat(scaled, dim=1)
 
 
 def stacked_flows(flows: Tensor) -> Tensor:
@@ -75,7 +75,8 @@ def stacked_flows(flows: Tensor) -> Tensor:
     """
     flows = _measured("flows", flows)
     checks.check_shape("flows", flows, ("B", "T", 2, "H", "W"), {})
-    return _limited(flows.flatten(1, 2) / max(flows.shape[1], 1) ** 0.5)
+    checks.check_flow_channels("guide", 2 * flows.shape[1], "together")
+    return flows.flatten(1, 2) / flows.shape[1] ** 0.5
 
 
 def crop_coordinates(boxes: Tensor, size: tuple[int, int], flipped: Tensor | None = None) -> Tensor:
@@ -185,9 +186,3 @@ def _measured(name: str, value: Tensor) -> Tensor:
     """A floating tensor, checked, in float32 or float64 and without gradient."""
     checks.check_dtype(name, value)
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
-
-
-def _limited(guide: Tensor) -> Tensor:
-    if not 1 <= guide.shape[1] <= MAX_FLOW_CHANNELS:
-        raise ValueError(f"guide: expected 1 to {MAX_FLOW_CHANNELS} channels together, got {guide.shape[1]}")
-    return guide

@@ -183,7 +183,7 @@ def _pack_frames(
     name, device = f"{side}_flow", like.device
     packed, sizes = pack(name, flow)
     checks.check_dtype(name, packed)
-    checks.check_flow_channels(name, packed)
+    checks.check_flow_channels(name, packed.shape[1])
     if expected is not None and not sizes.same(expected):
         raise ValueError(f"{name}: expected {expected} like its embeddings, got {sizes}")
     packed_mask = None if mask is None else _pack_pixels(side, "mask", mask, sizes, device).contiguous()

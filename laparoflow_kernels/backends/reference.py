@@ -104,11 +104,7 @@ def _pair_stats(
 
 def _frame_ids(side: PackedFrames) -> Tensor:
     """The frame [T] of each pixel."""
-    ids = torch.arange(side.sizes.frames, device=side.flow.device)
-    if side.sizes.each is None:
-        return ids[:, None].expand(side.sizes.frames, side.sizes.largest).flatten()
-    counts = torch.tensor(side.sizes.each, device=ids.device)
-    return torch.repeat_interleave(ids, counts, output_size=side.flow.shape[0])
+    return torch.searchsorted(side.offsets, torch.arange(side.flow.shape[0], device=side.flow.device), right=True) - 1
 
 
 def statistics(problem: PairProblem) -> tuple[Tensor, Tensor]:

@@ -16,25 +16,23 @@ __all__ = ["MAX_DIM", "statistics", "unavailable", "weighted_sum"]
 MAX_DIM = {"cuda": MAX_DIMENSIONS, "cpu": MAX_DIMENSIONS}
 
 _OPTIONS = ("flow_kernel", "positives", "negatives", "scope")
-# the function of launch.py that runs an operator
-_KERNELS = {"flow_infonce_forward": "forward", "flow_infonce_backward": "backward", "flow_weighted_sum": "weighted_sum"}
 
 
 def _checked(name: str) -> Callable[..., Any]:
-    """The kernel of an operator behind a check of its options: operators can be called without the public function."""
+    """The function of launch.py behind a check of its options: operators can be called without the public function."""
 
     def kernel(*arguments: Any) -> Any:
         from laparoflow_kernels.backends.triton import launch
 
         groups = split(name, arguments)
         check_loss_options(**{option: getattr(groups[0], option) for option in _OPTIONS if option in groups[0]._fields})
-        return getattr(launch, _KERNELS[name])(*groups)
+        return getattr(launch, name)(*groups)
 
     return kernel
 
 
 _library = ops.define_ops("laparoflow_triton")
-for _name in _KERNELS:
+for _name in ("flow_infonce_forward", "flow_infonce_backward", "flow_weighted_sum"):
     for _key in ("CUDA", "CPU"):  # CPU: Triton's interpreter
         _library.impl(_name, _checked(_name), _key)
 statistics, weighted_sum = partial(ops.statistics, "laparoflow_triton"), partial(ops.weighted_sum, "laparoflow_triton")

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from laparoflow_kernels.arguments import Needs, PairArguments, StatsArguments, SumArguments
+from laparoflow_kernels.checks import check_flow_channels
 
 from . import tiles
 from .availability import MAX_DIMENSIONS
@@ -30,7 +31,6 @@ from .weight_operands_kernel import weight_operands_kernel
 from .weighted_sum_kernel import weighted_sum_kernel
 
 WIDEST_BLOCK = 256  # channels of a row that a program holds; wider rows are read again for each tile of pairs
-MAX_FLOW = 8
 MAX_SPLITS = 16
 INSIDE_LIFT = 48.0
 ROW_BLOCK = 256
@@ -113,7 +113,7 @@ def constants_of(p: PairArguments) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def forward(p: PairArguments) -> tuple[Tensor, Tensor]:
+def flow_infonce_forward(p: PairArguments) -> tuple[Tensor, Tensor]:
     """Row statistics [4, Tq] and, with symmetric, column statistics [4, Tk] (else [4, 0]).
 
     Rows are lse, weight_sum, positive, weight_log_sum, in float32 (float64 for float64 inputs, interpreter only).
@@ -167,7 +167,7 @@ def splits_of_keys(tile: Tile, programs: int, reach: int, device: torch.device) 
     return max(1, min(splits, MAX_SPLITS, triton.cdiv(reach, tile.block_n)))
 
 
-def backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Tensor, Tensor, Tensor]:
+def flow_infonce_backward(p: PairArguments, stats: StatsArguments, needs: Needs) -> tuple[Tensor, Tensor, Tensor]:
     """dquery [Tq, D], dkey [Tk, D], dtemperature []; what is not needed is empty ([0]) and not computed."""
     query, key = sides_of(p)
     constants = constants_of(p)
@@ -240,7 +240,7 @@ def gradient_scale(query: Tensor, row_grad: Tensor, column_grad: Tensor) -> Tens
     return torch.exp2(exponent.clamp(-100.0, 100.0))
 
 
-def weighted_sum(p: SumArguments) -> tuple[Tensor, Tensor]:
+def flow_weighted_sum(p: SumArguments) -> tuple[Tensor, Tensor]:
     """sums [Tq, C] = sum_j w_ij values_jc and weight_sum [Tq], per frame, in the dtype of the flows.
 
     Raises:
@@ -271,8 +271,7 @@ def check_sizes(rows: Tensor, columns: Tensor, flow: Tensor) -> None:
     """What the kernels take beyond the checks of the public functions."""
     if rows.shape[1] > MAX_DIMENSIONS:
         raise ValueError(f"query: the triton backend takes D from 1 to {MAX_DIMENSIONS}, got {rows.shape[1]}")
-    if not 1 <= flow.shape[1] <= MAX_FLOW:
-        raise ValueError(f"query_flow: F must be 1 to {MAX_FLOW}, got {flow.shape[1]}")
+    check_flow_channels("query_flow", flow.shape[1])
     for name, tensor in (("query", rows), ("key", columns)):
         if tensor.shape[0] >= 2**31 - 2**16:
             raise ValueError(f"{name}: the triton backend takes under 2^31 rows, got {tensor.shape[0]}")
