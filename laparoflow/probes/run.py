@@ -79,26 +79,18 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         logger.warning(text)
     probe: Callable[..., ProbeResult] = probe_segmentation if settings.task == "segmentation" else probe_keypoints
     result = probe(encoders, train, test, settings)
+    facts: dict[str, Any] = {"split": split.record}
+    facts["label_budgets"] = {
+        name: {str(budget): budget_count(len(train), budget) for budget in budgets}
+        for name, budgets in (("labels", settings.labels), ("scratch_labels", settings.scratch_labels))
+    }
     if settings.scratch_labels:
-        _write(settings, split, [*warnings, WITHOUT_SCRATCH], result)
+        write_result(settings.out, result, plain(settings), [*warnings, WITHOUT_SCRATCH], **facts)
         start = initial_encoder(settings.checkpoint).at(settings.level).to(settings.device)
         scratch = probe({SCRATCH: start}, train, test, replace(settings, finetune=True, labels=settings.scratch_labels))
         result.runs += scratch.runs
         result.pictures |= scratch.pictures
-    return _write(settings, split, warnings, result)
-
-
-def _write(settings: ProbeSettings, split: Split, warnings: Sequence[str], result: ProbeResult) -> dict[str, Any]:
-    """Writes what there is so far and returns the content of metrics.json."""
-    metrics = result_document(result, plain(settings))
-    metrics["split"] = split.record
-    metrics["label_budgets"] = {
-        name: {str(budget): budget_count(len(split.train), budget) for budget in budgets}
-        for name, budgets in (("labels", settings.labels), ("scratch_labels", settings.scratch_labels))
-    }
-    metrics["warnings"] = list(filter(None, [*warnings, *result.warnings]))
-    write_result(settings.out, metrics, result)
-    return metrics
+    return write_result(settings.out, result, plain(settings), warnings, **facts)
 
 
 def probe_data(settings: ProbeSettings) -> tuple[Any, Any, Split]:
@@ -157,11 +149,21 @@ def pretraining_videos(checkpoint: Path) -> list[str] | None:
     return None
 
 
-def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, Any]:
-    """The result as JSON values: runs and their summary."""
+def write_result(
+    out: Path, result: ProbeResult, settings: dict[str, Any], warnings: Sequence[str] = (), **facts: Any
+) -> dict[str, Any]:
+    """Writes heads and pictures first and metrics.json last, so that what a metrics.json names is there.
+
+    Returns its content: the result as JSON values with further ``warnings`` and ``facts``.
+    """
+    for head in result.heads:
+        save_head(head, out)
+    for name, picture in result.pictures.items():
+        folder = "features" if name.endswith("_features_pca") else "predictions"
+        write_png(out / folder / f"{name}.png", picture)
     files = {(head.backbone, head.labels, head.seed): head.file for head in result.heads}
     runs = [{**asdict(run), "head_file": files.get((run.backbone, run.labels, run.seed))} for run in result.runs]
-    return {
+    metrics = {
         "format": FORMAT,
         "task": result.task,
         "dataset": settings.get("dataset"),
@@ -170,10 +172,13 @@ def result_document(result: ProbeResult, settings: dict[str, Any]) -> dict[str, 
         "image_size": list(result.image_size),
         **({"mean_rule": MEAN_RULE} if result.task == "segmentation" else {}),
         "settings": settings,
-        "warnings": list(result.warnings),
+        "warnings": list(filter(None, [*warnings, *result.warnings])),
         "summary": summarise(result.runs),
         "runs": runs,
+        **facts,
     }
+    write_json(out / RESULT_FILE, metrics)
+    return metrics
 
 
 def summarise(runs: Sequence[ProbeRun]) -> list[dict[str, Any]]:
@@ -196,13 +201,3 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         "deviation": statistics.stdev(values) if len(values) > 1 else None,
         "values": list(values),
     }
-
-
-def write_result(out: Path, metrics: dict[str, Any], result: ProbeResult) -> None:
-    """Writes heads and pictures first and metrics.json last, so that what a metrics.json names is there."""
-    for head in result.heads:
-        save_head(head, out)
-    for name, picture in result.pictures.items():
-        folder = "features" if name.endswith("_features_pca") else "predictions"
-        write_png(out / folder / f"{name}.png", picture)
-    write_json(out / RESULT_FILE, metrics)

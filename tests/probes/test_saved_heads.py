@@ -16,7 +16,7 @@ from laparoflow.metrics.segmentation import SegmentationScores
 from laparoflow.models.loading import load_encoder
 from laparoflow.probes import run_probe
 from laparoflow.probes.keypoints import probe_keypoints
-from laparoflow.probes.run import probe_data, result_document, write_result
+from laparoflow.probes.run import probe_data, write_result
 from laparoflow.probes.saved import load_head
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import ProbeOptions
@@ -44,7 +44,7 @@ def test_key_points_from_a_kept_head(tmp_path: Path) -> None:
     data = Dots()
     options = ProbeOptions(labels=[4, 12], seeds=[0, 1], steps=120, pictures=0)
     result = probe_keypoints(ColourEncoder(), data.select(range(12)), data.select(range(12, 16)), options)
-    write_result(tmp_path, result_document(result, {}), result)
+    write_result(tmp_path, result, {})
     head = load_head(tmp_path, labels=12, seed=1, encoder=ColourEncoder())
     assert (head.names, head.seed) == (("red", "green"), 1)
     found = head.predict(ColourEncoder(), [sample.image for sample in data])
@@ -82,6 +82,6 @@ def test_votes_and_heads_of_a_changed_backbone_are_not_kept(tmp_path: Path, opti
     data = Blocks()
     asked = ProbeOptions(labels=[2], seeds=[0], pictures=0, **options)
     result = probe_segmentation(ColourEncoderWithWeight(), data.select(range(4)), data.select(range(8, 12)), asked)
-    write_result(tmp_path, result_document(result, {}), result)
+    write_result(tmp_path, result, {})
     with pytest.raises(FileNotFoundError, match=r"its heads .*: none"):
         load_head(tmp_path)
