@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent.parent / "csrc"
 KERNELS = tuple(sorted(path.name for path in SOURCES.glob("cuda/*/*.cu")))
 SIMULATOR = ("simulator.cpp", "simulator_warp.cpp", "simulator_async.cpp", "simulator_warpgroup.cpp")
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
+FLAGS = ("-std=c++17", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DLAPAROFLOW_HOST_EXECUTION")
 # The simulator switches stacks and stands for the machine, so it is not itself instrumented.
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DLAPAROFLOW_ASAN"),
@@ -31,6 +31,7 @@ def build(
     sanitizer: str | None = None,
     only: tuple[str, ...] = KERNELS,
     rest: Path | None = None,
+    optimise: str = "-O1",
 ) -> Path:
     """Compiles the kernels under ``csrc`` and the simulator into ``out``.
 
@@ -42,6 +43,7 @@ def build(
         only: The kernel files to compile.
         rest: The folder of an earlier build whose objects serve for everything else. The new objects are linked
             first, so that inline functions common to both are the new ones.
+        optimise: ``"-O0"`` compiles in a third of the time and runs at a third of the speed.
 
     Returns:
         The path of the library or program.
@@ -59,7 +61,7 @@ def build(
     def compile_one(source: Path) -> Path:
         target = out / (source.name + ".o")
         flags = [flag for flag in extra if source.name not in SIMULATOR or not flag.startswith("-f")]
-        command = [cxx, *FLAGS, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(target)]
+        command = [cxx, *FLAGS, optimise, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(target)]
         _run(command)
         return target
 

@@ -305,7 +305,7 @@ def test_mistake_is_caught(name: str, built: Path, tmp_path: Path, request: pyte
         done = run(host_build.build(tmp_path, csrc, sanitizer=mistake.sanitizer, only=(unit,), rest=rest))
         assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stderr[-2000:]
     else:
-        library = host_build.build(tmp_path, csrc, only=(unit,), rest=built)
+        library = host_build.build(tmp_path, csrc, only=(unit,), rest=built, optimise="-O0")
         done = run(sys.executable, HERE / "host_quick_check.py", library)
     assert done.returncode != 0, "the mistake went unnoticed"
 
