@@ -85,9 +85,9 @@ def check_on(device: torch.device, of: str, **tensors: Tensor | None) -> None:
             raise ValueError(f"{name}: expected device {device} like {of}, got {tensor.device}")
 
 
-def check_flow_channels(name: str, channels: int, where: str = "in the last dimension") -> None:
+def check_flow_channels(name: str, channels: int, where: str = "channels in the last dimension") -> None:
     if not 1 <= channels <= MAX_FLOW_CHANNELS:
-        raise ValueError(f"{name}: expected 1 to {MAX_FLOW_CHANNELS} channels {where}, got {channels}")
+        raise ValueError(f"{name}: expected 1 to {MAX_FLOW_CHANNELS} {where}, got {channels}")
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -50,7 +50,7 @@ def join_guides(*parts: tuple[Tensor, float]) -> Tensor:
         checks.check_shape(f"parts[{i}]", value, ("B", "C", "H", "W"), sizes)
         checks.check_positive(f"bandwidth of parts[{i}]", bandwidth)
         scaled.append(wide / bandwidth)
-    checks.check_flow_channels("guide", sum(value.shape[1] for value in scaled), "together")
+    checks.check_flow_channels("guide", sum(value.shape[1] for value in scaled), "channels together")
     return torch.cat(scaled, dim=1)
 
 
@@ -75,7 +75,7 @@ def stacked_flows(flows: Tensor) -> Tensor:
     """
     flows = _measured("flows", flows)
     checks.check_shape("flows", flows, ("B", "T", 2, "H", "W"), {})
-    checks.check_flow_channels("guide", 2 * flows.shape[1], "together")
+    checks.check_flow_channels("guide", 2 * flows.shape[1], "channels together")
     return flows.flatten(1, 2) / flows.shape[1] ** 0.5
 
 

@@ -24,11 +24,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from laparoflow.datasets.endovis15 import Endovis15Rigid, Endovis15Robotic, Endovis15RoboticPose
-from laparoflow.datasets.samples import Frame, KeypointDataset, SegmentationDataset
+from laparoflow.datasets.samples import KeypointDataset, SegmentationDataset
 from laparoflow.probes.features import to_input
 from laparoflow.video.settings import PrepareSettings
 
@@ -107,37 +106,13 @@ def read_recordings(root: Path) -> dict[str, list[Recording]]:
     return found
 
 
-class HeldKeypoints(KeypointDataset):
-    """Key points of pictures at `SIZE` that are held in memory."""
-
-    name = "endovis15_robotic"
-
-    def __init__(self, source: KeypointDataset) -> None:
-        self.joints = source.joints
-        self.images: dict[str, NDArray[np.uint8]] = {}
-        frames = []
-        for sample, frame in zip(source, source.frames, strict=True):
-            height, width = sample.image.shape[:2]
-            picture = to_input(sample.image, SIZE).permute(1, 2, 0).numpy()
-            self.images[frame.name] = (picture * 255).round().astype(np.uint8)
-            label = sample.keypoints.copy()
-            label[..., :2] = (label[..., :2] + 0.5) * (SIZE[1] / width, SIZE[0] / height) - 0.5
-            frames.append(replace(frame, label=label))
-        super().__init__(frames)
-
-    def image(self, frame: Frame) -> NDArray[np.uint8]:
-        return self.images[frame.name]
-
-
 def _points(dataset: KeypointDataset, recording: Recording) -> tuple[KeypointDataset, KeypointDataset] | None:
     """Frames to draw labels from and to score on; None for a recording without key points."""
     positions = [i for i, frame in enumerate(dataset.frames) if f"robotic {frame.video}" == recording.name]
     if not positions:
         return None
-    used = sorted({*_evenly(len(positions), MOST_LABELLED), *_evenly(len(positions), MOST_TESTED)})
-    held = HeldKeypoints(dataset.select([positions[i] for i in used]))
     labelled, tested = (
-        held.select([used.index(i) for i in _evenly(len(positions), most)]) for most in (MOST_LABELLED, MOST_TESTED)
+        dataset.select([positions[i] for i in _evenly(len(positions), most)]) for most in (MOST_LABELLED, MOST_TESTED)
     )
     return labelled, tested
 

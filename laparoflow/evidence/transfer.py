@@ -99,9 +99,8 @@ def network_entries(
                     each = [confusions(run(tested["plain"][level]), views["plain"][1], shares.shape[1]) for run in runs]
                     metrics[level] = _metrics([{"plain": counts} for counts in each], first.classes)["mean_iou"]
             entries.append(_entry(pool, task, labels, metrics))
-    height, width = recordings.SIZE
-    joined = levels(torch.zeros(1, 3, height, width))["both"]
-    entries += keypoint_entries(BothLevels(levels, joined.shape[1], height // joined.shape[2]), pool, options)
+    joined = levels(torch.zeros(1, 3, *recordings.SIZE))["both"]
+    entries += keypoint_entries(BothLevels(levels, joined.shape[1], recordings.SIZE[0] // joined.shape[2]), pool, options)
     for recording in {second.name: second for _, second in pool.tasks.values() if second.tracked}.values():
         maps = features(recording)["both"][recording.tracked]
         masks = recording.masks[recording.tracked]
@@ -141,10 +140,9 @@ def keypoint_entries(network: FeatureEncoder, pool: Pool, options: ProbeOptions)
         chosen = dataclasses.replace(options, labels=labels, seeds=[*DRAWS], image_size=recordings.SIZE, pictures=0)
         runs = probe_keypoints(network, train, test, chosen).runs
         for count in labels:
-            metrics = [run.metrics for run in runs if run.labels == count]
-            found = [draw["pck"]["0.05"] for draw in metrics if draw["pck"]["0.05"] is not None]
-            score = float(np.mean(found)) if found else None
-            entries.append(_entry(pool, KEYPOINTS + task, count, {"draws": metrics}, "keypoints", score))
+            draws = [run.metrics for run in runs if run.labels == count]
+            metrics = {"draws": draws, "pck": float(np.mean([draw["pck"]["0.05"] for draw in draws]))}
+            entries.append(_entry(pool, KEYPOINTS + task, count, metrics, "pck"))
     return entries
 
 
@@ -230,9 +228,7 @@ def _metrics(draws: list[dict[str, Tensor]], classes: Sequence[str]) -> dict[str
     return metrics
 
 
-def _entry(
-    pool: Pool, where: str, labels: int, metrics: dict[str, Any], task: str = "segmentation", score: float | None = None
-) -> dict[str, Any]:
-    score = metrics["mean_iou"] if task == "segmentation" else score
+def _entry(pool: Pool, where: str, labels: int, metrics: dict[str, Any], score: str = "mean_iou") -> dict[str, Any]:
+    task = "keypoints" if score == "pck" else "segmentation"
     facts = {"scene": f"{pool.name}: {where}", "task": task, "pool": pool.name, "where": where}
-    return facts | {"labels": labels, "score": score, "metrics": metrics}
+    return facts | {"labels": labels, "score": metrics[score], "metrics": metrics}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from laparoflow.datasets import build_dataset
+from laparoflow.datasets.samples import IGNORE_INDEX
 from laparoflow.files import write_png
 from laparoflow.probes.segmentation import probe_segmentation
 from laparoflow.probes.settings import HeadName, ProbeOptions
@@ -44,7 +45,10 @@ class OnlineProbe(Callback):
         if count < 2:
             raise ValueError(f"online.frames: expected at least 2 frames in {self.settings.root}, found {len(dataset)}")
         chosen = [int(i) for i in np.linspace(0, len(dataset) - 1, count)]
-        self.halves = [dataset.select(chosen[half::2]) for half in (0, 1)]
+        halves = [dataset.select(chosen[half::2]) for half in (0, 1)]
+        if not all(any((sample.mask != IGNORE_INDEX).any() for sample in half) for half in halves):
+            raise ValueError(f"online.frames: one half of the {count} frames in {self.settings.root} has no labelled pixel")
+        self.halves = halves
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int) -> None:
         """Look at the features after every ``every``-th optimiser step."""

@@ -134,18 +134,14 @@ def test_masks_and_pictures_stay_together(root: Path) -> None:
     assert not torch.equal(views["plain"][0], views["mirrored"][0])
 
 
-def test_key_points_lie_where_the_small_pictures_show_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordings, "SIZE", (24, 16))  # half the height, a quarter of the width
+def test_key_points_are_those_of_their_recording(root: Path) -> None:
     for number, recording in zip((1, 2), read_recordings(root)["robotic"], strict=True):
         assert recording.points is not None
         for part in recording.points:
             for sample, frame in zip(part, part.frames, strict=True):
-                assert sample.image.shape == (24, 16, 3)
-                joints = dict(zip(part.joints, sample.keypoints[0], strict=True))
-                shaft, top = (2 * frame.order) % 24 + 11, 14 + number % 5 + 6
-                assert joints["Shaft"][:2] == pytest.approx([(shaft + 0.5) / 4 - 0.5, (top + 0.5) / 2 - 0.5])
-                x, y = (round(float(value)) for value in joints["Shaft"][:2])
-                assert sample.image[y, x].min() > 190  # the shaft is bright
+                shaft = dict(zip(part.joints, sample.keypoints[0], strict=True))["Shaft"]
+                assert tuple(shaft[:2]) == ((2 * frame.order) % 24 + 11, 14 + number % 5 + 6)
+                assert sample.image[int(shaft[1]), int(shaft[0])].min() > 190  # the shaft is bright
     (root / "endovis15_robotic" / "Dataset1" / "test1_labels.json").unlink()
     assert [recording.points is None for recording in read_recordings(root)["robotic"]] == [True, False]
 

@@ -2,11 +2,12 @@ import csv
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from laparoflow.models import load_encoder
 from laparoflow.synthetic import SceneParameters, write_dataset
-from laparoflow.training.online import effective_rank, feature_spread
+from laparoflow.training.online import OnlineProbe, effective_rank, feature_spread
 from laparoflow.training.run import pretrain
 from laparoflow.training.settings import OnlineSettings
 
@@ -43,6 +44,19 @@ def test_a_run_watches_itself_and_is_not_changed_by_it(make_settings, tmp_path):
     assert [image.step for image in events.Images("features")] == [1, 3]
     one, two = (load_encoder(s.out, averaged=False).state_dict() for s in (plain, watched))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_frames_without_a_label_are_refused_before_the_first_step(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "labelled" / name / "video").mkdir(parents=True)
+    for i in range(4):
+        mask = torch.full((32, 32), 255 if i % 2 else 0, dtype=torch.uint8)
+        Image.fromarray(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()).save(tmp_path / f"labelled/images/video/{i}.png")
+        Image.fromarray(mask.numpy()).save(tmp_path / f"labelled/masks/video/{i}.png")
+    (tmp_path / "labelled" / "classes.json").write_text('{"classes": ["tissue", "tool"], "ignore": [255]}')
+    settings = OnlineSettings(dataset="image_masks", root=tmp_path / "labelled", frames=4)
+    with pytest.raises(ValueError, match=r"online\.frames: one half of the 4 frames in .* has no labelled pixel"):
+        OnlineProbe(settings, tmp_path).setup(None, None, "fit")
 
 
 def test_the_average_is_saved_continued_and_preferred(make_settings):
