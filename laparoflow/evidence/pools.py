@@ -33,8 +33,8 @@ def pool_rows(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for pool in dict.fromkeys(entry["pool"] for entry in entries if "pool" in entry):
         mine = [entry for entry in entries if entry.get("pool") == pool]
         points = [entry for entry in mine if entry["task"] == "keypoints"]
-        probes = [entry for entry in mine if entry not in points and not entry["where"].startswith(PROPAGATION)]
         tracks = [entry for entry in mine if entry["where"].startswith(PROPAGATION)]
+        probes = [e for e in mine if e["task"] == "segmentation" and not e["where"].startswith(PROPAGATION)]
         every = {(entry["where"], entry["labels"]) for entry in probes if entry["method"] == OURS}
         ours = [entry for entry in probes if entry["method"] == OURS]
         for method in dict.fromkeys(entry["method"] for entry in probes):

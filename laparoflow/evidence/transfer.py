@@ -44,8 +44,6 @@ from laparoflow.report.pictures import Picture, mask_picture
 
 DRAWS = (0, 1)
 BATCH = 8
-KEYPOINTS = "key points, "
-"""What the names of the tasks with key points begin with."""
 SHOWN = 3
 """Frames in a picture, evenly spread; the last one is always there."""
 Levels = Callable[[Tensor], dict[Any, Tensor]]
@@ -142,7 +140,7 @@ def keypoint_entries(network: FeatureEncoder, pool: Pool, options: ProbeOptions)
         for count in labels:
             draws = [run.metrics for run in runs if run.labels == count]
             metrics = {"draws": draws, "pck": float(np.mean([draw["pck"]["0.05"] for draw in draws]))}
-            entries.append(_entry(pool, KEYPOINTS + task, count, metrics, "pck"))
+            entries.append(_entry(pool, f"key points, {task}", count, metrics, "pck"))
     return entries
 
 

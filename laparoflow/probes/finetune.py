@@ -50,8 +50,9 @@ def finetune(
         raise TypeError(f"encoder must be a torch.nn.Module to be trained, got {type(encoder).__name__}")
     options = options.resolved()
     network.to(options.device).eval()
-    initial, targets = collect_features(network, train, size, options.batch_size, options.device, target)
-    images = torch.stack([to_input(sample.image, size) for sample in train])
+    samples: Any = list(train)  # read once
+    initial, targets = collect_features(network, samples, size, options.batch_size, options.device, target)
+    images = torch.stack([to_input(sample.image, size) for sample in samples])
     generator = torch.Generator().manual_seed(seed)
     head = initial_head(initial, outputs, options.head, bias, seed).to(options.device).train()
     network.requires_grad_(True).train()
